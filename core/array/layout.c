@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/array/layout.h"
+
+#include "core/base/util.h"
+
+#define MAX_BYTES ((uint64_t)1 << 62)
+
+struct ckpt_array *ckpt_array_new(enum ckpt_dtype dtype, unsigned ndim, const uint64_t *shape)
+{
+    struct ckpt_array *a = calloc(1, sizeof *a + ndim * 4 * sizeof(uint64_t));
+    if (!a)
+        return NULL;
+    atomic_init(&a->refs, 1);
+    a->dtype = dtype;
+    a->itemsize = ckpt_dtype_info(dtype)->size;
+    a->ndim = ndim;
+    a->shape = (uint64_t *)(a + 1);
+    a->chunk = a->shape + ndim;
+    a->grid = a->chunk + ndim;
+    a->stride = (int64_t *)(a->grid + ndim);
+    for (unsigned i = 0; i < ndim; i++) {
+        a->shape[i] = shape[i];
+        a->chunk[i] = CKPT_MAX(shape[i], (uint64_t)1);
+    }
+    strcpy(a->codec_text, "none");
+    return a;
+}
+
+int ckpt_array_settle(struct ckpt_array *a, const unsigned *order)
+{
+    a->nbytes = a->chunk_bytes = a->itemsize;
+    a->nchunks = 1;
+    bool empty = false;
+    for (unsigned i = 0; i < a->ndim; i++) {
+        if (!a->chunk[i])
+            return -EUCLEAN;
+        if (!a->shape[i])
+            empty = true;
+        a->grid[i] = a->shape[i] / a->chunk[i] + (a->shape[i] % a->chunk[i] != 0);
+        /* Overflow is looked for as if no dimension were empty, so that partial products stay sane. */
+        if (ckpt_mul(a->nbytes, CKPT_MAX(a->shape[i], (uint64_t)1), &a->nbytes) ||
+            ckpt_mul(a->nchunks, CKPT_MAX(a->grid[i], (uint64_t)1), &a->nchunks) || a->nbytes > MAX_BYTES)
+            return -EUCLEAN;
+    }
+    if (empty)
+        a->nbytes = a->nchunks = 0;
+    for (unsigned i = a->ndim; i-- > 0;) {
+        unsigned d = order ? order[i] : i;
+        a->stride[d] = (int64_t)a->chunk_bytes;
+        if (ckpt_mul(a->chunk_bytes, a->chunk[d], &a->chunk_bytes) || a->chunk_bytes > MAX_BYTES)
+            return -EUCLEAN;
+    }
+    return 0;
+}
+
+struct ckpt_array *ckpt_array_ref(struct ckpt_array *a)
+{
+    atomic_fetch_add_explicit(&a->refs, 1, memory_order_relaxed);
+    return a;
+}
+
+void ckpt_array_unref(struct ckpt_array *a)
+{
+    if (!a || atomic_fetch_sub(&a->refs, 1) != 1)
+        return;
+    if (a->free_priv)
+        a->free_priv(a->priv);
+    free(a);
+}

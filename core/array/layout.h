@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How an array is stored: element type, shape, a regular grid of chunks, and how a decoded chunk is laid out.
+ * Immutable once built; refcounted, since thousands of leaves share one.
+ */
+#ifndef CKPT_ARRAY_LAYOUT_H
+#define CKPT_ARRAY_LAYOUT_H
+
+#include "core/array/dtype.h"
+#include "core/array/npy.h"
+#include "core/codec/stream.h"
+
+#include <stdatomic.h>
+
+struct ckpt_array {
+    atomic_uint refs;
+    enum ckpt_dtype dtype;
+    bool big_endian;       /* stored elements are */
+    uint32_t itemsize;     /* bytes */
+    unsigned ndim;
+    uint64_t *shape;       /* elements */
+    uint64_t *chunk;       /* elements; never 0 */
+    uint64_t *grid;        /* chunks in each dimension: ceil(shape / chunk) */
+    int64_t *stride;       /* bytes between neighbours of each dimension in a decoded chunk */
+    uint64_t nbytes;       /* of the whole array */
+    uint64_t nchunks;
+    uint64_t chunk_bytes;  /* of a decoded chunk; edge chunks are whole too */
+    struct ckpt_codec_chain codecs;
+    uint8_t fill[16];      /* one element, little-endian */
+    int unsupported;       /* EOPNOTSUPP: known, but cannot be decoded; `why` says what */
+    char why[96];
+    char codec_text[48];   /* "zstd", "blosc/lz4", "none", for people */
+    void *priv;            /* the format's, freed with free_priv */
+    void (*free_priv)(void *);
+};
+
+/* A layout of one uncompressed C-order chunk, to be changed by the format before it is shared: grid, strides and sizes follow from shape and
+ * chunk by ckpt_array_settle. NULL when out of memory. */
+struct ckpt_array *ckpt_array_new(enum ckpt_dtype dtype, unsigned ndim, const uint64_t *shape);
+/* Compute what follows from shape and chunk (C order when `order` is NULL; else order[i] is the logical dimension stored i-th outermost).
+ * -EUCLEAN for a zero chunk or sizes beyond 2^62. */
+int ckpt_array_settle(struct ckpt_array *a, const unsigned *order) CKPT_MUST_USE;
+struct ckpt_array *ckpt_array_ref(struct ckpt_array *a);
+void ckpt_array_unref(struct ckpt_array *a);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/array/npy.h"
+
+#include "core/base/util.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define NPY_ALIGN 64
+/* NumPy leaves room for the first dimension to grow to the digits of 2^64, so that a file can be appended to in place
+ * (GROWTH_AXIS_MAX_DIGITS in numpy/lib/_format_impl.py). */
+#define NPY_GROWTH_DIGITS 21
+
+void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim, const uint64_t *shape)
+{
+    struct ckpt_buf text = CKPT_BUF_INIT;
+    const char *quote = descr[0] == '[' ? "" : "'"; /* the descr of a structure is a list */
+
+    ckpt_buf_addf(&text, "{'descr': %s%s%s, 'fortran_order': False, 'shape': (", quote, descr, quote);
+    for (unsigned i = 0; i < ndim; i++)
+        ckpt_buf_addf(&text, i ? ", %" PRIu64 : "%" PRIu64, shape[i]);
+    ckpt_buf_adds(&text, ndim == 1 ? ",), }" : "), }");
+    if (ndim) {
+        int spare = NPY_GROWTH_DIGITS - snprintf(NULL, 0, "%" PRIu64, shape[0]);
+        ckpt_buf_addf(&text, "%*s", spare, "");
+    }
+
+    /* NumPy pads with 1 to 64 spaces, never none; the newline counts before them. */
+    bool longer = false;
+    size_t len = 0;
+    for (int version = 1; version <= 2; version++) {
+        size_t prefix = version == 1 ? 10 : 12;
+        len = text.len + 1;
+        len += NPY_ALIGN - (prefix + len) % NPY_ALIGN;
+        longer = len > UINT16_MAX;
+        if (!longer)
+            break;
+    }
+    size_t pad = len - 1 - text.len;
+    uint8_t head[12] = "\x93NUMPY\1";
+    head[6] += longer;
+    for (int i = 0; i < 4; i++)
+        head[8 + i] = (uint8_t)(len >> 8 * i); /* version 1.0 takes two of them */
+    if (text.error && !buf->error)
+        buf->error = text.error;
+    ckpt_buf_add(buf, head, longer ? 12 : 10);
+    ckpt_buf_add(buf, text.data, text.len);
+    ckpt_buf_addf(buf, "%*s\n", (int)pad, "");
+    ckpt_buf_clear(&text);
+}

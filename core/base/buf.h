@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A growable byte buffer with a maximum. Errors stick: append freely, then ask ckpt_buf_error() once.
+ * Caller locks.
+ */
+#ifndef CKPT_BASE_BUF_H
+#define CKPT_BASE_BUF_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct ckpt_buf {
+    uint8_t *data;
+    size_t len, cap;
+    size_t max; /* never grows beyond; 0 = CKPT_BUF_MAX */
+    int error;  /* 0, -ENOMEM or -EFBIG */
+};
+
+#define CKPT_BUF_MAX ((size_t)1 << 30)
+#define CKPT_BUF_INIT                                                                                                  \
+    {                                                                                                                  \
+        NULL, 0, 0, 0, 0                                                                                               \
+    }
+
+void ckpt_buf_clear(struct ckpt_buf *buf); /* frees; the buffer can be used again */
+int ckpt_buf_reserve(struct ckpt_buf *buf, size_t extra);
+void ckpt_buf_add(struct ckpt_buf *buf, const void *data, size_t len);
+void ckpt_buf_adds(struct ckpt_buf *buf, const char *text);
+void ckpt_buf_addc(struct ckpt_buf *buf, char c);
+void ckpt_buf_addf(struct ckpt_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void ckpt_buf_vaddf(struct ckpt_buf *buf, const char *fmt, va_list ap);
+int ckpt_buf_error(const struct ckpt_buf *buf);
+/* Hand the bytes out (NUL-terminated beyond len); the buffer is empty afterwards. NULL if an error stuck. */
+void *ckpt_buf_steal(struct ckpt_buf *buf, size_t *ret_len);
+
+/* A JSON string literal, quotes included, of bytes that should be UTF-8 (bad sequences become U+FFFD). */
+void ckpt_buf_add_json_string(struct ckpt_buf *buf, const char *text, size_t len);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where bytes come from: a tree of named files (a directory, an object store's prefix, a table in memory).
+ * Paths are relative, '/'-separated, without empty, "." or ".." parts; "" is the backend's own top.
+ * A backend is internally locked: all calls may run at once. Files are immutable handles: what was opened
+ * stays readable after its name is gone. Errors are negative errno; -ENOENT for a name that is not there,
+ * -EXDEV for a symlink that leads outside.
+ */
+#ifndef CKPT_IO_BACKEND_H
+#define CKPT_IO_BACKEND_H
+
+#include "core/base/err.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum ckpt_ftype { CKPT_FT_FILE, CKPT_FT_DIR, CKPT_FT_LINK, CKPT_FT_OTHER, CKPT_FT_COUNT };
+
+struct ckpt_stat {
+    enum ckpt_ftype type;
+    uint64_t size;   /* bytes */
+    uint64_t stored; /* bytes allocated */
+    int64_t mtime_ns, ctime_ns;
+    uint64_t dev, ino;
+    uint32_t mode, uid, gid; /* permission bits, owner */
+};
+
+/* True when both describe the same, unchanged object. */
+bool ckpt_stat_same(const struct ckpt_stat *a, const struct ckpt_stat *b);
+
+struct ckpt_backend {
+    const struct ckpt_backend_ops *ops;
+    atomic_uint refs;
+};
+
+/* Embedded first in each implementation's file handle. */
+struct ckpt_file {
+    const struct ckpt_backend_ops *ops;
+    struct ckpt_stat st; /* as it was when opened */
+    atomic_uint refs;
+};
+
+/* Return nonzero to stop; it is then the result of the listing. */
+typedef int ckpt_list_fn(void *arg, const char *name, enum ckpt_ftype type);
+
+struct ckpt_backend_ops {
+    const char *name;
+    bool changes; /* others may write to the files, so that what is missing may be on its way out, or in */
+    int (*stat)(struct ckpt_backend *, const char *path, struct ckpt_stat *ret);           /* follows links that stay inside */
+    int (*list)(struct ckpt_backend *, const char *path, ckpt_list_fn *visit, void *arg);  /* in no order */
+    int (*open)(struct ckpt_backend *, const char *path, struct ckpt_file **ret);          /* regular files only */
+    int (*sub)(struct ckpt_backend *, const char *path, struct ckpt_backend **ret);        /* the directory itself, whatever its name becomes */
+    int (*readlink)(struct ckpt_backend *, const char *path, char *buf, size_t len);       /* NULL: no links. NUL-terminates */
+    ssize_t (*read)(struct ckpt_file *, void *buf, size_t len, uint64_t off);              /* short only at the end of the file */
+    void (*close)(struct ckpt_file *);
+    void (*free)(struct ckpt_backend *);
+};
+
+int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err);
+
+/* A table in memory, for fuzzing and unit tests. Bytes are borrowed. Add files before sharing it. */
+struct ckpt_backend *ckpt_backend_new_memory(void);
+int ckpt_backend_memory_add(struct ckpt_backend *b, const char *path, const void *data, size_t len);
+
+struct ckpt_backend *ckpt_backend_ref(struct ckpt_backend *b);
+void ckpt_backend_unref(struct ckpt_backend *b);
+int ckpt_backend_stat(struct ckpt_backend *b, const char *path, struct ckpt_stat *ret) CKPT_MUST_USE;
+int ckpt_backend_list(struct ckpt_backend *b, const char *path, ckpt_list_fn *visit, void *arg) CKPT_MUST_USE;
+int ckpt_backend_open(struct ckpt_backend *b, const char *path, struct ckpt_file **ret) CKPT_MUST_USE;
+int ckpt_backend_sub(struct ckpt_backend *b, const char *path, struct ckpt_backend **ret) CKPT_MUST_USE;
+int ckpt_backend_readlink(struct ckpt_backend *b, const char *path, char *buf, size_t len) CKPT_MUST_USE;
+
+struct ckpt_file *ckpt_file_ref(struct ckpt_file *f);
+void ckpt_file_unref(struct ckpt_file *f);
+/* Counts into the statistics. Short only at the end of the file. */
+ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
+/* All of a file of at most max bytes (NUL-terminated beyond len; the caller frees). -EFBIG when larger. */
+int ckpt_file_read_all(struct ckpt_file *f, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
+int ckpt_backend_read_all(struct ckpt_backend *b, const char *path, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
+
+/* True if a path is relative and has no empty, "." or ".." part and no NUL. "" is not safe. */
+bool ckpt_path_safe(const char *path, size_t len);
+
+/* Bytes and calls of all reads so far, in the process. */
+void ckpt_io_counters(uint64_t *ret_bytes, uint64_t *ret_reads);
+
+#endif

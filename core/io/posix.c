@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A directory of the local machine. Every name is resolved beneath the directory by the kernel (openat2), so that
+ * no symlink of an untrusted checkpoint leads outside. A sub-backend holds its directory by a descriptor: what it
+ * names survives a rename of the directory.
+ */
+#include "core/io/backend.h"
+
+#include "core/base/util.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+struct posix_backend {
+    struct ckpt_backend base;
+    int fd;                     /* O_PATH of the directory */
+    struct posix_backend *root; /* the source, which links may not leave; self for the source itself */
+    char path[];                /* from root to here, when it was opened */
+};
+
+struct posix_file {
+    struct ckpt_file base;
+    int fd;
+};
+
+static const struct ckpt_backend_ops posix_ops;
+
+/* Without openat2 (old kernels, some sandboxes): every component by itself, and no links at all. */
+static int open_by_steps(int dir, const char *path, int flags)
+{
+    int at = dir;
+    for (const char *p = path;;) {
+        const char *slash = strchr(p, '/');
+        char name[256];
+        size_t n = slash ? (size_t)(slash - p) : strlen(p);
+        if (n >= sizeof name)
+            n = sizeof name - 1; /* fails with ENOENT or ENAMETOOLONG below */
+        memcpy(name, p, n);
+        name[n] = 0;
+        int fd = openat(at, name, slash ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : flags | O_NOFOLLOW);
+        int saved = errno;
+        if (at != dir)
+            close(at);
+        if (fd < 0)
+            return saved == ELOOP ? -EXDEV : -saved;
+        if (!slash)
+            return fd;
+        at = fd;
+        p = slash + 1;
+    }
+}
+
+static int open_beneath(int dir, const char *path, int flags)
+{
+    if (!*path)
+        path = ".";
+    struct open_how how = {.flags = (uint64_t)flags, .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
+    for (int tries = 0; tries < 100; tries++) {
+        long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
+        if (fd >= 0)
+            return (int)fd;
+        if (errno == ENOSYS || errno == EPERM) {
+            int r = open_by_steps(dir, path, flags);
+            return r;
+        }
+        if (errno != EAGAIN && errno != EINTR) /* EAGAIN: a rename raced with the walk */
+            break;
+    }
+    return -errno;
+}
+
+/* Open a name of b; a link that leaves b's directory but not the source is followed from the source. */
+static int open_name(struct posix_backend *b, const char *path, int flags)
+{
+    int fd = open_beneath(b->fd, path, flags | O_CLOEXEC);
+    if (fd != -EXDEV || b->root == b)
+        return fd;
+    char full[8192];
+    if (snprintf(full, sizeof full, "%s/%s", b->path, path) >= (int)sizeof full)
+        return -ENAMETOOLONG;
+    return open_beneath(b->root->fd, full, flags | O_CLOEXEC);
+}
+
+static void stat_from(const struct stat *st, struct ckpt_stat *ret)
+{
+    *ret = (struct ckpt_stat){
+        .type = S_ISREG(st->st_mode)   ? CKPT_FT_FILE
+                : S_ISDIR(st->st_mode) ? CKPT_FT_DIR
+                : S_ISLNK(st->st_mode) ? CKPT_FT_LINK
+                                       : CKPT_FT_OTHER,
+        .size = (uint64_t)st->st_size,
+        .stored = (uint64_t)st->st_blocks * 512,
+        .mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec,
+        .ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec,
+        .dev = st->st_dev,
+        .ino = st->st_ino,
+        .mode = st->st_mode & 0777,
+        .uid = st->st_uid,
+        .gid = st->st_gid,
+    };
+}
+
+static int posix_stat(struct ckpt_backend *base, const char *path, struct ckpt_stat *ret)
+{
+    struct posix_backend *b = (struct posix_backend *)base;
+    struct stat st;
+    /* A name in the directory itself that is no link needs one call only. */
+    if (*path && !strchr(path, '/') && fstatat(b->fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISLNK(st.st_mode)) {
+        stat_from(&st, ret);
+        return 0;
+    }
+    CKPT_AUTOFD int fd = open_name(b, path, O_PATH);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    stat_from(&st, ret);
+    return 0;
+}
+
+static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn *visit, void *arg)
+{
+    int fd = open_name((struct posix_backend *)base, path, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        int saved = errno;
+        close(fd);
+        return -saved;
+    }
+    int r = 0;
+    while (r == 0) {
+        errno = 0;
+        struct dirent *e = readdir(dir);
+        if (!e) {
+            r = -errno;
+            break;
+        }
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        enum ckpt_ftype type = e->d_type == DT_REG   ? CKPT_FT_FILE
+                               : e->d_type == DT_DIR ? CKPT_FT_DIR
+                               : e->d_type == DT_LNK ? CKPT_FT_LINK
+                                                     : CKPT_FT_OTHER;
+        if (e->d_type == DT_UNKNOWN) {
+            struct stat st;
+            struct ckpt_stat cs = {.type = CKPT_FT_OTHER};
+            if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+                stat_from(&st, &cs);
+            type = cs.type;
+        }
+        r = visit(arg, e->d_name, type);
+    }
+    closedir(dir);
+    return r;
+}
+
+static int posix_open(struct ckpt_backend *base, const char *path, struct ckpt_file **ret)
+{
+    /* O_NONBLOCK: a FIFO planted in a checkpoint must not hang the open. */
+    CKPT_AUTOFD int fd = open_name((struct posix_backend *)base, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return fd;
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (S_ISDIR(st.st_mode))
+        return -EISDIR;
+    if (!S_ISREG(st.st_mode))
+        return -EPERM;
+    struct posix_file *f = calloc(1, sizeof *f);
+    if (!f)
+        return -ENOMEM;
+    f->base.ops = &posix_ops;
+    stat_from(&st, &f->base.st);
+    atomic_init(&f->base.refs, 1);
+    f->fd = fd;
+    fd = -1;
+    *ret = &f->base;
+    return 0;
+}
+
+static int posix_sub(struct ckpt_backend *base, const char *path, struct ckpt_backend **ret)
+{
+    struct posix_backend *b = (struct posix_backend *)base;
+    CKPT_AUTOFD int fd = open_name(b, path, O_PATH | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    size_t n = strlen(b->path) + strlen(path) + 2;
+    struct posix_backend *sub = calloc(1, sizeof *sub + n);
+    if (!sub)
+        return -ENOMEM;
+    sub->base.ops = &posix_ops;
+    atomic_init(&sub->base.refs, 1);
+    sub->root = b->root;
+    ckpt_backend_ref(&b->root->base);
+    snprintf(sub->path, n, "%s%s%s", b->path, *b->path && *path ? "/" : "", path);
+    sub->fd = fd;
+    fd = -1;
+    *ret = &sub->base;
+    return 0;
+}
+
+static int posix_readlink(struct ckpt_backend *base, const char *path, char *buf, size_t len)
+{
+    struct posix_backend *b = (struct posix_backend *)base;
+    CKPT_AUTOFD int fd = open_name(b, path, O_PATH | O_NOFOLLOW);
+    if (fd < 0)
+        return fd;
+    ssize_t n = readlinkat(fd, "", buf, len - 1);
+    if (n < 0)
+        return -errno;
+    buf[n] = 0;
+    return 0;
+}
+
+static ssize_t posix_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
+{
+    struct posix_file *f = (struct posix_file *)base;
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n = pread(f->fd, (char *)buf + done, len - done, (off_t)(off + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
+static void posix_close(struct ckpt_file *base)
+{
+    close(((struct posix_file *)base)->fd);
+    free(base);
+}
+
+static void posix_free(struct ckpt_backend *base)
+{
+    struct posix_backend *b = (struct posix_backend *)base;
+    if (b->root != b)
+        ckpt_backend_unref(&b->root->base);
+    close(b->fd);
+    free(b);
+}
+
+int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err)
+{
+    CKPT_AUTOFD int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
+    struct posix_backend *b = calloc(1, sizeof *b + 1);
+    if (!b)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    b->base.ops = &posix_ops;
+    atomic_init(&b->base.refs, 1);
+    b->root = b;
+    b->fd = fd;
+    fd = -1;
+    *ret = &b->base;
+    return 0;
+}
+
+static const struct ckpt_backend_ops posix_ops = {
+    .name = "posix",
+    .changes = true,
+    .stat = posix_stat,
+    .list = posix_list,
+    .open = posix_open,
+    .sub = posix_sub,
+    .readlink = posix_readlink,
+    .read = posix_read,
+    .close = posix_close,
+    .free = posix_free,
+};
