@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The formats that are read, each behind one row of a table. A format says whether a directory is a checkpoint of its own, and
+ * opens it as a tree.
+ */
+#ifndef CKPT_FORMAT_FORMAT_H
+#define CKPT_FORMAT_FORMAT_H
+
+#include "core/tree/tree.h"
+
+struct ckpt_probe {
+    unsigned bits;        /* verified; 0: not a checkpoint of this format */
+    bool weak;            /* counts only under the name of a step, in a root */
+    bool settled;         /* false: its parts do not fit together, as when it is being deleted */
+    char unfinished[160]; /* why it is not finished; empty: it is */
+};
+
+struct ckpt_reader {
+    const char *name;
+    int (*probe)(struct ckpt_backend *dir, struct ckpt_probe *ret);
+    int (*open)(struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err);
+    /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. */
+    bool (*unfinished_name)(const char *name, size_t *ret_len);
+};
+
+/* The reader whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the medium is returned. */
+int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret);
+/* For a step that is one by its name alone. */
+const struct ckpt_reader *ckpt_empty_reader(void);
+/* A name that some format gives to what is not finished. */
+bool ckpt_unfinished_name(const char *name, size_t *ret_len);
+
+#endif

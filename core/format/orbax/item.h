@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to the Orbax reader: one pytree item, and the state of a tree of items. */
+#ifndef CKPT_FORMAT_ORBAX_ITEM_H
+#define CKPT_FORMAT_ORBAX_ITEM_H
+
+#include "core/format/format.h"
+#include "core/format/orbax/ocdbt.h"
+#include "core/format/zarr.h"
+
+#define ORBAX_MAX_ITEMS 250
+
+/* Layouts by the text of their metadata: leaves that are stored alike share one. */
+struct orbax_layout {
+    char *text;
+    size_t len;
+    struct ckpt_array *array;
+    struct orbax_layout *next;
+};
+
+#define ORBAX_LAYOUT_BUCKETS 1024
+
+struct orbax_item {
+    char *dir;           /* "" or "default" or "rng/jax_random_key" */
+    uint32_t root;       /* its top node */
+    bool zarr3;
+    bool fill_missing;   /* a chunk that is not there holds the fill value */
+    struct ckpt_ocdbt *db; /* NULL: arrays are plain directories */
+    struct ckpt_file *aggregate; /* the msgpack file `checkpoint`; NULL: there is none */
+};
+
+struct orbax {
+    struct ckpt_tree *tree; /* borrowed */
+    struct orbax_item *items;
+    unsigned count;
+    bool incomplete;      /* something that belongs to it was not there when it was loaded */
+    atomic_uint_fast64_t loaded_print, stable_print; /* see is_vanishing(); 0 = none yet */
+    atomic_bool vanished;
+    struct ckpt_zarr_cache *shards;
+    pthread_mutex_t lock;
+    struct orbax_layout *layouts[ORBAX_LAYOUT_BUCKETS];
+};
+
+/* probe.c */
+bool orbax_unfinished_name(const char *name, size_t *ret_len);
+int orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret);
+bool orbax_is_item(struct ckpt_backend *dir, const char *sub);
+
+/* item.c: fill the tree from an item's files; item->root and item->dir are set. */
+int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* aggregate.c: leaves that lie in the msgpack file `checkpoint`. A node's ref names a descriptor in the tree's strings. */
+int orbax_aggregate_load(struct ckpt_tree *t, uint32_t root, struct ckpt_file *file, struct ckpt_err *err) CKPT_MUST_USE;
+/* Is the array in the msgpack file itself (its layout and place), or elsewhere under a name of its own (*ret_param)? */
+bool orbax_aggregate_array(const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, uint64_t *ret_off, uint64_t *ret_len);
+bool orbax_aggregate_param(const struct ckpt_tree *t, uint32_t node, const char **ret, size_t *ret_len);
+
+/* orbax.c */
+int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The name of a leaf's array: its keys below the item, joined with dots. */
+void orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf);
+/* A path in the item's directory; NUL-terminated. */
+char *orbax_path(const struct orbax_item *item, const char *name);
+
+#endif
