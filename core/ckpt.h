@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libckptfs: checkpoints as a tree of files, without FUSE. A source is opened; its files are found by name from the top down, and
+ * known by an id as long as the caller holds a reference to it. What the names and bytes mean is docs/semantics.md.
+ *
+ * Threads: everything may be called at once. Ownership: ckpt_lookup takes a reference to the id that it returns,
+ * ckpt_forget gives references back; an id may be used while the caller holds a reference. CKPT_ROOT needs none.
+ * Errors: 0 (or a count) or a negative errno, with a sentence in *err (which may be NULL).
+ */
+#ifndef CKPT_H
+#define CKPT_H
+
+#include "core/base/err.h"
+#include "core/base/log.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#define CKPT_ROOT 1
+
+struct ckpt_source;
+struct ckpt_dir;
+
+struct ckpt_options {
+    uint64_t cache;        /* bytes of decoded chunks in memory */
+    uint64_t spill;        /* bytes of decoded chunks in spill files */
+    const char *spill_dir; /* NULL: $TMPDIR, or /var/tmp */
+    double refresh;        /* seconds after which the source is looked at again */
+    unsigned threads;      /* that decode; 0: one a processor */
+};
+#define CKPT_OPTIONS_INIT                                                                                              \
+    {                                                                                                                  \
+        .cache = 128 << 20, .spill = (uint64_t)8 << 30, .refresh = 1.0                                                  \
+    }
+
+enum ckpt_type { CKPT_FILE, CKPT_DIR, CKPT_LINK };
+
+struct ckpt_attr {
+    uint64_t id;      /* for the calls below */
+    uint64_t ino;     /* stable for the life of the source: the same file has the same, another file another */
+    enum ckpt_type type;
+    uint64_t size;    /* bytes as read */
+    uint64_t stored;  /* bytes in the source */
+    int64_t mtime_ns;
+    uint32_t mode, uid, gid; /* permission bits and owner, as of the checkpoint's directory or the file in the source */
+    bool forever;     /* part of a committed step: neither it nor its bytes ever change */
+    bool snapshot;    /* made for this look-up alone: the next one is another file */
+    bool view;        /* another rendering of something: never listed under this name */
+};
+
+/* -EUCLEAN and the like: the source is itself a checkpoint, and a bad one; -ENOENT, -EACCES...: it cannot be reached. */
+int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret, struct ckpt_err *err);
+void ckpt_source_close(struct ckpt_source *src);
+
+int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err);
+/* From an id, name by name; "" is the id itself. A link at the end is followed where it stays inside. */
+int ckpt_walk(struct ckpt_source *src, uint64_t from, const char *path, struct ckpt_attr *ret, struct ckpt_err *err);
+void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count);
+int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err);
+/* NUL-terminated. */
+int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len);
+/* Bytes read; fewer than len only at the end. */
+ssize_t ckpt_read(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct ckpt_err *err);
+
+/* The same without a buffer of the caller's: the bytes are handed to give(arg, iov, count), once, where they lie. A negative result of
+ * give is returned. */
+ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t off,
+                     int (*give)(void *arg, const struct iovec *iov, int count), void *arg, struct ckpt_err *err);
+
+/* An open directory is a snapshot of its names. forever: the list never changes. */
+int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err);
+void ckpt_closedir(struct ckpt_dir *dir);
+struct ckpt_dirent {
+    char name[256];
+    enum ckpt_type type;
+    uint64_t ino;
+    uint64_t next; /* position behind this entry */
+};
+/* True for a directory inside of a checkpoint: its names are all there, also of leaves that cannot be looked up. */
+bool ckpt_dir_in_tree(const struct ckpt_dir *dir);
+/* The entry at a position (0: the first): 1, or 0 at the end. */
+int ckpt_readdir(struct ckpt_dir *dir, uint64_t pos, struct ckpt_dirent *ret);
+
+/* Extended attributes: the value's length. -ENODATA: there is none of that name. */
+ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len);
+/* The names, each with its NUL. */
+ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len);
+
+/* Calls gone(arg, parent, name) for each step that is held here and no longer in the source under its name. */
+void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg);
+
+/* What KEY.meta.json says of a leaf, or the same of a checkpoint or directory inside of one: JSON, to be freed. -ENODATA: it is neither. */
+int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_len, struct ckpt_err *err);
+
+/* What is read of the source, and what becomes of it. */
+struct ckpt_stats {
+    uint64_t lookups, getattrs, readdirs, reads; /* calls */
+    uint64_t bytes_read;     /* handed to callers */
+    uint64_t bytes_fetched;  /* read from the source */
+    uint64_t fetches;
+    uint64_t chunks_decoded, bytes_decoded;
+    uint64_t cache_hits, cache_misses, cache_bytes, spill_bytes;
+    uint64_t trees, tree_bytes; /* in memory */
+    uint64_t resident;       /* bytes of memory of the process */
+};
+void ckpt_source_stats(struct ckpt_source *src, struct ckpt_stats *ret);
+
+/* Read all of a subtree and check every checksum it has. file is told of each file before it is read, progress of bytes as they are
+ * checked, fault of each file that is damaged; all may be NULL. Returns the number of faults, or an error. */
+struct ckpt_verify {
+    void (*file)(void *arg, const char *path);
+    void (*progress)(void *arg, const char *path, uint64_t bytes);
+    void (*fault)(void *arg, const char *path, const struct ckpt_err *err);
+    void *arg;
+};
+int ckpt_verify(struct ckpt_source *src, uint64_t id, const char *path, const struct ckpt_verify *how, struct ckpt_err *err);
+
+/* The steps of the roots at and below a directory, in order of their numbers within each root. */
+struct ckpt_step {
+    const char *root;  /* path of the root in the source, "" for its top */
+    const char *name;
+    double number;     /* NaN: a checkpoint that is no step */
+    const char *format;
+    int64_t mtime_ns;
+    bool latest;
+};
+int ckpt_each_step(struct ckpt_source *src, int (*visit)(void *arg, const struct ckpt_step *step), void *arg, struct ckpt_err *err);
+/* The same, and behind a directory's steps its other checkpoints. */
+int ckpt_each_checkpoint(struct ckpt_source *src, int (*visit)(void *arg, const struct ckpt_step *step), void *arg, struct ckpt_err *err);
+
+#endif

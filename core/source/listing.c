@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How a step that is being deleted is kept out of sight: rm -r takes a step away file by file, under its final name. A step
+ * that was whole and whose directory has changed since, or whose parts do not fit together, is hidden until nothing has
+ * happened to it for QUIET_NS; if it is then still there, it is shown as what it is.
+ */
+#include "core/source/listing.h"
+
+#include "core/base/log.h"
+#include "core/base/util.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <time.h>
+
+#define QUIET_NS 2000000000ll
+#define RACY_NS 2000000000ll /* a change this soon after another may leave the time stamp as it is */
+
+bool ckpt_step_number(const char *name, bool any, double *ret)
+{
+    const char *p = strrchr(name, '_');
+    if (p == name)
+        return false;
+    p = p ? p + 1 : name;
+    size_t n = strspn(p, "0123456789");
+    if (any) {
+        const char *q = p + (*p == '-' || *p == '+');
+        n = strspn(q, "0123456789");
+        if (!n)
+            return false;
+        q += n;
+        if (*q == '.')
+            q += 1 + strspn(q + 1, "0123456789");
+        if (*q == 'e' || *q == 'E') {
+            q += 1 + (q[1] == '-' || q[1] == '+');
+            if (!isdigit((unsigned char)*q))
+                return false;
+            q += strspn(q, "0123456789");
+        }
+        if (*q)
+            return false;
+    } else if (!n || p[n])
+        return false;
+    *ret = strtod(p, NULL);
+    return true;
+}
+
+static int64_t realtime_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+static uint32_t hash_name(const char *name)
+{
+    uint32_t h = 2166136261u;
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 16777619u;
+    return h ^ h >> 15;
+}
+
+const struct ckpt_entry *ckpt_listing_find(const struct ckpt_listing *l, const char *name)
+{
+    for (uint32_t at = hash_name(name) & (l->table_size - 1); l->table[at] != UINT32_MAX; at = (at + 1) & (l->table_size - 1))
+        if (!strcmp(l->entries[l->table[at]].name, name))
+            return &l->entries[l->table[at]];
+    return NULL;
+}
+
+struct ckpt_listing *ckpt_listing_ref(struct ckpt_listing *l)
+{
+    atomic_fetch_add(&l->refs, 1);
+    return l;
+}
+
+void ckpt_listing_unref(struct ckpt_listing *l)
+{
+    if (!l || atomic_fetch_sub(&l->refs, 1) != 1)
+        return;
+    for (size_t i = 0; i < l->count; i++) {
+        free(l->entries[i].name);
+        free(l->entries[i].hidden);
+    }
+    free(l->entries);
+    free(l->table);
+    free(l);
+}
+
+/* --- making one --- */
+
+struct maker {
+    struct ckpt_backend *source;
+    const char *path;
+    const struct ckpt_listing *old;
+    struct ckpt_listing *l;
+    size_t cap;
+};
+
+static char *join(const char *dir, const char *name)
+{
+    char *path = malloc(strlen(dir) + strlen(name) + 2);
+    if (path)
+        sprintf(path, "%s%s%s", dir, *dir ? "/" : "", name);
+    return path;
+}
+
+static int hide(struct ckpt_entry *e, const char *why)
+{
+    e->kind = CKPT_ENTRY_HIDDEN;
+    free(e->hidden);
+    e->hidden = strdup(why);
+    return e->hidden ? 0 : -ENOMEM;
+}
+
+static int add_name(void *arg, const char *name, enum ckpt_ftype type)
+{
+    struct maker *m = arg;
+    struct ckpt_listing *l = m->l;
+    if (type == CKPT_FT_OTHER || l->count >= UINT32_MAX / 4)
+        return 0;
+    if (l->count == m->cap) {
+        size_t cap = m->cap ? m->cap * 2 : 16;
+        struct ckpt_entry *p = realloc(l->entries, cap * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        l->entries = p;
+        m->cap = cap;
+    }
+    struct ckpt_entry *e = &l->entries[l->count];
+    *e = (struct ckpt_entry){.name = strdup(name)};
+    if (!e->name)
+        return -ENOMEM;
+    e->kind = type == CKPT_FT_DIR ? CKPT_ENTRY_DIR : type == CKPT_FT_LINK ? CKPT_ENTRY_LINK : CKPT_ENTRY_FILE;
+    l->count++;
+    return 0;
+}
+
+/* What a subdirectory is by its content. */
+static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
+{
+    const struct ckpt_entry *old = m->old ? ckpt_listing_find(m->old, e->name) : NULL;
+    bool same = old && old->st.ino == e->st.ino && old->st.dev == e->st.dev && old->st.type == e->st.type;
+    bool unchanged = same && ckpt_stat_same(&old->st, &e->st);
+    if (unchanged && old->kind != CKPT_ENTRY_HIDDEN && (old->probe.settled || old->probe.bits)) {
+        e->probe = old->probe;
+        e->reader = old->reader;
+        return 0;
+    }
+    struct ckpt_backend *dir;
+    int r = ckpt_backend_sub(m->source, path, &dir);
+    if (r == 0) {
+        r = ckpt_probe_dir(dir, &e->reader, &e->probe);
+        ckpt_backend_unref(dir);
+    }
+    if (r == -ENOENT)
+        return hide(e, "");
+    if (r == -ENOMEM)
+        return r;
+    e->unreadable = r < 0;
+    int64_t changed = CKPT_MAX(e->st.mtime_ns, e->st.ctime_ns);
+    bool quiet = m->l->taken_ns - changed > QUIET_NS || changed > m->l->taken_ns;
+    bool was_whole = same && old->kind == CKPT_ENTRY_TREE && old->st.mtime_ns != e->st.mtime_ns;
+    bool was_going = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden && !strncmp(old->hidden, "changed", 7);
+    if (!quiet && (was_whole || was_going))
+        return hide(e, "changed since it was committed: it is being deleted, or written to in place");
+    if (!quiet && !e->probe.settled && (e->probe.bits || e->step_name))
+        e->probe.bits = e->probe.bits ? e->probe.bits : 1; /* decided when it is known whether this is a root */
+    return 0;
+}
+
+static int stat_entry(struct maker *m, struct ckpt_entry *e)
+{
+    CKPT_AUTOFREE char *path = join(m->path, e->name);
+    size_t len;
+    if (!path)
+        return -ENOMEM;
+    if (e->kind == CKPT_ENTRY_LINK) {
+        struct ckpt_stat st;
+        if (ckpt_backend_stat(m->source, path, &st) < 0)
+            return hide(e, "");
+        e->st = st; /* of what it points to */
+        e->step_name = st.type == CKPT_FT_DIR && ckpt_step_number(e->name, false, &e->number);
+        return 0;
+    }
+    int r = ckpt_backend_stat(m->source, path, &e->st);
+    if (r < 0)
+        return hide(e, "");
+    if (e->kind != CKPT_ENTRY_DIR)
+        return 0;
+    if (ckpt_unfinished_name(e->name, &len))
+        return hide(e, "a temporary name: the save has not finished, or died");
+    e->step_name = ckpt_step_number(e->name, false, &e->number);
+    r = probe_entry(m, e, path);
+    if (r == 0 && e->kind == CKPT_ENTRY_DIR && !e->step_name && e->probe.bits)
+        e->step_name = ckpt_step_number(e->name, true, &e->number);
+    return r;
+}
+
+/* With all entries known: is this a root, and what does that make of them? */
+static int settle_entries(struct maker *m)
+{
+    struct ckpt_listing *l = m->l;
+    for (size_t i = 0; i < l->count; i++)
+        l->root |= l->entries[i].kind == CKPT_ENTRY_DIR && l->entries[i].step_name && l->entries[i].probe.bits > 1;
+    l->latest = SIZE_MAX;
+    bool taken = false;
+    for (size_t i = 0; i < l->count; i++) {
+        struct ckpt_entry *e = &l->entries[i];
+        taken |= !strcmp(e->name, "latest");
+        bool step = l->root && e->step_name && (e->kind == CKPT_ENTRY_DIR || e->kind == CKPT_ENTRY_LINK);
+        if (e->kind == CKPT_ENTRY_DIR && (step || (e->probe.bits > 1 && !e->probe.weak))) {
+            int64_t changed = CKPT_MAX(e->st.mtime_ns, e->st.ctime_ns);
+            bool quiet = l->taken_ns - changed > QUIET_NS || changed > l->taken_ns;
+            if (*e->probe.unfinished) {
+                if (hide(e, e->probe.unfinished) < 0)
+                    return -ENOMEM;
+                continue;
+            }
+            if ((!e->probe.settled || e->probe.bits <= 1) && !quiet && !e->unreadable) {
+                if (hide(e, "its parts are not all there: it is being written, or deleted") < 0)
+                    return -ENOMEM;
+                continue;
+            }
+            e->kind = CKPT_ENTRY_TREE;
+            if (!e->reader) /* by its name alone: an empty step */
+                e->reader = ckpt_empty_reader();
+        }
+        e->is_step = step && (e->kind == CKPT_ENTRY_TREE || e->kind == CKPT_ENTRY_LINK);
+        if (!e->is_step)
+            continue;
+        const struct ckpt_entry *best = l->latest == SIZE_MAX ? NULL : &l->entries[l->latest];
+        if (!best || e->number > best->number || (e->number == best->number && strcmp(e->name, best->name) > 0))
+            l->latest = i;
+    }
+    if (taken)
+        l->latest = SIZE_MAX;
+    return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(((const struct ckpt_entry *)a)->name, ((const struct ckpt_entry *)b)->name);
+}
+
+static int make_table(struct ckpt_listing *l)
+{
+    l->table_size = 16;
+    while (l->table_size < l->count * 2)
+        l->table_size *= 2;
+    l->table = malloc(l->table_size * sizeof *l->table);
+    if (!l->table)
+        return -ENOMEM;
+    memset(l->table, 0xff, l->table_size * sizeof *l->table);
+    for (size_t i = 0; i < l->count; i++) {
+        uint32_t at = hash_name(l->entries[i].name) & (l->table_size - 1);
+        while (l->table[at] != UINT32_MAX)
+            at = (at + 1) & (l->table_size - 1);
+        l->table[at] = (uint32_t)i;
+    }
+    return 0;
+}
+
+int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old, struct ckpt_listing **ret)
+{
+    struct ckpt_listing *l = calloc(1, sizeof *l);
+    if (!l)
+        return -ENOMEM;
+    struct maker m = {.source = source, .path = path, .old = old, .l = l};
+    atomic_init(&l->refs, 1);
+    l->taken_ns = realtime_ns();
+    int r = ckpt_backend_stat(source, path, &l->dir);
+    if (r == 0)
+        r = ckpt_backend_list(source, path, add_name, &m);
+    if (r == 0 && l->count)
+        qsort(l->entries, l->count, sizeof *l->entries, compare);
+    for (size_t i = 0; i < l->count && r == 0; i++)
+        r = stat_entry(&m, &l->entries[i]);
+    if (r == 0)
+        r = settle_entries(&m);
+    if (r == 0)
+        r = make_table(l);
+    if (r < 0)
+        ckpt_listing_unref(l);
+    else
+        *ret = l;
+    return r;
+}
+
+bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l)
+{
+    struct ckpt_stat st;
+    if (ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) || l->taken_ns - st.mtime_ns < RACY_NS)
+        return false;
+    for (size_t i = 0; i < l->count; i++) {
+        const struct ckpt_entry *e = &l->entries[i];
+        if (e->kind == CKPT_ENTRY_TREE && e->probe.settled)
+            continue; /* committed: only its name could go, which changes the directory */
+        if (e->kind == CKPT_ENTRY_HIDDEN)
+            return false;
+        CKPT_AUTOFREE char *sub = join(path, e->name);
+        if (!sub || ckpt_backend_stat(source, sub, &st) < 0 || !ckpt_stat_same(&st, &e->st))
+            return false;
+    }
+    return true;
+}

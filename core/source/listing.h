@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a directory of the source holds, as the mount shows it: which subdirectories are checkpoints, which of them steps, which are
+ * not finished. A snapshot, refcounted and immutable.
+ */
+#ifndef CKPT_SOURCE_LISTING_H
+#define CKPT_SOURCE_LISTING_H
+
+#include "core/format/format.h"
+
+enum ckpt_entry_kind { CKPT_ENTRY_FILE, CKPT_ENTRY_DIR, CKPT_ENTRY_TREE, CKPT_ENTRY_LINK, CKPT_ENTRY_HIDDEN };
+
+struct ckpt_entry {
+    char *name;
+    enum ckpt_entry_kind kind;
+    struct ckpt_stat st;
+    const struct ckpt_reader *reader; /* TREE */
+    struct ckpt_probe probe;
+    bool is_step;    /* a finished step of this root */
+    bool step_name;
+    bool unreadable; /* what it is cannot be told; by its name it may be a step */
+    double number;
+    char *hidden;    /* HIDDEN: why */
+};
+
+struct ckpt_listing {
+    atomic_uint refs;
+    struct ckpt_stat dir;       /* when it was made */
+    int64_t taken_ns;           /* CLOCK_REALTIME */
+    struct ckpt_entry *entries;
+    size_t count;
+    uint32_t *table;            /* by name */
+    uint32_t table_size;
+    bool root;
+    size_t latest;              /* entry of the highest step; SIZE_MAX: none, or a file of that name is there */
+};
+
+/* old (may be NULL) is what was known before: probes of what has not changed are taken from it. */
+int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old, struct ckpt_listing **ret);
+/* Nothing can have changed since it was made. */
+bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l);
+struct ckpt_listing *ckpt_listing_ref(struct ckpt_listing *l);
+void ckpt_listing_unref(struct ckpt_listing *l);
+const struct ckpt_entry *ckpt_listing_find(const struct ckpt_listing *l, const char *name);
+
+/* The number in a step's name ("7", "step_0007"): all digits, behind a prefix and '_' if there is one; with `any` also what
+ * flax.training writes (sign, fraction, exponent). */
+bool ckpt_step_number(const char *name, bool any, double *ret);
+
+#endif

@@ -1,0 +1,1257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/source/source.h"
+
+#include "core/base/util.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define TREE_BYTES ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
+#define KEPT_FILES 256 /* plain files that are kept open */
+#define INSIDE ((uint64_t)1 << 40)
+
+static int64_t monotonic_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+static uint64_t mix(uint64_t h)
+{
+    h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9;
+    h = (h ^ h >> 27) * 0x94d049bb133111eb;
+    return h ^ h >> 31;
+}
+
+static uint64_t hash_text(uint64_t h, const char *p)
+{
+    h ^= 0xcbf29ce484222325;
+    for (; *p; p++)
+        h = (h ^ (uint8_t)*p) * 0x100000001b3;
+    return mix(h);
+}
+
+/* --- nodes: under src->lock --- */
+
+static struct node **id_bucket(struct ckpt_source *src, uint64_t id)
+{
+    return &src->by_id[id % BUCKETS];
+}
+static struct node **name_bucket(struct ckpt_source *src, uint64_t parent, const char *name)
+{
+    return &src->by_name[hash_text(parent, name) % BUCKETS];
+}
+static struct node **serial_bucket(struct ckpt_source *src, uint32_t serial)
+{
+    return &src->by_serial[serial % BUCKETS];
+}
+
+static struct node *find_id(struct ckpt_source *src, uint64_t id)
+{
+    struct node *n = *id_bucket(src, id);
+    while (n && n->id != id)
+        n = n->next_id;
+    return n;
+}
+
+static struct node *find_serial(struct ckpt_source *src, uint32_t serial)
+{
+    struct node *n = *serial_bucket(src, serial);
+    while (n && n->serial != serial)
+        n = n->next_serial;
+    return n;
+}
+
+static struct node *find_name(struct ckpt_source *src, uint64_t parent, const char *name)
+{
+    struct node *n = *name_bucket(src, parent, name);
+    while (n && (n->parent != parent || strcmp(n->name, name)))
+        n = n->next_name;
+    return n;
+}
+
+static void unname(struct ckpt_source *src, struct node *n)
+{
+    if (!n->named)
+        return;
+    struct node **link = name_bucket(src, n->parent, n->name);
+    while (*link != n)
+        link = &(*link)->next_name;
+    *link = n->next_name;
+    n->named = false;
+}
+
+static void node_free(struct ckpt_source *src, struct node *n)
+{
+    if (n->tree) {
+        ckpt_cache_drop_tree(src->cache, n->tree->id);
+        ckpt_tree_unref(n->tree);
+    }
+    ckpt_pins_unref(n->pins);
+    ckpt_listing_unref(n->listing);
+    for (uint32_t i = 0; i < n->slice_count; i++)
+        if (n->slices[i]) {
+            free(n->slices[i]->text);
+            free(n->slices[i]);
+        }
+    ckpt_file_unref(n->file);
+    pthread_mutex_destroy(&n->load);
+    free(n->slices);
+    free(n->link);
+    free(n->content);
+    free(n->path);
+    free(n->name);
+    free(n);
+}
+
+/* Take a node that nothing refers to out of the tables; the caller frees it without the lock. */
+static struct node *reap(struct ckpt_source *src, struct node *n)
+{
+    if (n->refs || n->inner || n->uses || n == src->root)
+        return NULL;
+    src->kept_files -= n->file != NULL;
+    unname(src, n);
+    struct node **link = id_bucket(src, n->id);
+    while (*link != n)
+        link = &(*link)->next_id;
+    *link = n->next_id;
+    if (n->serial) {
+        link = serial_bucket(src, n->serial);
+        while (*link != n)
+            link = &(*link)->next_serial;
+        *link = n->next_serial;
+    }
+    return n;
+}
+
+static struct node *node_new(struct ckpt_source *src, uint64_t parent, const char *path, const char *name, enum node_kind kind,
+                             const struct ckpt_stat *st)
+{
+    struct node *n = calloc(1, sizeof *n);
+    if (!n || !(n->path = strdup(path)) || !(n->name = strdup(name))) {
+        if (n)
+            free(n->path);
+        free(n);
+        return NULL;
+    }
+    n->kind = kind;
+    n->parent = parent;
+    n->st = *st;
+    pthread_mutex_init(&n->load, NULL);
+    /* Another object under the same name is another inode; so is a checkpoint that was changed. */
+    n->ino = mix(hash_text(st->dev * 31 + st->ino, path) ^ (kind == NODE_TREE ? (uint64_t)st->mtime_ns : (uint64_t)kind)) >> 1;
+    if (n->ino < 16)
+        n->ino += 16;
+    return n;
+}
+
+static void node_insert(struct ckpt_source *src, struct node *n, uint64_t id)
+{
+    n->id = id;
+    struct node **b = id_bucket(src, id);
+    n->next_id = *b;
+    *b = n;
+    b = name_bucket(src, n->parent, n->name);
+    n->next_name = *b;
+    *b = n;
+    n->named = true;
+    if (n->kind == NODE_TREE) {
+        do
+            src->next_serial = (src->next_serial + 1) & 0xffffff;
+        while (!src->next_serial || find_serial(src, src->next_serial));
+        n->serial = src->next_serial;
+        b = serial_bucket(src, n->serial);
+        n->next_serial = *b;
+        *b = n;
+    }
+}
+
+/* --- listings and trees --- */
+
+int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
+{
+    CKPT_GUARD(&n->load);
+    int64_t now = monotonic_ns();
+    if (n->listing && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9)) {
+        *ret = ckpt_listing_ref(n->listing);
+        return 0;
+    }
+    if (n->listing && ckpt_listing_current(src->backend, n->path, n->listing)) {
+        n->checked_ns = now;
+        *ret = ckpt_listing_ref(n->listing);
+        return 0;
+    }
+    struct ckpt_listing *l;
+    int r = ckpt_listing_make(src->backend, n->path, n->listing, &l);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s/%s: %s", src->path, n->path, strerror(-r));
+    ckpt_listing_unref(n->listing);
+    n->listing = l;
+    n->checked_ns = now;
+    *ret = ckpt_listing_ref(l);
+    return 0;
+}
+
+/* Close the trees that were used longest ago until the rest is within bounds: their numbers of nodes stay what they are when they
+ * are opened again, from files that are still pinned. */
+static void close_old_trees(struct ckpt_source *src, struct node *keep)
+{
+    for (;;) {
+        struct node *oldest = NULL;
+        uint64_t bytes = 0, trees = 0;
+        pthread_mutex_lock(&src->lock);
+        for (unsigned i = 0; i < BUCKETS; i++)
+            for (struct node *n = src->by_serial[i]; n; n = n->next_serial) {
+                if (!n->tree)
+                    continue;
+                trees++;
+                bytes += ckpt_tree_memory(n->tree); /* it grows while it is used */
+                if (n != keep && (!oldest || n->tree_used < oldest->tree_used))
+                    oldest = n;
+            }
+        struct ckpt_tree *tree = oldest && bytes > TREE_BYTES ? CKPT_STEAL(oldest->tree) : NULL;
+        src->trees = trees - (tree != NULL);
+        src->tree_bytes = bytes;
+        pthread_mutex_unlock(&src->lock);
+        if (!tree)
+            return;
+        ckpt_cache_drop_tree(src->cache, tree->id);
+        ckpt_tree_unref(tree);
+    }
+}
+
+/* When descriptors run short: let go of the files of the checkpoints that were used longest ago. They are opened again by name. */
+static void let_go_of_files(struct ckpt_source *src, struct node *keep)
+{
+    while (ckpt_pins_scarce()) {
+        struct node *oldest = NULL;
+        pthread_mutex_lock(&src->lock);
+        for (unsigned i = 0; i < BUCKETS; i++)
+            for (struct node *n = src->by_serial[i]; n; n = n->next_serial)
+                if (n->pins && n != keep && n != src->root && !n->uses && (!oldest || n->tree_used < oldest->tree_used))
+                    oldest = n;
+        struct ckpt_tree *tree = oldest ? CKPT_STEAL(oldest->tree) : NULL;
+        struct ckpt_pins *pins = oldest ? CKPT_STEAL(oldest->pins) : NULL;
+        pthread_mutex_unlock(&src->lock);
+        if (!pins)
+            return;
+        if (tree)
+            ckpt_cache_drop_tree(src->cache, tree->id);
+        ckpt_tree_unref(tree);
+        ckpt_pins_unref(pins);
+    }
+}
+
+/* The files of a node's checkpoint; unref them. */
+static int node_pins(struct ckpt_source *src, struct node *n, struct ckpt_pins **ret)
+{
+    pthread_mutex_lock(&src->lock);
+    *ret = n->pins ? ckpt_pins_ref(n->pins) : NULL;
+    pthread_mutex_unlock(&src->lock);
+    if (*ret)
+        return 0;
+    let_go_of_files(src, n);
+    struct ckpt_backend *dir;
+    struct ckpt_stat st;
+    int r = ckpt_backend_sub(src->backend, n->path, &dir);
+    if (r < 0)
+        return r;
+    r = ckpt_backend_stat(dir, "", &st);
+    if (r == 0 && (st.ino != n->st.ino || st.dev != n->st.dev))
+        r = -ENOENT; /* it was replaced since it was looked up */
+    if (r == 0)
+        r = ckpt_pins_new(dir, ret);
+    ckpt_backend_unref(dir);
+    if (r == 0) {
+        pthread_mutex_lock(&src->lock);
+        n->pins = ckpt_pins_ref(*ret);
+        pthread_mutex_unlock(&src->lock);
+    }
+    return r;
+}
+
+static int open_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    struct ckpt_pins *pins;
+    int r = node_pins(src, n, &pins);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s", strerror(-r));
+    r = n->reader->open(pins, ret, err);
+    ckpt_pins_unref(pins);
+    return r;
+}
+
+int source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    pthread_mutex_lock(&src->lock);
+    n->tree_used = ++src->clock;
+    *ret = n->tree ? ckpt_tree_ref(n->tree) : NULL;
+    pthread_mutex_unlock(&src->lock);
+    if (*ret)
+        return 0;
+    CKPT_GUARD(&n->load);
+    pthread_mutex_lock(&src->lock);
+    *ret = n->tree ? ckpt_tree_ref(n->tree) : NULL;
+    pthread_mutex_unlock(&src->lock);
+    if (*ret)
+        return 0;
+    struct ckpt_err own = {0};
+    int r = -n->err.code;
+    /* What failed is not tried at every call. */
+    if (!r || monotonic_ns() - n->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
+        r = open_tree(src, n, ret, &own);
+        if (r < 0 && !own.code)
+            ckpt_fail(&own, -r, "%s", strerror(-r));
+        if (r < 0 && r != -ENOENT)
+            ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
+        n->err = r == -ENOENT ? (struct ckpt_err){0} : own;
+        n->err_ns = monotonic_ns();
+    } else
+        own = n->err;
+    if (r < 0) {
+        if (err)
+            *err = own;
+        return r;
+    }
+    pthread_mutex_lock(&src->lock);
+    n->tree = ckpt_tree_ref(*ret);
+    /* Counting them all takes as long as opening a few: the count is made anew when this one may have passed the bound. */
+    src->trees++;
+    src->tree_bytes += ckpt_tree_memory(n->tree);
+    bool full = src->tree_bytes > TREE_BYTES || ++src->since_count >= 64;
+    if (full)
+        src->since_count = 0;
+    pthread_mutex_unlock(&src->lock);
+    if (full)
+        close_old_trees(src, n);
+    return 0;
+}
+
+/* --- what an id names --- */
+
+int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err)
+{
+    *ret = (struct target){0};
+    pthread_mutex_lock(&src->lock);
+    ret->node = id < INSIDE ? find_id(src, id) : find_serial(src, (uint32_t)(id >> 40));
+    if (ret->node)
+        ret->node->uses++;
+    pthread_mutex_unlock(&src->lock);
+    if (!ret->node)
+        return ckpt_fail(err, ESTALE, "nothing is known under this number any more");
+    if (id < INSIDE)
+        return 0;
+    int r = source_tree(src, ret->node, &ret->tree, err);
+    uint32_t node = (uint32_t)id;
+    enum ckpt_view view = (enum ckpt_view)(id >> 32 & 0xff);
+    if (r == 0 && (view == CKPT_VIEW_SLICE || view == CKPT_VIEW_SLICE_NPY)) {
+        pthread_mutex_lock(&src->lock);
+        ret->slice = node < ret->node->slice_count ? ret->node->slices[node] : NULL;
+        pthread_mutex_unlock(&src->lock);
+        if (ret->slice)
+            node = ret->slice->node;
+        else
+            r = ckpt_fail(err, ESTALE, "nothing is known under this number any more");
+    }
+    if (r == 0 && node >= ret->tree->count)
+        r = ckpt_fail(err, ESTALE, "the checkpoint has changed");
+    if (r < 0) {
+        source_done(src, ret);
+        return r;
+    }
+    ret->file = (struct ckpt_viewed){ret->tree, node, view, ret->slice ? &ret->slice->sel : NULL};
+    return 0;
+}
+
+void source_done(struct ckpt_source *src, struct target *t)
+{
+    ckpt_tree_unref(t->tree);
+    t->tree = NULL;
+    if (!t->node)
+        return;
+    pthread_mutex_lock(&src->lock);
+    t->node->uses--;
+    struct node *dead = reap(src, t->node);
+    pthread_mutex_unlock(&src->lock);
+    t->node = NULL;
+    if (dead)
+        node_free(src, dead);
+}
+
+int source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err)
+{
+    if (!t->tree) {
+        if (t->node->kind != NODE_TREE)
+            return ckpt_fail(err, ENOTDIR, "not inside a checkpoint");
+        int r = source_tree(src, t->node, &t->tree, err);
+        if (r < 0)
+            return r;
+        t->file = (struct ckpt_viewed){t->tree, 0, CKPT_VIEW_LISTED, NULL};
+    }
+    *ret_node = t->file.node;
+    return 0;
+}
+
+/* --- attributes --- */
+
+static uint64_t inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
+{
+    uint64_t ino = mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1;
+    return ino < 16 ? ino + 16 : ino;
+}
+
+static void common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret)
+{
+    *ret = (struct ckpt_attr){.id = id, .mtime_ns = n->st.mtime_ns, .mode = n->st.mode & 0555, .uid = n->st.uid, .gid = n->st.gid};
+}
+
+static void node_attr(const struct node *n, struct ckpt_attr *ret)
+{
+    common_attr(n, n->id, ret);
+    ret->ino = n->ino;
+    switch (n->kind) {
+    case NODE_FILE:
+        ret->type = CKPT_FILE;
+        ret->size = n->st.size;
+        ret->stored = n->st.stored;
+        break;
+    case NODE_LINK:
+        ret->type = CKPT_LINK;
+        ret->size = strlen(n->link);
+        break;
+    case NODE_CONTROL:
+        ret->type = CKPT_FILE;
+        ret->size = n->content_len;
+        ret->snapshot = true;
+        break;
+    default:
+        ret->type = CKPT_DIR;
+    }
+}
+
+static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    const struct node *n = t->node;
+    common_attr(n, id, ret);
+    ret->forever = true;
+    ret->view = t->file.view != CKPT_VIEW_LISTED;
+    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : inner_ino(n, t->file.node, t->file.view);
+    if (ckpt_viewed_is_dir(&t->file)) {
+        ret->type = CKPT_DIR;
+        return 0;
+    }
+    ret->type = CKPT_FILE;
+    ret->mode &= 0444;
+    /* A leaf that cannot be read at all is listed, but not found by name: so opening it gives the error. */
+    return ckpt_view_size(&src->views, &t->file, &ret->size, &ret->stored, err);
+}
+
+int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct target t;
+    atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    if (t.tree)
+        r = inner_attr(src, &t, id, ret, err);
+    else {
+        if (t.node->kind == NODE_DIR || t.node->kind == NODE_FILE) {
+            struct ckpt_stat st;
+            if (ckpt_backend_stat(src->backend, t.node->path, &st) == 0 && st.ino == t.node->st.ino && st.dev == t.node->st.dev) {
+                pthread_mutex_lock(&src->lock);
+                t.node->st = st;
+                pthread_mutex_unlock(&src->lock);
+            }
+        }
+        pthread_mutex_lock(&src->lock);
+        node_attr(t.node, ret);
+        pthread_mutex_unlock(&src->lock);
+    }
+    source_done(src, &t);
+    return r;
+}
+
+/* --- look-ups --- */
+
+/* Names under the mount's top that belong to it are escaped where a checkpoint or the source has them. */
+static const char *top_name(uint64_t parent, const char *name, char *buf)
+{
+    if (parent == CKPT_ROOT && (!strcmp(name, "%2Eckptfs") || !strcmp(name, "%2Efiles"))) {
+        strcpy(buf, name + 2);
+        buf[0] = '.';
+        return buf;
+    }
+    return name;
+}
+
+static bool reserved(uint64_t parent, const char *name)
+{
+    return parent == CKPT_ROOT && (!strcmp(name, ".ckptfs") || !strcmp(name, ".files"));
+}
+
+static int add_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, size_t len,
+                     const struct ckpt_selection *sel, uint32_t *ret)
+{
+    CKPT_GUARD(&src->lock);
+    uint32_t free_slot = n->slice_count;
+    for (uint32_t i = 0; i < n->slice_count; i++) {
+        struct slice *s = n->slices[i];
+        if (!s)
+            free_slot = i;
+        else if (s->node == node && s->npy == npy && strlen(s->text) == len && !memcmp(s->text, text, len)) {
+            s->refs++;
+            n->inner++;
+            *ret = i;
+            return 0;
+        }
+    }
+    struct slice *s = calloc(1, sizeof *s);
+    if (!s || !(s->text = strndup(text, len))) {
+        free(s);
+        return -ENOMEM;
+    }
+    if (free_slot == n->slice_count) {
+        uint32_t count = CKPT_MAX(n->slice_count * 2, 16u);
+        struct slice **p = realloc(n->slices, count * sizeof *p);
+        if (!p) {
+            free(s->text);
+            free(s);
+            return -ENOMEM;
+        }
+        memset(p + n->slice_count, 0, (count - n->slice_count) * sizeof *p);
+        n->slices = p;
+        n->slice_count = count;
+    }
+    s->node = node;
+    s->npy = npy;
+    s->refs = 1;
+    s->sel = *sel;
+    s->ino = hash_text(inner_ino(n, node, npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE), s->text) >> 1 | 16;
+    n->slices[free_slot] = s;
+    n->inner++;
+    *ret = free_slot;
+    return 0;
+}
+
+static int lookup_inner(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct node *n = dir->node;
+    uint32_t parent, number;
+    const char *slice;
+    size_t slice_len;
+    struct target t = {.node = n};
+    int r = source_enter(src, dir, &parent, err);
+    if (r < 0)
+        return r;
+    if (!ckpt_viewed_is_dir(&dir->file))
+        return -ENOTDIR;
+    t.tree = dir->tree;
+    t.file.tree = dir->tree;
+    r = ckpt_view_lookup(dir->tree, parent, name, &t.file.node, &t.file.view, &slice, &slice_len);
+    if (r < 0)
+        return r;
+    struct ckpt_selection sel;
+    struct slice shown;
+    if (slice) {
+        r = ckpt_view_select(dir->tree, t.file.node, slice, slice_len, &sel, err);
+        if (r < 0)
+            return r;
+        r = add_slice(src, n, t.file.node, t.file.view == CKPT_VIEW_SLICE_NPY, slice, slice_len, &sel, &number);
+        if (r < 0)
+            return r;
+        pthread_mutex_lock(&src->lock);
+        shown = *n->slices[number];
+        pthread_mutex_unlock(&src->lock);
+        t.slice = &shown;
+        t.file.sel = &sel;
+    } else {
+        number = t.file.node;
+        pthread_mutex_lock(&src->lock);
+        n->inner++;
+        pthread_mutex_unlock(&src->lock);
+    }
+    uint64_t id = (uint64_t)n->serial << 40 | (uint64_t)t.file.view << 32 | number;
+    if (dir->tree->format->pin && t.file.view != CKPT_VIEW_META)
+        dir->tree->format->pin(dir->tree, t.file.node);
+    r = inner_attr(src, &t, id, ret, err);
+    if (r < 0)
+        ckpt_forget(src, id, 1);
+    /* Directly under the mount's top nothing is for ever: the checkpoint that is the source may itself be replaced. */
+    if (dir->node == src->root && parent == 0)
+        ret->forever = false;
+    return r;
+}
+
+/* A link is shown if following it, here and from the mount, stays inside. */
+static int link_target(struct ckpt_source *src, const char *path, char *buf, size_t len)
+{
+    struct ckpt_stat st;
+    int r = ckpt_backend_readlink(src->backend, path, buf, len);
+    if (r < 0)
+        return r;
+    if (*buf == '/' || ckpt_backend_stat(src->backend, path, &st) < 0)
+        return -ENOENT;
+    int depth = 0;
+    for (const char *p = path; (p = strchr(p, '/')); p++)
+        depth++;
+    for (const char *p = buf; *p;) {
+        size_t n = strcspn(p, "/");
+        if (n == 2 && p[0] == '.' && p[1] == '.')
+            depth--;
+        else if (n && !(n == 1 && *p == '.'))
+            depth++;
+        if (depth < 0)
+            return -ENOENT;
+        p += n;
+        p += strspn(p, "/");
+    }
+    return 0;
+}
+
+/* The node of a name, found or made, with a reference more. */
+static int take_node(struct ckpt_source *src, struct node *dir, const char *name, enum node_kind kind, const struct ckpt_stat *st,
+                     const struct ckpt_entry *e, const char *link, struct node **ret)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    struct node *fresh = node_new(src, dir->id, path, name, kind, st), *dead = NULL;
+    if (!fresh)
+        return -ENOMEM;
+    if (link && !(fresh->link = strdup(link))) {
+        node_free(src, fresh);
+        return -ENOMEM;
+    }
+    pthread_mutex_lock(&src->lock);
+    struct node *n = find_name(src, dir->id, name);
+    if (n && (n->ino != fresh->ino || n->kind != kind || (link && strcmp(n->link, link)))) {
+        unname(src, n); /* what was known under this name has been replaced */
+        n = NULL;
+    }
+    if (n) {
+        dead = fresh;
+        n->st = *st;
+    } else {
+        n = fresh;
+        node_insert(src, n, src->next_id++);
+    }
+    if (e) {
+        n->reader = e->reader;
+        n->is_step = e->is_step;
+        n->number = e->number;
+    }
+    n->refs++;
+    pthread_mutex_unlock(&src->lock);
+    if (dead)
+        node_free(src, dead);
+    *ret = n;
+    return 0;
+}
+
+static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct node **ret)
+{
+    static const enum node_kind kinds[] = {
+        [CKPT_ENTRY_FILE] = NODE_FILE, [CKPT_ENTRY_DIR] = NODE_DIR, [CKPT_ENTRY_TREE] = NODE_TREE, [CKPT_ENTRY_LINK] = NODE_LINK};
+    const struct ckpt_entry *e = ckpt_listing_find(l, name);
+    char link[4096];
+    if (!e && !strcmp(name, "latest") && l->latest != SIZE_MAX) {
+        struct ckpt_stat st = l->dir;
+        st.ino = ~st.ino;
+        return take_node(src, dir, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
+    }
+    if (!e || e->kind == CKPT_ENTRY_HIDDEN)
+        return -ENOENT;
+    if (e->kind != CKPT_ENTRY_LINK)
+        return take_node(src, dir, name, kinds[e->kind], &e->st, e, NULL, ret);
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    int r = link_target(src, path, link, sizeof link);
+    return r < 0 ? r : take_node(src, dir, name, NODE_LINK, &e->st, NULL, link, ret);
+}
+
+/* DIR.safetensors beside a directory that is a checkpoint: a view of what is inside of it. */
+static int lookup_beside(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct ckpt_attr *ret,
+                         struct ckpt_err *err)
+{
+    size_t n = strlen(name), suffix = strlen(".safetensors");
+    char base[256];
+    struct node *node;
+    if (n <= suffix || n - suffix > 255 || strcmp(name + n - suffix, ".safetensors"))
+        return -ENOENT;
+    memcpy(base, name, n - suffix);
+    base[n - suffix] = 0;
+    const struct ckpt_entry *e = ckpt_listing_find(l, base);
+    if (!e || e->kind != CKPT_ENTRY_TREE)
+        return -ENOENT;
+    int r = lookup_entry(src, dir, l, base, &node);
+    if (r < 0)
+        return r;
+    uint64_t id = node->id;
+    struct target t;
+    r = source_target(src, id, &t, err);
+    if (r == 0) {
+        r = lookup_inner(src, &t, ".safetensors", ret, err);
+        source_done(src, &t);
+    }
+    ckpt_forget(src, id, 1);
+    if (r == 0)
+        ret->forever = false; /* its name goes with the step's */
+    return r;
+}
+
+static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    uint8_t *content;
+    size_t len;
+    struct ckpt_stat st = src->root->st;
+    st.mode &= 0444;
+    int r = source_control(src, name, &content, &len, err);
+    if (r < 0)
+        return r;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    st.mtime_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
+    struct node *n = node_new(src, CKPT_CONTROL, name, name, NODE_CONTROL, &st);
+    if (!n) {
+        free(content);
+        return -ENOMEM;
+    }
+    n->content = content;
+    n->content_len = len;
+    n->refs = 1;
+    pthread_mutex_lock(&src->lock);
+    node_insert(src, n, src->next_id++);
+    unname(src, n); /* each look-up makes one of its own */
+    node_attr(n, ret);
+    pthread_mutex_unlock(&src->lock);
+    return 0;
+}
+
+int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    char buf[16];
+    struct target t;
+    atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
+    if (strlen(name) > 255)
+        return ckpt_fail(err, ENAMETOOLONG, "the name is longer than 255 bytes");
+    if (parent == CKPT_ROOT && !strcmp(name, ".ckptfs"))
+        return ckpt_getattr(src, CKPT_CONTROL, ret, err);
+    if (reserved(parent, name))
+        return ckpt_fail(err, ENOENT, "there is no %s", name);
+    name = top_name(parent, name, buf);
+    int r = source_target(src, parent, &t, err);
+    if (r < 0)
+        return r;
+    if (t.tree || t.node->kind == NODE_TREE)
+        r = lookup_inner(src, &t, name, ret, err);
+    else if (t.node->kind == NODE_CONTROL_DIR)
+        r = lookup_control(src, name, ret, err);
+    else if (t.node->kind != NODE_DIR)
+        r = -ENOTDIR;
+    else {
+        struct ckpt_listing *l;
+        struct node *n;
+        r = source_listing(src, t.node, &l, err);
+        if (r == 0) {
+            r = lookup_entry(src, t.node, l, name, &n);
+            if (r == 0) {
+                pthread_mutex_lock(&src->lock);
+                node_attr(n, ret);
+                pthread_mutex_unlock(&src->lock);
+            } else if (r == -ENOENT)
+                r = lookup_beside(src, t.node, l, name, ret, err);
+            ckpt_listing_unref(l);
+        }
+    }
+    source_done(src, &t);
+    if (r < 0 && err && err->code != -r)
+        ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    return r;
+}
+
+void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)
+{
+    if (id == CKPT_ROOT || id == CKPT_CONTROL)
+        return;
+    struct slice *gone = NULL;
+    pthread_mutex_lock(&src->lock);
+    struct node *n = id < INSIDE ? find_id(src, id) : find_serial(src, (uint32_t)(id >> 40)), *dead = NULL;
+    if (n) {
+        uint64_t *refs = id < INSIDE ? &n->refs : &n->inner;
+        enum ckpt_view view = (enum ckpt_view)(id >> 32 & 0xff);
+        *refs -= CKPT_MIN(*refs, count);
+        if (id >= INSIDE && (view == CKPT_VIEW_SLICE || view == CKPT_VIEW_SLICE_NPY) && (uint32_t)id < n->slice_count) {
+            struct slice *s = n->slices[(uint32_t)id];
+            if (s && (s->refs -= CKPT_MIN(s->refs, count)) == 0) {
+                gone = s;
+                n->slices[(uint32_t)id] = NULL;
+            }
+        }
+        dead = reap(src, n);
+    }
+    pthread_mutex_unlock(&src->lock);
+    if (gone) {
+        free(gone->text);
+        free(gone);
+    }
+    if (dead)
+        node_free(src, dead);
+}
+
+/* Name by name; links are resolved here, at most 40 of them. */
+static int walk_from(struct ckpt_source *src, uint64_t from, const char *path, int links, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    uint64_t chain[512];
+    unsigned depth = 0;
+    struct ckpt_attr at;
+    int r = ckpt_getattr(src, from, &at, err);
+    CKPT_AUTOFREE char *rest = strdup(path);
+    if (r == 0 && !rest)
+        r = -ENOMEM;
+    for (char *p = rest; r == 0;) {
+        p += strspn(p, "/");
+        if (!*p)
+            break;
+        size_t n = strcspn(p, "/");
+        char name[256], target[4096];
+        if (n >= sizeof name) {
+            r = ckpt_fail(err, ENAMETOOLONG, "a name is longer than 255 bytes");
+            break;
+        }
+        memcpy(name, p, n);
+        name[n] = 0;
+        p += n;
+        if (!strcmp(name, "."))
+            continue;
+        if (!strcmp(name, "..")) {
+            if (depth) {
+                depth--;
+                ckpt_forget(src, chain[depth], 1);
+                r = ckpt_getattr(src, depth ? chain[depth - 1] : from, &at, err);
+            }
+            continue;
+        }
+        uint64_t parent = depth ? chain[depth - 1] : from;
+        r = ckpt_lookup(src, parent, name, &at, err);
+        if (r < 0)
+            break;
+        if (at.type == CKPT_LINK) {
+            r = links ? ckpt_readlink(src, at.id, target, sizeof target) : ckpt_fail(err, ELOOP, "too many links");
+            ckpt_forget(src, at.id, 1);
+            if (r < 0)
+                break;
+            /* What is left of the path follows the link's target. */
+            char *joined = malloc(strlen(target) + strlen(p) + 2);
+            if (!joined) {
+                r = -ENOMEM;
+                break;
+            }
+            sprintf(joined, "%s/%s", target, p);
+            free(rest);
+            rest = p = joined;
+            links--;
+            r = ckpt_getattr(src, parent, &at, err);
+        } else if (depth == sizeof chain / sizeof *chain) {
+            ckpt_forget(src, at.id, 1);
+            r = ckpt_fail(err, ENAMETOOLONG, "the path is nested too deeply");
+        } else
+            chain[depth++] = at.id;
+    }
+    if (r == 0 && !depth && from != CKPT_ROOT)
+        r = ckpt_fail(err, EINVAL, "an empty path");
+    for (unsigned i = 0; i + (r == 0) < depth; i++)
+        ckpt_forget(src, chain[i], 1);
+    if (r == 0)
+        *ret = at;
+    return r;
+}
+
+int ckpt_walk(struct ckpt_source *src, uint64_t from, const char *path, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    return walk_from(src, from, path, 40, ret, err);
+}
+
+/* --- reading --- */
+
+int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
+{
+    struct target t;
+    int r = source_target(src, id, &t, NULL);
+    if (r < 0)
+        return r;
+    if (t.tree || t.node->kind != NODE_LINK)
+        r = -EINVAL;
+    else
+        snprintf(buf, len, "%s", t.node->link);
+    source_done(src, &t);
+    return r;
+}
+
+/* A file of the source that is shown as itself. It is kept open, so that a reader goes on when its name is gone. */
+static ssize_t read_file(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off)
+{
+    pthread_mutex_lock(&src->lock);
+    struct ckpt_file *f = n->file ? ckpt_file_ref(n->file) : NULL;
+    pthread_mutex_unlock(&src->lock);
+    if (!f) {
+        int r = ckpt_backend_open(src->backend, n->path, &f);
+        if (r < 0)
+            return r;
+        pthread_mutex_lock(&src->lock);
+        if (!n->file && src->kept_files < KEPT_FILES) {
+            n->file = ckpt_file_ref(f);
+            src->kept_files++;
+        }
+        pthread_mutex_unlock(&src->lock);
+    }
+    ssize_t r = ckpt_file_read(f, buf, len, off);
+    ckpt_file_unref(f);
+    return r;
+}
+
+static void log_leaf(struct ckpt_source *src, const struct target *t, const struct ckpt_err *err, int code)
+{
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    ckpt_tree_name(t->tree, t->file.node, &name);
+    ckpt_log(CKPT_LOG_WARN, "%s%s%s: leaf %.*s: %s", src->path, *t->node->path ? "/" : "", t->node->path,
+             (int)CKPT_MIN(name.len, (size_t)255), name.data ? (char *)name.data : "", err->code ? err->text : strerror(code));
+    ckpt_buf_clear(&name);
+}
+
+/* What is not inside of a checkpoint. */
+static ssize_t read_outer(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+{
+    if (n->kind == NODE_FILE) {
+        ssize_t r = read_file(src, n, buf, len, off);
+        return r < 0 ? ckpt_fail(err, (int)-r, "%s/%s: %s", src->path, n->path, strerror((int)-r)) : r;
+    }
+    if (n->kind != NODE_CONTROL)
+        return ckpt_fail(err, EISDIR, "a directory");
+    len = off < n->content_len ? CKPT_MIN(len, n->content_len - (size_t)off) : 0;
+    if (len)
+        memcpy(buf, n->content + off, len);
+    return (ssize_t)len;
+}
+
+/* Counts before it hands on: who has its bytes may look at the figures at once. */
+struct counted_give {
+    struct ckpt_source *src;
+    ckpt_give_fn *give;
+    void *arg;
+};
+
+static int count_and_give(void *arg, const struct iovec *iov, int count)
+{
+    struct counted_give *g = arg;
+    for (int i = 0; i < count; i++)
+        atomic_fetch_add_explicit(&g->src->bytes_read, iov[i].iov_len, memory_order_relaxed);
+    return g->give(g->arg, iov, count);
+}
+
+/* With give: to it; else into buf. */
+static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, ckpt_give_fn *give, void *arg,
+                        struct ckpt_err *err)
+{
+    struct target t;
+    struct ckpt_err own = {0};
+    atomic_fetch_add_explicit(&src->reads, 1, memory_order_relaxed);
+    ssize_t r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    if (t.tree && ckpt_viewed_is_dir(&t.file))
+        r = ckpt_fail(err, EISDIR, "a directory");
+    else if (t.tree) {
+        r = give ? ckpt_view_give(&src->views, &t.file, len, off, give, arg, &own) : ckpt_view_read(&src->views, &t.file, buf, len, off, &own);
+        if (r < 0) {
+            log_leaf(src, &t, &own, (int)-r);
+            if (err)
+                *err = own;
+        }
+    } else if (!give)
+        r = read_outer(src, t.node, buf, len, off, err);
+    else {
+        CKPT_AUTOFREE uint8_t *own_buf = malloc(len ? len : 1);
+        r = own_buf ? read_outer(src, t.node, own_buf, len, off, err) : -ENOMEM;
+        if (r >= 0) {
+            int g = give(arg, &(struct iovec){own_buf, (size_t)r}, 1);
+            r = g < 0 ? g : r;
+        }
+    }
+    source_done(src, &t);
+    if (r > 0 && !give)
+        atomic_fetch_add_explicit(&src->bytes_read, (uint64_t)r, memory_order_relaxed);
+    return r;
+}
+
+ssize_t ckpt_read(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+{
+    return read_any(src, id, buf, len, off, NULL, NULL, err);
+}
+
+ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t off,
+                     int (*give)(void *arg, const struct iovec *iov, int count), void *arg, struct ckpt_err *err)
+{
+    struct counted_give g = {src, give, arg};
+    return read_any(src, id, NULL, len, off, count_and_give, &g, err);
+}
+
+/* --- directories --- */
+
+struct ckpt_dir {
+    struct ckpt_source *src;
+    uint64_t id;
+    struct target target;
+    uint32_t node;              /* inside a tree */
+    struct ckpt_listing *listing;
+};
+
+int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
+{
+    struct ckpt_dir *d = calloc(1, sizeof *d);
+    if (!d)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    d->src = src;
+    d->id = id;
+    int r = source_target(src, id, &d->target, err);
+    if (r < 0) {
+        free(d);
+        return r;
+    }
+    struct node *n = d->target.node;
+    *ret_forever = false;
+    if (d->target.tree || n->kind == NODE_TREE) {
+        r = source_enter(src, &d->target, &d->node, err);
+        if (r == 0 && !ckpt_viewed_is_dir(&d->target.file))
+            r = ckpt_fail(err, ENOTDIR, "not a directory");
+        *ret_forever = n != src->root;
+    } else if (n->kind == NODE_DIR)
+        r = source_listing(src, n, &d->listing, err);
+    else if (n->kind != NODE_CONTROL_DIR)
+        r = ckpt_fail(err, ENOTDIR, "not a directory");
+    if (r < 0) {
+        source_done(src, &d->target);
+        free(d);
+        return r;
+    }
+    *ret = d;
+    return 0;
+}
+
+void ckpt_closedir(struct ckpt_dir *d)
+{
+    ckpt_listing_unref(d->listing);
+    source_done(d->src, &d->target);
+    free(d);
+}
+
+bool ckpt_dir_in_tree(const struct ckpt_dir *d)
+{
+    return d->target.tree != NULL;
+}
+
+static void copy_name(struct ckpt_dir *d, struct ckpt_dirent *ret, const char *name)
+{
+    if (reserved(d->id, name))
+        snprintf(ret->name, sizeof ret->name, "%%2E%s", name + 1);
+    else
+        snprintf(ret->name, sizeof ret->name, "%s", name);
+}
+
+static int readdir_tree(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
+{
+    const struct ckpt_tree *t = d->target.tree;
+    uint32_t node = pos ? t->nodes[pos].next : t->nodes[d->node].first;
+    if (node == CKPT_NO_NODE)
+        return 0;
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    ckpt_tree_name(t, node, &name);
+    ckpt_buf_addc(&name, 0);
+    int r = ckpt_buf_error(&name);
+    if (r == 0) {
+        copy_name(d, ret, (char *)name.data);
+        ret->type = t->nodes[node].kind == CKPT_NODE_DIR ? CKPT_DIR : CKPT_FILE;
+        ret->ino = inner_ino(d->target.node, node, CKPT_VIEW_LISTED);
+        ret->next = node;
+        r = 1;
+    }
+    ckpt_buf_clear(&name);
+    return r;
+}
+
+int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
+{
+    atomic_fetch_add_explicit(&d->src->readdirs, 1, memory_order_relaxed);
+    if (d->target.tree)
+        return pos < d->target.tree->count ? readdir_tree(d, pos, ret) : 0;
+    if (!d->listing) {
+        for (uint64_t n = 0; source_control_names[n]; n++)
+            if (n == pos) {
+                snprintf(ret->name, sizeof ret->name, "%s", source_control_names[n]);
+                ret->type = CKPT_FILE;
+                ret->ino = 16 + n;
+                ret->next = n + 1;
+                return 1;
+            }
+        return 0;
+    }
+    const struct ckpt_listing *l = d->listing;
+    for (; pos < l->count; pos++) {
+        const struct ckpt_entry *e = &l->entries[pos];
+        char path[4096], link[4096];
+        if (e->kind == CKPT_ENTRY_HIDDEN)
+            continue;
+        if (e->kind == CKPT_ENTRY_LINK &&
+            (snprintf(path, sizeof path, "%s%s%s", d->target.node->path, *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
+             link_target(d->src, path, link, sizeof link) < 0))
+            continue;
+        copy_name(d, ret, e->name);
+        ret->type = e->kind == CKPT_ENTRY_LINK ? CKPT_LINK : e->kind == CKPT_ENTRY_FILE ? CKPT_FILE : CKPT_DIR;
+        ret->ino = e->st.ino; /* a hint; the attributes have the true one */
+        ret->next = pos + 1;
+        return 1;
+    }
+    if (pos == l->count && l->latest != SIZE_MAX) {
+        copy_name(d, ret, "latest");
+        ret->type = CKPT_LINK;
+        ret->ino = l->dir.ino;
+        ret->next = pos + 1;
+        return 1;
+    }
+    return 0;
+}
+
+/* --- life --- */
+
+void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg)
+{
+    struct held {
+        uint64_t parent, ino, dev;
+        char *path, *name;
+    } *held = NULL;
+    size_t count = 0, cap = 0;
+    pthread_mutex_lock(&src->lock);
+    for (unsigned i = 0; i < BUCKETS; i++)
+        for (struct node *n = src->by_serial[i]; n; n = n->next_serial) {
+            if (!n->pins || n == src->root)
+                continue;
+            if (count == cap) {
+                cap = cap ? cap * 2 : 64;
+                struct held *p = realloc(held, cap * sizeof *p);
+                if (!p)
+                    break;
+                held = p;
+            }
+            held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, strdup(n->path), strdup(n->name)};
+        }
+    pthread_mutex_unlock(&src->lock);
+    for (size_t i = 0; i < count; i++) {
+        struct ckpt_stat st;
+        if (held[i].path && held[i].name &&
+            (ckpt_backend_stat(src->backend, held[i].path, &st) < 0 || st.ino != held[i].ino || st.dev != held[i].dev))
+            gone(arg, held[i].parent, held[i].name);
+        free(held[i].path);
+        free(held[i].name);
+    }
+    free(held);
+}
+
+static int open_root(struct ckpt_source *src, struct ckpt_err *err)
+{
+    struct ckpt_stat st, none = {.type = CKPT_FT_DIR};
+    struct ckpt_probe probe;
+    const struct ckpt_reader *reader;
+    int r = ckpt_backend_stat(src->backend, "", &st);
+    if (r == 0)
+        r = ckpt_probe_dir(src->backend, &reader, &probe);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r));
+    bool tree = reader && !probe.weak;
+    if (tree && *probe.unfinished)
+        return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
+    src->root = node_new(src, 0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
+    struct node *control = node_new(src, CKPT_ROOT, "", ".ckptfs", NODE_CONTROL_DIR, &none);
+    if (!src->root || !control)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    control->refs = 1;
+    control->st.mtime_ns = st.mtime_ns;
+    control->st.mode = st.mode;
+    control->st.uid = st.uid;
+    control->st.gid = st.gid;
+    node_insert(src, src->root, CKPT_ROOT);
+    node_insert(src, control, CKPT_CONTROL);
+    src->next_id = 16;
+    src->root->reader = reader;
+    src->root->uses = 1; /* never reaped */
+    struct ckpt_tree *t;
+    if (!tree)
+        return 0;
+    r = source_tree(src, src->root, &t, err);
+    if (r == 0)
+        ckpt_tree_unref(t);
+    return r < 0 ? ckpt_fail_in(err, -r, "%s", src->path) : 0;
+}
+
+int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret, struct ckpt_err *err)
+{
+    struct ckpt_source *src = calloc(1, sizeof *src);
+    struct stat st;
+    if (!src)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    src->opt = *options;
+    pthread_mutex_init(&src->lock, NULL);
+    const char *tmp = options->spill_dir ? options->spill_dir : getenv("TMPDIR");
+    src->spill_dir = strdup(tmp && *tmp ? tmp : "/var/tmp");
+    src->path = strdup(path);
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned threads = options->threads ? options->threads : cpus > 0 ? (unsigned)cpus : 1;
+    struct ckpt_cache_options cache = {.memory = options->cache, .spill = options->spill, .spill_dir = src->spill_dir};
+    int r = src->spill_dir && src->path ? 0 : -ENOMEM;
+    size_t n = src->path ? strlen(src->path) : 0;
+    while (n > 1 && src->path[n - 1] == '/')
+        src->path[--n] = 0;
+    if (r == 0)
+        r = ckpt_pool_new(threads, &src->pool);
+    if (r == 0)
+        r = ckpt_cache_new(&cache, src->pool, &src->cache);
+    if (r == 0)
+        r = ckpt_views_init(&src->views, src->cache, src->spill_dir);
+    if (r < 0)
+        ckpt_fail(err, -r, "%s", strerror(-r));
+    else if (stat(path, &st) < 0)
+        r = ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
+    else if (!S_ISDIR(st.st_mode))
+        r = ckpt_fail(err, EOPNOTSUPP, "%s: not a directory, and not a checkpoint file that can be read", path);
+    else {
+        r = ckpt_backend_open_posix(path, &src->backend, err);
+        if (r == 0)
+            r = open_root(src, err);
+    }
+    if (r < 0)
+        ckpt_source_close(src);
+    else
+        *ret = src;
+    return r;
+}
+
+void ckpt_source_close(struct ckpt_source *src)
+{
+    if (!src)
+        return;
+    ckpt_pool_free(src->pool); /* tasks under way use trees */
+    for (unsigned i = 0; i < BUCKETS; i++)
+        for (struct node *n = src->by_id[i], *next; n; n = next) {
+            next = n->next_id;
+            node_free(src, n);
+        }
+    ckpt_views_clear(&src->views);
+    ckpt_cache_free(src->cache);
+    ckpt_backend_unref(src->backend);
+    pthread_mutex_destroy(&src->lock);
+    free(src->spill_dir);
+    free(src->path);
+    free(src);
+}

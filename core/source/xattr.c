@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* user.ckpt.*: what is known of a leaf or directory, and why a checkpoint does not open. */
+#include "core/base/util.h"
+#include "core/format/json.h"
+#include "core/source/source.h"
+
+#include <stdio.h>
+
+#define PREFIX "user.ckpt."
+
+static void set_string(cJSON *all, const char *name, const char *value)
+{
+    cJSON_AddItemToObject(all, name, cJSON_CreateString(value));
+}
+
+/* Members of the leaf's metadata, as text: strings bare, the rest as JSON. */
+static void copy_member(cJSON *all, const cJSON *meta, const char *name)
+{
+    const cJSON *item = ckpt_json_get(meta, name);
+    if (!item)
+        return;
+    char *text = cJSON_IsString(item) ? strdup(item->valuestring) : cJSON_PrintUnformatted(item);
+    if (text)
+        set_string(all, name, text);
+    free(text);
+}
+
+static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
+{
+    static const char *const names[] = {"kind", "dtype", "shape", "chunks", "codec", "stored", "sharding", "format", "sha256", "prng_impl"};
+    struct ckpt_buf json = CKPT_BUF_INIT;
+    struct ckpt_err err = {0};
+    size_t len;
+    const char *key = ckpt_tree_text(t, t->nodes[node].key, &len);
+    if (node)
+        set_string(all, "key", key);
+    if (ckpt_view_meta(t, node, &json, &err) < 0)
+        set_string(all, "error", err.text);
+    else {
+        cJSON *meta = ckpt_json_parse((char *)json.data, json.len);
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            copy_member(all, meta, names[i]);
+        cJSON_Delete(meta);
+    }
+    ckpt_buf_clear(&json);
+}
+
+static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
+{
+    const struct node *n = t->node;
+    struct ckpt_err err = {0};
+    uint32_t node;
+    char text[64];
+    if (n->is_step) {
+        snprintf(text, sizeof text, "%.17g", n->number);
+        set_string(all, "step", text);
+    }
+    set_string(all, "state", "committed");
+    set_string(all, "pinned", "0");
+    if (source_enter(src, t, &node, &err) < 0) {
+        set_string(all, "format", n->reader ? n->reader->name : "orbax");
+        set_string(all, "error", err.text);
+        return;
+    }
+    set_string(all, "metadata", t->tree->metadata ? t->tree->metadata : "{}");
+    describe_inner(t->tree, 0, all);
+}
+
+/* An object of all attributes; NULL when out of memory. */
+static cJSON *describe(struct ckpt_source *src, uint64_t id)
+{
+    struct target t;
+    cJSON *all = cJSON_CreateObject();
+    if (!all || source_target(src, id, &t, NULL) < 0) {
+        cJSON_Delete(all);
+        return NULL;
+    }
+    if (!t.tree && t.node->kind == NODE_TREE)
+        describe_step(src, &t, all);
+    else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
+        describe_inner(t.tree, t.file.node, all);
+    source_done(src, &t);
+    return all;
+}
+
+static ssize_t give(const char *value, size_t n, char *buf, size_t len)
+{
+    if (len && n > len)
+        return -ERANGE;
+    if (len)
+        memcpy(buf, value, n);
+    return (ssize_t)n;
+}
+
+ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+{
+    if (strncmp(name, PREFIX, strlen(PREFIX)))
+        return -ENODATA;
+    cJSON *all = describe(src, id);
+    const cJSON *item = ckpt_json_get(all, name + strlen(PREFIX));
+    ssize_t r = item ? give(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
+    cJSON_Delete(all);
+    return r;
+}
+
+ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
+{
+    cJSON *all = describe(src, id);
+    struct ckpt_buf names = CKPT_BUF_INIT;
+    const cJSON *e;
+    cJSON_ArrayForEach(e, all)
+    {
+        ckpt_buf_addf(&names, PREFIX "%s", e->string);
+        ckpt_buf_addc(&names, 0);
+    }
+    ssize_t r = ckpt_buf_error(&names);
+    if (r == 0)
+        r = give((char *)names.data, names.len, buf, len);
+    ckpt_buf_clear(&names);
+    cJSON_Delete(all);
+    return r;
+}
+
+int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_len, struct ckpt_err *err)
+{
+    struct target t;
+    uint32_t node;
+    struct ckpt_buf json = CKPT_BUF_INIT;
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    if (!t.tree && t.node->kind != NODE_TREE)
+        r = ckpt_fail(err, ENODATA, "not a checkpoint, nor a part of one");
+    else if ((r = source_enter(src, &t, &node, err)) == 0)
+        r = ckpt_view_meta(t.tree, node, &json, err);
+    if (r == 0 && !(*ret = ckpt_buf_steal(&json, ret_len)))
+        r = ckpt_fail(err, ENOMEM, "out of memory");
+    ckpt_buf_clear(&json);
+    source_done(src, &t);
+    return r;
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/view/view.h"
+
+#include "core/base/util.h"
+#include "core/view/rendering.h"
+
+/* --- names --- */
+
+static bool ends_with(const char *name, size_t len, const char *suffix, size_t *ret_base)
+{
+    size_t n = strlen(suffix);
+    if (len < n || memcmp(name + len - n, suffix, n))
+        return false;
+    *ret_base = len - n;
+    return true;
+}
+
+/* The leaf of a key (its listed name without the suffix). */
+static uint32_t leaf_of_key(const struct ckpt_tree *t, uint32_t parent, const char *key, size_t len)
+{
+    uint32_t node = ckpt_tree_lookup_suffix(t, parent, key, len, ".npy");
+    if (node == CKPT_NO_NODE || t->nodes[node].kind != CKPT_NODE_ARRAY)
+        node = ckpt_tree_lookup_suffix(t, parent, key, len, ".json");
+    if (node != CKPT_NO_NODE && t->nodes[node].kind != CKPT_NODE_ARRAY && t->nodes[node].kind != CKPT_NODE_VALUE)
+        node = CKPT_NO_NODE;
+    return node;
+}
+
+/* KEY@SLICE, KEY@SLICE.npy: the last @ that has a key before it. */
+static bool lookup_slice(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len, uint32_t *ret_node, enum ckpt_view *ret_view,
+                         const char **ret_slice, size_t *ret_slice_len)
+{
+    size_t end = len;
+    bool npy = ends_with(name, len, ".npy", &end);
+    const char *at = memrchr(name, '@', end);
+    if (!at)
+        return false;
+    uint32_t node = ckpt_tree_lookup_suffix(t, parent, name, (size_t)(at - name), ".npy");
+    if (node == CKPT_NO_NODE || t->nodes[node].kind != CKPT_NODE_ARRAY)
+        return false;
+    *ret_node = node;
+    *ret_view = npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE;
+    *ret_slice = at + 1;
+    *ret_slice_len = end - (size_t)(at + 1 - name);
+    return true;
+}
+
+int ckpt_view_lookup(const struct ckpt_tree *t, uint32_t parent, const char *name, uint32_t *ret_node, enum ckpt_view *ret_view,
+                     const char **ret_slice, size_t *ret_slice_len)
+{
+    static const struct {
+        const char *suffix;
+        enum ckpt_view view;
+    } suffixes[] = {{".npy", CKPT_VIEW_NPY}, {".txt", CKPT_VIEW_TEXT}, {".meta.json", CKPT_VIEW_META}};
+    size_t len = strlen(name), base;
+    if (len > 255)
+        return -ENAMETOOLONG;
+    *ret_slice = NULL;
+    *ret_slice_len = 0;
+    *ret_view = CKPT_VIEW_LISTED;
+    if ((*ret_node = ckpt_tree_lookup(t, parent, name, len)) != CKPT_NO_NODE)
+        return 0;
+    *ret_node = parent;
+    if (!strcmp(name, ".tree.json")) {
+        *ret_view = CKPT_VIEW_TREE;
+        return 0;
+    }
+    *ret_view = CKPT_VIEW_RAW;
+    if ((*ret_node = leaf_of_key(t, parent, name, len)) != CKPT_NO_NODE)
+        return 0;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        if (!ends_with(name, len, suffixes[i].suffix, &base))
+            continue;
+        *ret_view = suffixes[i].view;
+        *ret_node = leaf_of_key(t, parent, name, base);
+        if (*ret_node == CKPT_NO_NODE && *ret_view == CKPT_VIEW_META) { /* of a blob, under its own name */
+            *ret_node = ckpt_tree_lookup(t, parent, name, base);
+            if (*ret_node != CKPT_NO_NODE && t->nodes[*ret_node].kind != CKPT_NODE_BLOB)
+                *ret_node = CKPT_NO_NODE;
+        }
+        /* KEY.npy of an array would have been its listed name. */
+        if (*ret_node != CKPT_NO_NODE && (*ret_view != CKPT_VIEW_NPY || t->nodes[*ret_node].kind == CKPT_NODE_VALUE))
+            return 0;
+    }
+    if (ends_with(name, len, ".safetensors", &base)) {
+        *ret_view = CKPT_VIEW_SAFETENSORS;
+        *ret_node = base ? ckpt_tree_lookup(t, parent, name, base) : parent;
+        if (*ret_node != CKPT_NO_NODE && t->nodes[*ret_node].kind == CKPT_NODE_DIR)
+            return 0;
+    }
+    return lookup_slice(t, parent, name, len, ret_node, ret_view, ret_slice, ret_slice_len) ? 0 : -ENOENT;
+}
+
+int ckpt_view_select(struct ckpt_tree *t, uint32_t node, const char *slice, size_t len, struct ckpt_selection *ret, struct ckpt_err *err)
+{
+    struct ckpt_array *a;
+    int r = ckpt_tree_layout(t, node, &a, err);
+    if (r < 0)
+        return r;
+    r = ckpt_slice_parse(slice, len, a->ndim, a->shape, ret);
+    ckpt_array_unref(a);
+    return r < 0 ? ckpt_fail(err, -r, "@%.*s is not a slice of this array", (int)len, slice) : 0;
+}
+
+bool ckpt_viewed_is_dir(const struct ckpt_viewed *f)
+{
+    return f->view == CKPT_VIEW_LISTED && f->tree->nodes[f->node].kind == CKPT_NODE_DIR;
+}
+
+/* --- sizes and bytes: a header made here, then elements --- */
+
+struct opened {
+    struct ckpt_array *array;   /* the elements that follow the header; NULL: there are none */
+    struct ckpt_selection sel;
+    struct ckpt_buf head;       /* all of a small file, or the header of one */
+    struct ckpt_extent blob;
+    struct ckpt_rendering *rendering;
+    uint64_t body;              /* bytes after the header */
+};
+
+static void opened_clear(struct opened *o)
+{
+    ckpt_array_unref(o->array);
+    ckpt_buf_clear(&o->head);
+    ckpt_extent_clear(&o->blob);
+    ckpt_rendering_unref(o->rendering);
+}
+
+static int open_array(const struct ckpt_viewed *f, struct opened *o, struct ckpt_err *err)
+{
+    uint64_t shape[CKPT_MAX_DIMS];
+    int r = ckpt_tree_layout(f->tree, f->node, &o->array, err);
+    if (r < 0)
+        return r;
+    const struct ckpt_array *a = o->array;
+    if (a->unsupported)
+        return ckpt_fail(err, a->unsupported, "%s", a->why);
+    if (f->sel)
+        o->sel = *f->sel;
+    else
+        ckpt_selection_all(&o->sel, a->ndim, a->shape);
+    unsigned ndim = ckpt_selection_shape(&o->sel, shape);
+    o->body = ckpt_selection_elements(&o->sel) * a->itemsize;
+    if (f->view == CKPT_VIEW_LISTED || f->view == CKPT_VIEW_SLICE_NPY)
+        ckpt_npy_add_header(&o->head, ckpt_dtype_info(a->dtype)->descr, ndim, shape);
+    return ckpt_buf_error(&o->head);
+}
+
+static int open_value(const struct ckpt_viewed *f, struct opened *o, struct ckpt_err *err)
+{
+    struct ckpt_value value;
+    int r = ckpt_tree_value(f->tree, f->node, &o->head, &value, err);
+    if (r < 0)
+        return r;
+    if (f->view == CKPT_VIEW_NPY) {
+        if (value.dtype == CKPT_DT_OTHER) /* null, a string, a number beyond 64 bits */
+            return ckpt_fail(err, ENOENT, "this value has no array form");
+        o->head.len = 0;
+        ckpt_npy_add_header(&o->head, ckpt_dtype_info(value.dtype)->descr, 0, NULL);
+        ckpt_buf_add(&o->head, value.element, ckpt_dtype_info(value.dtype)->size);
+    } else
+        ckpt_buf_addc(&o->head, '\n');
+    return ckpt_buf_error(&o->head);
+}
+
+static int open_viewed(struct ckpt_views *v, const struct ckpt_viewed *f, struct opened *o, struct ckpt_err *err)
+{
+    *o = (struct opened){0};
+    switch (f->view) {
+    case CKPT_VIEW_LISTED:
+    case CKPT_VIEW_RAW:
+    case CKPT_VIEW_NPY:
+    case CKPT_VIEW_SLICE:
+    case CKPT_VIEW_SLICE_NPY:
+        break;
+    default: {
+        int r = ckpt_rendering_get(v, f, &o->rendering, err);
+        if (r == 0)
+            o->body = o->rendering->size;
+        return r;
+    }
+    }
+    switch (f->tree->nodes[f->node].kind) {
+    case CKPT_NODE_ARRAY:
+        return open_array(f, o, err);
+    case CKPT_NODE_VALUE:
+        return open_value(f, o, err);
+    case CKPT_NODE_BLOB: {
+        int r = f->tree->format->blob(f->tree, f->node, &o->blob, err);
+        o->body = o->blob.len;
+        return r;
+    }
+    default:
+        return ckpt_fail(err, EISDIR, "a directory");
+    }
+}
+
+int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *ret_size, uint64_t *ret_stored, struct ckpt_err *err)
+{
+    struct opened o;
+    int r = open_viewed(v, f, &o, err);
+    if (r == 0) {
+        *ret_size = o.head.len + o.body;
+        *ret_stored = o.blob.len;
+        if (o.array && f->view == CKPT_VIEW_LISTED &&
+            f->tree->format->stored(f->tree, f->node, o.array, ret_stored, NULL) < 0)
+            *ret_stored = o.array->nbytes;
+        else if (!o.array && f->tree->nodes[f->node].kind == CKPT_NODE_VALUE)
+            *ret_stored = o.head.len;
+    }
+    opened_clear(&o);
+    return r;
+}
+
+/* The part of [off, off + len) that lies in [begin, begin + size): returns its length, *ret_at is where it begins in that piece. */
+static size_t overlap(uint64_t off, size_t len, uint64_t begin, uint64_t size, uint64_t *ret_at)
+{
+    uint64_t from = CKPT_MAX(off, begin), to = CKPT_MIN(off + len, begin + size);
+    *ret_at = from - begin;
+    return to > from ? (size_t)(to - from) : 0;
+}
+
+/* The data of a safetensors file: parts one after another, each a leaf's elements. */
+static int read_parts(struct ckpt_views *v, const struct ckpt_viewed *f, const struct ckpt_rendering *r, uint8_t *buf, size_t len, uint64_t off,
+                      struct ckpt_err *err)
+{
+    size_t lo = 0, hi = r->part_count;
+    while (hi - lo > 1) { /* the last part that begins at or before off */
+        size_t mid = lo + (hi - lo) / 2;
+        if (r->parts[mid].off <= off)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    for (size_t i = lo; i < r->part_count && len; i++) {
+        uint64_t end = i + 1 < r->part_count ? r->parts[i + 1].off : r->size, at;
+        size_t n = overlap(off, len, r->parts[i].off, end - r->parts[i].off, &at);
+        if (!n)
+            continue;
+        enum ckpt_node_kind kind = f->tree->nodes[r->parts[i].node].kind;
+        int e = 0;
+        if (kind == CKPT_NODE_VALUE) {
+            struct ckpt_buf json = CKPT_BUF_INIT;
+            struct ckpt_value value;
+            e = ckpt_tree_value(f->tree, r->parts[i].node, &json, &value, err);
+            ckpt_buf_clear(&json);
+            memcpy(buf, value.element + at, n);
+        } else {
+            struct ckpt_viewed leaf = {f->tree, r->parts[i].node, CKPT_VIEW_RAW, NULL};
+            struct opened o;
+            e = open_viewed(v, &leaf, &o, err);
+            if (e == 0)
+                e = ckpt_read_array(&v->reader, f->tree, leaf.node, o.array, &o.sel, buf, n, at, err);
+            opened_clear(&o);
+        }
+        if (e < 0)
+            return e;
+        buf += n;
+        off += n;
+        len -= n;
+    }
+    return 0;
+}
+
+static int read_body(struct ckpt_views *v, const struct ckpt_viewed *f, const struct opened *o, uint8_t *buf, size_t len, uint64_t off,
+                     struct ckpt_err *err)
+{
+    if (o->array)
+        return ckpt_read_array(&v->reader, f->tree, f->node, o->array, &o->sel, buf, len, off, err);
+    if (!o->rendering) {
+        int r = ckpt_extent_read(&o->blob, buf, len, off);
+        return r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : 0;
+    }
+    uint64_t at;
+    size_t n = overlap(off, len, 0, ckpt_rendering_text_size(o->rendering), &at);
+    if (n) {
+        ssize_t r = ckpt_rendering_read(o->rendering, buf, n, at);
+        if (r < 0)
+            return ckpt_fail(err, (int)-r, "%s", strerror((int)-r));
+    }
+    return n < len ? read_parts(v, f, o->rendering, buf + n, len - n, off + n, err) : 0;
+}
+
+ssize_t ckpt_view_read(struct ckpt_views *v, const struct ckpt_viewed *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+{
+    struct opened o;
+    int r = open_viewed(v, f, &o, err);
+    ssize_t done = 0;
+    if (r == 0) {
+        uint64_t at;
+        size_t n = overlap(off, len, 0, o.head.len, &at);
+        if (n)
+            memcpy(buf, o.head.data + at, n);
+        done = (ssize_t)n;
+        n = overlap(off, len, o.head.len, o.body, &at);
+        if (n)
+            r = read_body(v, f, &o, (uint8_t *)buf + done, n, at, err);
+        done += (ssize_t)n;
+    }
+    opened_clear(&o);
+    return r < 0 ? r : done;
+}
+
+ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t len, uint64_t off, ckpt_give_fn *give, void *arg,
+                       struct ckpt_err *err)
+{
+    struct opened o;
+    struct iovec iov[2];
+    int r = open_viewed(v, f, &o, err);
+    ssize_t done = -1;
+    if (r == 0 && o.array) {
+        uint64_t head_at, body_at;
+        size_t head = overlap(off, len, 0, o.head.len, &head_at), body = overlap(off, len, o.head.len, o.body, &body_at);
+        struct ckpt_chunk *hold;
+        const void *data;
+        r = ckpt_map_array(&v->reader, f->tree, f->node, o.array, &o.sel, body, body_at, &data, &hold, err);
+        if (r == 0 && data) {
+            iov[0] = (struct iovec){o.head.data + head_at, head};
+            iov[1] = (struct iovec){(void *)(uintptr_t)data, body};
+            r = give(arg, iov + !head, 2 - !head);
+            done = (ssize_t)(head + body);
+        }
+        ckpt_chunk_put(v->reader.cache, hold);
+    }
+    opened_clear(&o);
+    if (r < 0 || done >= 0)
+        return r < 0 ? r : done;
+    CKPT_AUTOFREE uint8_t *buf = malloc(len ? len : 1);
+    done = buf ? ckpt_view_read(v, f, buf, len, off, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    if (done < 0)
+        return done;
+    iov[0] = (struct iovec){buf, (size_t)done};
+    r = give(arg, iov, 1);
+    return r < 0 ? r : done;
+}
