@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/mount_options.h"
+
+#include "core/base/buf.h"
+#include "core/base/util.h"
+
+#include <stdio.h>
+
+static int parse_number(const char *text, int base, uint64_t max, uint64_t *ret)
+{
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, base);
+    if (!*text || *text == '-' || errno || end == text)
+        return -EINVAL;
+    unsigned shift = 0;
+    switch (*end) {
+    case 'K': case 'k': shift = 10; break;
+    case 'M': case 'm': shift = 20; break;
+    case 'G': case 'g': shift = 30; break;
+    default: break;
+    }
+    if (shift)
+        end++;
+    if (*end || v > max >> shift)
+        return -EINVAL;
+    *ret = (uint64_t)v << shift;
+    return 0;
+}
+
+/* One option of ours: 1 if it was, 0 if it is for FUSE. */
+static int parse_option(struct fs_mount_options *o, const char *name, const char *value, struct ckpt_err *err)
+{
+    static const char *const writing[] = {"settle", "commit", "overwrite", "writers", "writer", "commit_timeout", "codec", NULL};
+    static const char *const later[] = {"flat", "passthrough", "profile", "verify", NULL};
+    uint64_t n = 0;
+    int r = 0;
+    if (!strcmp(name, "ro") || !strcmp(name, "rw"))
+        return 1; /* always read-only: no root can be written yet */
+    for (int i = 0; writing[i]; i++)
+        if (!strcmp(name, writing[i]))
+            return ckpt_fail(err, EINVAL, "option %s is for writing, which this version does not have", name);
+    for (int i = 0; later[i]; i++)
+        if (!strcmp(name, later[i]))
+            return ckpt_fail(err, EINVAL, "option %s is not supported by this version", name);
+    if (!strcmp(name, "refresh")) {
+        char *end;
+        o->core.refresh = value ? strtod(value, &end) : -1;
+        if (!value || end == value || *end || !(o->core.refresh >= 0 && o->core.refresh <= 86400))
+            r = -EINVAL;
+    } else if (!strcmp(name, "cache")) {
+        r = value ? parse_number(value, 10, (uint64_t)1 << 50, &n) : -EINVAL;
+        o->core.cache = n;
+    } else if (!strcmp(name, "uid") || !strcmp(name, "gid")) {
+        r = value ? parse_number(value, 10, UINT32_MAX - 1, &n) : -EINVAL;
+        *(name[0] == 'u' ? &o->uid : &o->gid) = (unsigned)n;
+        *(name[0] == 'u' ? &o->set_uid : &o->set_gid) = true;
+    } else if (!strcmp(name, "umask")) {
+        r = value ? parse_number(value, 8, 0777, &n) : -EINVAL;
+        o->umask = (unsigned)n;
+    } else
+        return 0;
+    return r < 0 ? ckpt_fail(err, EINVAL, "option %s=%s: not a value it can have", name, value ? value : "") : 1;
+}
+
+/* A comma-separated list; a comma in a value is written "\,". */
+static int parse_list(struct fs_mount_options *o, const char *list, struct ckpt_buf *fuse, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *word = malloc(strlen(list) + 1);
+    if (!word)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    for (const char *p = list; *p;) {
+        const char *begin = p;
+        size_t n = 0;
+        for (; *p && *p != ','; p++) {
+            if (*p == '\\' && p[1])
+                p++;
+            word[n++] = *p;
+        }
+        word[n] = 0;
+        size_t raw = (size_t)(p - begin);
+        p += *p == ',';
+        if (!n)
+            continue;
+        char *value = strchr(word, '=');
+        if (value)
+            *value++ = 0;
+        int r = parse_option(o, word, value, err);
+        if (r < 0)
+            return r;
+        if (r == 0) {
+            if (fuse->len)
+                ckpt_buf_addc(fuse, ',');
+            ckpt_buf_add(fuse, begin, raw);
+        }
+    }
+    return 0;
+}
+
+int fs_mount_options_parse(int argc, char **argv, struct fs_mount_options *o, struct ckpt_err *err)
+{
+    *o = (struct fs_mount_options){.core = CKPT_OPTIONS_INIT};
+    struct ckpt_buf fuse = CKPT_BUF_INIT;
+    bool only_names = false;
+    int r = 0;
+    for (int i = 1; i < argc && r >= 0; i++) {
+        const char *a = argv[i];
+        if (only_names || a[0] != '-' || !a[1]) {
+            if (o->mountpoint)
+                r = ckpt_fail(err, EINVAL, "more than a source and a mount point: %s", a);
+            else
+                *(o->source ? &o->mountpoint : &o->source) = a;
+        } else if (!strcmp(a, "--"))
+            only_names = true;
+        else if (!strcmp(a, "-f"))
+            o->foreground = true;
+        else if (!strcmp(a, "-d"))
+            o->foreground = o->debug = true;
+        else if (!strcmp(a, "-s"))
+            o->single_thread = true;
+        else if (!strncmp(a, "-o", 2)) {
+            const char *list = a[2] ? a + 2 : ++i < argc ? argv[i] : NULL;
+            r = list ? parse_list(o, list, &fuse, err) : ckpt_fail(err, EINVAL, "-o wants options");
+        } else
+            r = ckpt_fail(err, EINVAL, "unknown option %s", a);
+    }
+    if (r >= 0 && !o->mountpoint)
+        r = ckpt_fail(err, EINVAL, o->source ? "the mount point is missing" : "the source and the mount point are missing");
+    if (r >= 0 && fuse.len) {
+        o->fuse = ckpt_buf_steal(&fuse, NULL);
+        r = o->fuse ? 0 : -ENOMEM;
+    }
+    ckpt_buf_clear(&fuse);
+    return r < 0 ? r : 0;
+}
+
+void fs_mount_options_clear(struct fs_mount_options *o)
+{
+    free(o->fuse);
+    o->fuse = NULL;
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How the kernel may remember: what is part of a committed step, for ever (another step under the same name has other numbers);
+ * what the source holds besides, for the refresh time; a control file, not at all.
+ *
+ * Files need no open: the answer ENOSYS to the first one tells the kernel to stop asking, and a file that is read again costs no request.
+ * Readers that outlive their step are safe all the same, since a checkpoint's files are kept open while the kernel
+ * knows any of its names.
+ */
+#include "fs/operations.h"
+
+#include "core/base/util.h"
+
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#define FOR_EVER (365 * 86400.0)
+#define INSIDE ((uint64_t)1 << 40) /* ids from here on are inside of checkpoints */
+
+static struct fs_mount *mount_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+
+static void fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct stat *st)
+{
+    static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
+    *st = (struct stat){
+        .st_ino = a->ino,
+        .st_mode = types[a->type] | (a->type == CKPT_LINK ? 0777 : a->mode & ~(mode_t)m->opt->umask),
+        .st_nlink = a->type == CKPT_DIR ? 2 : 1,
+        .st_uid = m->opt->set_uid ? m->opt->uid : a->uid,
+        .st_gid = m->opt->set_gid ? m->opt->gid : a->gid,
+        .st_size = (off_t)a->size,
+        .st_blocks = (blkcnt_t)((a->stored + 511) / 512),
+        .st_blksize = 1 << 20, /* tools that size their buffers by it read fast */
+    };
+    st->st_mtim.tv_sec = a->mtime_ns / 1000000000;
+    st->st_mtim.tv_nsec = a->mtime_ns % 1000000000;
+    if (st->st_mtim.tv_nsec < 0) {
+        st->st_mtim.tv_sec--;
+        st->st_mtim.tv_nsec += 1000000000;
+    }
+    st->st_atim = st->st_ctim = st->st_mtim;
+}
+
+static void fill_entry(const struct fs_mount *m, const struct ckpt_attr *a, struct fuse_entry_param *e)
+{
+    *e = (struct fuse_entry_param){.ino = a->id};
+    e->entry_timeout = a->forever ? FOR_EVER : a->snapshot ? 0 : m->opt->core.refresh;
+    e->attr_timeout = a->forever || a->snapshot ? FOR_EVER : m->opt->core.refresh;
+    fill_stat(m, a, &e->attr);
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+    struct fs_mount *m = userdata;
+    m->no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
+    conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE); /* slower here than copying */
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    struct fs_mount *m = mount_of(req);
+    struct ckpt_attr a;
+    struct fuse_entry_param e = {0};
+    int r = ckpt_lookup(m->source, parent, name, &a, NULL);
+    if (r == -ENOENT && parent >= INSIDE) {
+        e.entry_timeout = FOR_EVER; /* a committed step never gets another name */
+        fuse_reply_entry(req, &e);
+        return;
+    }
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    fill_entry(m, &a, &e);
+    if (fuse_reply_entry(req, &e) < 0)
+        ckpt_forget(m->source, a.id, 1);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
+{
+    ckpt_forget(mount_of(req)->source, ino, count);
+    fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+    for (size_t i = 0; i < count; i++)
+        ckpt_forget(mount_of(req)->source, forgets[i].ino, forgets[i].nlookup);
+    fuse_reply_none(req);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct fs_mount *m = mount_of(req);
+    struct ckpt_attr a;
+    struct stat st;
+    int r = ckpt_getattr(m->source, ino, &a, NULL);
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    fill_stat(m, &a, &st);
+    fuse_reply_attr(req, &st, a.forever || a.snapshot ? FOR_EVER : m->opt->core.refresh);
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+    char target[4096];
+    int r = ckpt_readlink(mount_of(req)->source, ino, target, sizeof target);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_readlink(req, target);
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct fs_mount *m = mount_of(req);
+    struct ckpt_attr a;
+    if (m->no_open) {
+        fuse_reply_err(req, ENOSYS);
+        return;
+    }
+    int r = ckpt_getattr(m->source, ino, &a, NULL);
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    fi->keep_cache = a.forever;
+    fuse_reply_open(req, fi);
+}
+
+static int give(void *arg, const struct iovec *iov, int count)
+{
+    fuse_reply_iov(arg, iov, count); /* if it fails, the reader has gone */
+    return 0;
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    ssize_t n = ckpt_read_to(mount_of(req)->source, ino, size, (uint64_t)off, give, req, NULL);
+    if (n < 0)
+        fuse_reply_err(req, (int)-n);
+}
+
+static struct ckpt_dir *dir_of(const struct fuse_file_info *fi)
+{
+    return (struct ckpt_dir *)(uintptr_t)fi->fh;
+}
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct ckpt_dir *dir;
+    bool forever;
+    int r = ckpt_opendir(mount_of(req)->source, ino, &dir, &forever, NULL);
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    fi->fh = (uintptr_t)dir;
+    fi->cache_readdir = fi->keep_cache = forever;
+    if (fuse_reply_open(req, fi) < 0)
+        ckpt_closedir(dir);
+}
+
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    ckpt_closedir(dir_of(fi));
+    fuse_reply_err(req, 0);
+}
+
+/* Positions 0 and 1 are "." and ".."; the directory's own follow. */
+static int next_dirent(struct ckpt_dir *dir, uint64_t pos, fuse_ino_t ino, struct ckpt_dirent *ret)
+{
+    if (pos < 2) {
+        *ret = (struct ckpt_dirent){.type = CKPT_DIR, .ino = ino, .next = pos + 1};
+        strcpy(ret->name, pos ? ".." : ".");
+        return 1;
+    }
+    int r = ckpt_readdir(dir, pos - 2, ret);
+    ret->next += 2;
+    return r;
+}
+
+static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
+{
+    static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
+    struct fs_mount *m = mount_of(req);
+    CKPT_AUTOFREE char *buf = malloc(size);
+    size_t used = 0;
+    struct ckpt_dirent d;
+    int r = buf ? 0 : -ENOMEM;
+    for (uint64_t pos = (uint64_t)off; r >= 0 && (r = next_dirent(dir_of(fi), pos, ino, &d)) == 1; pos = d.next) {
+        struct fuse_entry_param e = {.attr = {.st_ino = d.ino, .st_mode = types[d.type]}};
+        struct ckpt_attr a;
+        bool taken = false;
+        if (plus && pos >= 2) {
+            int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
+            if (l == -ENOENT && !ckpt_dir_in_tree(dir_of(fi)))
+                continue; /* it has gone since the directory was opened */
+            taken = l == 0;
+            if (taken)
+                fill_entry(m, &a, &e);
+        }
+        size_t n = plus ? fuse_add_direntry_plus(req, buf + used, size - used, d.name, &e, (off_t)d.next)
+                        : fuse_add_direntry(req, buf + used, size - used, d.name, &e.attr, (off_t)d.next);
+        if (n > size - used) {
+            if (taken)
+                ckpt_forget(m->source, a.id, 1);
+            break;
+        }
+        used += n;
+    }
+    if (r < 0 && !used)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_buf(req, buf, used);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    list(req, ino, size, off, fi, false);
+}
+
+static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    list(req, ino, size, off, fi, true);
+}
+
+static void reply_xattr(fuse_req_t req, ssize_t n, const char *buf, size_t size)
+{
+    if (n < 0)
+        fuse_reply_err(req, (int)-n);
+    else if (!size)
+        fuse_reply_xattr(req, (size_t)n);
+    else
+        fuse_reply_buf(req, buf, (size_t)n);
+}
+
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
+    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(mount_of(req)->source, ino, name, buf, size), buf, size);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+    CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
+    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_listxattr(mount_of(req)->source, ino, buf, size), buf, size);
+}
+
+const struct fuse_lowlevel_ops fs_operations = {
+    .init = op_init,
+    .lookup = op_lookup,
+    .forget = op_forget,
+    .forget_multi = op_forget_multi,
+    .getattr = op_getattr,
+    .readlink = op_readlink,
+    .open = op_open,
+    .read = op_read,
+    .opendir = op_opendir,
+    .readdir = op_readdir,
+    .readdirplus = op_readdirplus,
+    .releasedir = op_releasedir,
+    .getxattr = op_getxattr,
+    .listxattr = op_listxattr,
+};
