@@ -101,49 +101,84 @@ static int store_get(void *arg, const char *name, struct ckpt_extent *ret, struc
 
 /* --- steps that are being deleted --- */
 
-/* Whether anything changed between two looks at a directory and what it holds, two levels down. */
-static int add_mtimes(void *arg, const char *name, enum ckpt_ftype type)
+#define QUIET_NS 2000000000ll /* whoever deletes a checkpoint may be held up for a while between two files */
+
+/* Whether anything changed between two looks at a directory and what it holds, two levels down; and when that was last. */
+struct print {
+    struct ckpt_backend *dir;
+    uint64_t sum;
+    int64_t newest_ns;
+};
+
+static void add_mtime(struct print *p, const char *path)
 {
-    uint64_t *sum = arg;
-    *sum = *sum * 31 + hash_text((const uint8_t *)name, strlen(name)) + (uint64_t)type;
+    struct ckpt_stat st;
+    if (ckpt_backend_stat(p->dir, path, &st) < 0)
+        return;
+    p->sum = p->sum * 31 + (uint64_t)st.mtime_ns;
+    p->newest_ns = CKPT_MAX(p->newest_ns, st.mtime_ns);
+}
+
+static int add_entry(void *arg, const char *name, enum ckpt_ftype type)
+{
+    struct print *p = arg;
+    p->sum += hash_text((const uint8_t *)name, strlen(name)) + (uint64_t)type; /* they come in no order */
     return 0;
 }
 
-static uint64_t fingerprint(struct orbax *o)
+static int add_subdir(void *arg, const char *name, enum ckpt_ftype type)
 {
-    struct ckpt_backend *dir = ckpt_pins_dir(o->tree->pins);
-    uint64_t sum = 1;
-    if (ckpt_backend_list(dir, "", add_mtimes, &sum) < 0)
+    if (type == CKPT_FT_DIR)
+        add_mtime(arg, name);
+    return 0;
+}
+
+static uint64_t fingerprint(struct orbax *o, int64_t *ret_newest_ns)
+{
+    struct print p = {.dir = ckpt_pins_dir(o->tree->pins), .sum = 1};
+    if (ckpt_backend_list(p.dir, "", add_entry, &p) < 0)
         return 0; /* a directory that has no name any more */
+    add_mtime(&p, "");
+    if (ckpt_backend_list(p.dir, "", add_subdir, &p) < 0)
+        return 0;
     for (unsigned i = 0; i < o->count; i++) {
-        struct ckpt_stat st;
-        for (unsigned j = 0; j < 2; j++) {
-            CKPT_AUTOFREE char *path = orbax_path(&o->items[i], j ? "ocdbt.process_0/d" : "");
-            if (path && ckpt_backend_stat(dir, path, &st) == 0)
-                sum = sum * 31 + (uint64_t)st.mtime_ns;
-        }
+        CKPT_AUTOFREE char *path = orbax_path(&o->items[i], "ocdbt.process_0/d");
+        if (path)
+            add_mtime(&p, path);
     }
-    return sum;
+    if (ret_newest_ns)
+        *ret_newest_ns = p.newest_ns;
+    return p.sum ? p.sum : 1;
+}
+
+/* Nothing has happened to it for a while; a time stamp from the future says nothing. */
+static bool long_ago(int64_t ns)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t age = now.tv_sec * 1000000000ll + now.tv_nsec - ns;
+    return age > QUIET_NS || age < 0;
 }
 
 /*
  * A file is missing: is the checkpoint damaged, or just being deleted (file by file, under its own name)? It is being deleted when its
- * directories have changed since it was opened, or go on changing now; so this may wait, but does so once for each state of the
- * directories.
+ * directories have changed since it was opened, or go on changing now; so this waits until nothing has changed for QUIET_NS, but
+ * does so once for each state of the directories.
  */
 static bool is_vanishing(struct orbax *o)
 {
     if (!ckpt_pins_dir(o->tree->pins)->ops->changes)
         return false;
-    uint64_t before = fingerprint(o), loaded = atomic_load(&o->loaded_print);
+    int64_t newest = 0;
+    uint64_t before = fingerprint(o, &newest), loaded = atomic_load(&o->loaded_print);
     if (atomic_load(&o->vanished))
         return true;
     if (before && before == atomic_load(&o->stable_print))
         return false;
     bool gone = !before || (loaded && before != loaded);
-    for (int quiet = 0, looks = 0; !gone && quiet < 4 && looks < 200; looks++) {
+    for (int quiet = 0, looks = 0; !gone && (quiet < 4 || !long_ago(newest)) && looks < 200; looks++) {
         nanosleep(&(struct timespec){.tv_nsec = 25000000}, NULL);
-        uint64_t now = fingerprint(o);
+        uint64_t now = fingerprint(o, &newest);
         gone = !now || (loaded && now != loaded);
         quiet = now == before ? quiet + 1 : 0;
         before = now;
@@ -737,7 +772,7 @@ static int orbax_open(struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckp
     else if (r == -ENOENT)
         r = err ? (err->code = EUCLEAN, -EUCLEAN) : -EUCLEAN;
     if (r == 0) {
-        atomic_store(&o->loaded_print, fingerprint(o));
+        atomic_store(&o->loaded_print, fingerprint(o, NULL));
         load_custom_metadata(o);
         r = ckpt_tree_finish(t, err);
     }
