@@ -85,8 +85,10 @@ def test_live(mount, tmp_path, layout):
     root = tmp_path / "run"
     root.mkdir()
     m = mount(root, "refresh=1", patience=SECONDS + 120)
-    writer = subprocess.Popen([sys.executable, Path(__file__).parent / "live_writer.py", root, str(SECONDS), layout],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    output = tmp_path / "writer.log"                       # a file: a pipe that nobody reads would stop the writer when it is full
+    with open(output, "w") as log:
+        writer = subprocess.Popen([sys.executable, Path(__file__).parent / "live_writer.py", root, str(SECONDS), layout],
+                                  stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     reader, lag = Reader(m.top, 1), 0.0
     try:
         behind = None
@@ -104,7 +106,8 @@ def test_live(mount, tmp_path, layout):
                 behind = (newest, time.monotonic())
             else:
                 lag = max(lag, time.monotonic() - behind[1])
-        said, _ = writer.communicate(timeout=30)
+        writer.wait(30)
+        said = output.read_text(errors="replace")
     finally:
         util.end_process(writer)
     assert writer.returncode == 0, said[-3000:]

@@ -418,12 +418,14 @@ int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *e
                 ckpt_fail_in(err, -r, "checkpoint");
         } else if (r != -ENOENT && r != -EISDIR)
             r = ckpt_fail(err, -r, "checkpoint: %s", strerror(-r));
-        else
+        else {
+            o->guessed = true;
             r = ckpt_backend_list(ckpt_pins_dir(o->tree->pins), item->dir, guess_leaf, &l);
+        }
     }
     if (r == 0)
         r = open_database(&l);
-    if (r == 0 && !has_metadata && item->db && o->tree->count == first)
+    if (r == 0 && !has_metadata && !item->aggregate && o->tree->count == first) /* what made it an item went meanwhile */
         r = ckpt_fail(err, ENOENT, "_METADATA is missing");
     if (r == 0)
         r = settle_scalars(&l, first);

@@ -33,6 +33,7 @@ struct orbax {
     struct orbax_item *items;
     unsigned count;
     bool incomplete;      /* something that belongs to it was not there when it was loaded */
+    bool guessed;              /* an item without any metadata: an old one, or what is left of one */
     atomic_uint_fast64_t loaded_print, stable_print; /* see is_vanishing(); 0 = none yet */
     atomic_bool vanished;
     struct ckpt_zarr_cache *shards;

@@ -133,7 +133,8 @@ static int add_subdir(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
-static uint64_t fingerprint(struct orbax *o, int64_t *ret_newest_ns)
+/* `array`: the directory of the array that something is missing of, or NULL. */
+static uint64_t fingerprint(struct orbax *o, const char *array, int64_t *ret_newest_ns)
 {
     struct print p = {.dir = ckpt_pins_dir(o->tree->pins), .sum = 1};
     if (ckpt_backend_list(p.dir, "", add_entry, &p) < 0)
@@ -141,23 +142,27 @@ static uint64_t fingerprint(struct orbax *o, int64_t *ret_newest_ns)
     add_mtime(&p, "");
     if (ckpt_backend_list(p.dir, "", add_subdir, &p) < 0)
         return 0;
-    for (unsigned i = 0; i < o->count; i++) {
-        CKPT_AUTOFREE char *path = orbax_path(&o->items[i], "ocdbt.process_0/d");
+    for (unsigned i = 0; i < 2 * o->count; i++) {
+        CKPT_AUTOFREE char *path = orbax_path(&o->items[i / 2], i % 2 ? "ocdbt.process_0/d" : "");
         if (path)
             add_mtime(&p, path);
     }
+    struct print other = {.dir = p.dir, .newest_ns = p.newest_ns};
+    if (array) /* no part of the sum, which must not differ from array to array */
+        add_mtime(&other, array);
+    p.newest_ns = other.newest_ns;
     if (ret_newest_ns)
         *ret_newest_ns = p.newest_ns;
     return p.sum ? p.sum : 1;
 }
 
-/* Nothing has happened to it for a while; a time stamp from the future says nothing. */
+/* Nothing has happened to it for a while; a time stamp from the far future says nothing. */
 static bool long_ago(int64_t ns)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     int64_t age = now.tv_sec * 1000000000ll + now.tv_nsec - ns;
-    return age > QUIET_NS || age < 0;
+    return age > QUIET_NS || age < -QUIET_NS;
 }
 
 /*
@@ -165,29 +170,33 @@ static bool long_ago(int64_t ns)
  * directories have changed since it was opened, or go on changing now; so this waits until nothing has changed for QUIET_NS, but
  * does so once for each state of the directories.
  */
-static bool is_vanishing(struct orbax *o)
+static bool is_vanishing(struct orbax *o, const char *array)
 {
     if (!ckpt_pins_dir(o->tree->pins)->ops->changes)
         return false;
-    int64_t newest = 0;
-    uint64_t before = fingerprint(o, &newest), loaded = atomic_load(&o->loaded_print);
+    int64_t newest = 0, now_newest;
+    uint64_t before = fingerprint(o, array, &newest), loaded = atomic_load(&o->loaded_print);
     if (atomic_load(&o->vanished))
         return true;
-    if (before && before == atomic_load(&o->stable_print))
+    if (before && before == atomic_load(&o->stable_print) && long_ago(newest))
         return false;
     bool gone = !before || (loaded && before != loaded);
-    for (int quiet = 0, looks = 0; !gone && (quiet < 4 || !long_ago(newest)) && looks < 200; looks++) {
+    for (int looks = 0; !gone && (looks < 4 || !long_ago(newest)) && looks < 200; looks++) {
         nanosleep(&(struct timespec){.tv_nsec = 25000000}, NULL);
-        uint64_t now = fingerprint(o, &newest);
-        gone = !now || (loaded && now != loaded);
-        quiet = now == before ? quiet + 1 : 0;
-        before = now;
+        now_newest = newest;
+        gone = fingerprint(o, array, &now_newest) != before || now_newest != newest;
     }
     if (gone)
         atomic_store(&o->vanished, true);
     else
         atomic_store(&o->stable_print, before);
     return gone;
+}
+
+static bool array_vanishes(struct orbax *o, const struct array_store *s)
+{
+    CKPT_AUTOFREE char *dir = strndup((char *)s->key.data, s->prefix ? s->prefix - 1 : 0);
+    return is_vanishing(o, dir && *dir ? dir : NULL);
 }
 
 /* --- layouts --- */
@@ -230,7 +239,7 @@ int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, st
     const char *name = s.item->zarr3 ? "zarr.json" : ".zarray";
     if (r == 0)
         r = store_get(&s, name, &e, err);
-    if (r == -ENOENT && !s.item->db && is_vanishing(o))
+    if (r == -ENOENT && !s.item->db && array_vanishes(o, &s))
         r = ckpt_fail(err, ENOENT, "the checkpoint is being deleted");
     else if (r == -ENOENT)
         r = ckpt_fail(err, EUCLEAN, "%.*s: its %s is missing", (int)CKPT_MIN(s.key.len, (size_t)200), (char *)s.key.data, name);
@@ -263,7 +272,7 @@ static int orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
         struct ckpt_zarr_store store = {store_get, &s};
         r = ckpt_zarr_chunk(a, index, s.item->fill_missing, &store, o->shards, node, ret, err);
         s.key.len = s.prefix;
-        if (r == -ENODATA && !s.item->db && is_vanishing(o))
+        if (r == -ENODATA && !s.item->db && array_vanishes(o, &s))
             r = ckpt_fail(err, ENOENT, "the checkpoint is being deleted");
         else if (r < 0)
             ckpt_fail_in(err, -r, "%.*s", (int)CKPT_MIN(s.key.len, (size_t)200), (char *)s.key.data);
@@ -759,7 +768,7 @@ static int orbax_open(struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckp
         r = ckpt_fail(err, ENOMEM, "out of memory");
     else
         r = orbax_is_item(ckpt_pins_dir(pins), "") ? add_item(o, "", 0, err) : load_step(o, err);
-    bool missing = r == -ENOENT || o->incomplete;
+    bool missing = r == -ENOENT || o->incomplete || o->guessed;
     for (unsigned i = 0; i < o->count && r == 0; i++) {
         struct ckpt_err pin_err = {0};
         int pinned = o->items[i].db ? ckpt_ocdbt_pin(o->items[i].db, &pin_err) : 0;
@@ -767,12 +776,12 @@ static int orbax_open(struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckp
             ckpt_log(CKPT_LOG_DEBUG, "%s", pin_err.text);
         missing |= pinned == -ENOENT;
     }
-    if (missing && is_vanishing(o))
+    if (missing && is_vanishing(o, NULL))
         r = ckpt_fail(err, ENOENT, "the checkpoint is being deleted");
     else if (r == -ENOENT)
         r = err ? (err->code = EUCLEAN, -EUCLEAN) : -EUCLEAN;
     if (r == 0) {
-        atomic_store(&o->loaded_print, fingerprint(o, NULL));
+        atomic_store(&o->loaded_print, fingerprint(o, NULL, NULL));
         load_custom_metadata(o);
         r = ckpt_tree_finish(t, err);
     }
