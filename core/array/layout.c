@@ -53,6 +53,16 @@ int ckpt_array_settle(struct ckpt_array *a, const unsigned *order)
     return 0;
 }
 
+const char *ckpt_array_descr(const struct ckpt_array *a)
+{
+    return a->descr ? a->descr : ckpt_dtype_info(a->dtype)->descr;
+}
+
+const char *ckpt_array_type(const struct ckpt_array *a)
+{
+    return a->descr ? a->descr : ckpt_dtype_info(a->dtype)->name;
+}
+
 struct ckpt_array *ckpt_array_ref(struct ckpt_array *a)
 {
     atomic_fetch_add_explicit(&a->refs, 1, memory_order_relaxed);
@@ -65,5 +75,6 @@ void ckpt_array_unref(struct ckpt_array *a)
         return;
     if (a->free_priv)
         a->free_priv(a->priv);
+    free(a->descr);
     free(a);
 }

@@ -15,7 +15,9 @@
 struct ckpt_array {
     atomic_uint refs;
     enum ckpt_dtype dtype;
+    char *descr;           /* NumPy's, of CKPT_DT_OTHER; NULL of other types. Freed with it */
     bool big_endian;       /* stored elements are */
+    bool as_shown;         /* chunks decode to elements as the mount shows them: never swapped or extended */
     uint32_t itemsize;     /* bytes */
     unsigned ndim;
     uint64_t *shape;       /* elements */
@@ -40,6 +42,9 @@ struct ckpt_array *ckpt_array_new(enum ckpt_dtype dtype, unsigned ndim, const ui
 /* Compute what follows from shape and chunk (C order when `order` is NULL; else order[i] is the logical dimension stored i-th outermost).
  * -EUCLEAN for a zero chunk or sizes beyond 2^62. */
 int ckpt_array_settle(struct ckpt_array *a, const unsigned *order) CKPT_MUST_USE;
+/* The type in an .npy header, and for people. */
+const char *ckpt_array_descr(const struct ckpt_array *a);
+const char *ckpt_array_type(const struct ckpt_array *a);
 struct ckpt_array *ckpt_array_ref(struct ckpt_array *a);
 void ckpt_array_unref(struct ckpt_array *a);
 

@@ -11,6 +11,23 @@
  * (GROWTH_AXIS_MAX_DIGITS in numpy/lib/_format_impl.py). */
 #define NPY_GROWTH_DIGITS 21
 
+/* From UTF-8 in place; false, and nothing changed, if a character is not of Latin-1. */
+static bool to_latin1(struct ckpt_buf *text)
+{
+    size_t to = 0;
+    for (size_t i = 0; i < text->len; i++)
+        if (text->data[i] > 0xc3)
+            return false;
+    for (size_t i = 0; i < text->len; i++) {
+        uint8_t c = text->data[i];
+        if (c >= 0xc2 && i + 1 < text->len)
+            c = (uint8_t)(c << 6 | (text->data[++i] & 0x3f));
+        text->data[to++] = c;
+    }
+    text->len = to;
+    return true;
+}
+
 void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim, const uint64_t *shape)
 {
     struct ckpt_buf text = CKPT_BUF_INIT;
@@ -26,24 +43,23 @@ void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim,
     }
 
     /* NumPy pads with 1 to 64 spaces, never none; the newline counts before them. */
-    bool longer = false;
+    uint8_t version = to_latin1(&text) ? 1 : 3;
     size_t len = 0;
-    for (int version = 1; version <= 2; version++) {
+    for (bool fits = false; !fits;) {
         size_t prefix = version == 1 ? 10 : 12;
         len = text.len + 1;
         len += NPY_ALIGN - (prefix + len) % NPY_ALIGN;
-        longer = len > UINT16_MAX;
-        if (!longer)
-            break;
+        fits = version > 1 || len <= UINT16_MAX;
+        version += !fits;
     }
     size_t pad = len - 1 - text.len;
-    uint8_t head[12] = "\x93NUMPY\1";
-    head[6] += longer;
+    uint8_t head[12] = "\x93NUMPY";
+    head[6] = version;
     for (int i = 0; i < 4; i++)
         head[8 + i] = (uint8_t)(len >> 8 * i); /* version 1.0 takes two of them */
     if (text.error && !buf->error)
         buf->error = text.error;
-    ckpt_buf_add(buf, head, longer ? 12 : 10);
+    ckpt_buf_add(buf, head, version > 1 ? 12 : 10);
     ckpt_buf_add(buf, text.data, text.len);
     ckpt_buf_addf(buf, "%*s\n", (int)pad, "");
     ckpt_buf_clear(&text);

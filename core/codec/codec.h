@@ -29,17 +29,18 @@ struct ckpt_stage {
 
 struct ckpt_codec_ops {
     const char *name;
+    size_t tail; /* bytes of a checksum behind the data, which are as they were; 0: this is another kind of encoding */
     /* Sets stage->state; the first read has not happened. NULL: nothing to do. */
     int (*open)(struct ckpt_stage *stage, struct ckpt_err *err);
     /* Exactly len bytes, len > 0; fewer only when the data ended and all checks of their end held. */
     ssize_t (*read)(struct ckpt_stage *stage, void *buf, size_t len, struct ckpt_err *err);
     void (*close)(struct ckpt_stage *stage); /* NULL: nothing to do; also after a failed open */
-    /* From memory to memory, exactly dst_len bytes, all checks made. NULL: only as a stream. */
+    /* From memory to memory, exactly dst_len bytes, all checks made. dst NULL: of a checksum, checked only. NULL: only as a stream. */
     int (*decode)(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len, struct ckpt_err *err);
 };
 
 extern const struct ckpt_codec_ops ckpt_codec_zstd, ckpt_codec_gzip, ckpt_codec_zlib, ckpt_codec_deflate,
-    ckpt_codec_bz2, ckpt_codec_blosc, ckpt_codec_lz4, ckpt_codec_crc32c_check;
+    ckpt_codec_bz2, ckpt_codec_blosc, ckpt_codec_lz4, ckpt_codec_crc32c_check, ckpt_codec_xxh3_check;
 
 /* Makes stage->in_len > 0; returns 1, or 0 at the end of the input, or an error. */
 int ckpt_stage_fill(struct ckpt_stage *stage, struct ckpt_err *err) CKPT_MUST_USE;

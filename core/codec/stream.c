@@ -8,6 +8,7 @@ static const struct ckpt_codec_ops *const codecs[CKPT_CODEC_COUNT] = {
     [CKPT_CODEC_ZLIB] = &ckpt_codec_zlib,       [CKPT_CODEC_DEFLATE] = &ckpt_codec_deflate,
     [CKPT_CODEC_BZ2] = &ckpt_codec_bz2,         [CKPT_CODEC_BLOSC] = &ckpt_codec_blosc,
     [CKPT_CODEC_LZ4] = &ckpt_codec_lz4,         [CKPT_CODEC_CRC32C] = &ckpt_codec_crc32c_check,
+    [CKPT_CODEC_XXH3] = &ckpt_codec_xxh3_check,
 };
 
 #define STAGES_MAX 8
@@ -140,7 +141,7 @@ static int decode_whole(const struct ckpt_codec_chain *chain, const struct ckpt_
         return -ENOSYS;
     /* Checksums over the encoded bytes come off first; what is left must be one codec. */
     unsigned first = 0;
-    while (first < chain->count && chain->id[first] == CKPT_CODEC_CRC32C)
+    while (first < chain->count && codecs[chain->id[first]]->tail)
         first++;
     if (first + 1 != chain->count || !codecs[chain->id[first]]->decode)
         return -ENOSYS;
@@ -158,10 +159,11 @@ static int decode_whole(const struct ckpt_codec_chain *chain, const struct ckpt_
         src = heap;
     }
     for (unsigned i = 0; i < first; i++) {
-        if (src_len < 4)
-            return ckpt_codec_fail_truncated(err, "crc32c");
-        src_len -= 4;
-        int r = codecs[CKPT_CODEC_CRC32C]->decode(src, src_len + 4, NULL, src_len, err);
+        const struct ckpt_codec_ops *sum = codecs[chain->id[i]];
+        if (src_len < sum->tail)
+            return ckpt_codec_fail_truncated(err, sum->name);
+        src_len -= sum->tail;
+        int r = sum->decode(src, src_len + sum->tail, NULL, src_len, err);
         if (r < 0)
             return r;
     }

@@ -18,6 +18,7 @@ enum ckpt_codec_id {
     CKPT_CODEC_BLOSC,   /* one Blosc-1 buffer, any inner codec and shuffle that c-blosc knows */
     CKPT_CODEC_LZ4,     /* numcodecs lz4: u32le decoded size, then one LZ4 block */
     CKPT_CODEC_CRC32C,  /* data, then the u32le crc32c of it: checked and taken off */
+    CKPT_CODEC_XXH3,    /* data, then the u64le XXH3-64 of it: checked and taken off */
     CKPT_CODEC_COUNT
 };
 

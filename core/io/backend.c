@@ -85,10 +85,17 @@ void ckpt_file_unref(struct ckpt_file *f)
 ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off)
 {
     ssize_t n = f->ops->read(f, buf, len, off);
+    if (f->ops->derived)
+        return n;
     if (n > 0)
         atomic_fetch_add_explicit(&read_bytes, (uint64_t)n, memory_order_relaxed);
     atomic_fetch_add_explicit(&read_calls, 1, memory_order_relaxed);
     return n;
+}
+
+int ckpt_file_fd(struct ckpt_file *f)
+{
+    return f->ops->fd ? f->ops->fd(f) : -1;
 }
 
 int ckpt_file_read_all(struct ckpt_file *f, size_t max, uint8_t **ret, size_t *ret_len)

@@ -24,6 +24,7 @@ struct ckpt_stat {
     uint64_t size;   /* bytes */
     uint64_t stored; /* bytes allocated */
     int64_t mtime_ns, ctime_ns;
+    int64_t btime_ns; /* when it was made; 0: the medium does not say */
     uint64_t dev, ino;
     uint32_t mode, uid, gid; /* permission bits, owner */
 };
@@ -49,12 +50,14 @@ typedef int ckpt_list_fn(void *arg, const char *name, enum ckpt_ftype type);
 struct ckpt_backend_ops {
     const char *name;
     bool changes; /* others may write to the files, so that what is missing may be on its way out, or in */
+    bool derived; /* files are made of other files, whose reads are counted already */
     int (*stat)(struct ckpt_backend *, const char *path, struct ckpt_stat *ret);           /* follows links that stay inside */
     int (*list)(struct ckpt_backend *, const char *path, ckpt_list_fn *visit, void *arg);  /* in no order */
     int (*open)(struct ckpt_backend *, const char *path, struct ckpt_file **ret);          /* regular files only */
     int (*sub)(struct ckpt_backend *, const char *path, struct ckpt_backend **ret);        /* the directory itself, whatever its name becomes */
     int (*readlink)(struct ckpt_backend *, const char *path, char *buf, size_t len);       /* NULL: no links. NUL-terminates */
     ssize_t (*read)(struct ckpt_file *, void *buf, size_t len, uint64_t off);              /* short only at the end of the file */
+    int (*fd)(struct ckpt_file *);                                                         /* NULL: files have no descriptors */
     void (*close)(struct ckpt_file *);
     void (*free)(struct ckpt_backend *);
 };
@@ -77,6 +80,8 @@ struct ckpt_file *ckpt_file_ref(struct ckpt_file *f);
 void ckpt_file_unref(struct ckpt_file *f);
 /* Counts into the statistics. Short only at the end of the file. */
 ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
+/* The descriptor of a plain file of this machine, borrowed; -1: it is none. */
+int ckpt_file_fd(struct ckpt_file *f);
 /* All of a file of at most max bytes (NUL-terminated beyond len; the caller frees). -EFBIG when larger. */
 int ckpt_file_read_all(struct ckpt_file *f, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
 int ckpt_backend_read_all(struct ckpt_backend *b, const char *path, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;

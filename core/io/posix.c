@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 
 struct posix_backend {
     struct ckpt_backend base;
@@ -85,41 +86,44 @@ static int open_name(struct posix_backend *b, const char *path, int flags)
     return open_beneath(b->root->fd, full, flags | O_CLOEXEC);
 }
 
-static void stat_from(const struct stat *st, struct ckpt_stat *ret)
+static int64_t to_ns(const struct statx_timestamp *t)
 {
+    return t->tv_sec * 1000000000ll + t->tv_nsec;
+}
+
+/* Of a name in a directory, or of the descriptor itself where path is "". */
+static int stat_at(int fd, const char *path, struct ckpt_stat *ret)
+{
+    struct statx st;
+    if (statx(fd, path, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
+        return -errno;
     *ret = (struct ckpt_stat){
-        .type = S_ISREG(st->st_mode)   ? CKPT_FT_FILE
-                : S_ISDIR(st->st_mode) ? CKPT_FT_DIR
-                : S_ISLNK(st->st_mode) ? CKPT_FT_LINK
+        .type = S_ISREG(st.stx_mode)   ? CKPT_FT_FILE
+                : S_ISDIR(st.stx_mode) ? CKPT_FT_DIR
+                : S_ISLNK(st.stx_mode) ? CKPT_FT_LINK
                                        : CKPT_FT_OTHER,
-        .size = (uint64_t)st->st_size,
-        .stored = (uint64_t)st->st_blocks * 512,
-        .mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec,
-        .ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec,
-        .dev = st->st_dev,
-        .ino = st->st_ino,
-        .mode = st->st_mode & 0777,
-        .uid = st->st_uid,
-        .gid = st->st_gid,
+        .size = st.stx_size,
+        .stored = st.stx_blocks * 512,
+        .mtime_ns = to_ns(&st.stx_mtime),
+        .ctime_ns = to_ns(&st.stx_ctime),
+        .btime_ns = st.stx_mask & STATX_BTIME ? to_ns(&st.stx_btime) : 0,
+        .dev = makedev(st.stx_dev_major, st.stx_dev_minor),
+        .ino = st.stx_ino,
+        .mode = st.stx_mode & 0777,
+        .uid = st.stx_uid,
+        .gid = st.stx_gid,
     };
+    return 0;
 }
 
 static int posix_stat(struct ckpt_backend *base, const char *path, struct ckpt_stat *ret)
 {
     struct posix_backend *b = (struct posix_backend *)base;
-    struct stat st;
     /* A name in the directory itself that is no link needs one call only. */
-    if (*path && !strchr(path, '/') && fstatat(b->fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISLNK(st.st_mode)) {
-        stat_from(&st, ret);
+    if (*path && !strchr(path, '/') && stat_at(b->fd, path, ret) == 0 && ret->type != CKPT_FT_LINK)
         return 0;
-    }
     CKPT_AUTOFD int fd = open_name(b, path, O_PATH);
-    if (fd < 0)
-        return fd;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    stat_from(&st, ret);
-    return 0;
+    return fd < 0 ? fd : stat_at(fd, "", ret);
 }
 
 static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn *visit, void *arg)
@@ -148,11 +152,8 @@ static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn 
                                : e->d_type == DT_LNK ? CKPT_FT_LINK
                                                      : CKPT_FT_OTHER;
         if (e->d_type == DT_UNKNOWN) {
-            struct stat st;
-            struct ckpt_stat cs = {.type = CKPT_FT_OTHER};
-            if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-                stat_from(&st, &cs);
-            type = cs.type;
+            struct ckpt_stat st = {.type = CKPT_FT_OTHER};
+            type = stat_at(dirfd(dir), e->d_name, &st) < 0 ? CKPT_FT_OTHER : st.type;
         }
         r = visit(arg, e->d_name, type);
     }
@@ -166,18 +167,17 @@ static int posix_open(struct ckpt_backend *base, const char *path, struct ckpt_f
     CKPT_AUTOFD int fd = open_name((struct posix_backend *)base, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return fd;
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (S_ISDIR(st.st_mode))
-        return -EISDIR;
-    if (!S_ISREG(st.st_mode))
-        return -EPERM;
+    struct ckpt_stat st;
+    int r = stat_at(fd, "", &st);
+    if (r < 0)
+        return r;
+    if (st.type != CKPT_FT_FILE)
+        return st.type == CKPT_FT_DIR ? -EISDIR : -EPERM;
     struct posix_file *f = calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
     f->base.ops = &posix_ops;
-    stat_from(&st, &f->base.st);
+    f->base.st = st;
     atomic_init(&f->base.refs, 1);
     f->fd = fd;
     fd = -1;
@@ -236,6 +236,11 @@ static ssize_t posix_read(struct ckpt_file *base, void *buf, size_t len, uint64_
     return (ssize_t)done;
 }
 
+static int posix_fd(struct ckpt_file *base)
+{
+    return ((struct posix_file *)base)->fd;
+}
+
 static void posix_close(struct ckpt_file *base)
 {
     close(((struct posix_file *)base)->fd);
@@ -277,6 +282,7 @@ static const struct ckpt_backend_ops posix_ops = {
     .sub = posix_sub,
     .readlink = posix_readlink,
     .read = posix_read,
+    .fd = posix_fd,
     .close = posix_close,
     .free = posix_free,
 };

@@ -29,6 +29,9 @@ static const struct ckpt_codec_chain chains[] = {
     {2, {CKPT_CODEC_ZSTD, CKPT_CODEC_BLOSC}},
     {2, {CKPT_CODEC_GZIP, CKPT_CODEC_LZ4}},
     {3, {CKPT_CODEC_CRC32C, CKPT_CODEC_GZIP, CKPT_CODEC_CRC32C}},
+    {1, {CKPT_CODEC_XXH3}},
+    {2, {CKPT_CODEC_XXH3, CKPT_CODEC_BLOSC}},
+    {2, {CKPT_CODEC_XXH3, CKPT_CODEC_LZ4}},
 };
 
 /* One byte first, so that the stream cannot take the way of the one call. */

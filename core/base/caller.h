@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who asks for something: the process and the user for whom a file is made or changed. */
+#ifndef CKPT_BASE_CALLER_H
+#define CKPT_BASE_CALLER_H
+
+#include <stdatomic.h>
+#include <sys/types.h>
+
+struct ckpt_caller {
+    pid_t pid; /* a thread's; 0: nobody whose end could be waited for */
+    uid_t uid;
+    gid_t gid;
+    atomic_bool *interrupted; /* set by another thread when nobody waits for the answer any more; NULL: that is not known */
+};
+
+#endif
