@@ -10,6 +10,7 @@
 #ifndef CKPT_H
 #define CKPT_H
 
+#include "core/base/caller.h"
 #include "core/base/err.h"
 #include "core/base/log.h"
 
@@ -30,13 +31,20 @@ struct ckpt_options {
     const char *spill_dir; /* NULL: $TMPDIR, or /var/tmp */
     double refresh;        /* seconds after which the source is looked at again */
     unsigned threads;      /* that decode; 0: one a processor */
+    bool write;            /* native roots may be changed; an empty directory becomes one */
+    double settle;         /* seconds without a change after which a staged step commits by itself */
+    bool explicit_commit;  /* it never does */
+    bool overwrite;        /* renaming a step onto another one replaces that */
+    const char *codec;     /* of what is written: auto, none, lz4, blosc; NULL: as the root is configured */
 };
 #define CKPT_OPTIONS_INIT                                                                                              \
     {                                                                                                                  \
-        .cache = 128 << 20, .spill = (uint64_t)8 << 30, .refresh = 1.0                                                  \
+        .cache = 128 << 20, .spill = (uint64_t)8 << 30, .refresh = 1.0, .settle = 2.0                                   \
     }
 
 enum ckpt_type { CKPT_FILE, CKPT_DIR, CKPT_LINK };
+
+#define CKPT_NLINK_UNKNOWN UINT32_MAX
 
 struct ckpt_attr {
     uint64_t id;      /* for the calls below */
@@ -44,8 +52,11 @@ struct ckpt_attr {
     enum ckpt_type type;
     uint64_t size;    /* bytes as read */
     uint64_t stored;  /* bytes in the source */
-    int64_t mtime_ns;
+    int64_t mtime_ns, atime_ns, ctime_ns;
+    uint32_t nlink;   /* of a staged file; else CKPT_NLINK_UNKNOWN */
     uint32_t mode, uid, gid; /* permission bits and owner, as of the checkpoint's directory or the file in the source */
+    bool staged;      /* part of a staged step: only this process changes it */
+    bool fleeting;    /* the name may be another file's at once: the directory of a staged step, `latest` of a root that is written */
     bool forever;     /* part of a committed step: neither it nor its bytes ever change */
     bool snapshot;    /* made for this look-up alone: the next one is another file */
     bool view;        /* another rendering of something: never listed under this name */
@@ -81,6 +92,8 @@ struct ckpt_dirent {
 };
 /* True for a directory inside of a checkpoint: its names are all there, also of leaves that cannot be looked up. */
 bool ckpt_dir_in_tree(const struct ckpt_dir *dir);
+/* What is listed: the id that was opened, or that of the staged copy which stands for it. */
+uint64_t ckpt_dir_id(const struct ckpt_dir *dir);
 /* The entry at a position (0: the first): 1, or 0 at the end. */
 int ckpt_readdir(struct ckpt_dir *dir, uint64_t pos, struct ckpt_dirent *ret);
 
@@ -88,6 +101,64 @@ int ckpt_readdir(struct ckpt_dir *dir, uint64_t pos, struct ckpt_dirent *ret);
 ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len);
 /* The names, each with its NUL. */
 ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len);
+
+/*
+ * --- changing: in native roots of a source that was opened for it. -EROFS elsewhere ---
+ *
+ * Made for the calls of a kernel that resolves paths itself. -ESTALE says that what the id named has become something else (a staged copy
+ * of a committed step, or a committed step that was staged): look the path up again, and do the call again.
+ * A directory at the top of a native root is a staged step; what commits it is told in docs/semantics.md.
+ */
+struct ckpt_handle; /* an open file of a staged step */
+
+bool ckpt_source_writable(const struct ckpt_source *src);
+int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,
+               struct ckpt_err *err);
+/* flags as of open(2). The handle is to be released. */
+int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, int flags, const struct ckpt_caller *who,
+                struct ckpt_attr *ret, struct ckpt_handle **ret_handle, struct ckpt_err *err);
+int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who, struct ckpt_err *err);
+/* flags as of renameat2(2). */
+int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
+                const struct ckpt_caller *who, struct ckpt_err *err);
+int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
+              struct ckpt_err *err);
+
+/* Why a symbolic link or special file cannot be made there: -EPERM, or -EROFS where nothing can. */
+int ckpt_no_link(struct ckpt_source *src, uint64_t parent);
+
+enum { CKPT_ATTR_MODE = 1, CKPT_ATTR_UID = 2, CKPT_ATTR_GID = 4, CKPT_ATTR_SIZE = 8, CKPT_ATTR_ATIME = 16, CKPT_ATTR_MTIME = 32 };
+struct stat;
+/* what: of st. tv_nsec may be UTIME_NOW. */
+int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who, struct ckpt_attr *ret,
+                 struct ckpt_err *err);
+int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const void *value, size_t len, int flags,
+                  const struct ckpt_caller *who, struct ckpt_err *err);
+int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, struct ckpt_err *err);
+
+/* For reading too: *ret_handle is NULL for what needs none (ckpt_read). */
+int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_handle **ret_handle, struct ckpt_err *err);
+void ckpt_release(struct ckpt_handle *h);
+ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off);
+ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who);
+int ckpt_handle_allocate(struct ckpt_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who);
+/* A descriptor of it is being closed; may wait for work to be done, so that a commit has little left. */
+void ckpt_handle_flush(struct ckpt_handle *h);
+int ckpt_handle_fsync(struct ckpt_handle *h);
+/* A descriptor of the file with its bytes, for as long as the handle is open; -1 where there is none. */
+int ckpt_handle_fd(const struct ckpt_handle *h);
+/* The kernel writes to that descriptor by itself from now on. */
+void ckpt_handle_unseen(struct ckpt_handle *h);
+/* A descriptor, to be closed, of a file on disk whose bytes are those of a committed file; -1 where there is none. */
+int ckpt_backing_fd(struct ckpt_source *src, uint64_t id);
+/* Bytes copied to an open file; content that is stored already is shared. from: a handle, or NULL and the id of a committed file. */
+ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off, struct ckpt_handle *to,
+                        uint64_t to_off, uint64_t len, const struct ckpt_caller *who, struct ckpt_err *err);
+/* Of a staged step's own directory, if it has a step's name: the commit. Of anything committed: nothing. */
+int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err);
+/* Free and used space where the source lies. */
+struct statvfs;
+int ckpt_statfs(struct ckpt_source *src, struct statvfs *ret);
 
 /* Calls gone(arg, parent, name) for each step that is held here and no longer in the source under its name. */
 void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg);

@@ -10,7 +10,12 @@ const struct fs_command fs_commands[] = {
      "  -d            the same, with every request of the kernel\n"
      "  -s            one thread\n"
      "  -o OPTIONS    separated by commas:\n"
-     "     ro           read-only (the only way there is so far)\n"
+     "     ro, rw       read-only; writable, which native roots and empty directories are anyway\n"
+     "     settle=S     a staged step commits by itself S seconds after the last change (2)\n"
+     "     commit=explicit  it does not: rename it, or sync its directory\n"
+     "     overwrite    renaming a step onto another one replaces that\n"
+     "     passthrough  the kernel reads uncompressed leaves of a store itself: fast, and without checks (root only)\n"
+     "     codec=NAME   of what is written: auto, none, lz4, blosc (as the root is configured)\n"
      "     refresh=S    look at the source again after S seconds (1)\n"
      "     cache=BYTES  of decoded chunks in memory (128M)\n"
      "     uid=N gid=N  show files as theirs\n"
@@ -70,5 +75,48 @@ const struct fs_command fs_commands[] = {
      "\nOf several steps the one with the lowest number is told, so that a loop sees each of them.\n" EXIT
      "1 the source is one checkpoint, 3 the source is not reachable, or no step came in time\n",
      fs_wait_main},
+    {"init", "ROOT [--json]", "Make a directory a native root, one with a store of its own.",
+     "  --json        one JSON document: {\"root\",\"id\",\"created\"}\n"
+     "\nThe directory is made if it is not there. Steps of other libraries in it stay readable. Nothing happens if it is a native root already.\n" EXIT
+     "3 it cannot be made\n",
+     fs_init_main},
+    {"config", "ROOT [KEY=VALUE...] [--json]", "Show the settings of a native root, or change them.",
+     "  --json        one JSON document: {\"id\",\"codec\",...}\n"
+     "\nKEY= without a value unsets. None is changed if one of them is wrong.\n"
+     "  codec=auto        what new leaves are stored with: auto, none, lz4, blosc\n"
+     "  keep_last=N       keep the last N steps\n"
+     "  keep_period=N     keep steps whose number is a multiple of N\n"
+     "  keep_newer=TIME   keep steps younger than this: 7d, 12h, 30m, 90s\n"
+     "  best_metric=NAME  keep the best by this number in metrics.json at the top of a step\n"
+     "  best_mode=min     or max\n"
+     "  keep_best=N       as many of them (1)\n"
+     "\nRules add up. Pinned steps and the latest are always kept; without a rule all are. They are applied after each commit, and by 'ckptfs prune'.\n" EXIT
+     "3 not a native root, 4 its store.json is malformed or newer\n",
+     fs_config_main},
+    {"import", "SRC ROOT/STEP [--json]", "Copy a checkpoint into a native root, as a step.",
+     "  --json        one JSON document: {\"step\",\"files\",\"bytes\"}\n"
+     "\nSRC is a checkpoint of any format that can be read, a path that goes on inside of one (run/7/state), or a plain directory. STEP is a name: 7, step_7.\n"
+     "The step is committed when all of it is there; else there is none.\n" EXIT
+     "1 also: there is such a step; 3 SRC or ROOT is not there, 4 SRC is damaged,\n5 ROOT cannot be written\n",
+     fs_import_main},
+    {"export", "SOURCE/STEP DST --format=npy [--json]", "Copy a checkpoint, or a part of one, to plain files.",
+     "  --format=npy  arrays as .npy files, values as .json files, blobs as they are\n"
+     "  --json        one JSON document: {\"files\",\"bytes\"}\n"
+     "\nDST is a new or empty directory. It has its name when all files are whole and durable.\n" EXIT
+     "1 also: DST is there; 3 the checkpoint is not there, 4 it is damaged,\n5 DST cannot be written\n",
+     fs_export_main},
+    {"prune", "ROOT [--dry-run] [--json]", "Delete the steps that the root's rules do not keep.",
+     "  --dry-run, -n   only tell which\n"
+     "  --json          one JSON document: {\"steps\",\"dry_run\"}\n"
+     "\nPrints a step a line. What they took comes back by 'ckptfs gc'. See 'ckptfs config --help' for the rules.\n" EXIT
+     "3 not a native root, 4 its store.json is malformed or newer\n",
+     fs_prune_main},
+    {"gc", "ROOT [--dry-run] [--trash-keep=S] [--json]", "Take away stored content that no step names.",
+     "  --dry-run, -n     only tell how much\n"
+     "  --trash-keep=S    delete for good what has been in the trash for S seconds (60). Readers that have opened a step which was then\n"
+     "                    deleted may need what is in it\n"
+     "  --json            one JSON document: {\"objects\",\"bytes\",\"purged\",\"purged_bytes\",\"kept\",\"dry_run\"}\n" EXIT
+     "3 not a native root, 4 a manifest is damaged or newer; nothing is collected then\n",
+     fs_gc_main},
     {0},
 };

@@ -14,5 +14,11 @@ int fs_cp_main(int argc, char **argv);
 int fs_verify_main(int argc, char **argv);
 int fs_diff_main(int argc, char **argv);
 int fs_wait_main(int argc, char **argv);
+int fs_init_main(int argc, char **argv);
+int fs_config_main(int argc, char **argv);
+int fs_import_main(int argc, char **argv);
+int fs_export_main(int argc, char **argv);
+int fs_prune_main(int argc, char **argv);
+int fs_gc_main(int argc, char **argv);
 
 #endif

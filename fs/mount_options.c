@@ -28,26 +28,49 @@ static int parse_number(const char *text, int base, uint64_t max, uint64_t *ret)
     return 0;
 }
 
+static int parse_seconds(const char *value, double *ret)
+{
+    char *end;
+    *ret = value ? strtod(value, &end) : -1;
+    return value && end != value && !*end && *ret >= 0 && *ret <= 86400 ? 0 : -EINVAL;
+}
+
 /* One option of ours: 1 if it was, 0 if it is for FUSE. */
 static int parse_option(struct fs_mount_options *o, const char *name, const char *value, struct ckpt_err *err)
 {
-    static const char *const writing[] = {"settle", "commit", "overwrite", "writers", "writer", "commit_timeout", "codec", NULL};
-    static const char *const later[] = {"flat", "passthrough", "profile", "verify", NULL};
+    static const char *const later[] = {"flat", "profile", "verify", "writers", "writer", "commit_timeout", NULL};
     uint64_t n = 0;
     int r = 0;
-    if (!strcmp(name, "ro") || !strcmp(name, "rw"))
-        return 1; /* always read-only: no root can be written yet */
-    for (int i = 0; writing[i]; i++)
-        if (!strcmp(name, writing[i]))
-            return ckpt_fail(err, EINVAL, "option %s is for writing, which this version does not have", name);
+    if (!strcmp(name, "ro") || !strcmp(name, "rw")) {
+        o->read_only = name[1] == 'o';
+        o->read_write = !o->read_only;
+        return 1;
+    }
     for (int i = 0; later[i]; i++)
         if (!strcmp(name, later[i]))
             return ckpt_fail(err, EINVAL, "option %s is not supported by this version", name);
-    if (!strcmp(name, "refresh")) {
-        char *end;
-        o->core.refresh = value ? strtod(value, &end) : -1;
-        if (!value || end == value || *end || !(o->core.refresh >= 0 && o->core.refresh <= 86400))
-            r = -EINVAL;
+    if (!strcmp(name, "passthrough")) {
+        o->passthrough = true;
+        r = value ? -EINVAL : 0;
+    } else if (!strcmp(name, "refresh"))
+        r = parse_seconds(value, &o->core.refresh);
+    else if (!strcmp(name, "settle"))
+        r = parse_seconds(value, &o->core.settle);
+    else if (!strcmp(name, "commit")) {
+        o->core.explicit_commit = value && !strcmp(value, "explicit");
+        r = o->core.explicit_commit || (value && !strcmp(value, "auto")) ? 0 : -EINVAL;
+    } else if (!strcmp(name, "overwrite")) {
+        o->core.overwrite = true;
+        r = value ? -EINVAL : 0;
+    } else if (!strcmp(name, "codec")) {
+        static const char *const codecs[] = {"auto", "none", "lz4", "blosc"};
+        r = -EINVAL;
+        for (size_t i = 0; value && i < sizeof codecs / sizeof *codecs; i++)
+            if (!strcmp(value, codecs[i])) {
+                snprintf(o->codec, sizeof o->codec, "%s", value);
+                o->core.codec = o->codec;
+                r = 0;
+            }
     } else if (!strcmp(name, "cache")) {
         r = value ? parse_number(value, 10, (uint64_t)1 << 50, &n) : -EINVAL;
         o->core.cache = n;

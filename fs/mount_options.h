@@ -8,6 +8,9 @@
 struct fs_mount_options {
     const char *source, *mountpoint;
     bool foreground, debug, single_thread;
+    bool read_only, read_write; /* as said; neither: as the source allows */
+    char codec[16];
+    bool passthrough;           /* for reading too */
     struct ckpt_options core;
     bool set_uid, set_gid;
     unsigned uid, gid, umask;

@@ -3,7 +3,8 @@
  * How the kernel may remember: what is part of a committed step, for ever (another step under the same name has other numbers);
  * what the source holds besides, for the refresh time; a control file, not at all.
  *
- * Files need no open: the answer ENOSYS to the first one tells the kernel to stop asking, and a file that is read again costs no request.
+ * Files of a read-only mount need no open: the answer ENOSYS to the first one tells the kernel to stop asking, and a file that is read again
+ * costs no request. (On a mount that is written this would lose truncations and closes.)
  * Readers that outlive their step are safe all the same, since a checkpoint's files are kept open while the kernel
  * knows any of its names.
  */
@@ -11,57 +12,68 @@
 
 #include "core/base/util.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
 #define FOR_EVER (365 * 86400.0)
+#define STAGED_ATTR 1.0 /* seconds */
 #define INSIDE ((uint64_t)1 << 40) /* ids from here on are inside of checkpoints */
 
-static struct fs_mount *mount_of(fuse_req_t req)
+static struct timespec to_time(int64_t ns)
 {
-    return fuse_req_userdata(req);
+    struct timespec t = {ns / 1000000000, ns % 1000000000};
+    if (t.tv_nsec < 0) {
+        t.tv_sec--;
+        t.tv_nsec += 1000000000;
+    }
+    return t;
 }
 
-static void fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct stat *st)
+void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct stat *st)
 {
     static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
     *st = (struct stat){
         .st_ino = a->ino,
         .st_mode = types[a->type] | (a->type == CKPT_LINK ? 0777 : a->mode & ~(mode_t)m->opt->umask),
-        .st_nlink = a->type == CKPT_DIR ? 2 : 1,
+        .st_nlink = a->nlink != CKPT_NLINK_UNKNOWN ? a->nlink : a->type == CKPT_DIR ? 2 : 1,
         .st_uid = m->opt->set_uid ? m->opt->uid : a->uid,
         .st_gid = m->opt->set_gid ? m->opt->gid : a->gid,
         .st_size = (off_t)a->size,
         .st_blocks = (blkcnt_t)((a->stored + 511) / 512),
         .st_blksize = 1 << 20, /* tools that size their buffers by it read fast */
     };
-    st->st_mtim.tv_sec = a->mtime_ns / 1000000000;
-    st->st_mtim.tv_nsec = a->mtime_ns % 1000000000;
-    if (st->st_mtim.tv_nsec < 0) {
-        st->st_mtim.tv_sec--;
-        st->st_mtim.tv_nsec += 1000000000;
-    }
-    st->st_atim = st->st_ctim = st->st_mtim;
+    st->st_mtim = to_time(a->mtime_ns);
+    st->st_atim = to_time(a->atime_ns);
+    st->st_ctim = to_time(a->ctime_ns);
 }
 
-static void fill_entry(const struct fs_mount *m, const struct ckpt_attr *a, struct fuse_entry_param *e)
+/* Nobody but this mount changes what is staged: the kernel knows all changes, but not the times and blocks that follow from them. */
+double fs_attr_timeout(const struct fs_mount *m, const struct ckpt_attr *a)
+{
+    return a->forever || a->snapshot ? FOR_EVER : a->staged ? STAGED_ATTR : m->opt->core.refresh;
+}
+
+void fs_fill_entry(const struct fs_mount *m, const struct ckpt_attr *a, struct fuse_entry_param *e)
 {
     *e = (struct fuse_entry_param){.ino = a->id};
-    e->entry_timeout = a->forever ? FOR_EVER : a->snapshot ? 0 : m->opt->core.refresh;
-    e->attr_timeout = a->forever || a->snapshot ? FOR_EVER : m->opt->core.refresh;
-    fill_stat(m, a, &e->attr);
+    e->entry_timeout = a->snapshot || a->fleeting ? 0 : a->forever || a->staged ? FOR_EVER : m->opt->core.refresh;
+    e->attr_timeout = fs_attr_timeout(m, a);
+    fs_fill_stat(m, a, &e->attr);
 }
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
     struct fs_mount *m = userdata;
-    m->no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
+    m->no_open = !m->writable && !m->passthrough && conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
+    conn->want &= ~FUSE_CAP_WRITEBACK_CACHE; /* slower, and errors would come too late */
+    conn->max_write = 1 << 20;
     conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE); /* slower here than copying */
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    struct fs_mount *m = mount_of(req);
+    struct fs_mount *m = fs_mount_of(req);
     struct ckpt_attr a;
     struct fuse_entry_param e = {0};
     int r = ckpt_lookup(m->source, parent, name, &a, NULL);
@@ -74,27 +86,27 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         fuse_reply_err(req, -r);
         return;
     }
-    fill_entry(m, &a, &e);
+    fs_fill_entry(m, &a, &e);
     if (fuse_reply_entry(req, &e) < 0)
         ckpt_forget(m->source, a.id, 1);
 }
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
 {
-    ckpt_forget(mount_of(req)->source, ino, count);
+    ckpt_forget(fs_mount_of(req)->source, ino, count);
     fuse_reply_none(req);
 }
 
 static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
     for (size_t i = 0; i < count; i++)
-        ckpt_forget(mount_of(req)->source, forgets[i].ino, forgets[i].nlookup);
+        ckpt_forget(fs_mount_of(req)->source, forgets[i].ino, forgets[i].nlookup);
     fuse_reply_none(req);
 }
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct fs_mount *m = mount_of(req);
+    struct fs_mount *m = fs_mount_of(req);
     struct ckpt_attr a;
     struct stat st;
     int r = ckpt_getattr(m->source, ino, &a, NULL);
@@ -102,14 +114,14 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         fuse_reply_err(req, -r);
         return;
     }
-    fill_stat(m, &a, &st);
-    fuse_reply_attr(req, &st, a.forever || a.snapshot ? FOR_EVER : m->opt->core.refresh);
+    fs_fill_stat(m, &a, &st);
+    fuse_reply_attr(req, &st, fs_attr_timeout(m, &a));
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
     char target[4096];
-    int r = ckpt_readlink(mount_of(req)->source, ino, target, sizeof target);
+    int r = ckpt_readlink(fs_mount_of(req)->source, ino, target, sizeof target);
     if (r < 0)
         fuse_reply_err(req, -r);
     else
@@ -118,19 +130,34 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct fs_mount *m = mount_of(req);
+    struct fs_mount *m = fs_mount_of(req);
+    struct ckpt_caller who = fs_caller(req);
+    struct ckpt_handle *handle = NULL;
     struct ckpt_attr a;
     if (m->no_open) {
         fuse_reply_err(req, ENOSYS);
         return;
     }
     int r = ckpt_getattr(m->source, ino, &a, NULL);
+    if (r == 0)
+        r = ckpt_open(m->source, ino, fi->flags, &who, &handle, NULL);
     if (r < 0) {
         fuse_reply_err(req, -r);
         return;
     }
-    fi->keep_cache = a.forever;
-    fuse_reply_open(req, fi);
+    fi->fh = (uintptr_t)handle;
+    fi->keep_cache = a.forever || a.staged;
+    fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
+    int fd = handle ? ckpt_handle_fd(handle) : m->opt->passthrough ? ckpt_backing_fd(m->source, ino) : -1;
+    int32_t backing = fs_passthrough_open(m->passthrough, ino, fd);
+    if (fd >= 0 && !handle)
+        close(fd);
+    if (backing && handle)
+        ckpt_handle_unseen(handle);
+    if ((backing ? fs_passthrough_reply_open(req, fi->fh, backing, fi->noflush) : fuse_reply_open(req, fi)) < 0) {
+        fs_passthrough_release(m->passthrough, ino);
+        ckpt_release(handle);
+    }
 }
 
 static int give(void *arg, const struct iovec *iov, int count)
@@ -141,21 +168,26 @@ static int give(void *arg, const struct iovec *iov, int count)
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-    ssize_t n = ckpt_read_to(mount_of(req)->source, ino, size, (uint64_t)off, give, req, NULL);
+    struct ckpt_handle *handle = fs_handle_of(fi);
+    if (handle) {
+        CKPT_AUTOFREE char *buf = malloc(size ? size : 1);
+        ssize_t n = buf ? ckpt_handle_read(handle, buf, size, (uint64_t)off) : -ENOMEM;
+        if (n < 0)
+            fuse_reply_err(req, (int)-n);
+        else
+            fuse_reply_buf(req, buf, (size_t)n);
+        return;
+    }
+    ssize_t n = ckpt_read_to(fs_mount_of(req)->source, ino, size, (uint64_t)off, give, req, NULL);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
-}
-
-static struct ckpt_dir *dir_of(const struct fuse_file_info *fi)
-{
-    return (struct ckpt_dir *)(uintptr_t)fi->fh;
 }
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct ckpt_dir *dir;
     bool forever;
-    int r = ckpt_opendir(mount_of(req)->source, ino, &dir, &forever, NULL);
+    int r = ckpt_opendir(fs_mount_of(req)->source, ino, &dir, &forever, NULL);
     if (r < 0) {
         fuse_reply_err(req, -r);
         return;
@@ -168,7 +200,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    ckpt_closedir(dir_of(fi));
+    ckpt_closedir(fs_dir_of(fi));
     fuse_reply_err(req, 0);
 }
 
@@ -188,22 +220,22 @@ static int next_dirent(struct ckpt_dir *dir, uint64_t pos, fuse_ino_t ino, struc
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
 {
     static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
-    struct fs_mount *m = mount_of(req);
+    struct fs_mount *m = fs_mount_of(req);
     CKPT_AUTOFREE char *buf = malloc(size);
     size_t used = 0;
     struct ckpt_dirent d;
     int r = buf ? 0 : -ENOMEM;
-    for (uint64_t pos = (uint64_t)off; r >= 0 && (r = next_dirent(dir_of(fi), pos, ino, &d)) == 1; pos = d.next) {
+    for (uint64_t pos = (uint64_t)off; r >= 0 && (r = next_dirent(fs_dir_of(fi), pos, ino, &d)) == 1; pos = d.next) {
         struct fuse_entry_param e = {.attr = {.st_ino = d.ino, .st_mode = types[d.type]}};
         struct ckpt_attr a;
         bool taken = false;
         if (plus && pos >= 2) {
             int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
-            if (l == -ENOENT && !ckpt_dir_in_tree(dir_of(fi)))
+            if (l == -ENOENT && !ckpt_dir_in_tree(fs_dir_of(fi)))
                 continue; /* it has gone since the directory was opened */
             taken = l == 0;
             if (taken)
-                fill_entry(m, &a, &e);
+                fs_fill_entry(m, &a, &e);
         }
         size_t n = plus ? fuse_add_direntry_plus(req, buf + used, size - used, d.name, &e, (off_t)d.next)
                         : fuse_add_direntry(req, buf + used, size - used, d.name, &e.attr, (off_t)d.next);
@@ -243,13 +275,13 @@ static void reply_xattr(fuse_req_t req, ssize_t n, const char *buf, size_t size)
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
     CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
-    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(mount_of(req)->source, ino, name, buf, size), buf, size);
+    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(fs_mount_of(req)->source, ino, name, buf, size), buf, size);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
-    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_listxattr(mount_of(req)->source, ino, buf, size), buf, size);
+    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_listxattr(fs_mount_of(req)->source, ino, buf, size), buf, size);
 }
 
 const struct fuse_lowlevel_ops fs_operations = {
@@ -267,4 +299,23 @@ const struct fuse_lowlevel_ops fs_operations = {
     .releasedir = op_releasedir,
     .getxattr = op_getxattr,
     .listxattr = op_listxattr,
+    .setattr = fs_op_setattr,
+    .mknod = fs_op_mknod,
+    .mkdir = fs_op_mkdir,
+    .unlink = fs_op_unlink,
+    .rmdir = fs_op_rmdir,
+    .symlink = fs_op_symlink,
+    .rename = fs_op_rename,
+    .link = fs_op_link,
+    .create = fs_op_create,
+    .write = fs_op_write,
+    .flush = fs_op_flush,
+    .release = fs_op_release,
+    .fsync = fs_op_fsync,
+    .fsyncdir = fs_op_fsyncdir,
+    .statfs = fs_op_statfs,
+    .setxattr = fs_op_setxattr,
+    .removexattr = fs_op_removexattr,
+    .fallocate = fs_op_fallocate,
+    .copy_file_range = fs_op_copy_file_range,
 };

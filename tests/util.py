@@ -113,6 +113,14 @@ class Mount:
         assert not SUSPICIOUS.search(self.said()), self.said()
         assert status == 0, f"daemon ended with {status}: {self.said()}"
 
+    def crash(self):
+        """SIGKILL the daemon, and clear the mount away."""
+        self.timer.cancel()
+        self.daemon.kill()
+        self.daemon.wait(LIMIT)
+        self.abort()
+        self.top.rmdir()
+
     def said(self):
         return self.log.read_text(errors="replace")[-20000:]
 

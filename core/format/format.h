@@ -6,6 +6,7 @@
 #ifndef CKPT_FORMAT_FORMAT_H
 #define CKPT_FORMAT_FORMAT_H
 
+#include "core/tree/chunk.h"
 #include "core/tree/tree.h"
 
 struct ckpt_probe {
@@ -15,11 +16,18 @@ struct ckpt_probe {
     char unfinished[160]; /* why it is not finished; empty: it is */
 };
 
+/* Where a checkpoint is. */
+struct ckpt_opening {
+    struct ckpt_pins *pins;   /* of its directory */
+    const char *name;         /* of the checkpoint in its directory, where that holds several; else "" */
+    struct ckpt_cache *cache; /* outlives the tree */
+};
+
 struct ckpt_reader {
     const char *name;
     int (*probe)(struct ckpt_backend *dir, struct ckpt_probe *ret);
-    int (*open)(struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err);
-    /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. */
+    int (*open)(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
+    /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. NULL: it has none. */
     bool (*unfinished_name)(const char *name, size_t *ret_len);
 };
 

@@ -8,6 +8,8 @@
 
 #include "core/base/log.h"
 #include "core/base/util.h"
+#include "core/format/store/store_format.h"
+#include "core/store/store.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -52,6 +54,13 @@ static int64_t realtime_ns(void)
     return ts.tv_sec * 1000000000ll + ts.tv_nsec;
 }
 
+/* Nothing has happened to it for a while. A time stamp from the far future is another machine's, and says nothing. */
+static bool is_quiet(const struct ckpt_stat *st)
+{
+    int64_t age = realtime_ns() - CKPT_MAX(st->mtime_ns, st->ctime_ns);
+    return age > QUIET_NS || age < -QUIET_NS;
+}
+
 static uint32_t hash_name(const char *name)
 {
     uint32_t h = 2166136261u;
@@ -81,7 +90,9 @@ void ckpt_listing_unref(struct ckpt_listing *l)
     for (size_t i = 0; i < l->count; i++) {
         free(l->entries[i].name);
         free(l->entries[i].hidden);
+        free(l->entries[i].file);
     }
+    free(l->best);
     free(l->entries);
     free(l->table);
     free(l);
@@ -117,6 +128,10 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
 {
     struct maker *m = arg;
     struct ckpt_listing *l = m->l;
+    if (!strcmp(name, CKPT_STORE_DIR) && type == CKPT_FT_DIR) {
+        l->native = true;
+        return 0;
+    }
     if (type == CKPT_FT_OTHER || l->count >= UINT32_MAX / 4)
         return 0;
     if (l->count == m->cap) {
@@ -153,13 +168,14 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
         r = ckpt_probe_dir(dir, &e->reader, &e->probe);
         ckpt_backend_unref(dir);
     }
-    if (r == -ENOENT)
-        return hide(e, "");
     if (r == -ENOMEM)
         return r;
     e->unreadable = r < 0;
-    int64_t changed = CKPT_MAX(e->st.mtime_ns, e->st.ctime_ns);
-    bool quiet = m->l->taken_ns - changed > QUIET_NS || changed > m->l->taken_ns;
+    struct ckpt_stat after;
+    if (r == -ENOENT || ckpt_backend_stat(m->source, path, &after) < 0)
+        return hide(e, "");
+    e->busy = !ckpt_stat_same(&e->st, &after);
+    bool quiet = !e->busy && is_quiet(&e->st);
     bool was_whole = same && old->kind == CKPT_ENTRY_TREE && old->st.mtime_ns != e->st.mtime_ns;
     bool was_going = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden && !strncmp(old->hidden, "changed", 7);
     if (!quiet && (was_whole || was_going))
@@ -169,8 +185,63 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
     return 0;
 }
 
+/* --- steps of the store: each manifest is one, and nothing else says so --- */
+
+static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
+{
+    struct maker *m = arg;
+    size_t n = strlen(name);
+    char step[256];
+    double number;
+    int r;
+    if (type != CKPT_FT_FILE || n < 6 || n > 255 || strcmp(name + n - 5, ".json"))
+        return 0;
+    memcpy(step, name, n - 5);
+    step[n - 5] = 0;
+    if (!ckpt_step_name(step, &number))
+        return 0;
+    if ((r = add_name(m, step, CKPT_FT_FILE)) < 0)
+        return r;
+    struct ckpt_entry *e = &m->l->entries[m->l->count - 1];
+    e->kind = CKPT_ENTRY_TREE;
+    e->number = number;
+    e->is_step = e->step_name = true;
+    e->reader = &ckpt_store_reader;
+    e->probe = (struct ckpt_probe){.bits = 64, .settled = true};
+    e->file = malloc(sizeof CKPT_STORE_DIR + n + 16);
+    if (!e->file)
+        return -ENOMEM;
+    sprintf(e->file, CKPT_STORE_DIR "/steps/%s", name);
+    return 0;
+}
+
+static int stat_stored(struct maker *m, struct ckpt_entry *e)
+{
+    CKPT_AUTOFREE char *path = join(m->path, e->file);
+    if (!path)
+        return -ENOMEM;
+    if (ckpt_backend_stat(m->source, path, &e->st) < 0)
+        return hide(e, ""); /* deleted just now */
+    e->st.type = CKPT_FT_DIR; /* the manifest has the mode, owner and time of the step's own directory */
+    return 0;
+}
+
+static int add_stored(struct maker *m)
+{
+    CKPT_AUTOFREE char *steps = join(m->path, CKPT_STORE_DIR "/steps");
+    if (!steps)
+        return -ENOMEM;
+    int r = ckpt_backend_stat(m->source, steps, &m->l->store_dir);
+    if (r == 0)
+        r = ckpt_backend_list(m->source, steps, add_manifest, m);
+    m->l->root = true;
+    return r == -ENOENT ? 0 : r;
+}
+
 static int stat_entry(struct maker *m, struct ckpt_entry *e)
 {
+    if (e->file)
+        return stat_stored(m, e);
     CKPT_AUTOFREE char *path = join(m->path, e->name);
     size_t len;
     if (!path)
@@ -210,8 +281,7 @@ static int settle_entries(struct maker *m)
         taken |= !strcmp(e->name, "latest");
         bool step = l->root && e->step_name && (e->kind == CKPT_ENTRY_DIR || e->kind == CKPT_ENTRY_LINK);
         if (e->kind == CKPT_ENTRY_DIR && (step || (e->probe.bits > 1 && !e->probe.weak))) {
-            int64_t changed = CKPT_MAX(e->st.mtime_ns, e->st.ctime_ns);
-            bool quiet = l->taken_ns - changed > QUIET_NS || changed > l->taken_ns;
+            bool quiet = !e->busy && is_quiet(&e->st);
             if (*e->probe.unfinished) {
                 if (hide(e, e->probe.unfinished) < 0)
                     return -ENOMEM;
@@ -226,6 +296,8 @@ static int settle_entries(struct maker *m)
             if (!e->reader) /* by its name alone: an empty step */
                 e->reader = ckpt_empty_reader();
         }
+        if (e->file && e->kind == CKPT_ENTRY_TREE)
+            step = true;
         e->is_step = step && (e->kind == CKPT_ENTRY_TREE || e->kind == CKPT_ENTRY_LINK);
         if (!e->is_step)
             continue;
@@ -238,9 +310,20 @@ static int settle_entries(struct maker *m)
     return 0;
 }
 
-static int compare(const void *a, const void *b)
+/* By name; a step of the store before anything else of its name, which it hides. */
+static int compare(const void *pa, const void *pb)
 {
-    return strcmp(((const struct ckpt_entry *)a)->name, ((const struct ckpt_entry *)b)->name);
+    const struct ckpt_entry *a = pa, *b = pb;
+    int r = strcmp(a->name, b->name);
+    return r ? r : !a->file - !b->file;
+}
+
+static int hide_doubles(struct ckpt_listing *l)
+{
+    for (size_t i = 1; i < l->count; i++)
+        if (l->native && !strcmp(l->entries[i].name, l->entries[i - 1].name) && hide(&l->entries[i], "a step of the store has its name") < 0)
+            return -ENOMEM;
+    return 0;
 }
 
 static int make_table(struct ckpt_listing *l)
@@ -272,10 +355,14 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
     int r = ckpt_backend_stat(source, path, &l->dir);
     if (r == 0)
         r = ckpt_backend_list(source, path, add_name, &m);
+    if (r == 0 && l->native)
+        r = add_stored(&m);
     if (r == 0 && l->count)
         qsort(l->entries, l->count, sizeof *l->entries, compare);
     for (size_t i = 0; i < l->count && r == 0; i++)
         r = stat_entry(&m, &l->entries[i]);
+    if (r == 0)
+        r = hide_doubles(l);
     if (r == 0)
         r = settle_entries(&m);
     if (r == 0)
@@ -291,6 +378,10 @@ bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const s
 {
     struct ckpt_stat st;
     if (ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) || l->taken_ns - st.mtime_ns < RACY_NS)
+        return false;
+    CKPT_AUTOFREE char *steps = l->native ? join(path, CKPT_STORE_DIR "/steps") : NULL;
+    if (l->native && (!steps || ckpt_backend_stat(source, steps, &st) < 0 || !ckpt_stat_same(&st, &l->store_dir) ||
+                      l->taken_ns - st.mtime_ns < RACY_NS))
         return false;
     for (size_t i = 0; i < l->count; i++) {
         const struct ckpt_entry *e = &l->entries[i];

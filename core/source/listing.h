@@ -18,9 +18,11 @@ struct ckpt_entry {
     struct ckpt_probe probe;
     bool is_step;    /* a finished step of this root */
     bool step_name;
+    bool busy;       /* it changed while it was probed */
     bool unreadable; /* what it is cannot be told; by its name it may be a step */
     double number;
     char *hidden;    /* HIDDEN: why */
+    char *file;      /* TREE of the root's store: the manifest's path below the root; st is the manifest's */
 };
 
 struct ckpt_listing {
@@ -32,6 +34,9 @@ struct ckpt_listing {
     uint32_t *table;            /* by name */
     uint32_t table_size;
     bool root;
+    bool native;                /* it has a store; store_dir is its steps/ when it was listed */
+    struct ckpt_stat store_dir;
+    char *best;                 /* the step of the store that its retention calls best; NULL: none */
     size_t latest;              /* entry of the highest step; SIZE_MAX: none, or a file of that name is there */
 };
 

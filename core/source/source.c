@@ -3,6 +3,7 @@
 
 #include "core/base/util.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -99,7 +100,14 @@ static void node_free(struct ckpt_source *src, struct node *n)
     ckpt_file_unref(n->file);
     pthread_mutex_destroy(&n->load);
     free(n->slices);
+    ckpt_stages_close(n->stages);
+    ckpt_store_close(n->store);
     free(n->link);
+    free(n->dir);
+    free(n->manifest);
+    for (size_t i = 0; i < n->old_count; i++)
+        free(n->old[i]);
+    free(n->old);
     free(n->content);
     free(n->path);
     free(n->name);
@@ -126,6 +134,15 @@ static struct node *reap(struct ckpt_source *src, struct node *n)
     return n;
 }
 
+/* Another object under the same name is another inode; so is a checkpoint that was changed. */
+static uint64_t node_ino(const struct node *n)
+{
+    /* The manifest of a store's step has the time of the step's own directory. */
+    int64_t time = n->manifest && n->st.btime_ns ? n->st.btime_ns : n->st.mtime_ns;
+    uint64_t ino = mix(hash_text(n->st.dev * 31 + n->st.ino, n->path) ^ (n->kind == NODE_TREE ? (uint64_t)time : (uint64_t)n->kind)) >> 1;
+    return ino < 16 ? ino + 16 : ino;
+}
+
 static struct node *node_new(struct ckpt_source *src, uint64_t parent, const char *path, const char *name, enum node_kind kind,
                              const struct ckpt_stat *st)
 {
@@ -139,11 +156,9 @@ static struct node *node_new(struct ckpt_source *src, uint64_t parent, const cha
     n->kind = kind;
     n->parent = parent;
     n->st = *st;
+    n->inside = "";
     pthread_mutex_init(&n->load, NULL);
-    /* Another object under the same name is another inode; so is a checkpoint that was changed. */
-    n->ino = mix(hash_text(st->dev * 31 + st->ino, path) ^ (kind == NODE_TREE ? (uint64_t)st->mtime_ns : (uint64_t)kind)) >> 1;
-    if (n->ino < 16)
-        n->ino += 16;
+    n->ino = node_ino(n);
     return n;
 }
 
@@ -187,6 +202,8 @@ int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing 
     int r = ckpt_listing_make(src->backend, n->path, n->listing, &l);
     if (r < 0)
         return ckpt_fail(err, -r, "%s/%s: %s", src->path, n->path, strerror(-r));
+    if (l->native && !ckpt_listing_find(l, "best"))
+        l->best = source_best_step(src, n);
     ckpt_listing_unref(n->listing);
     n->listing = l;
     n->checked_ns = now;
@@ -244,6 +261,23 @@ static void let_go_of_files(struct ckpt_source *src, struct node *keep)
     }
 }
 
+/* Another step of the store has its name: whoever looks it up again, which -ESTALE makes the kernel do, shall find that. */
+static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
+{
+    pthread_mutex_lock(&src->lock);
+    struct node *root = find_id(src, n->parent);
+    if (root)
+        root->uses++;
+    pthread_mutex_unlock(&src->lock);
+    if (!root)
+        return -ENOENT;
+    pthread_mutex_lock(&root->load);
+    root->checked_ns = 0;
+    pthread_mutex_unlock(&root->load);
+    source_done(src, &(struct target){.node = root});
+    return -ESTALE;
+}
+
 /* The files of a node's checkpoint; unref them. */
 static int node_pins(struct ckpt_source *src, struct node *n, struct ckpt_pins **ret)
 {
@@ -255,12 +289,12 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct ckpt_pins *
     let_go_of_files(src, n);
     struct ckpt_backend *dir;
     struct ckpt_stat st;
-    int r = ckpt_backend_sub(src->backend, n->path, &dir);
+    int r = ckpt_backend_sub(src->backend, n->dir ? n->dir : n->path, &dir);
     if (r < 0)
         return r;
-    r = ckpt_backend_stat(dir, "", &st);
-    if (r == 0 && (st.ino != n->st.ino || st.dev != n->st.dev))
-        r = -ENOENT; /* it was replaced since it was looked up */
+    r = ckpt_backend_stat(dir, n->inside, &st);
+    if (r == 0 && (st.ino != n->st.ino || st.dev != n->st.dev || st.btime_ns != n->st.btime_ns))
+        r = n->manifest ? replaced_meanwhile(src, n) : -ENOENT; /* it was replaced since it was looked up */
     if (r == 0)
         r = ckpt_pins_new(dir, ret);
     ckpt_backend_unref(dir);
@@ -278,7 +312,7 @@ static int open_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree *
     int r = node_pins(src, n, &pins);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
-    r = n->reader->open(pins, ret, err);
+    r = n->reader->open(&(struct ckpt_opening){pins, n->inside, src->cache}, ret, err);
     ckpt_pins_unref(pins);
     return r;
 }
@@ -404,7 +438,9 @@ static uint64_t inner_ino(const struct node *n, uint32_t node, enum ckpt_view vi
 
 static void common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret)
 {
-    *ret = (struct ckpt_attr){.id = id, .mtime_ns = n->st.mtime_ns, .mode = n->st.mode & 0555, .uid = n->st.uid, .gid = n->st.gid};
+    *ret = (struct ckpt_attr){.id = id, .nlink = CKPT_NLINK_UNKNOWN, .mtime_ns = n->st.mtime_ns, .uid = n->st.uid, .gid = n->st.gid};
+    ret->mode = n->st.mode & (n->writable ? 0777 : 0555);
+    ret->atime_ns = ret->ctime_ns = ret->mtime_ns;
 }
 
 static void node_attr(const struct node *n, struct ckpt_attr *ret)
@@ -419,6 +455,7 @@ static void node_attr(const struct node *n, struct ckpt_attr *ret)
         break;
     case NODE_LINK:
         ret->type = CKPT_LINK;
+        ret->fleeting = n->writable; /* a commit may change it at any time */
         ret->size = strlen(n->link);
         break;
     case NODE_CONTROL:
@@ -428,13 +465,33 @@ static void node_attr(const struct node *n, struct ckpt_attr *ret)
         break;
     default:
         ret->type = CKPT_DIR;
+        ret->fleeting = n->kind == NODE_TREE && n->writable;
     }
+}
+
+/* What the checkpoint itself keeps of a leaf or directory, where it does. */
+static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_leaf_attrs own;
+    if (!t->tree->format->attrs)
+        return 0;
+    int r = t->tree->format->attrs(t->tree, t->file.node, &own, err);
+    if (r < 0)
+        return r;
+    ret->mode = own.mode & (t->node->writable ? 07777 : 0555);
+    ret->uid = own.uid;
+    ret->gid = own.gid;
+    ret->mtime_ns = ret->atime_ns = ret->ctime_ns = own.mtime_ns;
+    return 0;
 }
 
 static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     const struct node *n = t->node;
     common_attr(n, id, ret);
+    int r = own_attr(t, ret, err);
+    if (r < 0)
+        return r;
     ret->forever = true;
     ret->view = t->file.view != CKPT_VIEW_LISTED;
     ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : inner_ino(n, t->file.node, t->file.view);
@@ -443,32 +500,69 @@ static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
         return 0;
     }
     ret->type = CKPT_FILE;
-    ret->mode &= 0444;
+    ret->mode &= n->writable && !ret->view ? 07777 : 0444;
     /* A leaf that cannot be read at all is listed, but not found by name: so opening it gives the error. */
     return ckpt_view_size(&src->views, &t->file, &ret->size, &ret->stored, err);
+}
+
+static int staged_attr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = source_set(src, id);
+    struct ckpt_stage_attr attr;
+    int r = set ? ckpt_stage_getattr(set, id, &attr) : -ESTALE;
+    if (r < 0)
+        return ckpt_fail(err, -r, "the step is not staged any more");
+    source_attr_of_stage(&attr, ret);
+    return 0;
+}
+
+/* Where a committed step has a staged copy: mode, owner and times are the copy's. The bytes, and so the size, stay what readers have open. */
+static void copied_attr(struct ckpt_source *src, const struct target *t, struct ckpt_attr *ret)
+{
+    struct ckpt_attr copy;
+    uint64_t id;
+    if (t->node->kind != NODE_TREE || t->node->stale || source_copied(src, t, &id) != 1)
+        return;
+    if (staged_attr(src, id, &copy, NULL) == 0) {
+        ret->mode = copy.mode;
+        ret->uid = copy.uid;
+        ret->gid = copy.gid;
+        ret->mtime_ns = copy.mtime_ns;
+        ret->atime_ns = copy.atime_ns;
+        ret->ctime_ns = copy.ctime_ns;
+        ret->forever = false;
+        ret->staged = true;
+    }
+    ckpt_forget(src, id, 1);
 }
 
 int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct target t;
     atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
+    if (id & CKPT_STAGED)
+        return staged_attr(src, id, ret, err);
     int r = source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    if (t.tree)
+    if (t.tree) {
         r = inner_attr(src, &t, id, ret, err);
-    else {
+        if (r == 0 && t.file.view == CKPT_VIEW_LISTED)
+            copied_attr(src, &t, ret);
+    } else {
         if (t.node->kind == NODE_DIR || t.node->kind == NODE_FILE) {
             struct ckpt_stat st;
-            if (ckpt_backend_stat(src->backend, t.node->path, &st) == 0 && st.ino == t.node->st.ino && st.dev == t.node->st.dev) {
+            if (ckpt_backend_stat(src->backend, t.node->path, &st) == 0) {
                 pthread_mutex_lock(&src->lock);
-                t.node->st = st;
+                if (st.ino == t.node->st.ino && st.dev == t.node->st.dev)
+                    t.node->st = st;
                 pthread_mutex_unlock(&src->lock);
             }
         }
         pthread_mutex_lock(&src->lock);
         node_attr(t.node, ret);
         pthread_mutex_unlock(&src->lock);
+        copied_attr(src, &t, ret);
     }
     source_done(src, &t);
     return r;
@@ -611,6 +705,80 @@ static int link_target(struct ckpt_source *src, const char *path, char *buf, siz
     return 0;
 }
 
+/* A step that is read from the store of its root: the manifest's path below the root. */
+static int set_inside(struct node *n, const struct node *dir, const char *file)
+{
+    size_t store = strlen(CKPT_STORE_DIR);
+    n->dir = malloc(strlen(dir->path) + store + 2);
+    n->manifest = malloc(strlen(dir->path) + strlen(file) + 2);
+    if (!n->dir || !n->manifest)
+        return -ENOMEM;
+    sprintf(n->dir, "%s%s" CKPT_STORE_DIR, dir->path, *dir->path ? "/" : "");
+    sprintf(n->manifest, "%s%s%s", dir->path, *dir->path ? "/" : "", file);
+    n->inside = n->manifest + strlen(n->dir) + 1;
+    return 0;
+}
+
+void source_replaced(struct ckpt_source *src, struct node *root, const char *name)
+{
+    CKPT_GUARD(&src->lock);
+    struct node *n = find_name(src, root->id, name);
+    if (!n || n->kind != NODE_TREE)
+        return;
+    n->stale = true;
+    unname(src, n);
+}
+
+void source_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to)
+{
+    char path[4096];
+    struct ckpt_stat st;
+    struct node now = {0};
+    if (snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root->path, *root->path ? "/" : "", to) >= (int)sizeof path ||
+        ckpt_backend_stat(src->backend, path, &st) < 0 || set_inside(&now, root, path + strlen(root->path) + (*root->path != 0)) < 0)
+        return;
+    snprintf(path, sizeof path, "%s%s%s", root->path, *root->path ? "/" : "", to);
+    now.path = strdup(path);
+    now.name = strdup(to);
+    pthread_mutex_lock(&src->lock);
+    struct node *n = find_name(src, root->id, from), *there = find_name(src, root->id, to);
+    if (there && there->kind == NODE_TREE) {
+        there->stale = true;
+        unname(src, there);
+    }
+    char **old = n ? realloc(n->old, (n->old_count + 3) * sizeof *old) : NULL;
+    if (old)
+        n->old = old;
+    bool same = n && n->kind == NODE_TREE && n->st.ino == st.ino && n->st.dev == st.dev;
+    if (n && !same) { /* it was changed before, and this is the step as it was */
+        n->stale = true;
+        unname(src, n);
+    }
+    if (old && same && n->kind == NODE_TREE && n->st.ino == st.ino && n->st.dev == st.dev && now.path && now.name) {
+        unname(src, n);
+        old[n->old_count++] = n->path;
+        old[n->old_count++] = n->name;
+        old[n->old_count++] = n->manifest;
+        n->path = CKPT_STEAL(now.path);
+        n->name = CKPT_STEAL(now.name);
+        n->manifest = CKPT_STEAL(now.manifest);
+        n->inside = n->manifest + strlen(n->dir) + 1;
+        n->st = st;
+        n->st.type = CKPT_FT_DIR;
+        ckpt_step_name(n->name, &n->number);
+        n->ino = node_ino(n);
+        struct node **b = name_bucket(src, n->parent, n->name);
+        n->next_name = *b;
+        *b = n;
+        n->named = true;
+    }
+    pthread_mutex_unlock(&src->lock);
+    free(now.path);
+    free(now.name);
+    free(now.dir);
+    free(now.manifest);
+}
+
 /* The node of a name, found or made, with a reference more. */
 static int take_node(struct ckpt_source *src, struct node *dir, const char *name, enum node_kind kind, const struct ckpt_stat *st,
                      const struct ckpt_entry *e, const char *link, struct node **ret)
@@ -621,27 +789,33 @@ static int take_node(struct ckpt_source *src, struct node *dir, const char *name
     struct node *fresh = node_new(src, dir->id, path, name, kind, st), *dead = NULL;
     if (!fresh)
         return -ENOMEM;
-    if (link && !(fresh->link = strdup(link))) {
+    if ((link && !(fresh->link = strdup(link))) || (e && e->file && set_inside(fresh, dir, e->file) < 0)) {
         node_free(src, fresh);
         return -ENOMEM;
     }
+    fresh->ino = node_ino(fresh);
+    fresh->writable = dir->writable && kind == NODE_LINK;
     pthread_mutex_lock(&src->lock);
     struct node *n = find_name(src, dir->id, name);
     if (n && (n->ino != fresh->ino || n->kind != kind || (link && strcmp(n->link, link)))) {
         unname(src, n); /* what was known under this name has been replaced */
         n = NULL;
     }
+    /* A checkpoint that is known stays as it is: what is read of it is read without the lock. */
+    if (e && (!n || n->is_step != e->is_step)) {
+        struct node *told = n ? n : fresh;
+        told->reader = e->reader;
+        told->is_step = e->is_step;
+        told->number = e->number;
+        told->writable = dir->writable && e->file;
+    }
     if (n) {
         dead = fresh;
-        n->st = *st;
+        if (kind != NODE_TREE)
+            n->st = *st;
     } else {
         n = fresh;
         node_insert(src, n, src->next_id++);
-    }
-    if (e) {
-        n->reader = e->reader;
-        n->is_step = e->is_step;
-        n->number = e->number;
     }
     n->refs++;
     pthread_mutex_unlock(&src->lock);
@@ -661,6 +835,11 @@ static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct 
         struct ckpt_stat st = l->dir;
         st.ino = ~st.ino;
         return take_node(src, dir, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
+    }
+    if (!e && l->best && !strcmp(name, "best")) {
+        struct ckpt_stat st = l->store_dir;
+        st.ino = ~st.ino;
+        return take_node(src, dir, name, NODE_LINK, &st, NULL, l->best, ret);
     }
     if (!e || e->kind == CKPT_ENTRY_HIDDEN)
         return -ENOENT;
@@ -731,6 +910,29 @@ static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt
     return 0;
 }
 
+static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = source_set(src, parent);
+    struct ckpt_stage_attr attr;
+    int r = set ? ckpt_stage_lookup(set, parent, name, &attr) : -ESTALE;
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    source_attr_of_stage(&attr, ret);
+    return 0;
+}
+
+/* A staged step hides the committed one that it is a copy of. */
+static int lookup_step(struct ckpt_source *src, struct node *root, const char *name, struct ckpt_attr *ret)
+{
+    struct ckpt_stage_attr attr;
+    int r = ckpt_stage_find(root->stages, name, &attr);
+    if (r == 0) {
+        source_attr_of_stage(&attr, ret);
+        ret->fleeting = true;
+    }
+    return r;
+}
+
 int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     char buf[16];
@@ -742,12 +944,24 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
         return ckpt_getattr(src, CKPT_CONTROL, ret, err);
     if (reserved(parent, name))
         return ckpt_fail(err, ENOENT, "there is no %s", name);
+    if (parent & CKPT_STAGED)
+        return lookup_staged(src, parent, name, ret, err);
     name = top_name(parent, name, buf);
     int r = source_target(src, parent, &t, err);
     if (r < 0)
         return r;
-    if (t.tree || t.node->kind == NODE_TREE)
-        r = lookup_inner(src, &t, name, ret, err);
+    uint64_t copy;
+    if (t.node->stale)
+        r = -ESTALE;
+    else if (t.tree || t.node->kind == NODE_TREE) {
+        r = source_copied(src, &t, &copy);
+        if (r == 1) {
+            r = lookup_staged(src, copy, name, ret, err);
+            ckpt_forget(src, copy, 1);
+        } else if (r == 0)
+            r = lookup_inner(src, &t, name, ret, err);
+    } else if (t.node->stages && lookup_step(src, t.node, name, ret) == 0)
+        r = 0;
     else if (t.node->kind == NODE_CONTROL_DIR)
         r = lookup_control(src, name, ret, err);
     else if (t.node->kind != NODE_DIR)
@@ -777,6 +991,12 @@ void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)
 {
     if (id == CKPT_ROOT || id == CKPT_CONTROL)
         return;
+    if (id & CKPT_STAGED) {
+        struct ckpt_stages *set = source_set(src, id);
+        if (set)
+            ckpt_stage_forget(set, id, count);
+        return;
+    }
     struct slice *gone = NULL;
     pthread_mutex_lock(&src->lock);
     struct node *n = id < INSIDE ? find_id(src, id) : find_serial(src, (uint32_t)(id >> 40)), *dead = NULL;
@@ -1007,7 +1227,80 @@ struct ckpt_dir {
     struct target target;
     uint32_t node;              /* inside a tree */
     struct ckpt_listing *listing;
+    int fd;                     /* of a staged directory */
+    DIR *entries;
+    struct steps {              /* staged ones, of a root */
+        char (*names)[256];
+        uint64_t *inos;
+        size_t count, cap;
+    } steps;
 };
+
+static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = source_set(d->src, id);
+    int fd, r = set ? ckpt_stage_opendir(set, id, &fd) : -ESTALE;
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s", strerror(-r));
+    d->id = id;
+    d->fd = fd;
+    d->entries = fdopendir(fd);
+    if (!d->entries) {
+        close(fd);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+static int note_step(void *arg, const char *name, uint64_t ino)
+{
+    struct steps *s = arg;
+    if (s->count == s->cap) {
+        size_t cap = s->cap ? s->cap * 2 : 16;
+        char (*names)[256] = realloc(s->names, cap * sizeof *names);
+        if (names)
+            s->names = names;
+        uint64_t *inos = names ? realloc(s->inos, cap * sizeof *inos) : NULL;
+        if (!inos)
+            return -ENOMEM;
+        s->inos = inos;
+        s->cap = cap;
+    }
+    snprintf(s->names[s->count], sizeof *s->names, "%s", name);
+    s->inos[s->count++] = ino;
+    return 0;
+}
+
+static bool is_staged_name(const struct ckpt_dir *d, const char *name)
+{
+    for (size_t i = 0; i < d->steps.count; i++)
+        if (!strcmp(d->steps.names[i], name))
+            return true;
+    return false;
+}
+
+/* Positions are those of the directory on disk. */
+static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
+{
+    if (pos)
+        seekdir(d->entries, (long)pos);
+    else
+        rewinddir(d->entries);
+    for (;;) {
+        errno = 0;
+        struct dirent *e = readdir(d->entries);
+        struct stat st;
+        if (!e)
+            return errno ? -errno : 0;
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        snprintf(ret->name, sizeof ret->name, "%s", e->d_name);
+        ret->type = e->d_type == DT_DIR ? CKPT_DIR : CKPT_FILE;
+        ret->next = (uint64_t)telldir(d->entries);
+        ret->ino = fstat(d->fd, &st) == 0 ? ckpt_stage_ino(source_set(d->src, d->id), st.st_dev, e->d_ino) : e->d_ino;
+        return 1;
+    }
+}
 
 int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
 {
@@ -1016,25 +1309,39 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
         return ckpt_fail(err, ENOMEM, "out of memory");
     d->src = src;
     d->id = id;
-    int r = source_target(src, id, &d->target, err);
-    if (r < 0) {
-        free(d);
+    d->fd = -1;
+    *ret_forever = false;
+    int r = id & CKPT_STAGED ? opendir_staged(d, id, err) : source_target(src, id, &d->target, err);
+    if (r == 0 && !(id & CKPT_STAGED)) {
+        uint64_t copy;
+        r = d->target.node->stale ? -ESTALE : source_copied(src, &d->target, &copy);
+        if (r == 1) {
+            r = opendir_staged(d, copy, err);
+            ckpt_forget(src, copy, 1);
+        }
+    }
+    if (r < 0 || d->entries) {
+        if (r < 0) {
+            source_done(src, &d->target);
+            free(d);
+        } else
+            *ret = d;
         return r;
     }
     struct node *n = d->target.node;
-    *ret_forever = false;
     if (d->target.tree || n->kind == NODE_TREE) {
         r = source_enter(src, &d->target, &d->node, err);
         if (r == 0 && !ckpt_viewed_is_dir(&d->target.file))
             r = ckpt_fail(err, ENOTDIR, "not a directory");
         *ret_forever = n != src->root;
-    } else if (n->kind == NODE_DIR)
+    } else if (n->kind == NODE_DIR) {
         r = source_listing(src, n, &d->listing, err);
-    else if (n->kind != NODE_CONTROL_DIR)
+        if (r == 0 && n->stages)
+            r = ckpt_stage_each(n->stages, note_step, &d->steps);
+    } else if (n->kind != NODE_CONTROL_DIR)
         r = ckpt_fail(err, ENOTDIR, "not a directory");
     if (r < 0) {
-        source_done(src, &d->target);
-        free(d);
+        ckpt_closedir(d);
         return r;
     }
     *ret = d;
@@ -1044,8 +1351,17 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
 void ckpt_closedir(struct ckpt_dir *d)
 {
     ckpt_listing_unref(d->listing);
+    if (d->entries)
+        closedir(d->entries);
+    free(d->steps.names);
+    free(d->steps.inos);
     source_done(d->src, &d->target);
     free(d);
+}
+
+uint64_t ckpt_dir_id(const struct ckpt_dir *d)
+{
+    return d->id;
 }
 
 bool ckpt_dir_in_tree(const struct ckpt_dir *d)
@@ -1085,6 +1401,8 @@ static int readdir_tree(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *re
 int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
 {
     atomic_fetch_add_explicit(&d->src->readdirs, 1, memory_order_relaxed);
+    if (d->entries)
+        return readdir_staged(d, pos, ret);
     if (d->target.tree)
         return pos < d->target.tree->count ? readdir_tree(d, pos, ret) : 0;
     if (!d->listing) {
@@ -1102,7 +1420,7 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
     for (; pos < l->count; pos++) {
         const struct ckpt_entry *e = &l->entries[pos];
         char path[4096], link[4096];
-        if (e->kind == CKPT_ENTRY_HIDDEN)
+        if (e->kind == CKPT_ENTRY_HIDDEN || is_staged_name(d, e->name))
             continue;
         if (e->kind == CKPT_ENTRY_LINK &&
             (snprintf(path, sizeof path, "%s%s%s", d->target.node->path, *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
@@ -1114,10 +1432,21 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         ret->next = pos + 1;
         return 1;
     }
-    if (pos == l->count && l->latest != SIZE_MAX) {
-        copy_name(d, ret, "latest");
+    for (; pos < l->count + 2; pos++) {
+        bool latest = pos == l->count;
+        if (latest ? l->latest == SIZE_MAX : !l->best)
+            continue;
+        copy_name(d, ret, latest ? "latest" : "best");
         ret->type = CKPT_LINK;
         ret->ino = l->dir.ino;
+        ret->next = pos + 1;
+        return 1;
+    }
+    if (pos - (l->count + 2) < d->steps.count) {
+        size_t i = pos - (l->count + 2);
+        copy_name(d, ret, d->steps.names[i]);
+        ret->type = CKPT_DIR;
+        ret->ino = d->steps.inos[i];
         ret->next = pos + 1;
         return 1;
     }
@@ -1130,6 +1459,7 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
 {
     struct held {
         uint64_t parent, ino, dev;
+        int64_t btime_ns;
         char *path, *name;
     } *held = NULL;
     size_t count = 0, cap = 0;
@@ -1145,13 +1475,14 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
                     break;
                 held = p;
             }
-            held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, strdup(n->path), strdup(n->name)};
+            held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->manifest ? n->manifest : n->path), strdup(n->name)};
         }
     pthread_mutex_unlock(&src->lock);
     for (size_t i = 0; i < count; i++) {
         struct ckpt_stat st;
         if (held[i].path && held[i].name &&
-            (ckpt_backend_stat(src->backend, held[i].path, &st) < 0 || st.ino != held[i].ino || st.dev != held[i].dev))
+            (ckpt_backend_stat(src->backend, held[i].path, &st) < 0 || st.ino != held[i].ino || st.dev != held[i].dev ||
+             st.btime_ns != held[i].btime_ns))
             gone(arg, held[i].parent, held[i].name);
         free(held[i].path);
         free(held[i].name);
@@ -1195,6 +1526,30 @@ static int open_root(struct ckpt_source *src, struct ckpt_err *err)
     return r < 0 ? ckpt_fail_in(err, -r, "%s", src->path) : 0;
 }
 
+static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
+{
+    return 1;
+}
+
+/* A source that may be written: what is staged there is taken over now; an empty one waits for its first step. */
+static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
+{
+    struct ckpt_stages *stages;
+    struct ckpt_err own = {0};
+    if (src->root->kind != NODE_DIR)
+        return 0;
+    if (ckpt_backend_list(src->backend, "", is_entry, NULL) == 0 && access(src->path, W_OK | X_OK) == 0) {
+        src->lazy = src->root->writable = true;
+        return 0;
+    }
+    int r = source_stages(src, src->root, &stages, &own);
+    if (r == -EROFS || r == -EACCES || r == -EPERM)
+        return 0;
+    if (r < 0 && err)
+        *err = own;
+    return r;
+}
+
 int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret, struct ckpt_err *err)
 {
     struct ckpt_source *src = calloc(1, sizeof *src);
@@ -1207,14 +1562,14 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
     src->spill_dir = strdup(tmp && *tmp ? tmp : "/var/tmp");
     src->path = strdup(path);
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned threads = options->threads ? options->threads : cpus > 0 ? (unsigned)cpus : 1;
+    src->opt.threads = options->threads ? options->threads : cpus > 0 ? (unsigned)cpus : 1;
     struct ckpt_cache_options cache = {.memory = options->cache, .spill = options->spill, .spill_dir = src->spill_dir};
     int r = src->spill_dir && src->path ? 0 : -ENOMEM;
     size_t n = src->path ? strlen(src->path) : 0;
     while (n > 1 && src->path[n - 1] == '/')
         src->path[--n] = 0;
     if (r == 0)
-        r = ckpt_pool_new(threads, &src->pool);
+        r = ckpt_pool_new(src->opt.threads, &src->pool);
     if (r == 0)
         r = ckpt_cache_new(&cache, src->pool, &src->cache);
     if (r == 0)
@@ -1229,6 +1584,8 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
         r = ckpt_backend_open_posix(path, &src->backend, err);
         if (r == 0)
             r = open_root(src, err);
+        if (r == 0 && src->opt.write)
+            r = open_for_writing(src, err);
     }
     if (r < 0)
         ckpt_source_close(src);
@@ -1241,6 +1598,10 @@ void ckpt_source_close(struct ckpt_source *src)
 {
     if (!src)
         return;
+    for (unsigned i = 0; i < src->set_count; i++) {
+        ckpt_stages_close(src->sets[i]->stages);
+        src->sets[i]->stages = NULL;
+    }
     ckpt_pool_free(src->pool); /* tasks under way use trees */
     for (unsigned i = 0; i < BUCKETS; i++)
         for (struct node *n = src->by_id[i], *next; n; n = next) {

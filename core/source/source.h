@@ -3,8 +3,9 @@
  * Private to core/source: the nodes of the source's own directories, and how they, the trees inside of checkpoints and the
  * control files share one space of ids.
  *
- * An id below 2^40 is a node of the source. Others name something inside a checkpoint: 24 bits which (the serial of its node), 8
- * bits how it is viewed, 32 bits the tree's node, or the number of a slice.
+ * An id below 2^40 is a node of the source. Others name something inside a checkpoint: 23 bits which (the serial of its node), 8
+ * bits how it is viewed, 32 bits the tree's node, or the number of a slice. Ids with bit 63 are of staged steps: 23 bits which root's, and
+ * 40 bits of its own (core/store/stage.h).
  *
  * Locks, in this order: a node's `load` (one at a time, held while its listing or tree is read), then src->lock (tables, counts,
  * pointers; never held across input or output).
@@ -14,6 +15,7 @@
 
 #include "core/ckpt.h"
 #include "core/source/listing.h"
+#include "core/store/stage.h"
 #include "core/view/view.h"
 
 #define CKPT_CONTROL 2 /* the id of .ckptfs */
@@ -43,10 +45,19 @@ struct node {
     pthread_mutex_t load;
 
     struct ckpt_listing *listing; /* DIR */
-    int64_t checked_ns;           /* CLOCK_MONOTONIC */
+    int64_t checked_ns;           /* CLOCK_MONOTONIC; 0: look again */
+    struct ckpt_store *store;     /* DIR that is a native root and may be changed, from the first change on */
+    struct ckpt_stages *stages;
+    struct ckpt_source *source;   /* of a root with stages: for what they call */
+    bool stale;                   /* TREE: another step has its name now */
+    bool writable;                /* a native root that may be changed, or a step of its store */
 
     uint32_t serial; /* TREE */
     const struct ckpt_reader *reader;
+    const char *inside;       /* the checkpoint's name below the directory that it is read from ("" : it is the directory), as in its listing's entry */
+    char **old;               /* paths, names and manifests before renamings, which somebody may still look at */
+    size_t old_count;
+    char *dir, *manifest;     /* TREE of a store: that directory's path in the source, and what `inside` points into */
     bool is_step;
     double number;
     struct ckpt_pins *pins;
@@ -64,6 +75,7 @@ struct node {
 };
 
 #define BUCKETS 16384
+#define CKPT_SETS 256
 
 struct ckpt_source {
     struct ckpt_backend *backend;
@@ -82,6 +94,9 @@ struct ckpt_source {
     unsigned since_count;
     unsigned kept_files;
     struct node *root;
+    struct node *sets[CKPT_SETS];  /* native roots with staged steps, by the number in their ids */
+    unsigned set_count;
+    bool lazy;                 /* the source was an empty directory: the first step makes it a native root */
     atomic_uint_fast64_t lookups, getattrs, readdirs, reads, bytes_read;
 };
 
@@ -101,6 +116,23 @@ int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, stru
 void source_done(struct ckpt_source *src, struct target *t);
 /* The node of the tree that an id stands for, where it is a directory or leaf of one; opens the tree when the id is a checkpoint's. */
 int source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* What is known under a name of a root is not what it stands for any more. */
+void source_replaced(struct ckpt_source *src, struct node *root, const char *name);
+/* A committed step of a store has another name: its node, if it is known, goes with it. */
+void source_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);
+
+/* write.c: the staged steps of a native root; -EROFS where there can be none. */
+int source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The name of the best step of a native root, to be freed; NULL. */
+char *source_best_step(struct ckpt_source *src, struct node *n);
+/* The set that an id of a staged step belongs to. */
+struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id);
+void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret);
+/* The directory of a staged copy that stands for a directory of a committed step in this process: 1 and its id with a reference, or 0. */
+int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret);
+/* The root that a tree is a step of, where that is a native one that has staged steps; NULL. */
+struct node *source_root_of(struct ckpt_source *src, const struct node *tree);
 
 /* control.c: the text of a control file; -ENOENT. */
 int source_control(struct ckpt_source *src, const char *name, uint8_t **ret, size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;

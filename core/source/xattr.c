@@ -2,6 +2,7 @@
 /* user.ckpt.*: what is known of a leaf or directory, and why a checkpoint does not open. */
 #include "core/base/util.h"
 #include "core/format/json.h"
+#include "core/format/store/store_format.h"
 #include "core/source/source.h"
 
 #include <stdio.h>
@@ -45,6 +46,17 @@ static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
     ckpt_buf_clear(&json);
 }
 
+/* A step of a store is pinned by a file beside its manifest. */
+static bool is_pinned(struct ckpt_source *src, const struct node *n)
+{
+    struct ckpt_stat st;
+    CKPT_AUTOFREE char *pin = n->manifest ? strdup(n->manifest) : NULL;
+    if (!pin)
+        return false;
+    strcpy(pin + strlen(pin) - strlen("json"), "pin");
+    return ckpt_backend_stat(src->backend, pin, &st) == 0;
+}
+
 static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
 {
     const struct node *n = t->node;
@@ -56,7 +68,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
         set_string(all, "step", text);
     }
     set_string(all, "state", "committed");
-    set_string(all, "pinned", "0");
+    set_string(all, "pinned", is_pinned(src, n) ? "1" : "0");
     if (source_enter(src, t, &node, &err) < 0) {
         set_string(all, "format", n->reader ? n->reader->name : "orbax");
         set_string(all, "error", err.text);
@@ -87,15 +99,70 @@ static ssize_t give(const char *value, size_t n, char *buf, size_t len)
 {
     if (len && n > len)
         return -ERANGE;
-    if (len)
+    if (len && n)
         memcpy(buf, value, n);
     return (ssize_t)n;
 }
 
+/* The attributes that a leaf or directory of a store was written with: an object of hex strings; NULL: none. */
+static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
+{
+    struct target t;
+    struct ckpt_manifest_node n = {0};
+    cJSON *all = NULL;
+    if (source_target(src, id, &t, NULL) < 0)
+        return NULL;
+    if (t.tree && t.node->manifest && t.file.view == CKPT_VIEW_LISTED && ckpt_store_tree_record(t.tree, t.file.node, &n, NULL) == 0 && n.xattrs)
+        all = ckpt_json_parse(n.xattrs, strlen(n.xattrs));
+    ckpt_manifest_node_clear(&n);
+    source_done(src, &t);
+    return all;
+}
+
+static ssize_t own_attribute(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+{
+    cJSON *all = own_attributes(src, id);
+    const cJSON *item = ckpt_json_get(all, name);
+    ssize_t r = -ENODATA;
+    if (cJSON_IsString(item)) {
+        size_t n = strlen(item->valuestring) / 2;
+        CKPT_AUTOFREE char *value = malloc(n + 1);
+        for (size_t i = 0; value && i < n; i++) {
+            unsigned byte = 0;
+            sscanf(item->valuestring + 2 * i, "%2x", &byte);
+            value[i] = (char)byte;
+        }
+        r = value ? give(value, n, buf, len) : -ENOMEM;
+    }
+    cJSON_Delete(all);
+    return r;
+}
+
+/* The staged file that stands for a committed one; with a reference. */
+static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
+{
+    struct target t;
+    if (source_target(src, id, &t, NULL) < 0)
+        return false;
+    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !t.node->stale && source_copied(src, &t, ret) == 1;
+    source_done(src, &t);
+    return found;
+}
+
 ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
 {
+    uint64_t copy;
+    if (id & CKPT_STAGED) {
+        struct ckpt_stages *set = source_set(src, id);
+        return set ? ckpt_stage_getxattr(set, id, name, buf, len) : -ESTALE;
+    }
+    if (copy_of(src, id, &copy)) {
+        ssize_t r = ckpt_getxattr(src, copy, name, buf, len);
+        ckpt_forget(src, copy, 1);
+        return r;
+    }
     if (strncmp(name, PREFIX, strlen(PREFIX)))
-        return -ENODATA;
+        return strncmp(name, "user.", 5) ? -ENODATA : own_attribute(src, id, name, buf, len);
     cJSON *all = describe(src, id);
     const cJSON *item = ckpt_json_get(all, name + strlen(PREFIX));
     ssize_t r = item ? give(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
@@ -105,7 +172,17 @@ ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, ch
 
 ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 {
-    cJSON *all = describe(src, id);
+    uint64_t copy;
+    if (id & CKPT_STAGED) {
+        struct ckpt_stages *set = source_set(src, id);
+        return set ? ckpt_stage_listxattr(set, id, buf, len) : -ESTALE;
+    }
+    if (copy_of(src, id, &copy)) {
+        ssize_t r = ckpt_listxattr(src, copy, buf, len);
+        ckpt_forget(src, copy, 1);
+        return r;
+    }
+    cJSON *all = describe(src, id), *own = own_attributes(src, id);
     struct ckpt_buf names = CKPT_BUF_INIT;
     const cJSON *e;
     cJSON_ArrayForEach(e, all)
@@ -113,6 +190,9 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
         ckpt_buf_addf(&names, PREFIX "%s", e->string);
         ckpt_buf_addc(&names, 0);
     }
+    cJSON_ArrayForEach(e, own)
+        ckpt_buf_add(&names, e->string, strlen(e->string) + 1);
+    cJSON_Delete(own);
     ssize_t r = ckpt_buf_error(&names);
     if (r == 0)
         r = give((char *)names.data, names.len, buf, len);

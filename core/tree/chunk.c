@@ -79,6 +79,7 @@ struct ckpt_cache {
     pthread_cond_t room;
     struct ckpt_chunk *table[TABLE_SIZE];
     struct ckpt_chunk *newest, *oldest;
+    struct ckpt_chunk *dead; /* to be freed when the lock is let go */
     uint64_t memory, spilled;
     uint64_t idle; /* of the memory: of chunks that nobody holds */
     atomic_uint_fast64_t decoded, decoded_bytes, hits, misses;
@@ -168,17 +169,29 @@ static void destroy(struct ckpt_cache *c, struct ckpt_chunk *chunk)
     c->memory -= chunk->charged_memory;
     c->spilled -= chunk->charged_spill;
     pthread_cond_broadcast(&c->room);
-    ckpt_stream_close(chunk->stream);
-    ckpt_extent_clear(&chunk->src.extent);
     if (atomic_load(&chunk->kind) == MEMORY)
         give_buffer(c, chunk->mem, chunk->src.size);
     else
         free(chunk->mem);
-    if (chunk->fd >= 0)
-        close(chunk->fd);
-    pthread_mutex_destroy(&chunk->lock);
-    pthread_cond_destroy(&chunk->moved);
-    free(chunk);
+    chunk->next = c->dead;
+    c->dead = chunk;
+}
+
+/* Lets go of the lock. What was destroyed is closed only then: its file may itself be made of chunks of this cache. */
+static void unlock(struct ckpt_cache *c)
+{
+    struct ckpt_chunk *dead = CKPT_STEAL(c->dead);
+    pthread_mutex_unlock(&c->lock);
+    for (struct ckpt_chunk *next; dead; dead = next) {
+        next = dead->next;
+        ckpt_stream_close(dead->stream);
+        ckpt_extent_clear(&dead->src.extent);
+        if (dead->fd >= 0)
+            close(dead->fd);
+        pthread_mutex_destroy(&dead->lock);
+        pthread_cond_destroy(&dead->moved);
+        free(dead);
+    }
 }
 
 /* What a chunk costs besides its data: its own struct, its stream's window. */
@@ -247,20 +260,20 @@ static bool move_out(struct ckpt_cache *c, struct ckpt_chunk *chunk)
     return true;
 }
 
-/* Give back memory until `size` more fits; waits for readers to let go when it must. */
-static void make_room(struct ckpt_cache *c, uint64_t size)
+/* Give back memory until `size` more fits; waits for readers to let go when it must and may. */
+static void make_room(struct ckpt_cache *c, uint64_t size, bool wait)
 {
     while (c->memory + size > c->chunk_limit && c->memory) {
         struct ckpt_chunk *victim = c->oldest;
         while (victim && atomic_load(&victim->kind) == SPILL)
             victim = victim->newer; /* those hold little memory, and much work */
-        if (!victim && c->idle < c->memory) { /* what is in use will be idle soon */
+        if (!victim && wait && c->idle < c->memory) { /* what is in use will be idle soon */
             pthread_cond_wait(&c->room, &c->lock);
             continue;
         }
         victim = victim ? victim : c->oldest;
         if (!victim)
-            return; /* only what the accounts say: nothing can be given back */
+            return; /* nothing can be given back */
         lru_remove(c, victim);
         if (atomic_load(&victim->kind) == MEMORY && move_out(c, victim))
             continue;
@@ -312,13 +325,13 @@ static void prepare(struct ckpt_cache *c, struct ckpt_chunk *chunk)
     const struct ckpt_chunk_source *s = &chunk->src;
     if (!s->codecs.count && !changes_elements(s)) {
         atomic_store(&chunk->kind, DIRECT);
-        make_room(c, OVERHEAD);
+        make_room(c, OVERHEAD, !s->nested);
         c->memory += chunk->charged_memory = OVERHEAD;
         return;
     }
     if (s->size <= c->chunk_limit / 2) {
         uint64_t cost = OVERHEAD + CKPT_MAX(s->size, (uint64_t)1);
-        make_room(c, cost);
+        make_room(c, cost, !s->nested);
         chunk->mem = take_buffer(c, s->size);
         if (!chunk->mem && s->size > c->spare_limit)
             drop_spares(c);
@@ -327,7 +340,7 @@ static void prepare(struct ckpt_cache *c, struct ckpt_chunk *chunk)
         return;
     }
     chunk->window = c->chunk_limit < 8 * LARGE_WINDOW ? LARGE_WINDOW / 2 : LARGE_WINDOW;
-    make_room(c, OVERHEAD + chunk->window + BLOCK * 4);
+    make_room(c, OVERHEAD + chunk->window + BLOCK * 4, !s->nested);
     c->memory += chunk->charged_memory = OVERHEAD + chunk->window + BLOCK * 4;
     atomic_store(&chunk->kind, SPILL);
 }
@@ -375,7 +388,7 @@ int ckpt_cache_get(struct ckpt_cache *c, const struct ckpt_chunk_key *key, ckpt_
         *b = chunk;
         chunk->hashed = true;
     }
-    pthread_mutex_unlock(&c->lock);
+    unlock(c);
     *ret = chunk;
     return 0;
 }
@@ -395,7 +408,7 @@ void ckpt_chunk_put(struct ckpt_cache *c, struct ckpt_chunk *chunk)
         }
         pthread_cond_broadcast(&c->room);
     }
-    pthread_mutex_unlock(&c->lock);
+    unlock(c);
 }
 
 /* --- the decoder: chunk->lock is held on entry and exit, `busy` keeps others off in between --- */
@@ -447,7 +460,7 @@ static void begin_anew(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t 
     bool room = ring > chunk->window && c->spilled + ring <= c->opt.spill;
     if (room)
         c->spilled += chunk->charged_spill = ring;
-    pthread_mutex_unlock(&c->lock);
+    unlock(c);
     int fd = room ? open_spill(c) : -ENOSPC;
     pthread_mutex_lock(&chunk->lock);
     chunk->ring = ring;
@@ -776,7 +789,7 @@ int ckpt_cache_new(const struct ckpt_cache_options *options, struct ckpt_pool *p
 
 void ckpt_cache_drop_tree(struct ckpt_cache *c, uint64_t tree)
 {
-    CKPT_GUARD(&c->lock);
+    pthread_mutex_lock(&c->lock);
     for (unsigned i = 0; i < TABLE_SIZE; i++)
         for (struct ckpt_chunk *p = c->table[i], *next; p; p = next) {
             next = p->next;
@@ -788,18 +801,21 @@ void ckpt_cache_drop_tree(struct ckpt_cache *c, uint64_t tree)
                 destroy(c, p);
             } /* else: its last reader frees it */
         }
+    unlock(c);
 }
 
 void ckpt_cache_free(struct ckpt_cache *c)
 {
     if (!c)
         return;
+    pthread_mutex_lock(&c->lock);
     while (c->oldest) {
         struct ckpt_chunk *p = c->oldest;
         lru_remove(c, p);
         unhash(c, p);
         destroy(c, p);
     }
+    unlock(c);
     drop_spares(c);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->room);

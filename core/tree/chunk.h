@@ -3,7 +3,7 @@
  * Decoded chunks, kept in a bounded cache. A chunk that fits is decoded into memory, from its beginning and as far as
  * somebody needs it; a larger one into a spill file, a ring that keeps its last decoded bytes. Readers wait until
  * the decoder has passed what they want. Every chunk is decoded by one thread at a time, once for all readers.
- * Internally locked. No reader holds two chunks at once, so that waiting for memory cannot deadlock.
+ * Internally locked. No reader holds two chunks at once but for nested ones, so that waiting for memory cannot deadlock.
  */
 #ifndef CKPT_TREE_CHUNK_H
 #define CKPT_TREE_CHUNK_H
@@ -27,8 +27,10 @@ struct ckpt_cache_stats {
 struct ckpt_cache;
 struct ckpt_chunk;
 
+#define CKPT_CHUNK_OF_FILE ((uint64_t)1 << 63)
+
 struct ckpt_chunk_key {
-    uint64_t tree, index;
+    uint64_t tree, index; /* tree: a tree's id, or CKPT_CHUNK_OF_FILE and a number */
     uint32_t node;
 };
 
@@ -41,6 +43,7 @@ struct ckpt_chunk_source {
     uint32_t itemsize;
     bool big_endian;
     bool missing; /* no such chunk stored: it is not cached, and ckpt_cache_get says 1 */
+    bool nested;  /* may be read by who holds another chunk, so it takes what memory it needs at once. Small chunks only */
 };
 
 typedef int ckpt_chunk_locate_fn(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret, struct ckpt_err *err);

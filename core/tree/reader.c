@@ -33,7 +33,7 @@ static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk
     ret->missing = r == 1;
     ret->codecs = j->a->codecs;
     ret->size = j->a->chunk_bytes;
-    ret->dtype = j->a->dtype;
+    ret->dtype = j->a->as_shown ? CKPT_DT_OTHER : j->a->dtype;
     ret->itemsize = j->a->itemsize;
     ret->big_endian = j->a->big_endian;
     return 0;

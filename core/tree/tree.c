@@ -169,7 +169,7 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     if (r < 0 || set_grow(&b->dirs, hash_dir, t) < 0)
         return ckpt_fail(err, ENOMEM, "out of memory");
     uint32_t at = 0;
-    if (kind == CKPT_NODE_DIR) {
+    if (kind == CKPT_NODE_DIR && !t->exact) {
         at = (uint32_t)mix((uint64_t)parent << 32 | string) & (b->dirs.size - 1);
         for (; b->dirs.slots[at] != CKPT_NO_NODE; at = (at + 1) & (b->dirs.size - 1)) {
             const struct ckpt_node *n = &t->nodes[b->dirs.slots[at]];
@@ -193,8 +193,10 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     if (kind == CKPT_NODE_DIR) {
         n->first = n->last = CKPT_NO_NODE;
         b->depth_of_dir[node] = b->depth_of_dir[parent] + 1;
-        b->dirs.slots[at] = node;
-        b->dirs.count++;
+        if (!t->exact) {
+            b->dirs.slots[at] = node;
+            b->dirs.count++;
+        }
     }
     if (p->first == CKPT_NO_NODE)
         p->first = node;
@@ -203,6 +205,12 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     p->last = node;
     *ret = node;
     return 0;
+}
+
+int ckpt_tree_set_name(struct ckpt_tree *t, uint32_t node, const char *name, size_t len, struct ckpt_err *err)
+{
+    int r = ckpt_tree_string(t, name, len, &t->nodes[node].name);
+    return r < 0 ? ckpt_fail(err, r == -EFBIG ? EUCLEAN : ENOMEM, r == -EFBIG ? "the names are longer than a tree may hold" : "out of memory") : 0;
 }
 
 const char *ckpt_node_suffix(const struct ckpt_node *n)
@@ -295,7 +303,7 @@ static int name_nodes(struct ckpt_tree *t, struct ckpt_buf *buf)
         ckpt_tree_name(t, node, buf);
         int r = ckpt_buf_error(buf);
         if (r == 0 && ckpt_tree_lookup(t, n->parent, (char *)buf->data, buf->len) != CKPT_NO_NODE)
-            r = rename_node(t, node, buf);
+            r = t->exact ? -EUCLEAN : rename_node(t, node, buf);
         if (r < 0)
             return r;
         uint32_t at = (uint32_t)hash_name(n->parent, (char *)buf->data, buf->len, "", 0) & (t->table_size - 1);
@@ -332,7 +340,8 @@ int ckpt_tree_finish(struct ckpt_tree *t, struct ckpt_err *err)
     ckpt_buf_clear(&buf);
     free_builder(t);
     if (r < 0)
-        return ckpt_fail(err, -r, "%s", r == -EUCLEAN ? "too many leaves of the same name" : strerror(-r));
+        return ckpt_fail(err, -r, "%s",
+                         r != -EUCLEAN ? strerror(-r) : t->exact ? "two nodes have the same name" : "too many leaves of the same name");
     struct ckpt_node *nodes = realloc(t->nodes, t->count * sizeof *nodes);
     if (nodes)
         t->nodes = nodes;

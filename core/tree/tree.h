@@ -49,6 +49,12 @@ struct ckpt_value {
     uint8_t element[16];
 };
 
+/* What the checkpoint keeps of a leaf or directory besides its content. */
+struct ckpt_leaf_attrs {
+    uint32_t mode, uid, gid; /* permission bits, owner */
+    int64_t mtime_ns;
+};
+
 /* What a format does for its trees. All but close may run at once. */
 struct ckpt_format {
     const char *name; /* "orbax" */
@@ -57,9 +63,13 @@ struct ckpt_format {
     /* Where chunk `index` of an array is stored. 1: nowhere, it holds the fill value; -ENODATA: it should be there, and is not. */
     int (*chunk)(struct ckpt_tree *tree, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
                  struct ckpt_err *err);
-    /* Bytes that an array takes in the source. */
+    /* Bytes that an array takes in the source. A format with `file` is asked of any leaf, with `a` NULL. */
     int (*stored)(struct ckpt_tree *tree, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err);
     int (*blob)(struct ckpt_tree *tree, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err);
+    /* The listed file's own bytes, where the format keeps them as they are; NULL: they are made from layout or value. */
+    int (*file)(struct ckpt_tree *tree, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err);
+    /* Of a node; NULL: they are those of the checkpoint. */
+    int (*attrs)(struct ckpt_tree *tree, uint32_t node, struct ckpt_leaf_attrs *ret, struct ckpt_err *err);
     /* Keep what a reader of the leaf will need open; NULL: nothing to do. */
     void (*pin)(struct ckpt_tree *tree, uint32_t node);
     /* Append members (`,"sharding":...`) to a leaf's metadata; NULL: none. */
@@ -77,6 +87,7 @@ struct ckpt_tree {
     struct ckpt_pins *pins;  /* the checkpoint's files; referenced */
     uint64_t id;             /* of this opening, for the chunk cache */
     char *metadata;          /* JSON of the user's, or NULL */
+    bool exact;              /* the format knows all names (ckpt_tree_set_name): none is changed, and two equal ones are an error */
     struct ckpt_node *nodes;
     uint32_t count, cap;
     char *strings;           /* NUL-terminated, each after a u32 length; offset 0 is the empty string */
@@ -94,9 +105,11 @@ struct ckpt_tree {
 int ckpt_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret);
 /* Intern a string; 0 when it is empty. */
 int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t *ret);
-/* A new leaf, or a container (an existing one of that key is returned). -EUCLEAN beyond the limits. */
+/* A new leaf, or a container (an existing one of that key is returned, unless the tree is exact). -EUCLEAN beyond the limits. */
 int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index, enum ckpt_node_kind kind, uint32_t *ret,
                   struct ckpt_err *err) CKPT_MUST_USE;
+/* The listed name of a node, where it is not the escaped key with its suffix. */
+int ckpt_tree_set_name(struct ckpt_tree *t, uint32_t node, const char *name, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
 /* Names, and the table for lookups. No node may be added afterwards. */
 int ckpt_tree_finish(struct ckpt_tree *t, struct ckpt_err *err) CKPT_MUST_USE;
 

@@ -66,7 +66,10 @@ static const char *kind_name(const struct ckpt_node *n)
 
 static void add_array(const struct ckpt_array *a, struct ckpt_buf *out)
 {
-    ckpt_buf_addf(out, ",\"dtype\":\"%s\",\"shape\":", ckpt_dtype_info(a->dtype)->name);
+    const char *type = ckpt_array_type(a);
+    ckpt_buf_adds(out, ",\"dtype\":");
+    ckpt_buf_add_json_string(out, type, strlen(type));
+    ckpt_buf_adds(out, ",\"shape\":");
     add_numbers(out, a->ndim, a->shape);
     ckpt_buf_addf(out, ",\"bytes\":%llu", (unsigned long long)a->nbytes);
 }
@@ -126,7 +129,10 @@ int ckpt_view_meta(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *out, str
         int r = t->format->blob(t, node, &e, err);
         if (r < 0)
             return r;
-        ckpt_buf_addf(out, ",\"bytes\":%llu,\"stored\":%llu", (unsigned long long)e.len, (unsigned long long)e.len);
+        uint64_t stored = e.len;
+        if (t->format->file && t->format->stored(t, node, NULL, &stored, NULL) < 0)
+            stored = e.len;
+        ckpt_buf_addf(out, ",\"bytes\":%llu,\"stored\":%llu", (unsigned long long)e.len, (unsigned long long)stored);
         ckpt_extent_clear(&e);
     }
     if (t->format->describe)

@@ -81,8 +81,8 @@ static int collect_leaf(struct maker *m, uint32_t node, struct ckpt_err *err)
         if (!a->unsupported && ckpt_dtype_info(a->dtype)->safetensors)
             r = add_tensor(m, node, a->dtype, ckpt_array_ref(a));
         else {
-            char text[160];
-            int n = snprintf(text, sizeof text, "left out: safetensors has no type for %s", ckpt_dtype_info(a->dtype)->name);
+            char text[600];
+            int n = snprintf(text, sizeof text, "left out: safetensors has no type for %s", ckpt_array_type(a));
             add_other(m, node, text, (size_t)n);
         }
         ckpt_array_unref(a);

@@ -93,9 +93,13 @@ static int describe_array(struct element_source *s, struct ckpt_buf *out)
 {
     const struct ckpt_array *a = s->array;
     const struct ckpt_dtype_info *info = ckpt_dtype_info(a->dtype);
-    ckpt_buf_addf(out, "dtype  %s\n", info->name);
+    ckpt_buf_addf(out, "dtype  %s\n", ckpt_array_type(a));
     add_shape(out, a);
     ckpt_buf_addf(out, "bytes  %llu\n", (unsigned long long)a->nbytes);
+    if (info->klass == CKPT_DC_OTHER) {
+        ckpt_buf_adds(out, "\nvalues of this type are not printed\n");
+        return 0;
+    }
     uint64_t sampled = CKPT_MIN(a->nbytes, SAMPLE);
     struct statistics st = {0};
     CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);

@@ -113,7 +113,7 @@ struct opened {
     struct ckpt_array *array;   /* the elements that follow the header; NULL: there are none */
     struct ckpt_selection sel;
     struct ckpt_buf head;       /* all of a small file, or the header of one */
-    struct ckpt_extent blob;
+    struct ckpt_extent file;    /* of a blob, or of a leaf that is stored as it is listed */
     struct ckpt_rendering *rendering;
     uint64_t body;              /* bytes after the header */
 };
@@ -122,7 +122,7 @@ static void opened_clear(struct opened *o)
 {
     ckpt_array_unref(o->array);
     ckpt_buf_clear(&o->head);
-    ckpt_extent_clear(&o->blob);
+    ckpt_extent_clear(&o->file);
     ckpt_rendering_unref(o->rendering);
 }
 
@@ -142,7 +142,7 @@ static int open_array(const struct ckpt_viewed *f, struct opened *o, struct ckpt
     unsigned ndim = ckpt_selection_shape(&o->sel, shape);
     o->body = ckpt_selection_elements(&o->sel) * a->itemsize;
     if (f->view == CKPT_VIEW_LISTED || f->view == CKPT_VIEW_SLICE_NPY)
-        ckpt_npy_add_header(&o->head, ckpt_dtype_info(a->dtype)->descr, ndim, shape);
+        ckpt_npy_add_header(&o->head, ckpt_array_descr(a), ndim, shape);
     return ckpt_buf_error(&o->head);
 }
 
@@ -180,14 +180,21 @@ static int open_viewed(struct ckpt_views *v, const struct ckpt_viewed *f, struct
         return r;
     }
     }
-    switch (f->tree->nodes[f->node].kind) {
+    const struct ckpt_format *format = f->tree->format;
+    enum ckpt_node_kind kind = f->tree->nodes[f->node].kind;
+    if (f->view == CKPT_VIEW_LISTED && format->file && kind != CKPT_NODE_DIR) {
+        int r = format->file(f->tree, f->node, &o->file, err);
+        o->body = o->file.len;
+        return r;
+    }
+    switch (kind) {
     case CKPT_NODE_ARRAY:
         return open_array(f, o, err);
     case CKPT_NODE_VALUE:
         return open_value(f, o, err);
     case CKPT_NODE_BLOB: {
-        int r = f->tree->format->blob(f->tree, f->node, &o->blob, err);
-        o->body = o->blob.len;
+        int r = format->blob(f->tree, f->node, &o->file, err);
+        o->body = o->file.len;
         return r;
     }
     default:
@@ -201,11 +208,12 @@ int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *
     int r = open_viewed(v, f, &o, err);
     if (r == 0) {
         *ret_size = o.head.len + o.body;
-        *ret_stored = o.blob.len;
-        if (o.array && f->view == CKPT_VIEW_LISTED &&
-            f->tree->format->stored(f->tree, f->node, o.array, ret_stored, NULL) < 0)
-            *ret_stored = o.array->nbytes;
-        else if (!o.array && f->tree->nodes[f->node].kind == CKPT_NODE_VALUE)
+        const struct ckpt_format *format = f->tree->format;
+        *ret_stored = o.file.len;
+        if (f->view == CKPT_VIEW_LISTED && (o.array || format->file)) {
+            if (format->stored(f->tree, f->node, o.array, ret_stored, NULL) < 0)
+                *ret_stored = o.array ? o.array->nbytes : o.file.len;
+        } else if (!o.array && f->tree->nodes[f->node].kind == CKPT_NODE_VALUE)
             *ret_stored = o.head.len;
     }
     opened_clear(&o);
@@ -268,7 +276,7 @@ static int read_body(struct ckpt_views *v, const struct ckpt_viewed *f, const st
     if (o->array)
         return ckpt_read_array(&v->reader, f->tree, f->node, o->array, &o->sel, buf, len, off, err);
     if (!o->rendering) {
-        int r = ckpt_extent_read(&o->blob, buf, len, off);
+        int r = ckpt_extent_read(&o->file, buf, len, off);
         return r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : 0;
     }
     uint64_t at;
@@ -315,7 +323,7 @@ ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t
         const void *data;
         r = ckpt_map_array(&v->reader, f->tree, f->node, o.array, &o.sel, body, body_at, &data, &hold, err);
         if (r == 0 && data) {
-            iov[0] = (struct iovec){o.head.data + head_at, head};
+            iov[0] = (struct iovec){head ? o.head.data + head_at : NULL, head};
             iov[1] = (struct iovec){(void *)(uintptr_t)data, body};
             r = give(arg, iov + !head, 2 - !head);
             done = (ssize_t)(head + body);

@@ -15,7 +15,7 @@ import pytest
 import util
 from util import CKPTFS, ORBAX, ckptfs
 
-COMMANDS = ["mount", "umount", "info", "ls", "cat", "cp", "verify", "diff", "wait"]
+COMMANDS = ["mount", "umount", "info", "ls", "cat", "cp", "verify", "diff", "wait", "init", "config", "import", "export", "prune", "gc"]
 FINE, USAGE, MOUNT_FAILED, UNREACHABLE, INTEGRITY, PARTLY, DIFFERS = range(7)
 STEPS = ORBAX / "manager_steps"
 KERNEL = "4/model/params/kernel"

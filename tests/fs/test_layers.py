@@ -9,9 +9,10 @@ import pytest
 import util
 
 TOP = util.TESTS.parent
-LAYERS = ["base", "io", "codec", "array", "tree", "format", "view", "source"]        # lowest first
-# What the program takes from core besides the public header and core/base: helpers that know nothing of checkpoints on disk.
-HELPERS = {"core/array/dtype.h", "core/format/json.h"}
+LAYERS = ["base", "io", "codec", "array", "tree", "format", "store", "view", "source"]        # lowest first
+# What the program takes from core besides the public header and core/base: helpers that know nothing of checkpoints on disk, and for the
+# commands that change a root, its store as a whole.
+HELPERS = {"core/array/dtype.h", "core/array/npy.h", "core/format/json.h", "core/io/disk.h", "core/store/store.h", "core/store/commit.h", "core/store/work.h"}
 HEADERS = sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.h"))
 FILES = HEADERS + sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.c"))
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opens files as an Orbax item and looks at all that it shows, as a mount would: every name found again, every view's size and some of
- * its bytes. Sizes that are only claimed are not read to their end, so that an input takes neither long nor much memory.
+ * Opens files as an Orbax item, or a step of a store, and looks at all that it shows, as a mount would: every name found again, every
+ * view's size and some of its bytes. Sizes that are only claimed are not read to their end, so that an input takes neither long nor much memory.
  */
 #ifndef CKPT_FUZZ_LOOK_H
 #define CKPT_FUZZ_LOOK_H
@@ -93,7 +93,7 @@ static inline void look_at_node(struct ckpt_views *v, struct ckpt_tree *t, uint3
     }
 }
 
-static inline void look_at_tree(struct ckpt_backend *b)
+static inline void look_at(const struct ckpt_reader *reader, struct ckpt_backend *b, const char *name)
 {
     static struct ckpt_pool *pool; /* threads are slow to make */
     struct ckpt_pins *pins;
@@ -105,7 +105,7 @@ static inline void look_at_tree(struct ckpt_backend *b)
     look_expect((pool || ckpt_pool_new(1, &pool) == 0) && ckpt_pins_new(b, &pins) == 0, "no threads");
     look_expect(ckpt_cache_new(&(struct ckpt_cache_options){8 << 20, 0, "/tmp"}, pool, &cache) == 0, "no cache");
     look_expect(ckpt_views_init(&views, cache, "/tmp") == 0, "no views");
-    int r = ckpt_orbax_reader.open(pins, &t, &err);
+    int r = reader->open(&(struct ckpt_opening){pins, name, cache}, &t, &err);
     look_expect(r == 0 || (err.code == -r && *err.text), "an item fails without a reason");
     if (r == 0) {
         for (uint32_t node = 1; node < t->count && node < LOOK_NODES; node++)
@@ -125,6 +125,11 @@ static inline void look_at_tree(struct ckpt_backend *b)
     while (st.memory && usleep(100) == 0);
     ckpt_cache_free(cache);
     ckpt_pins_unref(pins);
+}
+
+static inline void look_at_tree(struct ckpt_backend *b)
+{
+    look_at(&ckpt_orbax_reader, b, "");
 }
 
 #endif

@@ -748,8 +748,9 @@ static void load_custom_metadata(struct orbax *o)
     free(text);
 }
 
-static int orbax_open(struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err)
+static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret, struct ckpt_err *err)
 {
+    struct ckpt_pins *pins = opening->pins;
     struct ckpt_tree *t;
     int r = ckpt_tree_new(&orbax_format, pins, &t);
     if (r < 0)

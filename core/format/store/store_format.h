@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Committed steps of a store, each its manifest, as trees (docs/format.md). The checkpoint's directory is the .ckptstore of a root, its name
+ * that of the manifest: "steps/7.json". No probe finds them: whoever lists a root knows its store.
+ */
+#ifndef CKPT_FORMAT_STORE_STORE_FORMAT_H
+#define CKPT_FORMAT_STORE_STORE_FORMAT_H
+
+#include "core/format/format.h"
+#include "core/format/store/manifest.h"
+
+extern const struct ckpt_reader ckpt_store_reader;
+
+/* What the manifest says of a leaf of such a tree; clear it. */
+int ckpt_store_tree_record(struct ckpt_tree *tree, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+#endif

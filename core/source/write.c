@@ -1,0 +1,747 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What changes a native root. A directory right at its top is a step: a staged one is a directory tree that calls go through to
+ * (core/store/stage.h), a committed one becomes a staged copy of itself at the first change. Changes of a directory of a committed
+ * step are made to the copy at once; for anything else the caller is told -ESTALE, and finds the copy when it looks the path up again.
+ */
+#include "core/base/util.h"
+#include "core/io/disk.h"
+#include "core/format/store/store_format.h"
+#include "core/source/source.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <sys/statvfs.h>
+
+#define COPY ((size_t)1 << 20)
+#define SET_SHIFT 40
+#define SET_MASK 0x7fffff
+
+struct ckpt_handle {
+    struct ckpt_stage_handle *staged;
+};
+
+/* --- the sets of staged steps --- */
+
+struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id)
+{
+    uint64_t number = id >> SET_SHIFT & SET_MASK;
+    CKPT_GUARD(&src->lock);
+    return number < src->set_count ? src->sets[number]->stages : NULL;
+}
+
+static void root_changed(void *arg, const char *name)
+{
+    struct node *n = arg;
+    if (name && n->source)
+        source_replaced(n->source, n, name);
+    CKPT_GUARD(&n->load);
+    n->checked_ns = 0;
+}
+
+/* The source's own directory on disk of a node. */
+static char *disk_path(const struct ckpt_source *src, const struct node *n)
+{
+    char *path = malloc(strlen(src->path) + strlen(n->path) + 2);
+    if (path)
+        sprintf(path, "%s%s%s", src->path, *n->path ? "/" : "", n->path);
+    return path;
+}
+
+static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
+{
+    return 1;
+}
+
+char *source_best_step(struct ckpt_source *src, struct node *n)
+{
+    CKPT_AUTOFREE char *path = disk_path(src, n);
+    struct ckpt_store *store = n->store;
+    char name[CKPT_STEP_NAME + 1];
+    struct ckpt_err err = {0};
+    int r = !path ? -ENOMEM : store ? 0 : ckpt_store_open(path, &store, &err);
+    if (r == 0)
+        r = ckpt_store_best(store, name, &err);
+    if (r < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: which step is best cannot be told: %s", path ? path : "", err.text);
+    if (store != n->store)
+        ckpt_store_close(store);
+    return r == 1 ? strdup(name) : NULL;
+}
+
+/* With n->load held. */
+static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *path = disk_path(src, n);
+    struct ckpt_store *store = NULL;
+    if (!path)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    int r = ckpt_store_open(path, &store, err);
+    if (r == -ENOENT && n == src->root && src->lazy && ckpt_backend_list(src->backend, "", is_entry, NULL) == 0) {
+        r = ckpt_store_init(path, err);
+        r = r < 0 ? r : ckpt_store_open(path, &store, err);
+    }
+    if (r < 0)
+        return r == -ENOENT ? ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path) : r;
+    pthread_mutex_lock(&src->lock);
+    unsigned number = src->set_count;
+    pthread_mutex_unlock(&src->lock);
+    if (number == CKPT_SETS) {
+        ckpt_store_close(store);
+        return ckpt_fail(err, EROFS, "more than %d native roots in one mount cannot be written", CKPT_SETS);
+    }
+    struct ckpt_stage_options o = {
+        .settle = src->opt.settle,
+        .explicit_commit = src->opt.explicit_commit,
+        .overwrite = src->opt.overwrite,
+        .set_codec = src->opt.codec && ckpt_object_codec_by_name(src->opt.codec, &o.codec),
+        .threads = 2 * src->opt.threads, /* half of them wait for the disk */
+        .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
+        .changed = root_changed,
+        .arg = n,
+    };
+    if (o.set_codec)
+        (void)!ckpt_object_codec_by_name(src->opt.codec, &o.codec);
+    struct ckpt_stages *stages;
+    r = ckpt_stages_open(store, src->cache, &o, &stages, err);
+    if (r < 0) {
+        ckpt_store_close(store);
+        return r;
+    }
+    pthread_mutex_lock(&src->lock);
+    n->source = src;
+    n->store = store;
+    n->stages = stages;
+    n->uses++; /* from now on it stays */
+    n->writable = true;
+    n->checked_ns = 0;
+    src->sets[src->set_count++] = n;
+    pthread_mutex_unlock(&src->lock);
+    return 0;
+}
+
+int source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret, struct ckpt_err *err)
+{
+    if (!src->opt.write || n->kind != NODE_DIR)
+        return ckpt_fail(err, EROFS, "this cannot be written");
+    CKPT_GUARD(&n->load);
+    int r = n->stages ? 0 : open_stages(src, n, err);
+    if (r == 0)
+        *ret = n->stages;
+    return r;
+}
+
+bool ckpt_source_writable(const struct ckpt_source *src)
+{
+    return src->opt.write && (src->root->stages || src->lazy);
+}
+
+void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret)
+{
+    const struct stat *st = &a->st;
+    *ret = (struct ckpt_attr){
+        .id = a->id,
+        .ino = st->st_ino,
+        .type = S_ISDIR(st->st_mode) ? CKPT_DIR : CKPT_FILE,
+        .size = (uint64_t)st->st_size,
+        .stored = (uint64_t)st->st_blocks * 512,
+        .mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec,
+        .atime_ns = st->st_atim.tv_sec * 1000000000ll + st->st_atim.tv_nsec,
+        .ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec,
+        .nlink = (uint32_t)st->st_nlink,
+        .mode = st->st_mode & 07777,
+        .uid = st->st_uid,
+        .gid = st->st_gid,
+        .staged = true,
+    };
+}
+
+/* --- committed steps and their copies --- */
+
+struct node *source_root_of(struct ckpt_source *src, const struct node *tree)
+{
+    if (tree->kind != NODE_TREE || !tree->manifest)
+        return NULL;
+    CKPT_GUARD(&src->lock);
+    for (unsigned i = 0; i < src->set_count; i++)
+        if (src->sets[i]->id == tree->parent)
+            return src->sets[i];
+    return NULL;
+}
+
+/* The staged file that stands for a file of the tree, by its path of names; with a reference. */
+static int walk_copy(struct ckpt_stages *stages, const struct target *t, uint32_t node, struct ckpt_stage_attr *ret)
+{
+    uint32_t path[CKPT_MAX_DEPTH];
+    unsigned n = 0;
+    int r = ckpt_stage_find(stages, t->node->name, ret);
+    if (t->tree)
+        for (uint32_t at = node; at && n < CKPT_MAX_DEPTH; at = t->tree->nodes[at].parent)
+            path[n++] = at;
+    while (r == 0 && n--) {
+        struct ckpt_buf name = CKPT_BUF_INIT;
+        uint64_t parent = ret->id;
+        ckpt_tree_name(t->tree, path[n], &name);
+        ckpt_buf_addc(&name, 0);
+        r = ckpt_buf_error(&name);
+        if (r == 0)
+            r = ckpt_stage_lookup(stages, parent, (char *)name.data, ret);
+        ckpt_buf_clear(&name);
+        ckpt_stage_forget(stages, parent, 1);
+    }
+    return r;
+}
+
+int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret)
+{
+    struct node *root = source_root_of(src, t->node);
+    struct ckpt_stage_attr attr;
+    if (!root || !ckpt_stage_exists(root->stages, t->node->name))
+        return 0;
+    int r = walk_copy(root->stages, t, t->tree ? t->file.node : 0, &attr);
+    if (r < 0)
+        return r == -ENOENT || r == -ENOTDIR ? -ENOENT : r;
+    *ret = attr.id;
+    return 1;
+}
+
+/* Open a committed step for changes. */
+static int copy_step(struct ckpt_source *src, const struct target *t, struct ckpt_stages **ret, struct ckpt_err *err)
+{
+    struct node *root = source_root_of(src, t->node);
+    if (!root)
+        return ckpt_fail(err, EROFS, "only the steps of a store can be changed");
+    int r = ckpt_stage_copy(root->stages, t->node->name, err);
+    if (r == 0)
+        *ret = root->stages;
+    return r;
+}
+
+/*
+ * The directory that a call wants to change: either one in a staged step (*ret_id with a reference, 0 returned), or the top of a native
+ * root (*ret_root, kept by its uses; 1 returned).
+ */
+struct place {
+    struct ckpt_stages *stages;
+    uint64_t id;
+    struct target top; /* holds the root's node */
+};
+
+static void place_clear(struct ckpt_source *src, struct place *p)
+{
+    if (p->id)
+        ckpt_stage_forget(p->stages, p->id, 1);
+    source_done(src, &p->top);
+}
+
+static int find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err)
+{
+    struct ckpt_stage_attr attr;
+    *ret = (struct place){0};
+    if (id & CKPT_STAGED) {
+        struct ckpt_stages *set = source_set(src, id);
+        int r = set ? ckpt_stage_hold(set, id) : -ESTALE;
+        if (r < 0)
+            return ckpt_fail(err, -r, "the step is not staged any more");
+        ret->stages = set;
+        ret->id = id;
+        return 0;
+    }
+    int r = source_target(src, id, &ret->top, err);
+    if (r < 0)
+        return r;
+    if (ret->top.tree || ret->top.node->kind == NODE_TREE) {
+        if (ret->top.tree && !ckpt_viewed_is_dir(&ret->top.file))
+            r = ckpt_fail(err, ENOTDIR, "not a directory");
+        if (r == 0)
+            r = copy_step(src, &ret->top, &ret->stages, err);
+        if (r == 0)
+            r = walk_copy(ret->stages, &ret->top, ret->top.tree ? ret->top.file.node : 0, &attr);
+        if (r == 0)
+            ret->id = attr.id;
+    } else if (ret->top.node->kind == NODE_DIR)
+        r = source_stages(src, ret->top.node, &ret->stages, err);
+    else
+        r = ckpt_fail(err, EROFS, "this cannot be written");
+    if (r < 0)
+        place_clear(src, ret);
+    return r < 0 ? r : ret->id ? 0 : 1;
+}
+
+/* --- steps: what happens at the top of a root --- */
+
+enum step_kind { STEP_NONE, STEP_STORED, STEP_FOREIGN };
+
+/* What the root has under a name, staged steps aside. */
+static int kind_of(struct ckpt_source *src, struct node *root, const char *name, enum step_kind *ret, struct ckpt_err *err)
+{
+    struct ckpt_listing *l;
+    root_changed(root, NULL);
+    int r = source_listing(src, root, &l, err);
+    if (r < 0)
+        return r;
+    const struct ckpt_entry *e = ckpt_listing_find(l, name);
+    *ret = !e || (e->kind == CKPT_ENTRY_HIDDEN && !*e->hidden) ? STEP_NONE : e->file ? STEP_STORED : STEP_FOREIGN;
+    ckpt_listing_unref(l);
+    return 0;
+}
+
+static bool is_reserved(const char *name)
+{
+    return !strcmp(name, "latest") || !strcmp(name, "best") || !strcmp(name, ".ckptfs") || !strcmp(name, ".files") ||
+           !strcmp(name, CKPT_STORE_DIR);
+}
+
+static int new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode, const struct ckpt_caller *who,
+                    struct ckpt_stage_attr *ret, struct ckpt_err *err)
+{
+    enum step_kind kind;
+    if (is_reserved(name))
+        return ckpt_fail(err, EEXIST, "%s is a name that the mount has given", name);
+    int r = kind_of(src, p->top.node, name, &kind, err);
+    if (r == 0 && kind != STEP_NONE)
+        r = ckpt_fail(err, EEXIST, "%s is there already", name);
+    return r < 0 ? r : ckpt_stage_new(p->stages, name, mode, who, ret, err);
+}
+
+/* A committed step that is an empty container goes with one rmdir; any other is emptied first, which makes it a staged copy. */
+static int remove_step(struct ckpt_source *src, struct place *p, const char *name, struct ckpt_err *err)
+{
+    enum step_kind kind;
+    struct ckpt_attr attr;
+    struct ckpt_dir *dir;
+    struct ckpt_dirent e;
+    bool forever, empty;
+    if (ckpt_stage_exists(p->stages, name))
+        return ckpt_stage_remove(p->stages, name, err);
+    int r = kind_of(src, p->top.node, name, &kind, err);
+    if (r == 0 && kind != STEP_STORED)
+        return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", name)
+                                 : ckpt_fail(err, EROFS, "%s is not a step of the store: remove it in the source", name);
+    if (r < 0 || (r = ckpt_lookup(src, p->top.node->id, name, &attr, err)) < 0)
+        return r;
+    r = ckpt_opendir(src, attr.id, &dir, &forever, err);
+    empty = r == 0 && ckpt_readdir(dir, 0, &e) == 0;
+    if (r == 0)
+        ckpt_closedir(dir);
+    ckpt_forget(src, attr.id, 1);
+    if (r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP) /* what cannot be opened can still be removed */
+        empty = true;
+    else if (r < 0)
+        return r;
+    if (!empty)
+        return ckpt_fail(err, ENOTEMPTY, "step %s is not empty", name);
+    r = ckpt_store_delete(p->top.node->store, name, err);
+    root_changed(p->top.node, NULL);
+    return r;
+}
+
+static int rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags,
+                       const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct node *root = p->top.node;
+    enum step_kind kind, there;
+    double number;
+    if (flags & RENAME_EXCHANGE)
+        return ckpt_fail(err, EINVAL, "steps cannot be exchanged");
+    if (is_reserved(to))
+        return ckpt_fail(err, EEXIST, "%s is a name that the mount has given", to);
+    int r = kind_of(src, root, from, &kind, err);
+    if (r == 0)
+        r = kind_of(src, root, to, &there, err);
+    if (r < 0)
+        return r;
+    bool replace = src->opt.overwrite && !(flags & RENAME_NOREPLACE);
+    if (there == STEP_FOREIGN || (there == STEP_STORED && !replace))
+        return ckpt_fail(err, EEXIST, "%s is there already%s", to, there == STEP_STORED ? ": -o overwrite replaces it" : "");
+    bool staged = ckpt_stage_exists(p->stages, from);
+    if (staged && (kind != STEP_STORED || ckpt_step_name(to, &number))) {
+        r = ckpt_stage_rename(p->stages, from, to, who, err);
+        root_changed(root, from);
+        root_changed(root, to);
+        return r;
+    }
+    if (kind != STEP_STORED)
+        return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", from) : ckpt_fail(err, EROFS, "%s is not a step of the store", from);
+    if (!ckpt_step_name(to, &number))
+        return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
+    r = ckpt_store_rename(root->store, from, to, replace, err);
+    if (r == 0)
+        source_rename_step(src, root, from, to);
+    root_changed(root, NULL);
+    return r;
+}
+
+/* --- the calls --- */
+
+int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,
+               struct ckpt_err *err)
+{
+    struct place p;
+    struct ckpt_stage_attr attr;
+    int r = find_place(src, parent, &p, err);
+    if (r < 0)
+        return r;
+    bool top = r == 1;
+    r = top ? new_step(src, &p, name, mode, who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, name, mode, who, &attr);
+    if (r == 0) {
+        source_attr_of_stage(&attr, ret);
+        ret->fleeting = top;
+    }
+    place_clear(src, &p);
+    return r;
+}
+
+static int wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
+{
+    *ret = malloc(sizeof **ret);
+    if (!*ret) {
+        ckpt_stage_release(staged);
+        return -ENOMEM;
+    }
+    (*ret)->staged = staged;
+    return 0;
+}
+
+int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, int flags, const struct ckpt_caller *who,
+                struct ckpt_attr *ret, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+{
+    struct place p;
+    struct ckpt_stage_attr attr;
+    struct ckpt_stage_handle *staged;
+    int r = find_place(src, parent, &p, err);
+    if (r < 0)
+        return r;
+    r = r == 1 ? ckpt_fail(err, EPERM, "files lie in steps: make a directory for one first")
+               : ckpt_stage_create(p.stages, p.id, name, mode, flags, who, &attr, &staged);
+    if (r == 0 && (r = wrap(staged, ret_handle)) < 0)
+        ckpt_stage_forget(p.stages, attr.id, 1);
+    if (r == 0)
+        source_attr_of_stage(&attr, ret);
+    place_clear(src, &p);
+    return r;
+}
+
+int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct place p;
+    int r = find_place(src, parent, &p, err);
+    if (r < 0)
+        return r;
+    if (r == 0)
+        r = ckpt_stage_unlink(p.stages, p.id, name, dir, who);
+    else
+        r = dir ? remove_step(src, &p, name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", name);
+    place_clear(src, &p);
+    return r;
+}
+
+int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
+                const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct place from, to;
+    int r = find_place(src, parent, &from, err);
+    if (r < 0)
+        return r;
+    int at_top = r;
+    r = find_place(src, new_parent, &to, err);
+    if (r >= 0) {
+        if (r == 1 && !at_top && from.stages == to.stages)
+            r = ckpt_fail(err, EPERM, "only steps lie there");
+        else if (at_top != r || from.stages != to.stages)
+            r = ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
+        else
+            r = at_top ? rename_step(src, &from, name, new_name, flags, who, err)
+                       : ckpt_stage_move(from.stages, from.id, name, to.id, new_name, flags, who);
+        place_clear(src, &to);
+    }
+    place_clear(src, &from);
+    return r;
+}
+
+/* What the store has of a committed file; clear it. -EXDEV where it is not of a store, or only another rendering. */
+static int record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_node *ret)
+{
+    struct target t;
+    int r = source_target(src, id, &t, NULL);
+    if (r < 0)
+        return r;
+    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && source_root_of(src, t.node);
+    r = stored ? ckpt_store_tree_record(t.tree, t.file.node, ret, NULL) : -EXDEV;
+    source_done(src, &t);
+    return r;
+}
+
+int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
+              struct ckpt_err *err)
+{
+    struct place p;
+    struct ckpt_stage_attr attr;
+    struct ckpt_manifest_node node = {0};
+    int r = find_place(src, parent, &p, err);
+    if (r < 0)
+        return r;
+    if (r == 1)
+        r = ckpt_fail(err, EPERM, "files lie in steps");
+    else if (id & CKPT_STAGED)
+        r = source_set(src, id) == p.stages ? ckpt_stage_link(p.stages, id, p.id, name, who, &attr) : -EXDEV;
+    else if ((r = record_of(src, id, &node)) == 0) {
+        r = ckpt_stage_link_stored(p.stages, &node, p.id, name, who, &attr);
+        ckpt_manifest_node_clear(&node);
+    }
+    if (r == 0)
+        source_attr_of_stage(&attr, ret);
+    place_clear(src, &p);
+    return r;
+}
+
+int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
+{
+    struct target t;
+    if (parent & CKPT_STAGED)
+        return -EPERM;
+    if (!src->opt.write || source_target(src, parent, &t, NULL) < 0)
+        return -EROFS;
+    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) || source_root_of(src, t.node);
+    source_done(src, &t);
+    return ours ? -EPERM : -EROFS;
+}
+
+/* A change of something that is no staged file: its step is opened for changes, and the caller is to look again. */
+static int must_look_again(struct ckpt_source *src, uint64_t id, struct ckpt_err *err)
+{
+    struct target t;
+    struct ckpt_stages *stages;
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    if (!src->opt.write || !(t.tree || t.node->kind == NODE_TREE))
+        r = ckpt_fail(err, EROFS, "this cannot be written");
+    else if ((r = copy_step(src, &t, &stages, err)) == 0) /* where there are no views: a file of a view's name can be made */
+        r = ckpt_fail(err, ESTALE, "the step is open for changes now");
+    source_done(src, &t);
+    return r;
+}
+
+/* The staged file that stands for a committed one, whose step is opened for changes; with a reference. */
+static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret, struct ckpt_err *err)
+{
+    struct target t;
+    struct ckpt_stage_attr attr;
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    if (!src->opt.write || !(t.tree || t.node->kind == NODE_TREE))
+        r = ckpt_fail(err, EROFS, "this cannot be written");
+    else if (t.tree && t.file.view != CKPT_VIEW_LISTED)
+        r = ckpt_fail(err, EROFS, "a view cannot be written");
+    else if (t.node->stale)
+        r = ckpt_fail(err, ESTALE, "another step has its name now");
+    else if ((r = copy_step(src, &t, ret_set, err)) == 0 && (r = walk_copy(*ret_set, &t, t.tree ? t.file.node : 0, &attr)) == 0)
+        *ret = attr.id;
+    source_done(src, &t);
+    return r;
+}
+
+int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who, struct ckpt_attr *ret,
+                 struct ckpt_err *err)
+{
+    struct ckpt_stage_attr attr;
+    struct ckpt_stages *set;
+    bool committed = !(id & CKPT_STAGED);
+    uint64_t staged = id;
+    /* Readers that have the committed file open keep its size. */
+    if (committed && what & CKPT_ATTR_SIZE)
+        return must_look_again(src, id, err);
+    int r = 0;
+    if (committed)
+        r = find_copy(src, id, &set, &staged, err);
+    else if (!(set = source_set(src, id)))
+        r = -ESTALE;
+    if (r == 0)
+        r = ckpt_stage_setattr(set, staged, st, what, who, &attr);
+    if (r == 0 && !committed)
+        source_attr_of_stage(&attr, ret);
+    if (committed && r == 0)
+        r = ckpt_getattr(src, id, ret, err);
+    if (committed && staged != id)
+        ckpt_stage_forget(set, staged, 1);
+    return r;
+}
+
+/* user.ckpt.pinned of a committed step: "1" or "0". 1: it was that. */
+static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const char *value, size_t len, struct ckpt_err *err)
+{
+    struct target t;
+    if (strcmp(name, "user.ckpt.pinned") || id & CKPT_STAGED)
+        return 0;
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    struct node *root = t.tree ? NULL : source_root_of(src, t.node);
+    bool on = len && value[0] == '1', off = !len || value[0] == '0';
+    if (!root)
+        r = ckpt_fail(err, EROFS, "only the steps of a store can be pinned");
+    else if (len > 1 || !(on || off))
+        r = ckpt_fail(err, EINVAL, "user.ckpt.pinned is 0 or 1");
+    else
+        r = ckpt_store_pin(root->store, t.node->name, on, err);
+    source_done(src, &t);
+    return r < 0 ? r : 1;
+}
+
+int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const void *value, size_t len, int flags,
+                  const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    int r = set_pin(src, id, name, value, len, err);
+    if (r)
+        return r < 0 ? r : 0;
+    struct ckpt_stages *set;
+    uint64_t staged;
+    if (id & CKPT_STAGED)
+        return (set = source_set(src, id)) ? ckpt_stage_setxattr(set, id, name, value, len, flags, who) : -ESTALE;
+    r = find_copy(src, id, &set, &staged, err);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_setxattr(set, staged, name, value, len, flags, who);
+    ckpt_stage_forget(set, staged, 1);
+    return r;
+}
+
+int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    int r = set_pin(src, id, name, "0", 1, err);
+    if (r)
+        return r < 0 ? r : 0;
+    struct ckpt_stages *set;
+    uint64_t staged;
+    if (id & CKPT_STAGED)
+        return (set = source_set(src, id)) ? ckpt_stage_removexattr(set, id, name, who) : -ESTALE;
+    r = find_copy(src, id, &set, &staged, err);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_removexattr(set, staged, name, who);
+    ckpt_stage_forget(set, staged, 1);
+    return r;
+}
+
+int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+{
+    struct ckpt_stage_handle *staged;
+    *ret_handle = NULL;
+    if (!(id & CKPT_STAGED))
+        return (flags & O_ACCMODE) == O_RDONLY && !(flags & O_TRUNC) ? 0 : must_look_again(src, id, err);
+    struct ckpt_stages *set = source_set(src, id);
+    int r = set ? ckpt_stage_open(set, id, flags, who, &staged) : -ESTALE;
+    return r < 0 ? r : wrap(staged, ret_handle);
+}
+
+void ckpt_release(struct ckpt_handle *h)
+{
+    if (h)
+        ckpt_stage_release(h->staged);
+    free(h);
+}
+
+ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off)
+{
+    return ckpt_stage_read(h->staged, buf, len, off);
+}
+
+ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
+{
+    return ckpt_stage_write(h->staged, buf, len, off, who);
+}
+
+int ckpt_handle_allocate(struct ckpt_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who)
+{
+    return ckpt_stage_allocate(h->staged, mode, off, len, who);
+}
+
+void ckpt_handle_flush(struct ckpt_handle *h)
+{
+    ckpt_stage_flush(h->staged);
+}
+
+int ckpt_handle_fsync(struct ckpt_handle *h)
+{
+    return ckpt_stage_fsync(h->staged);
+}
+
+int ckpt_handle_fd(const struct ckpt_handle *h)
+{
+    return ckpt_stage_handle_fd(h->staged);
+}
+
+void ckpt_handle_unseen(struct ckpt_handle *h)
+{
+    ckpt_stage_handle_unseen(h->staged);
+}
+
+int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
+{
+    struct target t;
+    struct ckpt_extent e = {0};
+    int fd, r = -1;
+    if (id & CKPT_STAGED || source_target(src, id, &t, NULL) < 0)
+        return -1;
+    if (t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && t.tree->format->file &&
+        t.tree->format->file(t.tree, t.file.node, &e, NULL) == 0) {
+        if (e.file && !e.off && ckpt_object_raw_fd(e.file, &fd) && e.len == e.file->st.size)
+            r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        ckpt_extent_clear(&e);
+    }
+    source_done(src, &t);
+    return r;
+}
+
+ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off, struct ckpt_handle *to,
+                        uint64_t to_off, uint64_t len, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct ckpt_ref ref;
+    struct ckpt_manifest_node node = {0};
+    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1 : record_of(src, from_id, &node) == 0 && !node.text;
+    if (shared && !from) {
+        ref = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
+        memcpy(ref.sha256, node.sha256, CKPT_SHA256);
+        memcpy(ref.object, node.object, CKPT_SHA256);
+    }
+    ckpt_manifest_node_clear(&node);
+    if (shared && !from_off && !to_off && len >= ref.size && ref.size <= INT64_MAX && ckpt_stage_share(to->staged, &ref, who) == 0)
+        return (ssize_t)ref.size;
+    CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
+    uint64_t done = 0;
+    if (!buf)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    bool whole = shared && !from_off && !to_off;
+    len = whole ? CKPT_MIN(len, ref.size) : CKPT_MIN(len, (uint64_t)64 << 20); /* the caller asks for the rest */
+    while (done < len) {
+        size_t want = (size_t)CKPT_MIN((uint64_t)COPY, len - done);
+        ssize_t n = from ? ckpt_stage_read(from->staged, buf, want, from_off + done) : ckpt_read(src, from_id, buf, want, from_off + done, err);
+        if (n > 0)
+            n = ckpt_stage_write(to->staged, buf, (size_t)n, to_off + done, who);
+        if (n < 0)
+            return done ? (ssize_t)done : n;
+        if (n == 0)
+            break;
+        done += (uint64_t)n;
+    }
+    if (whole && done == ref.size)
+        ckpt_stage_copied(to->staged, &ref);
+    return (ssize_t)done;
+}
+
+int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    if (!(id & CKPT_STAGED))
+        return 0;
+    struct ckpt_stages *set = source_set(src, id);
+    int r = set ? ckpt_stage_fsyncdir(set, id, who, err) : 0;
+    return r == -ESTALE ? 0 : r; /* committed meanwhile: it is durable */
+}
+
+int ckpt_statfs(struct ckpt_source *src, struct statvfs *ret)
+{
+    return statvfs(src->path, ret) < 0 ? -errno : 0;
+}

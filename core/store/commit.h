@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A directory of plain files becomes a step. The files lie below `tree`; those that stand for content that is stored already have the
+ * attribute user.ckptfs.ref (struct ckpt_ref, as text) and a length, but no data of their own. The order of all that is written is told in
+ * commit.c.
+ */
+#ifndef CKPT_STORE_COMMIT_H
+#define CKPT_STORE_COMMIT_H
+
+#include "core/store/store.h"
+
+#include <sys/stat.h>
+
+#define CKPT_REF_XATTR "user.ckptfs.ref"
+#define CKPT_REF_TEXT 256
+
+/* Content that is stored already: bytes of an object. */
+struct ckpt_ref {
+    uint8_t sha256[CKPT_SHA256], object[CKPT_SHA256];
+    uint64_t size, offset, stored;
+    enum ckpt_object_codec codec;
+};
+void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT]);
+bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret);
+
+/*
+ * The work area of one staged step: hold/ has hard links to the objects that it will need, and objects made for it that are not in
+ * objects/ yet. `dir` is borrowed.
+ */
+struct ckpt_hold {
+    struct ckpt_store *store;
+    int dir; /* staging/ID/hold */
+};
+/* Hold an object that is in objects/ (or in the trash). -ENOENT: it is in neither. */
+int ckpt_hold_object(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256]) CKPT_MUST_USE;
+/*
+ * The content of a file as an object that is held and durable: found, or made with the store's codec. Files under CKPT_SMALL bytes are left to
+ * the commit, which packs them (only their hash is computed; ref->object is all zeros). name: one that ends in ".npy" may be an array.
+ * What is best stored as it is becomes an object only when frozen is true: a copy, since the file may still be written to. Otherwise the file
+ * itself is made durable, its sums are written, and the commit, during which it cannot change, makes an object of it without a copy.
+ */
+#define CKPT_SMALL ((uint64_t)64 << 10)
+int ckpt_hold_file(struct ckpt_hold *h, int fd, const char *name, enum ckpt_object_codec codec, bool frozen, const atomic_bool *cancel,
+                   struct ckpt_ref *ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+struct ckpt_commit {
+    struct ckpt_store *store;
+    struct ckpt_hold hold;
+    int work;               /* staging/ID: for temporary files */
+    int tree;               /* staging/ID/tree */
+    const char *name;       /* of the step */
+    bool overwrite;         /* replace a step of that name */
+    const char *id;         /* of the manifest that is made: 32 hex digits, random; NULL: made here */
+    const char *base_id;    /* the id of the manifest that this is a change of: it may be replaced, and nothing else; NULL: none */
+    enum ckpt_object_codec codec;
+    const char *metadata;   /* JSON, or NULL */
+    /* Content that is known already from when the file was closed: 1 and *ret. NULL: none is. */
+    int (*known)(void *arg, const struct stat *st, struct ckpt_ref *ret);
+    void *arg;
+    unsigned threads;
+    /* Set by another thread, it ends the commit before anything is visible: -EINTR. Set by the commit when it fails. NULL: nobody sets it. */
+    atomic_bool *interrupted;
+};
+/* Durable when it returns 0. Else nothing has changed: -EBADMSG a truncated or overlong array, -ENODATA pieces that do not tile, -EEXIST,
+ * -EPERM a link or special file, -EUCLEAN attributes that do not fit, -EOPNOTSUPP what a step cannot hold, and what the disk says. */
+int ckpt_commit_run(const struct ckpt_commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+/* Of a staged step that is taken over from a process that has ended, before any of its files is opened: files that a commit of it had made
+ * objects of get bytes of their own. Quick where no commit was cut short. */
+int ckpt_commit_recover(const struct ckpt_commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+/* Is every array complete? The part of the checks that the automatic commit asks for: 0, -EBADMSG, -ENODATA. */
+int ckpt_commit_check(const struct ckpt_commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The second walk of a commit: the manifest. It meets the leaves in the order of the first, and looks at their files again for all but the place
+ * of their content.
+ */
+#include "core/store/commit_private.h"
+
+#include "core/io/disk.h"
+#include "core/store/internal.h"
+
+#include <fcntl.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+
+struct writing {
+    struct commit *commit;
+    struct ckpt_manifest_writer *writer;
+    size_t next; /* leaf */
+};
+
+static int fill_node(struct ckpt_manifest_node *n, int fd, const struct stat *st, struct ckpt_err *err)
+{
+    const int64_t limit = INT64_MAX / 1000000000 - 1; /* year 2262 */
+    int64_t seconds = st->st_mtim.tv_sec > limit ? limit : st->st_mtim.tv_sec < -limit ? -limit : st->st_mtim.tv_sec;
+    n->mode = st->st_mode & 07777;
+    n->uid = st->st_uid;
+    n->gid = st->st_gid;
+    n->mtime_ns = seconds * 1000000000 + st->st_mtim.tv_nsec;
+    return leaf_xattrs(fd, &n->xattrs, err);
+}
+
+static int write_node(struct writing *w, struct ckpt_manifest_node *n, uint32_t *ret_number, struct ckpt_err *err)
+{
+    uint32_t number;
+    int r = ckpt_manifest_write_node(w->writer, n, &number);
+    if (r == -EINVAL)
+        return ckpt_fail(err, EOPNOTSUPP, "cannot be described in a manifest");
+    if (r < 0)
+        return ckpt_fail(err, -r, "the manifest cannot be written: %s", strerror(-r));
+    if (ret_number)
+        *ret_number = number;
+    return 0;
+}
+
+static int write_dir(void *arg, const struct walk_at *at, int fd, uint32_t *ret_number, struct ckpt_err *err)
+{
+    struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_DIR, .container = walk_container(fd)};
+    int r = fill_node(&n, fd, &at->st, err);
+    if (r == 0)
+        r = write_node(arg, &n, ret_number, err);
+    free(n.xattrs);
+    return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
+}
+
+/* What the first walk has found of the leaf that comes next. */
+static int fill_leaf(struct writing *w, struct ckpt_manifest_node *n, uint64_t size, struct ckpt_err *err)
+{
+    struct commit *c = w->commit;
+    const struct commit_leaf *leaf = &c->leaves[w->next];
+    if (w->next == c->leaf_count || leaf->size != size || (leaf->codec == COMMIT_VALUE && n->kind != CKPT_NODE_VALUE))
+        return ckpt_fail(err, EBUSY, "has changed while it was committed");
+    w->next++;
+    n->size = size;
+    if (n->kind == CKPT_NODE_VALUE) {
+        SHA256((const uint8_t *)n->text, size, n->sha256);
+        return 0;
+    }
+    memcpy(n->sha256, leaf->sha256, CKPT_SHA256);
+    memcpy(n->object, leaf->object == COMMIT_OWN ? leaf->sha256 : c->objects[leaf->object].sha256, CKPT_SHA256);
+    n->offset = leaf->offset;
+    n->stored = leaf->stored;
+    n->codec = (enum ckpt_object_codec)leaf->codec;
+    return 0;
+}
+
+static int describe(struct writing *w, const struct walk_at *at, struct leaf_file *f, struct ckpt_manifest_node *n, struct ckpt_err *err)
+{
+    int r = 0;
+    n->kind = CKPT_NODE_BLOB;
+    if (leaf_name_ends(at->name, ".json") && (r = leaf_value(w->commit, f, &n->text, err)) == 1)
+        n->kind = CKPT_NODE_VALUE;
+    else if (r == 0 && leaf_name_ends(at->name, ".npy") && (r = leaf_array(w->commit, f, &n->npy, err)) == 1)
+        n->kind = CKPT_NODE_ARRAY;
+    if (r >= 0)
+        r = fill_leaf(w, n, f->size, err);
+    return r < 0 ? r : fill_node(n, f->fd, &f->st, err);
+}
+
+static int write_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
+{
+    struct writing *w = arg;
+    struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name};
+    struct leaf_file f;
+    if (atomic_load(w->commit->cancel))
+        return -ECANCELED;
+    int r = leaf_open(at->dir, at->name, &f, err);
+    if (r == 0) {
+        r = describe(w, at, &f, &n, err);
+        leaf_close(&f);
+    }
+    if (r == 0)
+        r = write_node(w, &n, NULL, err);
+    free(n.text);
+    free(n.xattrs);
+    return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
+}
+
+/* Of its pieces' attributes the array has the first one's. */
+static int write_pieces(void *arg, const struct walk_at *at, struct ckpt_err *err)
+{
+    struct writing *w = arg;
+    struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_ARRAY};
+    struct pieces *ps;
+    struct stat st;
+    int r = pieces_open(w->commit, at, &ps, err);
+    if (r < 0)
+        return r;
+    n.npy = *pieces_npy(ps);
+    CKPT_AUTOFD int fd = pieces_first(ps, &st, err);
+    pieces_close(ps);
+    r = fd < 0 ? fd : fill_leaf(w, &n, n.npy.header + n.npy.nbytes, err);
+    if (r == 0)
+        r = fill_node(&n, fd, &st, err);
+    if (r == 0)
+        r = write_node(w, &n, NULL, err);
+    free(n.xattrs);
+    return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
+}
+
+static int begin_manifest(struct commit *c, int out, struct ckpt_manifest_writer **ret, struct ckpt_err *err)
+{
+    struct ckpt_manifest_info info = {.name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_now_ns(), .metadata = (char *)c->in->metadata};
+    struct stat st;
+    if (c->in->id)
+        snprintf(info.id, sizeof info.id, "%s", c->in->id);
+    else
+        ckpt_random_hex(info.id, 16);
+    info.top.kind = CKPT_NODE_DIR;
+    info.top.container = walk_container(c->in->tree);
+    if (fstat(c->in->tree, &st) < 0)
+        return ckpt_fail(err, errno, "%s: %s", c->in->name, strerror(errno));
+    int r = fill_node(&info.top, c->in->tree, &st, err);
+    if (r < 0)
+        return ckpt_fail_in(err, -r, "%s", c->in->name);
+    r = ckpt_manifest_write_begin(out, &info, ret);
+    free(info.top.xattrs);
+    if (r == -EINVAL && info.metadata)
+        return ckpt_fail(err, EUCLEAN, "%s: its user.ckpt.metadata is not a JSON object, or too large", c->in->name);
+    return r < 0 ? ckpt_fail(err, -r, "%s: the manifest cannot be written: %s", c->in->name, strerror(-r)) : 0;
+}
+
+/* The manifest's file has the mode, owner and time of the step's own directory, so that listing a root reads no manifest. */
+static int show_top(struct commit *c, int out)
+{
+    struct stat st;
+    if (fstat(c->in->tree, &st) < 0)
+        return -errno;
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
+    if ((st.st_uid != geteuid() || st.st_gid != getegid()) && fchown(out, st.st_uid, st.st_gid) < 0 && geteuid() == 0)
+        return -errno;
+    return fchmod(out, (st.st_mode & 0777) | 0400) < 0 || futimens(out, times) < 0 ? -errno : 0;
+}
+
+int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err)
+{
+    struct writing w = {.commit = c};
+    const struct walk_visitor v = {write_dir, write_file, write_pieces, &w};
+    struct stat st;
+    CKPT_AUTOFD int out = commit_temporary(c, name, 0666);
+    if (out < 0)
+        return ckpt_fail(err, -out, "%s: the manifest cannot be written: %s", c->in->name, strerror(-out));
+    int r = begin_manifest(c, out, &w.writer, err);
+    if (r < 0)
+        return r;
+    r = walk_tree(c->in, &v, err);
+    if (r < 0) {
+        ckpt_manifest_write_abort(w.writer);
+        return r;
+    }
+    r = ckpt_manifest_write_end(w.writer);
+    if (r == 0 && fstat(out, &st) < 0)
+        r = -errno;
+    if (r == 0)
+        r = show_top(c, out);
+    if (r == 0)
+        r = ckpt_disk_fsync(out);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: the manifest cannot be written: %s", c->in->name, strerror(-r));
+    *ret_mode = st.st_mode;
+    return w.next == c->leaf_count ? 0 : ckpt_fail(err, EBUSY, "%s has changed while it was committed", c->in->name);
+}

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Objects that no manifest names go to the trash. In this order:
+ *
+ *   1. Mark, without the lock: every manifest is read, and what it names goes into a set. One that cannot be read ends it all.
+ *   2. objects/ is listed, without the lock: what is not in the set may go.
+ *   3. With the lock held exclusively, so that no commit is between its objects and its manifest: manifests that have appeared since are
+ *      read too. What they name in the trash goes back; what may go and is still not named goes to the trash.
+ *   4. Without the lock: what has been in the trash for long enough goes for good.
+ *
+ * An object that somebody takes up meanwhile is safe in each of these. A staged step has a hard link of its own to it, made from objects/ or
+ * from the trash; its commit links that into objects/ again, under the shared lock, before its manifest is there.
+ */
+#include "core/store/internal.h"
+
+#include "core/base/util.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+
+#define CLOCK_SLACK_NS 2000000000ll /* of time stamps against this clock: what is younger is read twice */
+
+struct gc {
+    struct ckpt_store *store;
+    struct ckpt_gc_result *ret;
+    struct ckpt_err *err;
+    struct ckpt_hashes named;
+    uint8_t (*dead)[CKPT_SHA256]; /* what may go */
+    size_t dead_count, dead_room;
+    struct ckpt_store_step *steps; /* that are marked */
+    size_t step_count;
+    int64_t begin_ns;
+};
+
+static void clear(struct gc *g)
+{
+    ckpt_hashes_clear(&g->named);
+    ckpt_store_steps_free(g->steps, g->step_count);
+    free(g->dead);
+}
+
+/* --- mark --- */
+
+static int mark_node(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
+{
+    if (n->kind != CKPT_NODE_ARRAY && n->kind != CKPT_NODE_BLOB)
+        return 0;
+    int r = ckpt_hashes_add(arg, n->object);
+    return r < 0 ? r : 0;
+}
+
+static int mark_step(struct gc *g, const char *step)
+{
+    struct ckpt_manifest_info info = {0};
+    struct ckpt_file *file;
+    int r = ckpt_store_manifest(g->store, step, &file, g->err);
+    if (r == -ENOENT) /* it was deleted */
+        return 0;
+    if (r < 0)
+        return r;
+    r = ckpt_manifest_each(file, &info, mark_node, &g->named, g->err);
+    ckpt_manifest_info_clear(&info);
+    ckpt_file_unref(file);
+    return r < 0 ? ckpt_fail_in(g->err, -r, "step %s: nothing is collected while this manifest cannot be read", step) : 0;
+}
+
+static int mark(struct gc *g, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
+{
+    g->begin_ns = ckpt_now_ns();
+    int r = ckpt_store_steps(g->store, false, &g->steps, &g->step_count, g->err);
+    for (size_t i = 0; i < g->step_count && r == 0; i++) {
+        r = mark_step(g, g->steps[i].name);
+        if (progress)
+            progress(arg, i + 1, g->step_count);
+    }
+    return r;
+}
+
+static int by_file(const void *a, const void *b)
+{
+    const struct ckpt_store_step *x = a, *y = b;
+    if (x->ino != y->ino)
+        return x->ino < y->ino ? -1 : 1;
+    if (x->mtime_ns != y->mtime_ns)
+        return x->mtime_ns < y->mtime_ns ? -1 : 1;
+    return (x->dev > y->dev) - (x->dev < y->dev);
+}
+
+/* The lock is held. A renamed manifest is the same file. */
+static int mark_new(struct gc *g)
+{
+    struct ckpt_store_step *now;
+    size_t count;
+    int r = ckpt_store_steps(g->store, false, &now, &count, g->err);
+    if (r < 0)
+        return r;
+    if (g->step_count)
+        qsort(g->steps, g->step_count, sizeof *g->steps, by_file);
+    for (size_t i = 0; i < count && r == 0; i++)
+        if (!g->step_count || now[i].mtime_ns > g->begin_ns - CLOCK_SLACK_NS ||
+            !bsearch(&now[i], g->steps, g->step_count, sizeof *g->steps, by_file))
+            r = mark_step(g, now[i].name);
+    ckpt_store_steps_free(now, count);
+    return r;
+}
+
+/* --- what is not named --- */
+
+static int add_dead(struct gc *g, const uint8_t hash[CKPT_SHA256])
+{
+    if (g->dead_count == g->dead_room) {
+        size_t room = g->dead_room ? 2 * g->dead_room : 1024;
+        void *dead = realloc(g->dead, room * sizeof *g->dead);
+        if (!dead)
+            return -ENOMEM;
+        g->dead = dead;
+        g->dead_room = room;
+    }
+    memcpy(g->dead[g->dead_count++], hash, CKPT_SHA256);
+    return 0;
+}
+
+/* Sums without their object come up, too; ones with it twice, which does no harm. */
+static int look_at_object(void *arg, int dir, const char *name)
+{
+    struct gc *g = arg;
+    uint8_t hash[CKPT_SHA256];
+    bool sums;
+    if (!ckpt_object_name(name, hash, &sums) || ckpt_hashes_has(&g->named, hash))
+        return 0;
+    if (sums) {
+        char object[CKPT_HEX];
+        ckpt_hash_hex(hash, object);
+        if (faccessat(dir, object, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+            return 0;
+    }
+    return add_dead(g, hash);
+}
+
+static int look_at_folder(void *arg, int dir, const char *name)
+{
+    if (strlen(name) != 2 || strspn(name, "0123456789abcdef") != 2)
+        return 0;
+    int r = ckpt_names_each(dir, name, look_at_object, arg);
+    return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? 0 : r;
+}
+
+static int find_dead(struct gc *g)
+{
+    int r = ckpt_names_each(g->store->dir, "objects", look_at_folder, g);
+    return r < 0 ? ckpt_fail(g->err, -r, "%s: the objects cannot be listed: %s", g->store->path, strerror(-r)) : 0;
+}
+
+static void count_dead(struct gc *g)
+{
+    for (size_t i = 0; i < g->dead_count; i++) {
+        char path[CKPT_OBJECT_PATH], sums[CKPT_OBJECT_PATH + 8];
+        ckpt_object_path(g->dead[i], path);
+        snprintf(sums, sizeof sums, "%s.sums", path);
+        g->ret->objects += faccessat(g->store->objects, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+        g->ret->bytes += ckpt_size_at(g->store->objects, path) + ckpt_size_at(g->store->objects, sums);
+    }
+}
+
+static int sweep(struct gc *g)
+{
+    CKPT_AUTOFD int lock = ckpt_store_lock(g->store, true);
+    if (lock < 0)
+        return ckpt_fail(g->err, -lock, "%s: the lock cannot be taken: %s", g->store->path, strerror(-lock));
+    int r = mark_new(g);
+    if (r == 0)
+        r = ckpt_trash_restore(g->store, &g->named, g->err);
+    for (size_t i = 0; i < g->dead_count && r == 0; i++)
+        if (!ckpt_hashes_has(&g->named, g->dead[i]))
+            r = ckpt_trash_object(g->store, g->dead[i], g->ret, g->err);
+    if (r == 0 && (r = ckpt_store_drop_stale_pins(g->store)) < 0)
+        r = ckpt_fail(g->err, -r, "%s: pins without a step cannot be removed: %s", g->store->path, strerror(-r));
+    return r;
+}
+
+static int collect(struct gc *g, bool dry)
+{
+    int r = find_dead(g);
+    if (r == 0 && dry)
+        count_dead(g);
+    else if (r == 0)
+        r = sweep(g);
+    if (r == 0 && !dry)
+        r = ckpt_trash_staging(g->store, g->err);
+    if (r == 0)
+        r = ckpt_trash_purge(g->store, dry, g->ret, g->err);
+    g->ret->kept = g->named.count + g->named.zero;
+    return r;
+}
+
+int ckpt_store_gc(struct ckpt_store *s, bool dry, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                  struct ckpt_gc_result *ret, struct ckpt_err *err)
+{
+    struct gc g = {.store = s, .ret = ret, .err = err};
+    *ret = (struct ckpt_gc_result){0};
+    ckpt_hashes_init(&g.named);
+    int r = mark(&g, progress, arg);
+    if (r == 0)
+        r = collect(&g, dry);
+    clear(&g);
+    return r;
+}

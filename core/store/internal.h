@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of core/store/ share. */
+#ifndef CKPT_STORE_INTERNAL_H
+#define CKPT_STORE_INTERNAL_H
+
+#include "core/store/store.h"
+
+/* "NAME.json" below steps/. */
+#define CKPT_STEP_FILE (CKPT_STEP_NAME + 16)
+#define CKPT_TRASH_KEEP 60 /* seconds */
+
+/* bytes random bytes as hex digits, with a NUL. */
+void ckpt_random_hex(char *ret, size_t bytes);
+int64_t ckpt_now_ns(void); /* since 1970 */
+
+/* Each name in a directory but "." and ".."; a nonzero result of visit ends it and is returned. */
+int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, const char *name), void *arg) CKPT_MUST_USE;
+
+/* What a new store has, as text. */
+int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;
+
+/* steps/NAME.json for reading. */
+int ckpt_store_manifest(struct ckpt_store *s, const char *step, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* As ckpt_store_delete, by a caller that holds the lock. */
+int ckpt_store_delete_locked(struct ckpt_store *s, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
+/* Pins without a step; by a caller that holds the lock exclusively. */
+int ckpt_store_drop_stale_pins(struct ckpt_store *s) CKPT_MUST_USE;
+
+/* A set of hashes in memory: 48 to 96 bytes each. One thread. */
+struct ckpt_hashes {
+    uint8_t (*slot)[CKPT_SHA256];
+    size_t size, count; /* size: a power of two */
+    bool zero;          /* the hash of zeros, which marks a free slot, is in it */
+    uint64_t seed[4];
+};
+void ckpt_hashes_init(struct ckpt_hashes *h);
+void ckpt_hashes_clear(struct ckpt_hashes *h);
+int ckpt_hashes_add(struct ckpt_hashes *h, const uint8_t hash[CKPT_SHA256]) CKPT_MUST_USE; /* 1: it is new */
+bool ckpt_hashes_has(const struct ckpt_hashes *h, const uint8_t hash[CKPT_SHA256]);
+
+/* --- the trash; what is taken out of it is counted in *ret --- */
+
+/* Objects that are named and lie in the trash only go back. The lock is held exclusively. */
+int ckpt_trash_restore(struct ckpt_store *s, const struct ckpt_hashes *named, struct ckpt_err *err) CKPT_MUST_USE;
+/* An object and its sums go there. The lock is held exclusively. Nothing happens if it is not in objects/. */
+int ckpt_trash_object(struct ckpt_store *s, const uint8_t hash[CKPT_SHA256], struct ckpt_gc_result *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* Staging directories that nobody owns and that hold nothing go there. */
+int ckpt_trash_staging(struct ckpt_store *s, struct ckpt_err *err) CKPT_MUST_USE;
+/* What has been there for trash_keep seconds goes for good. dry: is only counted. */
+int ckpt_trash_purge(struct ckpt_store *s, bool dry, struct ckpt_gc_result *ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* A name in objects/ or trash/objects/: HASH or HASH.sums. */
+bool ckpt_object_name(const char *name, uint8_t ret[CKPT_SHA256], bool *ret_sums);
+/* Bytes of a file; 0 if it is not there. */
+uint64_t ckpt_size_at(int dir, const char *path);
+
+#endif

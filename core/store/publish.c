@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The end of a commit: what is held gets its place in objects/, then the manifest its name in steps/. The order is told in commit.c. */
+#include "core/store/commit_private.h"
+
+#include "core/base/log.h"
+#include "core/io/disk.h"
+#include "core/store/internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+
+#define TEMP_OBJECT "object.tmp"
+#define TEMP_STEP "replaced.tmp"
+#define SETTLED 600 /* seconds after which a folder of objects is on the disk, whoever changed it */
+
+static bool look_up(int dir, const char *name, struct stat *ret)
+{
+    return fstatat(dir, name, ret, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* --- objects --- */
+
+/* Something goes into its folder of objects/, which may have to be made. */
+static int link_into(struct commit *c, int from_dir, const char *from, const char *path)
+{
+    char folder[3];
+    int r = ckpt_disk_link(from_dir, from, c->store->objects, path);
+    if (r != -ENOENT)
+        return r == -EEXIST ? 0 : r;
+    snprintf(folder, sizeof folder, "%.2s", path);
+    r = ckpt_disk_mkdir(c->store->objects, folder, 0777);
+    if (r < 0 && r != -EEXIST)
+        return r;
+    r = ckpt_disk_link(from_dir, from, c->store->objects, path);
+    return r == -EEXIST ? 0 : r;
+}
+
+/* An object and its sums, which are there before it is. Only what is stored as it is has any. */
+static int link_object(struct commit *c, int dir, const char *object, const char *sums, const char *path)
+{
+    char sums_path[CKPT_OBJECT_PATH + 8];
+    struct stat st;
+    snprintf(sums_path, sizeof sums_path, "%s.sums", path);
+    int r = look_up(dir, sums, &st) ? link_into(c, dir, sums, sums_path) : 0;
+    return r < 0 ? r : link_into(c, dir, object, path);
+}
+
+/* What has the object's name may be something else by now: ours takes its place. */
+static int replace_object(struct commit *c, const char *held, const char *sums, const char *path)
+{
+    char sums_path[CKPT_OBJECT_PATH + 8];
+    struct stat st;
+    int r = look_up(c->in->work, TEMP_OBJECT, &st) ? ckpt_disk_unlink(c->in->work, TEMP_OBJECT, 0) : 0;
+    snprintf(sums_path, sizeof sums_path, "%s.sums", path);
+    if (r == 0 && look_up(c->hold.dir, sums, &st))
+        r = link_into(c, c->hold.dir, sums, sums_path);
+    if (r == 0)
+        r = ckpt_disk_link(c->hold.dir, held, c->in->work, TEMP_OBJECT);
+    return r < 0 ? r : ckpt_disk_rename(c->in->work, TEMP_OBJECT, c->store->objects, path, 0);
+}
+
+static int put_from_trash(struct commit *c, const uint8_t sha256[CKPT_SHA256], const char *path)
+{
+    char object[2 * CKPT_HEX], sums[2 * CKPT_HEX], name[HOLD_NAME];
+    hold_name(sha256, "", name);
+    snprintf(object, sizeof object, "objects/%s", name);
+    snprintf(sums, sizeof sums, "objects/%s.sums", name);
+    return link_object(c, c->store->trash, object, sums, path);
+}
+
+int commit_put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool *ret_touched)
+{
+    char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH], name[HOLD_NAME], sums[HOLD_NAME];
+    struct ckpt_object_info info;
+    struct stat held, live;
+    ckpt_object_path(sha256, path);
+    snprintf(full, sizeof full, "objects/%s", path);
+    hold_name(sha256, ".sums", sums);
+    hold_name(sha256, "", name);
+    bool is_held = look_up(c->hold.dir, name, &held);
+    if (!is_held) {
+        hold_name(sha256, HOLD_ALIAS, name);
+        is_held = look_up(c->hold.dir, name, &held);
+    }
+    bool is_live = look_up(c->store->objects, path, &live);
+    if (is_live && (!is_held || (held.st_ino == live.st_ino && held.st_dev == live.st_dev)))
+        return 0;
+    int r = is_live ? hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
+    if (r != 0)
+        return CKPT_MIN(r, 0);
+    if (ret_touched)
+        *ret_touched = true;
+    if (is_live)
+        return replace_object(c, name, sums, path);
+    return is_held ? link_object(c, c->hold.dir, name, sums, path) : put_from_trash(c, sha256, path);
+}
+
+/* Another commit may have put something there just now that we have found, and not have made it durable yet. */
+static bool is_young(const struct ckpt_store *s, const char *folder)
+{
+    struct stat st;
+    return !look_up(s->objects, folder, &st) || time(NULL) - st.st_mtime < SETTLED;
+}
+
+static int fsync_folder(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool touched, bool *any)
+{
+    char folder[3];
+    snprintf(folder, sizeof folder, "%02x", sha256[0]);
+    if (!touched && !is_young(c->store, folder))
+        return 0;
+    *any = true;
+    return ckpt_disk_fsync_dir(c->store->objects, folder);
+}
+
+static int by_hash(const void *a, const void *b)
+{
+    return memcmp(*(const uint8_t *const *)a, *(const uint8_t *const *)b, CKPT_SHA256);
+}
+
+/* The hashes of all objects that the manifest names, by folders; some are there twice. */
+static int list_objects(struct commit *c, const uint8_t ***ret, size_t *ret_count)
+{
+    const uint8_t **list = malloc((c->leaf_count + c->object_count + 1) * sizeof *list);
+    size_t n = 0;
+    if (!list)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->leaf_count; i++)
+        if (c->leaves[i].object == COMMIT_OWN && c->leaves[i].codec != COMMIT_VALUE)
+            list[n++] = c->leaves[i].sha256;
+    for (uint32_t i = 0; i < c->object_count; i++)
+        if (c->objects[i].used)
+            list[n++] = c->objects[i].sha256;
+    if (n)
+        qsort(list, n, sizeof *list, by_hash);
+    *ret = list;
+    *ret_count = n;
+    return 0;
+}
+
+/* All of them have their places, durably. *ret_missing: the one that is nowhere. */
+static int put_objects(struct commit *c, const uint8_t **list, size_t count, const uint8_t **ret_missing)
+{
+    bool touched = false, any = false;
+    int r = 0;
+    for (size_t i = 0; i < count && r == 0; i++) {
+        if (i == 0 || memcmp(list[i], list[i - 1], CKPT_SHA256))
+            r = commit_put_object(c, list[i], &touched);
+        if (r == -ENOENT)
+            *ret_missing = list[i];
+        if (r == 0 && (i + 1 == count || list[i + 1][0] != list[i][0])) {
+            r = fsync_folder(c, list[i], touched, &any);
+            touched = false;
+        }
+    }
+    return r == 0 && any ? ckpt_disk_fsync(c->store->objects) : r;
+}
+
+static int publish_objects(struct commit *c, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE const uint8_t **list = NULL;
+    const uint8_t *missing = NULL;
+    size_t count = 0;
+    int r = list_objects(c, &list, &count);
+    if (r == 0)
+        r = put_objects(c, list, count, &missing);
+    if (missing) {
+        char hex[CKPT_HEX];
+        ckpt_hash_hex(missing, hex);
+        return ckpt_fail(err, EIO, "%s: content that the step shares is missing from the store (object %s)", c->in->name, hex);
+    }
+    return r < 0 ? ckpt_fail(err, -r, "%s: its objects cannot be put into the store: %s", c->in->name, strerror(-r)) : 0;
+}
+
+/* --- the manifest --- */
+
+static void step_file(const struct commit *c, char ret[CKPT_STEP_FILE])
+{
+    snprintf(ret, CKPT_STEP_FILE, "%s.json", c->in->name);
+}
+
+int commit_allowed(struct commit *c, struct ckpt_err *err)
+{
+    char file[CKPT_STEP_FILE];
+    struct ckpt_manifest_info info = {0};
+    struct ckpt_file *manifest;
+    struct stat st;
+    step_file(c, file);
+    if (c->in->overwrite || !look_up(c->store->steps, file, &st))
+        return 0;
+    if (!c->in->base_id)
+        return ckpt_fail(err, EEXIST, "there is a step %s already", c->in->name);
+    int r = ckpt_store_manifest(c->store, c->in->name, &manifest, err);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    r = ckpt_manifest_info(manifest, &info, NULL);
+    bool same = r == 0 && !strcmp(info.id, c->in->base_id);
+    if (r == 0)
+        ckpt_manifest_info_clear(&info);
+    ckpt_file_unref(manifest);
+    return same ? 0 : ckpt_fail(err, EEXIST, "step %s was changed by another mount since it was opened for changes here", c->in->name);
+}
+
+/* The manifest has its name, and that is not durable: the name goes, or is again what it was. */
+static void take_back(struct commit *c, const char *file, bool replaced)
+{
+    int r = replaced ? ckpt_disk_rename(c->in->work, TEMP_STEP, c->store->steps, file, 0) : ckpt_disk_unlink(c->store->steps, file, 0);
+    if (r == 0)
+        r = ckpt_disk_fsync(c->store->steps);
+    if (r < 0)
+        ckpt_log(CKPT_LOG_ERROR, "%s: step %s may be there, though its commit failed: %s", c->store->path, c->in->name, strerror(-r));
+}
+
+/* The step that had the name stays at hand until the new one is durable. */
+static int replace_manifest(struct commit *c, const char *manifest, const char *file)
+{
+    struct stat st;
+    int r = look_up(c->in->work, TEMP_STEP, &st) ? ckpt_disk_unlink(c->in->work, TEMP_STEP, 0) : 0;
+    if (r == 0)
+        r = ckpt_disk_link(c->store->steps, file, c->in->work, TEMP_STEP);
+    return r < 0 ? r : ckpt_disk_rename(c->in->work, manifest, c->store->steps, file, 0);
+}
+
+static int name_manifest(struct commit *c, const char *manifest)
+{
+    char file[CKPT_STEP_FILE];
+    struct stat st;
+    step_file(c, file);
+    bool replaces = (c->in->overwrite || c->in->base_id) && look_up(c->store->steps, file, &st);
+    int r = replaces ? -EEXIST : ckpt_disk_link(c->in->work, manifest, c->store->steps, file);
+    if (r == -EEXIST && (replaces || c->in->overwrite)) {
+        replaces = true;
+        r = replace_manifest(c, manifest, file);
+    }
+    if (r < 0)
+        return r;
+    r = ckpt_disk_fsync(c->store->steps);
+    if (r < 0)
+        take_back(c, file, replaces);
+    return r;
+}
+
+/* --- all of it --- */
+
+static int seal_one(void *arg, int dir, const char *name)
+{
+    const mode_t *mode = arg;
+    if (!leaf_name_ends(name, HOLD_ALIAS))
+        return 0;
+    if (fchownat(dir, name, geteuid(), getegid(), AT_SYMLINK_NOFOLLOW) < 0 || fchmodat(dir, name, *mode, 0) < 0)
+        ckpt_log(CKPT_LOG_DEBUG, "an object keeps the mode of its file: %s", strerror(errno));
+    return 0;
+}
+
+int commit_publish(struct commit *c, const char *manifest, mode_t mode, struct ckpt_err *err)
+{
+    /* Two that change one step must not both find that it is still what they changed. */
+    CKPT_AUTOFD int lock = ckpt_store_lock(c->store, c->in->base_id && !c->in->overwrite);
+    if (lock < 0)
+        return ckpt_fail(err, -lock, "%s: the lock cannot be taken: %s", c->store->path, strerror(-lock));
+    int r = commit_allowed(c, err);
+    if (r == 0)
+        r = publish_objects(c, err);
+    if (r < 0)
+        return r;
+    r = name_manifest(c, manifest);
+    if (r == -EEXIST)
+        return ckpt_fail(err, EEXIST, "there is a step %s already", c->in->name);
+    if (r < 0)
+        return ckpt_fail(err, -r, "step %s cannot be published: %s", c->in->name, strerror(-r));
+    mode &= OBJECT_MODE;
+    (void)!ckpt_names_each(c->hold.dir, ".", seal_one, &mode);
+    return 0;
+}

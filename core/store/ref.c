@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* References as text: "ref1 SHA256 OBJECT SIZE OFFSET STORED CODEC". */
+#include "core/store/commit.h"
+
+#include "core/base/util.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define MAX_SIZE ((uint64_t)1 << 62)
+
+void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT])
+{
+    char sha256[CKPT_HEX], object[CKPT_HEX];
+    ckpt_hash_hex(ref->sha256, sha256);
+    ckpt_hash_hex(ref->object, object);
+    snprintf(ret, CKPT_REF_TEXT, "ref1 %s %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %s", sha256, object, ref->size, ref->offset, ref->stored,
+             ckpt_object_codec_name(ref->codec));
+}
+
+/* The next word; empty when there is none. */
+static const char *take(char **p)
+{
+    char *word = *p;
+    *p += strcspn(word, " ");
+    if (**p)
+        *(*p)++ = 0;
+    return word;
+}
+
+static bool take_number(char **p, uint64_t *ret)
+{
+    const char *word = take(p);
+    size_t n = strspn(word, "0123456789");
+    if (!n || n > 19 || word[n])
+        return false;
+    *ret = strtoull(word, NULL, 10);
+    return *ret <= MAX_SIZE;
+}
+
+bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret)
+{
+    char copy[CKPT_REF_TEXT], *p = copy;
+    struct ckpt_ref ref;
+    if (len >= sizeof copy || memchr(text, 0, len))
+        return false;
+    memcpy(copy, text, len);
+    copy[len] = 0;
+    if (strcmp(take(&p), "ref1") || !ckpt_hash_parse(take(&p), ref.sha256) || !ckpt_hash_parse(take(&p), ref.object) ||
+        !take_number(&p, &ref.size) || !take_number(&p, &ref.offset) || !take_number(&p, &ref.stored) ||
+        !ckpt_object_codec_by_name(take(&p), &ref.codec) || *p)
+        return false;
+    *ret = ref;
+    return true;
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to core/store: what staged steps are made of. See stage.h for the locks. */
+#ifndef CKPT_STORE_STAGE_PRIVATE_H
+#define CKPT_STORE_STAGE_PRIVATE_H
+
+#include "core/base/log.h"
+#include "core/base/pool.h"
+#include "core/base/util.h"
+#include "core/io/disk.h"
+#include "core/store/stage.h"
+
+#include <fcntl.h>
+
+enum stage_state { STAGE_OPEN, STAGE_GONE };
+
+/* A process that has written to a step. */
+struct stage_writer {
+    pid_t pid;
+    unsigned long long start; /* clock ticks, to know a reused number */
+};
+
+struct stage_step {
+    struct ckpt_stages *set;
+    struct stage_step *next;
+    char *name;               /* at the root; under the set's lock */
+    char id[33];              /* of its directory in staging/ */
+    int work, tree, hold, lock; /* descriptors: staging/ID, its tree/, hold/ and lock */
+    char base_id[33];         /* the manifest that it changes; empty: it is new */
+    struct stage_inode *top;
+    pthread_rwlock_t freeze;
+    atomic_int state;         /* enum stage_state; GONE under freeze's writer */
+    unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
+
+    /* under the set's lock */
+    bool touched;             /* in the life of this process, or it was ready when the last one unmounted */
+    bool tried;               /* committing by itself failed; not again before a change */
+    int64_t changed_ns;       /* CLOCK_MONOTONIC */
+    unsigned open_writes;
+    unsigned jobs;            /* background work */
+    struct stage_writer *writers;
+    unsigned writer_count, writer_cap;
+    pid_t last_pid;           /* of these, to be quick */
+    char *error;              /* why the last commit failed */
+};
+
+/* A file or directory of a step. It stays known while the caller refers to it, it is open, or its content is known. */
+struct stage_inode {
+    struct stage_inode *next_id, *next_key;
+    uint64_t id;
+    dev_t dev;
+    ino_t ino;
+    bool dir;
+    bool unlinked;            /* no name leads here any more: out of the table by (dev, ino) */
+    struct stage_step *step;
+    int fd;                   /* O_PATH; -1: nobody refers to it */
+    uint64_t refs;
+    unsigned opens, open_writes;
+    pthread_mutex_t content;
+    atomic_int shared;        /* is it a reference file? -1: not looked at yet */
+    struct ckpt_ref shares;   /* of a reference file, once `shared` is 1: under content */
+    atomic_uint_fast64_t gen; /* changes of its bytes */
+    bool known;               /* `made` is the content as of known_gen: under the set's lock */
+    bool queued;
+    atomic_bool cancel;           /* its object is not wanted any more */
+    struct timespec queued_ctime; /* of the file then */
+    uint64_t known_gen;
+    struct ckpt_ref made;
+};
+
+struct ckpt_stage_handle {
+    struct stage_inode *inode;
+    int fd;                     /* of the staged file */
+    bool write;
+    bool unseen;                /* the kernel writes by itself */
+    bool copied;                /* `made` is what it was at copied_ns, when its bytes were copied from there */
+    struct timespec copied_ctime;
+    struct ckpt_ref made;
+    pthread_mutex_t lock;
+    struct ckpt_file *payload;  /* of a reference file, once it was read */
+};
+
+#define STAGE_BUCKETS 65536
+
+struct ckpt_stages {
+    struct ckpt_store *store;
+    struct ckpt_cache *cache;
+    struct ckpt_backend *dir; /* .ckptstore, for reading */
+    struct ckpt_stage_options opt;
+    struct ckpt_pool *pool;
+    uint64_t job_bytes;       /* of the files whose objects are being made */
+    pthread_mutex_t lock;
+    pthread_cond_t idle;      /* a job has ended, or the set is closing */
+    struct stage_step *steps;
+    struct stage_inode *by_id[STAGE_BUCKETS], *by_key[STAGE_BUCKETS];
+    uint64_t next_id;
+    bool closing;
+    pthread_t settler;
+    bool settling;
+    bool gc_wanted;           /* a commit, or a deletion, has left something to tidy up */
+    int64_t gc_ns;            /* when the trash may be emptied; 0: nothing in it */
+};
+
+/* --- stage_inode.c --- */
+/* The inode of an id, its step kept from going away; -ESTALE. Put it. */
+int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
+void stage_put(struct stage_inode *n);
+/* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. */
+int stage_take(struct stage_step *step, int fd, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* The last name of a file went. */
+void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino);
+/* Its content is not what is known of it any more. */
+void stage_dirty(struct stage_inode *n);
+/* Free what nobody refers to; under the set's lock. */
+void stage_reap(struct stage_inode *n);
+/* "/proc/self/fd/N", by which an O_PATH descriptor is opened. */
+int stage_reopen(int fd, int flags);
+int stage_known(void *arg, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
+
+/* --- stage_step.c --- */
+/* Keep commits out while its tree is changed. -ESTALE: it is gone. */
+int stage_enter(struct stage_step *step) CKPT_MUST_USE;
+void stage_leave(struct stage_step *step);
+/* A change was made by somebody. */
+void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
+void stage_step_unref(struct stage_step *step); /* under the set's lock */
+
+/* A file that is a leaf of a committed step once more, below a directory of the step. */
+int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+/* Set the attributes that a manifest has of a file (its "xattrs"), as far as the disk takes them. */
+void stage_restore_xattrs(int fd, const char *json);
+
+/* --- stage_file.c --- */
+/* Is it a reference file? 1 and *ret (may be NULL), or 0. Caller holds content. */
+int stage_shares(struct stage_inode *n, struct ckpt_ref *ret);
+/* Give a reference file bytes of its own, the first `keep` of them as they were. Caller holds content. */
+int stage_own(struct stage_inode *n, int fd, uint64_t keep) CKPT_MUST_USE;
+int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
+
+#endif

@@ -1,0 +1,1046 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of a staged step. Its directory in staging/ is durable before its name is seen; a lock in it tells other processes that it
+ * has an owner. It ends by a commit or a removal: its directory goes to the trash first, in one call, and is then taken apart.
+ *
+ * A crash can come between the moment a manifest appears and the moment its staging directory goes. So the commit's id is written to
+ * staging/ID/commit before, and whoever finds the directory later compares it with the manifest.
+ */
+#include "core/store/stage_private.h"
+
+#include "core/format/json.h"
+#include "core/store/internal.h"
+#include "core/store/work.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/xattr.h>
+#include <time.h>
+
+#define TICK_NS 200000000l
+#define CLOSE_WAIT_NS 500000000l /* the kernel tells of a close a little after the program has gone on */
+#define MAX_WRITERS 4096
+
+static int64_t monotonic_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+/* --- what keeps it --- */
+
+void stage_step_unref(struct stage_step *step)
+{
+    if (--step->uses)
+        return;
+    int fds[] = {step->work, step->tree, step->hold, step->lock};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    pthread_rwlock_destroy(&step->freeze);
+    free(step->writers);
+    free(step->error);
+    free(step->name);
+    free(step);
+}
+
+int stage_enter(struct stage_step *step)
+{
+    pthread_rwlock_rdlock(&step->freeze);
+    if (atomic_load(&step->state) == STAGE_OPEN)
+        return 0;
+    pthread_rwlock_unlock(&step->freeze);
+    return -ESTALE;
+}
+
+void stage_leave(struct stage_step *step)
+{
+    pthread_rwlock_unlock(&step->freeze);
+}
+
+/* --- who writes --- */
+
+/* When a process began, and in *pid its own number if a thread's was given. */
+static bool process_start(pid_t *pid, unsigned long long *ret)
+{
+    char path[64], line[1024];
+    snprintf(path, sizeof path, "/proc/%d/status", *pid);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    int group;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "Tgid: %d", &group) == 1)
+            *pid = group;
+    fclose(f);
+    snprintf(path, sizeof path, "/proc/%d/stat", *pid);
+    f = fopen(path, "re");
+    size_t n = f ? fread(line, 1, sizeof line - 1, f) : 0;
+    if (f)
+        fclose(f);
+    line[n] = 0;
+    const char *p = strrchr(line, ')'); /* the name before it may hold anything */
+    return p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret) == 1;
+}
+
+static void add_writer(struct stage_step *step, pid_t thread)
+{
+    struct stage_writer w = {.pid = thread};
+    if (!thread || thread == step->last_pid || !process_start(&w.pid, &w.start))
+        return;
+    step->last_pid = thread;
+    for (unsigned i = 0; i < step->writer_count; i++)
+        if (step->writers[i].pid == w.pid && step->writers[i].start == w.start)
+            return;
+    if (step->writer_count == step->writer_cap) {
+        unsigned cap = step->writer_cap ? step->writer_cap * 2 : 8;
+        struct stage_writer *p = cap <= MAX_WRITERS ? realloc(step->writers, cap * sizeof *p) : NULL;
+        if (!p)
+            return;
+        step->writers = p;
+        step->writer_cap = cap;
+    }
+    step->writers[step->writer_count++] = w;
+}
+
+static bool writers_ended(struct stage_step *step)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < step->writer_count; i++) {
+        struct stage_writer w = step->writers[i];
+        if (process_start(&w.pid, &w.start) && w.pid == step->writers[i].pid && w.start == step->writers[i].start)
+            step->writers[kept++] = step->writers[i];
+    }
+    step->writer_count = kept;
+    step->last_pid = 0;
+    return !kept;
+}
+
+void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
+{
+    CKPT_GUARD(&step->set->lock);
+    step->touched = true;
+    step->tried = false;
+    step->changed_ns = monotonic_ns();
+    add_writer(step, who->pid);
+}
+
+static void set_error(struct stage_step *step, const struct ckpt_err *err)
+{
+    CKPT_GUARD(&step->set->lock);
+    free(step->error);
+    step->error = err && err->code ? strdup(err->text) : NULL;
+}
+
+/* --- making and finding them --- */
+
+static int read_text(int dir, const char *name, char *buf, size_t len)
+{
+    CKPT_AUTOFD int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : pread(fd, buf, len - 1, 0);
+    if (n < 0)
+        return -errno;
+    buf[n] = 0;
+    return 0;
+}
+
+static int open_dirs(struct stage_step *step, const char *id)
+{
+    snprintf(step->id, sizeof step->id, "%s", id);
+    step->work = openat(step->set->store->staging, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (step->work < 0)
+        return -errno;
+    step->lock = openat(step->work, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (step->lock < 0 || flock(step->lock, LOCK_EX | LOCK_NB) < 0)
+        return -errno;
+    step->tree = openat(step->work, "tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    step->hold = openat(step->work, "hold", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return 0;
+}
+
+/* With its directories open: known to the set. Under the set's lock. */
+static int add_step(struct stage_step *step, const char *name)
+{
+    struct ckpt_stage_attr attr;
+    step->name = strdup(name);
+    int top = stage_reopen(step->tree, O_PATH);
+    int r = !step->name ? -ENOMEM : CKPT_MIN(top, 0);
+    if (r == 0)
+        r = stage_take(step, top, &attr);
+    if (r == 0)
+        r = stage_get(step->set, attr.id, &step->top);
+    if (r == 0) { /* the top stays known without references */
+        ckpt_stage_forget(step->set, attr.id, 2);
+        step->changed_ns = monotonic_ns();
+    }
+    return r;
+}
+
+static struct stage_step *step_new(struct ckpt_stages *set)
+{
+    struct stage_step *step = calloc(1, sizeof *step);
+    if (!step)
+        return NULL;
+    step->set = set;
+    step->uses = 1;
+    step->work = step->tree = step->hold = step->lock = -1;
+    /* A commit waits for the changes under way, not for those that come after it. */
+    pthread_rwlockattr_t attr;
+    pthread_rwlockattr_init(&attr);
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&step->freeze, &attr);
+    pthread_rwlockattr_destroy(&attr);
+    return step;
+}
+
+static struct stage_step *find_step(struct ckpt_stages *set, const char *name)
+{
+    struct stage_step *s = set->steps;
+    while (s && strcmp(s->name, name))
+        s = s->next;
+    return s;
+}
+
+/* The step of a name, kept until it is put. */
+static struct stage_step *get_step(struct ckpt_stages *set, const char *name)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_step *s = find_step(set, name);
+    if (s)
+        s->uses++;
+    return s;
+}
+
+static void put_step(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    CKPT_GUARD(&set->lock);
+    stage_step_unref(step);
+}
+
+/* Its directory goes to the trash in one call; taking that apart may last. */
+struct removal {
+    struct ckpt_stages *set;
+    char name[64];
+};
+
+static void remove_trash(void *arg)
+{
+    struct removal *r = arg;
+    ckpt_disk_remove_tree(r->set->store->trash, r->name);
+    free(r);
+}
+
+static void discard_dir(struct ckpt_stages *set, const char *id)
+{
+    struct removal *r = malloc(sizeof *r);
+    if (!r)
+        return;
+    r->set = set;
+    snprintf(r->name, sizeof r->name, "staging-%s", id);
+    if (ckpt_disk_rename(set->store->staging, id, set->store->trash, r->name, 0) < 0 || ckpt_pool_submit(set->pool, remove_trash, r) < 0)
+        free(r);
+}
+
+/* Under freeze's writer: nobody finds it any more. */
+static void end_step(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    discard_dir(set, step->id);
+    pthread_mutex_lock(&set->lock);
+    atomic_store(&step->state, STAGE_GONE);
+    struct stage_step **link = &set->steps;
+    while (*link && *link != step)
+        link = &(*link)->next;
+    bool listed = *link;
+    if (listed)
+        *link = step->next;
+    struct stage_inode *top = step->top;
+    step->top = NULL;
+    if (top)
+        stage_reap(top);
+    if (listed)
+        stage_step_unref(step);
+    set->gc_wanted = true;
+    pthread_mutex_unlock(&set->lock);
+}
+
+static int make_dirs(struct stage_step *step, mode_t mode)
+{
+    struct ckpt_store *store = step->set->store;
+    struct ckpt_work work;
+    int r = ckpt_work_begin(store, &work, NULL);
+    if (r < 0)
+        return r;
+    snprintf(step->id, sizeof step->id, "%s", work.id);
+    step->work = work.dir;
+    step->tree = work.tree;
+    step->hold = work.hold;
+    step->lock = work.lock;
+    return fchmod(step->tree, mode & 07777) < 0 ? -errno : 0;
+}
+
+/* From now on it is taken over if this process dies: so it is whole by now. */
+static int name_dir(struct stage_step *step, const char *name, const char *base_id)
+{
+    int r = 0;
+    if (*base_id) /* of files that share what is stored, made by the thousand */
+        r = syncfs(step->work) < 0 ? -errno : 0;
+    if (r == 0 && *base_id)
+        r = ckpt_disk_replace(step->work, "base", base_id, strlen(base_id));
+    if (r == 0)
+        r = ckpt_disk_replace(step->work, "name", name, strlen(name)); /* and what is beside it */
+    if (r == 0)
+        r = ckpt_disk_fsync(step->set->store->staging);
+    return r;
+}
+
+static int publish_step(struct stage_step *step, const char *name)
+{
+    struct ckpt_stages *set = step->set;
+    int r = add_step(step, name);
+    if (r < 0)
+        return r;
+    CKPT_GUARD(&set->lock);
+    if (find_step(set, name))
+        return -EEXIST;
+    step->next = set->steps;
+    set->steps = step;
+    step->uses++;
+    return 0;
+}
+
+/* One that did not come to be. */
+static void drop_new(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    if (step->work >= 0)
+        discard_dir(set, step->id);
+    CKPT_GUARD(&set->lock);
+    atomic_store(&step->state, STAGE_GONE);
+    struct stage_inode *top = step->top;
+    step->top = NULL;
+    if (top)
+        stage_reap(top);
+    stage_step_unref(step);
+}
+
+int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
+{
+    struct stage_step *step = get_step(set, name);
+    if (!step)
+        return -ENOENT;
+    int fd = stage_reopen(step->tree, O_PATH);
+    int r = fd < 0 ? fd : stage_take(step, fd, ret);
+    put_step(step);
+    return r;
+}
+
+bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
+{
+    CKPT_GUARD(&set->lock);
+    return find_step(set, name);
+}
+
+int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char *name, uint64_t ino), void *arg)
+{
+    CKPT_GUARD(&set->lock);
+    int r = 0;
+    for (struct stage_step *s = set->steps; s && r == 0; s = s->next)
+        r = visit(arg, s->name, ckpt_stage_ino(set, s->top->dev, s->top->ino));
+    return r;
+}
+
+int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
+                   struct ckpt_err *err)
+{
+    if (ckpt_stage_exists(set, name))
+        return ckpt_fail(err, EEXIST, "%s is there already", name);
+    struct stage_step *step = step_new(set);
+    if (!step)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    int r = make_dirs(step, mode);
+    if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
+        r = -errno;
+    if (r == 0)
+        r = name_dir(step, name, "");
+    if (r == 0)
+        r = publish_step(step, name);
+    if (r < 0) {
+        drop_new(step);
+        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    }
+    stage_touch(step, who);
+    put_step(step);
+    return ckpt_stage_find(set, name, ret);
+}
+
+/* --- a copy of a committed step, to be changed --- */
+
+struct copying {
+    struct stage_step *step;
+    char **dirs;       /* paths below tree/ of the directories, by their numbers */
+    uint32_t dir_cap;
+};
+
+void stage_restore_xattrs(int fd, const char *json)
+{
+    cJSON *all = ckpt_json_parse(json, strlen(json));
+    const cJSON *e;
+    cJSON_ArrayForEach(e, all)
+    {
+        size_t n = cJSON_IsString(e) ? strlen(e->valuestring) / 2 : 0;
+        CKPT_AUTOFREE uint8_t *value = malloc(n + 1);
+        bool ok = value && cJSON_IsString(e) && !strncmp(e->string, "user.", 5);
+        for (size_t i = 0; i < n && ok; i++) {
+            unsigned byte;
+            ok = sscanf(e->valuestring + 2 * i, "%2x", &byte) == 1;
+            value[i] = (uint8_t)byte;
+        }
+        if (ok && fsetxattr(fd, e->string, value, n, 0) < 0)
+            ckpt_log(CKPT_LOG_DEBUG, "attribute %s is not copied: %s", e->string, strerror(errno));
+    }
+    cJSON_Delete(all);
+}
+
+static int copy_attrs(int fd, const struct ckpt_manifest_node *n)
+{
+    static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
+    enum ckpt_dtype plain;
+    bool big;
+    if (n->kind == CKPT_NODE_DIR && n->container != CKPT_DICT)
+        fsetxattr(fd, "user.ckpt.kind", kinds[n->container], strlen(kinds[n->container]), 0);
+    const char *dtype = n->kind == CKPT_NODE_ARRAY ? ckpt_dtype_info(n->npy.dtype)->name : NULL;
+    if (dtype && n->npy.dtype != CKPT_DT_OTHER && !(ckpt_dtype_by_descr(n->npy.descr, &plain, &big) && plain == n->npy.dtype))
+        fsetxattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), 0);
+    if (n->xattrs)
+        stage_restore_xattrs(fd, n->xattrs);
+    if (fchown(fd, n->uid, n->gid) < 0 && geteuid() == 0)
+        return -errno;
+    return fchmod(fd, n->mode & 07777) < 0 ? -errno : 0;
+}
+
+static int copy_dir(struct copying *c, uint32_t number, const char *path, const struct ckpt_manifest_node *n)
+{
+    if (number >= c->dir_cap) {
+        uint32_t cap = CKPT_MAX(number + 1, c->dir_cap * 2);
+        char **p = realloc(c->dirs, cap * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        memset(p + c->dir_cap, 0, (cap - c->dir_cap) * sizeof *p);
+        c->dirs = p;
+        c->dir_cap = cap;
+    }
+    int r = ckpt_disk_mkdir(c->step->tree, path, 0700);
+    CKPT_AUTOFD int fd = r == 0 ? openat(c->step->tree, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (r == 0)
+        r = fd < 0 ? -errno : copy_attrs(fd, n);
+    if (r == 0 && !(c->dirs[number] = strdup(path)))
+        r = -ENOMEM;
+    return r;
+}
+
+static int copy_content(struct stage_step *step, int fd, const struct ckpt_manifest_node *n)
+{
+    if (n->text)
+        return ckpt_disk_write(fd, n->text, strlen(n->text), 0);
+    if (!n->size)
+        return 0;
+    struct ckpt_ref ref = {.size = n->size, .offset = n->offset, .stored = n->stored, .codec = n->codec};
+    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    memcpy(ref.sha256, n->sha256, CKPT_SHA256);
+    memcpy(ref.object, n->object, CKPT_SHA256);
+    int r = ckpt_hold_object(&hold, ref.object);
+    return r < 0 ? r : stage_make_ref(fd, &ref);
+}
+
+int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
+{
+    CKPT_AUTOFD int fd = ckpt_disk_open(dir, path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return fd;
+    int r = copy_content(step, fd, n);
+    if (r == 0)
+        r = copy_attrs(fd, n);
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
+    if (r == 0 && futimens(fd, times) < 0)
+        r = -errno;
+    if (r < 0 && ckpt_disk_unlink(dir, path, 0) < 0)
+        ckpt_log(CKPT_LOG_DEBUG, "%s: half a copy stays", path);
+    return r;
+}
+
+static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
+{
+    struct copying *c = arg;
+    const char *dir = n->parent && n->parent < c->dir_cap ? c->dirs[n->parent] : "";
+    char path[PATH_MAX];
+    if (!dir)
+        return -EUCLEAN;
+    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    return n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n) : stage_copy_leaf(c->step, c->step->tree, path, n);
+}
+
+/* Times of directories, when nothing more is put into them. */
+static int copy_dir_time(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
+{
+    struct copying *c = arg;
+    if (n->kind != CKPT_NODE_DIR || number >= c->dir_cap || !c->dirs[number])
+        return 0;
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
+    return utimensat(c->step->tree, c->dirs[number], times, 0) < 0 ? -errno : 0;
+}
+
+static int copy_tree(struct stage_step *step, struct ckpt_file *manifest, struct ckpt_err *err)
+{
+    struct copying c = {.step = step};
+    struct ckpt_manifest_info info = {0}, again = {0};
+    int r = ckpt_manifest_each(manifest, &info, copy_node, &c, err);
+    if (r == 0)
+        r = ckpt_manifest_each(manifest, &again, copy_dir_time, &c, err);
+    if (r == 0)
+        r = copy_attrs(step->tree, &info.top);
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {info.top.mtime_ns / 1000000000, info.top.mtime_ns % 1000000000}};
+    if (r == 0 && futimens(step->tree, times) < 0)
+        r = -errno;
+    if (r == 0 && info.metadata)
+        fsetxattr(step->tree, "user.ckpt.metadata", info.metadata, strlen(info.metadata), 0);
+    for (uint32_t i = 0; i < c.dir_cap; i++)
+        free(c.dirs[i]);
+    free(c.dirs);
+    ckpt_manifest_info_clear(&info);
+    ckpt_manifest_info_clear(&again);
+    return r;
+}
+
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
+{
+    char path[300];
+    struct ckpt_file *manifest;
+    struct ckpt_manifest_info info = {0};
+    if (ckpt_stage_exists(set, name))
+        return 0;
+    snprintf(path, sizeof path, "steps/%s.json", name);
+    int r = ckpt_backend_open(set->dir, path, &manifest);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    struct stage_step *step = step_new(set);
+    r = step ? ckpt_manifest_info(manifest, &info, err) : -ENOMEM;
+    if (r == 0) {
+        snprintf(step->base_id, sizeof step->base_id, "%s", info.id);
+        r = make_dirs(step, 0755);
+    }
+    if (r == 0)
+        r = copy_tree(step, manifest, err);
+    if (r == 0)
+        r = name_dir(step, name, info.id);
+    if (r == 0)
+        r = publish_step(step, name);
+    if (r < 0 && step)
+        drop_new(step);
+    else if (r == 0)
+        put_step(step);
+    ckpt_manifest_info_clear(&info);
+    ckpt_file_unref(manifest);
+    if (r == -EEXIST) /* somebody else was quicker */
+        return 0;
+    return r < 0 ? ckpt_fail(err, -r, "%s: it cannot be opened for changes: %s", name, err && err->code ? err->text : strerror(-r)) : 0;
+}
+
+/* --- commit --- */
+
+/* The path in the step of a file that is open for writing. Under the set's lock. */
+static void open_name(struct stage_step *step, char *ret, size_t len)
+{
+    struct ckpt_stages *set = step->set;
+    char link[32], tree[PATH_MAX], path[PATH_MAX];
+    snprintf(ret, len, "a file");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", step->tree);
+    ssize_t top = readlink(link, tree, sizeof tree - 1), n;
+    for (unsigned i = 0; i < STAGE_BUCKETS && top > 0; i++)
+        for (struct stage_inode *f = set->by_id[i]; f; f = f->next_id) {
+            if (f->step != step || !f->open_writes || f->fd < 0)
+                continue;
+            snprintf(link, sizeof link, "/proc/self/fd/%d", f->fd);
+            n = readlink(link, path, sizeof path - 1);
+            if (n > top + 1)
+                snprintf(ret, len, "%.*s", (int)(n - top - 1), path + top + 1);
+            return;
+        }
+}
+
+/* Nobody writes, and nothing is under way. Under freeze's writer. */
+static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += CLOSE_WAIT_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    CKPT_GUARD(&set->lock);
+    while (step->open_writes && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
+        ;
+    if (step->open_writes) {
+        char name[PATH_MAX];
+        open_name(step, name, sizeof name);
+        return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name, step->open_writes == 1 ? " is" : ", and others, are",
+                         step->open_writes == 1 ? "it" : "them");
+    }
+    while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++; /* an interruption wakes nobody */
+        pthread_cond_timedwait(&set->idle, &set->lock, &until);
+    }
+    return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
+}
+
+static int run_commit(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    struct ckpt_store_config config;
+    char id[33], metadata[65536];
+    ssize_t len = fgetxattr(step->tree, "user.ckpt.metadata", metadata, sizeof metadata - 1);
+    metadata[CKPT_MAX(len, 0)] = 0;
+    bool same_name = !strcmp(name, step->name);
+    int r = ckpt_store_config_read(set->store, &config, err);
+    ckpt_random_hex(id, 16);
+    if (r == 0 && (r = ckpt_disk_replace(step->work, "commit", id, strlen(id))) < 0)
+        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    struct ckpt_commit c = {
+        .store = set->store,
+        .hold = {.store = set->store, .dir = step->hold},
+        .work = step->work,
+        .tree = step->tree,
+        .name = name,
+        .id = id,
+        .overwrite = set->opt.overwrite,
+        .base_id = same_name && *step->base_id ? step->base_id : NULL,
+        .codec = set->opt.set_codec ? set->opt.codec : config.codec,
+        .metadata = len > 0 ? metadata : NULL,
+        .known = stage_known,
+        .arg = step,
+        .threads = set->opt.threads,
+        .interrupted = interrupted,
+    };
+    return r < 0 ? r : ckpt_commit_run(&c, err);
+}
+
+/* What retention does not keep goes with the commit, so that whoever looks afterwards sees what stays. */
+static void prune(struct ckpt_stages *set)
+{
+    struct ckpt_err err = {0};
+    int n = ckpt_store_prune(set->store, false, NULL, NULL, &err);
+    if (n > 0)
+        set->opt.changed(set->opt.arg, NULL);
+    if (n < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: retention: %s", set->store->path, err.text);
+}
+
+/* A step that was pinned while it was staged. */
+static bool has_pin(struct stage_step *step)
+{
+    char value[2];
+    return fgetxattr(step->tree, "user.ckpt.pinned", value, sizeof value) == 1 && value[0] == '1';
+}
+
+static int commit_as(struct stage_step *step, const char *as, atomic_bool *interrupted, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    struct ckpt_err own = {0};
+    char *name = NULL;
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
+    if (r == 0 && !(name = strdup(as ? as : step->name)))
+        r = -ENOMEM;
+    if (r == 0)
+        r = wait_quiet(step, interrupted, &own);
+    if (r == 0)
+        r = run_commit(step, name, interrupted, &own);
+    if (r < 0 && !own.code)
+        ckpt_fail(&own, -r, "%s", strerror(-r));
+    bool pinned = r == 0 && has_pin(step);
+    if (r == 0)
+        end_step(step);
+    pthread_rwlock_unlock(&step->freeze);
+    if (pinned && ckpt_store_pin(set->store, name, true, &own) < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not pinned: %s", set->store->path, name, own.text);
+    if (r == 0) {
+        prune(set);
+        ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", set->store->path, name);
+        set->opt.changed(set->opt.arg, name);
+    } else if (r != -ESTALE) {
+        set_error(step, &own);
+        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", set->store->path, name ? name : "", own.text);
+    }
+    if (err)
+        *err = own;
+    free(name);
+    return r;
+}
+
+int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct stage_step *step = get_step(set, name);
+    if (!step)
+        return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
+    int r = commit_as(step, NULL, who->interrupted, err);
+    put_step(step);
+    return r;
+}
+
+int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct stage_inode *n;
+    double number;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    struct stage_step *step = n->step;
+    pthread_mutex_lock(&set->lock);
+    bool commit = n == step->top && ckpt_step_name(step->name, &number);
+    step->uses++;
+    pthread_mutex_unlock(&set->lock);
+    CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
+    r = commit ? 0 : fd < 0 ? fd : ckpt_disk_fsync(fd);
+    stage_put(n);
+    if (commit)
+        r = commit_as(step, NULL, who->interrupted, err);
+    put_step(step);
+    return r;
+}
+
+/* --- other ends, other names --- */
+
+static bool is_empty(int dir)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    bool empty = true;
+    for (struct dirent *e; empty && (e = readdir(d));)
+        empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+    closedir(d);
+    return empty;
+}
+
+int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
+{
+    struct stage_step *step = get_step(set, name);
+    if (!step)
+        return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
+    if (r == 0 && !is_empty(step->tree))
+        r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
+    if (r == 0 && *step->base_id) {
+        r = ckpt_store_delete(set->store, name, err);
+        r = r == -ENOENT ? 0 : r; /* another mount was quicker */
+    }
+    if (r == 0)
+        end_step(step);
+    pthread_rwlock_unlock(&step->freeze);
+    put_step(step);
+    if (r == 0)
+        set->opt.changed(set->opt.arg, name);
+    return r;
+}
+
+/* Is the committed step of that name still the one that was copied? */
+static bool is_base(struct stage_step *step, const char *name)
+{
+    char path[300];
+    struct ckpt_file *manifest;
+    struct ckpt_manifest_info info = {0};
+    snprintf(path, sizeof path, "steps/%s.json", name);
+    if (ckpt_backend_open(step->set->dir, path, &manifest) < 0)
+        return false;
+    bool same = ckpt_manifest_info(manifest, &info, NULL) == 0 && !strcmp(info.id, step->base_id);
+    ckpt_manifest_info_clear(&info);
+    ckpt_file_unref(manifest);
+    return same;
+}
+
+/* Only its name, where that commits nothing. */
+static int relabel(struct stage_step *step, const char *to)
+{
+    struct ckpt_stages *set = step->set;
+    char *name = strdup(to);
+    if (!name)
+        return -ENOMEM;
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = atomic_load(&step->state) == STAGE_OPEN ? ckpt_disk_replace(step->work, "name", to, strlen(to)) : -ESTALE;
+    if (r == 0) {
+        CKPT_GUARD(&set->lock);
+        free(step->name);
+        step->name = CKPT_STEAL(name);
+    }
+    pthread_rwlock_unlock(&step->freeze);
+    free(name);
+    return r;
+}
+
+int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    double number;
+    struct stage_step *step = get_step(set, from), *there = get_step(set, to);
+    int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
+    if (r == 0 && there && !(is_empty(there->tree) && !*there->base_id))
+        r = ckpt_fail(err, set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", to);
+    else if (r == 0 && there)
+        r = ckpt_stage_remove(set, to, err);
+    if (r == 0)
+        r = ckpt_step_name(to, &number) ? commit_as(step, to, who->interrupted, err) : relabel(step, to);
+    if (r == 0 && *step->base_id && is_base(step, from)) /* the step that was changed has the new name alone */
+        r = ckpt_store_delete(set->store, from, err);
+    if (there)
+        put_step(there);
+    if (step)
+        put_step(step);
+    return r;
+}
+
+/* --- by itself --- */
+
+/* The next step that may be committed by itself; kept until it is put. Under the set's lock. */
+static struct stage_step *settled_step(struct ckpt_stages *set)
+{
+    double number;
+    for (struct stage_step *s = set->steps; s; s = s->next)
+        if (s->touched && !s->tried && !s->open_writes && ckpt_step_name(s->name, &number) &&
+            monotonic_ns() - s->changed_ns >= (int64_t)(set->opt.settle * 1e9) && writers_ended(s)) {
+            s->tried = true;
+            s->uses++;
+            return s;
+        }
+    return NULL;
+}
+
+static void settle(struct ckpt_stages *set)
+{
+    for (;;) {
+        pthread_mutex_lock(&set->lock);
+        struct stage_step *step = set->opt.explicit_commit ? NULL : settled_step(set);
+        pthread_mutex_unlock(&set->lock);
+        if (!step)
+            return;
+        struct ckpt_commit c = {.store = set->store, .work = step->work, .tree = step->tree, .name = step->name};
+        struct ckpt_err err = {0};
+        if (!is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
+            if (ckpt_commit_check(&c, &err) < 0)
+                set_error(step, &err);
+            else
+                (void)!commit_as(step, NULL, NULL, NULL);
+        }
+        put_step(step);
+    }
+}
+
+static void tidy(struct ckpt_stages *set)
+{
+    struct ckpt_err err = {0};
+    struct ckpt_gc_result result;
+    pthread_mutex_lock(&set->lock);
+    bool wanted = set->gc_wanted, gc = wanted || (set->gc_ns && monotonic_ns() > set->gc_ns);
+    set->gc_wanted = false;
+    if (gc)
+        set->gc_ns = 0;
+    pthread_mutex_unlock(&set->lock);
+    if (!gc)
+        return;
+    if (ckpt_store_gc(set->store, false, NULL, NULL, &result, &err) < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: gc: %s", set->store->path, err.text);
+    else if (result.objects || wanted) {
+        CKPT_GUARD(&set->lock);
+        set->gc_ns = monotonic_ns() + (int64_t)(set->store->trash_keep + 1) * 1000000000;
+    }
+}
+
+static void *settler(void *arg)
+{
+    struct ckpt_stages *set = arg;
+    for (;;) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += TICK_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        pthread_mutex_lock(&set->lock);
+        while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
+            ;
+        bool closing = set->closing;
+        pthread_mutex_unlock(&set->lock);
+        if (closing)
+            return NULL;
+        settle(set);
+        tidy(set);
+    }
+}
+
+/* --- the set --- */
+
+/* Did the commit that this step was in the middle of happen? */
+static bool was_committed(struct stage_step *step, const char *name)
+{
+    char id[64], path[300];
+    struct ckpt_file *manifest;
+    struct ckpt_manifest_info info = {0};
+    if (read_text(step->work, "commit", id, sizeof id) < 0)
+        return false;
+    /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
+    struct ckpt_store_step *steps;
+    size_t count;
+    bool found = false;
+    snprintf(path, sizeof path, "steps/%s.json", name);
+    if (ckpt_backend_open(step->set->dir, path, &manifest) == 0) {
+        found = ckpt_manifest_info(manifest, &info, NULL) == 0 && !strcmp(info.id, id);
+        ckpt_manifest_info_clear(&info);
+        ckpt_file_unref(manifest);
+    }
+    if (!found && ckpt_store_steps(step->set->store, true, &steps, &count, NULL) == 0) {
+        for (size_t i = 0; i < count; i++)
+            found |= !strcmp(steps[i].id, id);
+        ckpt_store_steps_free(steps, count);
+    }
+    return found;
+}
+
+static void adopt(struct ckpt_stages *set, const char *id)
+{
+    struct stage_step *step = step_new(set);
+    char name[256];
+    if (!step)
+        return;
+    int r = open_dirs(step, id);
+    if (r < 0) { /* it has an owner */
+        put_step(step);
+        return;
+    }
+    if (step->tree < 0 || step->hold < 0 || read_text(step->work, "name", name, sizeof name) < 0 || was_committed(step, name)) {
+        drop_new(step);
+        return;
+    }
+    if (read_text(step->work, "base", step->base_id, sizeof step->base_id) < 0)
+        *step->base_id = 0;
+    if (faccessat(step->work, "ready", F_OK, 0) == 0) {
+        step->touched = true; /* it was about to commit by itself when the mount ended */
+        r = ckpt_disk_unlink(step->work, "ready", 0);
+    }
+    if (r == 0) {
+        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
+        r = ckpt_commit_recover(&c, NULL);
+    }
+    if (r == 0)
+        r = publish_step(step, name);
+    if (r < 0) {
+        ckpt_log(CKPT_LOG_WARN, "%s: staging/%s stays aside: %s", set->store->path, id, strerror(-r));
+        struct stage_inode *top = step->top;
+        pthread_mutex_lock(&set->lock);
+        atomic_store(&step->state, STAGE_GONE);
+        step->top = NULL;
+        if (top)
+            stage_reap(top);
+        pthread_mutex_unlock(&set->lock);
+    } else
+        ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path, name);
+    put_step(step);
+}
+
+static int adopt_name(void *arg, const char *name, enum ckpt_ftype type)
+{
+    if (type == CKPT_FT_DIR)
+        adopt(arg, name);
+    return 0;
+}
+
+int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const struct ckpt_stage_options *options, struct ckpt_stages **ret,
+                     struct ckpt_err *err)
+{
+    struct ckpt_stages *set = calloc(1, sizeof *set);
+    CKPT_AUTOFREE char *path = malloc(strlen(store->path) + sizeof CKPT_STORE_DIR + 2);
+    if (!set || !path) {
+        free(set);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    sprintf(path, "%s/" CKPT_STORE_DIR, store->path);
+    set->store = store;
+    set->cache = cache;
+    set->opt = *options;
+    if (!options->set_codec)
+        set->opt.codec = store->config.codec;
+    set->gc_wanted = true;
+    pthread_mutex_init(&set->lock, NULL);
+    pthread_cond_init(&set->idle, NULL);
+    int r = ckpt_backend_open_posix(path, &set->dir, err);
+    if (r == 0 && (r = ckpt_pool_new(CKPT_MAX(options->threads, 1u), &set->pool)) < 0)
+        ckpt_fail(err, -r, "no threads can be made");
+    if (r == 0)
+        r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
+    if (r == 0) {
+        set->settling = pthread_create(&set->settler, NULL, settler, set) == 0;
+        if (!set->settling)
+            r = ckpt_fail(err, EAGAIN, "no threads can be made");
+    }
+    if (r < 0)
+        ckpt_stages_close(set);
+    else
+        *ret = set;
+    return r;
+}
+
+/* Steps that would have committed by themselves do so in the next mount. */
+static void mark_ready(struct stage_step *step)
+{
+    double number;
+    if (!step->touched || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !writers_ended(step))
+        return;
+    int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        close(fd);
+}
+
+void ckpt_stages_close(struct ckpt_stages *set)
+{
+    if (!set)
+        return;
+    pthread_mutex_lock(&set->lock);
+    set->closing = true;
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
+            atomic_store(&n->cancel, true);
+    pthread_cond_broadcast(&set->idle);
+    pthread_mutex_unlock(&set->lock);
+    if (set->settling)
+        pthread_join(set->settler, NULL);
+    ckpt_pool_free(set->pool);
+    pthread_mutex_lock(&set->lock);
+    for (struct stage_step *s = set->steps; s; s = s->next) {
+        mark_ready(s);
+        s->top = NULL;
+        s->uses++;
+    }
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i], *next; n; n = next) {
+            next = n->next_id;
+            n->refs = n->opens = 0;
+            n->known = false;
+            stage_reap(n);
+        }
+    for (struct stage_step *s = set->steps, *next; s; s = next) {
+        next = s->next;
+        stage_step_unref(s); /* the list's, and the one above */
+        stage_step_unref(s);
+    }
+    pthread_mutex_unlock(&set->lock);
+    ckpt_backend_unref(set->dir);
+    pthread_cond_destroy(&set->idle);
+    pthread_mutex_destroy(&set->lock);
+    free(set);
+}

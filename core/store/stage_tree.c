@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The names of a staged step: what a POSIX directory tree does, on the tree on disk. */
+#include "core/store/stage_private.h"
+
+#include <linux/fs.h>
+#include <stdio.h>
+#include <sys/xattr.h>
+
+#define PREFIX "user.ckpt."
+
+static bool is_plain(const char *name)
+{
+    return *name && strcmp(name, ".") && strcmp(name, "..") && !strchr(name, '/');
+}
+
+/* Files and directories only: nothing else can have come in, but for what somebody put there by hand. */
+static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
+{
+    int fd = openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int r = stage_take(dir->step, fd, ret);
+    if (r == 0 && !S_ISREG(ret->st.st_mode) && !S_ISDIR(ret->st.st_mode)) {
+        ckpt_stage_forget(dir->step->set, ret->id, 1);
+        return -EPERM;
+    }
+    return r;
+}
+
+int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name, struct ckpt_stage_attr *ret)
+{
+    struct stage_inode *dir;
+    if (!is_plain(name))
+        return -ENOENT;
+    int r = stage_get(set, parent, &dir);
+    if (r < 0)
+        return r;
+    r = dir->dir ? take_name(dir, name, ret) : -ENOTDIR;
+    stage_put(dir);
+    return r;
+}
+
+/* A directory whose step may be changed until leave(). */
+static int enter(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+{
+    int r = stage_get(set, id, ret);
+    if (r < 0)
+        return r;
+    r = stage_enter((*ret)->step);
+    if (r < 0)
+        stage_put(*ret);
+    return r;
+}
+
+static void leave(struct stage_inode *n, const struct ckpt_caller *who)
+{
+    stage_touch(n->step, who);
+    stage_leave(n->step);
+    stage_put(n);
+}
+
+static int give_away(int dir, const char *name, const struct ckpt_caller *who)
+{
+    if (who->uid == geteuid() && who->gid == getegid())
+        return 0;
+    return fchownat(dir, name, who->uid, who->gid, AT_SYMLINK_NOFOLLOW) < 0 && geteuid() == 0 ? -errno : 0;
+}
+
+int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, const struct ckpt_caller *who,
+                     struct ckpt_stage_attr *ret)
+{
+    struct stage_inode *dir;
+    int r = enter(set, parent, &dir);
+    if (r < 0)
+        return r;
+    r = is_plain(name) ? ckpt_disk_mkdir(dir->fd, name, mode & 07777) : -EINVAL;
+    if (r == 0)
+        r = give_away(dir->fd, name, who);
+    if (r == 0 && fchmodat(dir->fd, name, mode & 07777, 0) < 0)
+        r = -errno;
+    if (r == 0)
+        r = take_name(dir, name, ret);
+    leave(dir, who);
+    return r;
+}
+
+int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who)
+{
+    struct stage_inode *dir;
+    struct stat st;
+    int r = enter(set, parent, &dir);
+    if (r < 0)
+        return r;
+    bool there = fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    r = is_plain(name) ? ckpt_disk_unlink(dir->fd, name, is_dir ? AT_REMOVEDIR : 0) : -EINVAL;
+    if (r == 0 && there && (is_dir || st.st_nlink == 1))
+        stage_unlinked(set, st.st_dev, st.st_ino);
+    leave(dir, who);
+    return r;
+}
+
+int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
+                    const struct ckpt_caller *who)
+{
+    struct stage_inode *from, *to;
+    struct stat st, moved;
+    int r = enter(set, parent, &from);
+    if (r < 0)
+        return r;
+    r = stage_get(set, new_parent, &to);
+    if (r == 0) {
+        bool there = fstatat(to->fd, new_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+        bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino && moved.st_dev == st.st_dev;
+        if (from->step != to->step)
+            r = -EXDEV; /* mv copies, which shares what it can */
+        else if (!is_plain(name) || !is_plain(new_name))
+            r = -EINVAL;
+        else
+            r = ckpt_disk_rename(from->fd, name, to->fd, new_name, flags);
+        if (r == 0 && there && !same && !(flags & RENAME_EXCHANGE) && (S_ISDIR(st.st_mode) || st.st_nlink == 1))
+            stage_unlinked(set, st.st_dev, st.st_ino);
+        stage_put(to);
+    }
+    leave(from, who);
+    return r;
+}
+
+int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who,
+                    struct ckpt_stage_attr *ret)
+{
+    struct stage_inode *dir, *n;
+    int r = enter(set, parent, &dir);
+    if (r < 0)
+        return r;
+    r = stage_get(set, id, &n);
+    if (r == 0) {
+        r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(name) ? ckpt_disk_link_fd(n->fd, dir->fd, name) : -EINVAL;
+        if (r == 0)
+            r = take_name(dir, name, ret);
+        stage_put(n);
+    }
+    leave(dir, who);
+    return r;
+}
+
+int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_node *node, uint64_t parent, const char *name,
+                           const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
+{
+    struct stage_inode *dir;
+    int r = enter(set, parent, &dir);
+    if (r < 0)
+        return r;
+    r = is_plain(name) ? stage_copy_leaf(dir->step, dir->fd, name, node) : -EINVAL;
+    if (r == 0)
+        r = take_name(dir, name, ret);
+    leave(dir, who);
+    return r;
+}
+
+static int set_size(struct stage_inode *n, uint64_t size)
+{
+    CKPT_AUTOFD int fd = n->dir ? -EISDIR : stage_reopen(n->fd, O_RDWR | O_NONBLOCK);
+    if (fd < 0)
+        return fd;
+    CKPT_GUARD(&n->content);
+    struct ckpt_ref ref;
+    if (stage_shares(n, &ref) && ref.size == size)
+        return 0;
+    int r = stage_own(n, fd, size);
+    if (r == 0)
+        r = ckpt_disk_truncate(fd, size);
+    stage_dirty(n);
+    return r;
+}
+
+int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who,
+                       struct ckpt_stage_attr *ret)
+{
+    struct stage_inode *n;
+    char path[32];
+    int r = enter(set, id, &n);
+    if (r < 0)
+        return r;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    if (what & (CKPT_SET_UID | CKPT_SET_GID))
+        r = fchownat(n->fd, "", what & CKPT_SET_UID ? st->st_uid : (uid_t)-1, what & CKPT_SET_GID ? st->st_gid : (gid_t)-1, AT_EMPTY_PATH) < 0
+                ? -errno
+                : 0;
+    if (r == 0 && (what & CKPT_SET_MODE))
+        r = chmod(path, st->st_mode & 07777) < 0 ? -errno : 0;
+    if (r == 0 && (what & CKPT_SET_SIZE))
+        r = set_size(n, (uint64_t)st->st_size);
+    if (r == 0 && (what & (CKPT_SET_ATIME | CKPT_SET_MTIME))) {
+        struct timespec times[2] = {st->st_atim, st->st_mtim};
+        if (!(what & CKPT_SET_ATIME))
+            times[0].tv_nsec = UTIME_OMIT;
+        if (!(what & CKPT_SET_MTIME))
+            times[1].tv_nsec = UTIME_OMIT;
+        r = utimensat(AT_FDCWD, path, times, 0) < 0 ? -errno : 0;
+    }
+    if (r == 0)
+        r = stage_stat(n, ret);
+    leave(n, who);
+    return r;
+}
+
+int ckpt_stage_opendir(struct ckpt_stages *set, uint64_t id, int *ret_fd)
+{
+    struct stage_inode *n;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    *ret_fd = n->dir ? stage_reopen(n->fd, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
+    r = CKPT_MIN(*ret_fd, 0);
+    stage_put(n);
+    return r;
+}
+
+/* --- attributes: the user's own are kept with the file; of user.ckpt.* those that a commit reads, and a step's state --- */
+
+static bool is_kept(const char *name)
+{
+    if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
+        return false;
+    return strncmp(name, PREFIX, strlen(PREFIX)) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") ||
+           !strcmp(name, PREFIX "metadata") || !strcmp(name, PREFIX "pinned");
+}
+
+static ssize_t give(const char *value, size_t n, char *buf, size_t len)
+{
+    if (len && n > len)
+        return -ERANGE;
+    if (len && n)
+        memcpy(buf, value, n);
+    return (ssize_t)n;
+}
+
+/* state, and error where the last commit failed: of a step's own directory. */
+static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, size_t len)
+{
+    struct stage_step *step = n->step;
+    if (n != step->top || strncmp(name, PREFIX, strlen(PREFIX)))
+        return -ENODATA;
+    name += strlen(PREFIX);
+    if (!strcmp(name, "state"))
+        return give("staged", 6, buf, len);
+    CKPT_GUARD(&step->set->lock);
+    double number;
+    char text[CKPT_STEP_NAME + 16];
+    if (!strcmp(name, "pinned") && *step->base_id) { /* the pin of the step that it changes */
+        snprintf(text, sizeof text, "%s.pin", step->name);
+        return give(faccessat(step->set->store->steps, text, F_OK, 0) == 0 ? "1" : "0", 1, buf, len);
+    }
+    if (!strcmp(name, "error") && step->error)
+        return give(step->error, strlen(step->error), buf, len);
+    if (!strcmp(name, "step") && ckpt_step_name(step->name, &number))
+        return give(text, (size_t)snprintf(text, sizeof text, "%.17g", number), buf, len);
+    return -ENODATA;
+}
+
+ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, char *buf, size_t len)
+{
+    struct stage_inode *n;
+    char path[32];
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    ssize_t got = step_xattr(n, name, buf, len);
+    if (got == -ENODATA && is_kept(name) && (got = getxattr(path, name, buf, len)) < 0)
+        got = -errno;
+    stage_put(n);
+    return got;
+}
+
+/* A step's state, error and number are not listed: tools that make attributes equal would try to take them away. */
+ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, size_t len)
+{
+    struct stage_inode *n;
+    char path[32], all[65536];
+    struct ckpt_buf out = CKPT_BUF_INIT;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    ssize_t got = listxattr(path, all, sizeof all);
+    for (const char *p = all; p < all + CKPT_MAX(got, 0); p += strlen(p) + 1)
+        if (is_kept(p))
+            ckpt_buf_add(&out, p, strlen(p) + 1);
+    stage_put(n);
+    got = ckpt_buf_error(&out);
+    if (got == 0)
+        got = give((char *)out.data, out.len, buf, len);
+    ckpt_buf_clear(&out);
+    return got;
+}
+
+int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, const void *value, size_t len, int flags,
+                        const struct ckpt_caller *who)
+{
+    struct stage_inode *n;
+    char path[32];
+    if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
+        return -EOPNOTSUPP;
+    int r = enter(set, id, &n);
+    if (r < 0)
+        return r;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    char step_name[CKPT_STEP_NAME + 1] = "";
+    if (n == n->step->top && !strcmp(name, PREFIX "pinned") && *n->step->base_id) {
+        CKPT_GUARD(&set->lock);
+        snprintf(step_name, sizeof step_name, "%s", n->step->name);
+    }
+    if (*step_name)
+        r = ckpt_store_pin(set->store, step_name, len == 1 && *(const char *)value == '1', NULL);
+    /* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
+    else if (is_kept(name) && setxattr(path, name, value, len, flags) < 0)
+        r = -errno;
+    leave(n, who);
+    return r;
+}
+
+int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who)
+{
+    struct stage_inode *n;
+    char path[32];
+    int r = enter(set, id, &n);
+    if (r < 0)
+        return r;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    /* What follows from the file cannot be taken away, and tools that copy attributes need not mind. */
+    r = is_kept(name) ? (removexattr(path, name) < 0 ? -errno : 0) : strncmp(name, PREFIX, strlen(PREFIX)) ? -ENODATA : 0;
+    leave(n, who);
+    return r;
+}

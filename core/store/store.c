@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A store is there when its store.json is, and that is written last: an init that was cut short is finished by the next one. It is linked
+ * to its name, so that of two inits at once the first one's id stays.
+ */
+#include "core/store/internal.h"
+
+#include "core/base/util.h"
+#include "core/io/disk.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define DIR_MODE 0777 /* the umask decides */
+#define FILE_MODE 0666
+
+/* In the order in which they are made: a directory before what is in it. */
+static const char *const directories[] = {"steps", "objects", "staging", "trash", "trash/steps", "trash/objects"};
+
+/* --- small things --- */
+
+int64_t ckpt_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+void ckpt_random_hex(char *ret, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        uint8_t byte;
+        if (getrandom(&byte, 1, 0) != 1)
+            byte = (uint8_t)(ckpt_now_ns() >> 8 * (i % 4));
+        sprintf(ret + 2 * i, "%02x", byte);
+    }
+}
+
+int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, const char *name), void *arg)
+{
+    int fd = openat(dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *names = fd < 0 ? NULL : fdopendir(fd);
+    if (!names) {
+        int error = errno;
+        if (fd >= 0)
+            close(fd);
+        return -error;
+    }
+    int r = 0;
+    while (r == 0) {
+        errno = 0;
+        struct dirent *e = readdir(names);
+        if (!e) {
+            r = -errno;
+            break;
+        }
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
+            r = visit(arg, fd, e->d_name);
+    }
+    closedir(names);
+    return r;
+}
+
+bool ckpt_step_name(const char *name, double *ret_number)
+{
+    const char *p = strrchr(name, '_');
+    if (p == name || strlen(name) > CKPT_STEP_NAME || strchr(name, '/'))
+        return false;
+    p = p ? p + 1 : name;
+    if (!*p || p[strspn(p, "0123456789")])
+        return false;
+    if (ret_number)
+        *ret_number = strtod(p, NULL);
+    return true;
+}
+
+/* --- init --- */
+
+static int write_new(int dir, const char *name, const struct ckpt_buf *text)
+{
+    CKPT_AUTOFD int fd = ckpt_disk_open(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+    if (fd < 0)
+        return fd;
+    int r = ckpt_disk_write(fd, text->data, text->len, 0);
+    return r < 0 ? r : ckpt_disk_fsync(fd);
+}
+
+static int add_config(int dir)
+{
+    char temporary[64], random[9];
+    struct ckpt_buf text = CKPT_BUF_INIT;
+    ckpt_random_hex(random, 4);
+    snprintf(temporary, sizeof temporary, "store.json.%s.tmp", random);
+    int r = ckpt_store_config_new(&text);
+    if (r == 0)
+        r = write_new(dir, temporary, &text);
+    if (r == 0)
+        r = ckpt_disk_link(dir, temporary, dir, "store.json");
+    if (r == -EEXIST)
+        r = 0;
+    int unlinked = ckpt_disk_unlink(dir, temporary, 0);
+    if (r == 0 && unlinked < 0)
+        r = unlinked;
+    if (r == 0)
+        r = ckpt_disk_fsync(dir);
+    ckpt_buf_clear(&text);
+    return r;
+}
+
+/* The directories, and the lock. What is missing of them is no harm done: tools that copy trees may leave empty ones out. */
+static int add_directories(int dir)
+{
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
+        int r = faccessat(dir, directories[i], F_OK, 0) == 0 ? 0 : ckpt_disk_mkdir(dir, directories[i], DIR_MODE);
+        if (r < 0 && r != -EEXIST)
+            return r;
+    }
+    if (faccessat(dir, "lock", F_OK, 0) == 0)
+        return 0;
+    CKPT_AUTOFD int lock = ckpt_disk_open(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+    return lock < 0 ? lock : 0;
+}
+
+static int make_store(int root)
+{
+    int r = ckpt_disk_mkdir(root, CKPT_STORE_DIR, DIR_MODE);
+    if (r < 0 && r != -EEXIST)
+        return r;
+    CKPT_AUTOFD int dir = openat(root, CKPT_STORE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0)
+        return -errno;
+    r = add_directories(dir);
+    if (r == 0)
+        r = ckpt_disk_fsync_dir(dir, "trash");
+    if (r == 0)
+        r = ckpt_disk_fsync(dir);
+    if (r == 0)
+        r = add_config(dir);
+    return r < 0 ? r : ckpt_disk_fsync(root);
+}
+
+int ckpt_store_init(const char *root, struct ckpt_err *err)
+{
+    CKPT_AUTOFD int fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return ckpt_fail(err, errno, "%s: %s", root, strerror(errno));
+    if (faccessat(fd, CKPT_STORE_DIR "/store.json", F_OK, 0) == 0)
+        return 0;
+    int r = make_store(fd);
+    return r < 0 ? ckpt_fail(err, -r, "%s/%s cannot be made: %s", root, CKPT_STORE_DIR, strerror(-r)) : 0;
+}
+
+/* --- open --- */
+
+void ckpt_store_close(struct ckpt_store *s)
+{
+    if (!s)
+        return;
+    const int fds[] = {s->root, s->dir, s->steps, s->objects, s->staging, s->trash};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    if (s->files)
+        ckpt_backend_unref(s->files);
+    pthread_mutex_destroy(&s->lock);
+    free(s->path);
+    free(s);
+}
+
+static int open_directories(struct ckpt_store *s)
+{
+    static const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    struct {
+        const char *name;
+        int *fd;
+    } parts[] = {{"steps", &s->steps}, {"objects", &s->objects}, {"staging", &s->staging}, {"trash", &s->trash}};
+    int r = add_directories(s->dir);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && r == 0; i++) {
+        *parts[i].fd = openat(s->dir, parts[i].name, flags);
+        r = *parts[i].fd < 0 ? -errno : 0;
+    }
+    return r;
+}
+
+/* Reading goes by the descriptor, too: whatever the root is called by then. */
+static int open_files(struct ckpt_store *s, struct ckpt_err *err)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", s->dir);
+    if (ckpt_backend_open_posix(path, &s->files, NULL) == 0)
+        return 0;
+    CKPT_AUTOFREE char *name = NULL; /* no /proc here */
+    if (asprintf(&name, "%s/%s", s->path, CKPT_STORE_DIR) < 0) {
+        name = NULL;
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    return ckpt_backend_open_posix(name, &s->files, err);
+}
+
+static int open_all(struct ckpt_store *s, struct ckpt_err *err)
+{
+    struct ckpt_store_config config;
+    s->root = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->root < 0)
+        return ckpt_fail(err, errno, "%s: %s", s->path, strerror(errno));
+    s->dir = openat(s->root, CKPT_STORE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (s->dir < 0 && errno == ENOENT)
+        return ckpt_fail(err, ENOENT, "%s is not a native root: it has no %s; 'ckptfs init %s' makes it one", s->path, CKPT_STORE_DIR,
+                         s->path);
+    if (s->dir < 0)
+        return ckpt_fail(err, errno, "%s/%s: %s", s->path, CKPT_STORE_DIR, strerror(errno));
+    int r = open_files(s, err);
+    if (r == 0)
+        r = ckpt_store_config_read(s, &config, err);
+    if (r < 0)
+        return r;
+    r = open_directories(s);
+    return r < 0 ? ckpt_fail(err, -r, "%s/%s: its directories cannot be opened: %s", s->path, CKPT_STORE_DIR, strerror(-r)) : 0;
+}
+
+int ckpt_store_open(const char *root, struct ckpt_store **ret, struct ckpt_err *err)
+{
+    struct ckpt_store *s = calloc(1, sizeof *s);
+    if (!s)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    s->root = s->dir = s->steps = s->objects = s->staging = s->trash = -1;
+    s->trash_keep = CKPT_TRASH_KEEP;
+    pthread_mutex_init(&s->lock, NULL);
+    s->path = strdup(root);
+    int r = s->path ? open_all(s, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    if (r < 0) {
+        ckpt_store_close(s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+int ckpt_store_lock(struct ckpt_store *s, bool exclusive)
+{
+    int fd = openat(s->dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        fd = ckpt_disk_open(s->dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+    else if (fd < 0)
+        fd = -errno;
+    if (fd < 0)
+        return fd;
+    while (flock(fd, exclusive ? LOCK_EX : LOCK_SH) < 0)
+        if (errno != EINTR) {
+            int error = errno;
+            close(fd);
+            return -error;
+        }
+    return fd;
+}
