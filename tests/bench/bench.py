@@ -15,6 +15,7 @@ import report
 from mount import Mount, MountError
 from perf import profile
 from scenarios import laziness, scenarios
+from store_scenarios import store_scenarios
 from worker import HERE, Worker, WorkerError
 
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -29,6 +30,7 @@ class Bench:
 
     def __init__(self, args, shape, sets, directory):
         self.binary, self.shape, self.sets, self.directory = args.binary, shape, sets, directory
+        self.data_dir = args.scratch
         self.log = os.path.join(args.scratch, "daemon.log")
         self.without_ckptfs = args.no_ckptfs
         self.round = 0
@@ -156,8 +158,12 @@ def describe_machine(bench, args):
             "python": platform.python_version(), "versions": bench.orbax.ask("versions")}
 
 
+def all_scenarios(sets):
+    return {**scenarios(sets), **store_scenarios(sets)}
+
+
 def choose(args, sets):
-    chosen = {name: run for name, run in scenarios(sets).items() if fnmatch.fnmatch(name, args.only or "*")}
+    chosen = {name: run for name, run in all_scenarios(sets).items() if fnmatch.fnmatch(name, args.only or "*")}
     if args.no_cold:
         chosen.pop("cold", None)
     return chosen
@@ -185,7 +191,7 @@ def main():
     sets = datasets.datasets(args.scratch)
     chosen = choose(args, sets)
     if args.only == "list":
-        print("\n".join(scenarios(sets)))
+        print("\n".join(all_scenarios(sets)))
         return 0
     if not args.no_ckptfs and not os.access(args.binary, os.X_OK):
         print(f"bench: {args.binary} is not built", file=sys.stderr)

@@ -3,6 +3,7 @@
 import gc
 import os
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,11 +49,11 @@ def into_threads(root, reference):
     """As a program that restores into parameters that it holds already: no fresh memory."""
     known = arrays[reference]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda path: fill(path, known[os.path.relpath(path, root)]), npy_files(root)))
+        list(pool.map(lambda path: fill(path, known[os.path.relpath(path, root)].view(np.uint8)), npy_files(root)))
 
 
 def prepare(root):
-    arrays[root] = {os.path.relpath(path, root): np.load(path).view(np.uint8) for path in npy_files(root)}
+    arrays[root] = {os.path.relpath(path, root): np.load(path) for path in npy_files(root)}
 
 
 def forget():
@@ -165,6 +166,103 @@ def read_text(path):
         return file.read()
 
 
+def syncfs(path):
+    subprocess.run(["sync", "-f", path], check=True, stdin=subprocess.DEVNULL)
+
+
+def finish(target, commit):
+    """Durable: by the rename that commits a step, or by syncfs."""
+    if commit:
+        os.rename(target, commit)
+    else:
+        syncfs(target)
+
+
+def save_copy(source, target, commit=None):
+    def run():
+        subprocess.run(["cp", "-r", source, target], check=True, stdin=subprocess.DEVNULL, close_fds=False)
+        finish(target, commit)
+    return timed(run)
+
+
+def save_arrays(target, reference, commit=None):
+    known = arrays[reference]
+
+    def run():
+        for name, array in known.items():
+            path = os.path.join(target, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            np.save(path, array)
+        finish(target, commit)
+    return timed(run)
+
+
+def save_safetensors(path, reference):
+    import ml_dtypes
+    from safetensors.numpy import save_file
+    tensors = {name.removesuffix(".npy").replace("/", "."): array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" else array
+               for name, array in arrays[reference].items()}
+
+    def run():
+        save_file(tensors, path)
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    return timed(run)
+
+
+def wait_beside(source, root, copies, way):
+    """Writes `copies` copies as one step and commits it, while this thread lists the root and reads 4 KB of another step."""
+    step = {"rename": "20", "sync": "21"}[way]
+    if not os.path.exists(os.path.join(root, "1")):
+        os.mkdir(os.path.join(root, ".small"))
+        for n in range(100):
+            np.save(os.path.join(root, ".small", f"{n}.npy"), np.full(1024, n, np.float32))
+        os.rename(os.path.join(root, ".small"), os.path.join(root, "1"))
+    target = os.path.join(root, ".big" if way == "rename" else step)
+
+    def write():
+        os.mkdir(target)
+        for n in range(copies):                            # each with bytes of its own, or they would be stored once
+            for path in npy_files(source):
+                name = os.path.join(target, str(n), os.path.relpath(path, source))
+                os.makedirs(os.path.dirname(name), exist_ok=True)
+                array = np.load(path)
+                array.reshape(-1)[:1] = n
+                np.save(name, array)
+        written.set()
+        if way == "rename":
+            os.rename(target, os.path.join(root, step))
+        else:
+            fd = os.open(target, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+    written = threading.Event()
+    slowest = {"ls": 0.0, "read": 0.0, "ls of the commit": 0.0, "read of the commit": 0.0}
+    n = 0
+    with ThreadPoolExecutor(1) as pool:
+        work, begin = pool.submit(write), time.perf_counter()
+        while not work.done():
+            for what in ("ls", "read"):
+                start = time.perf_counter()
+                if what == "ls":
+                    subprocess.run(["ls", root], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, close_fds=False)
+                else:
+                    fd = os.open(os.path.join(root, "1", f"{n % 100}.npy"), os.O_RDONLY)
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.pread(fd, 4096, 0)
+                    os.close(fd)
+                    n += 1
+                took = time.perf_counter() - start
+                slowest[what] = max(slowest[what], took)
+                if written.is_set():
+                    slowest[f"{what} of the commit"] = max(slowest[f"{what} of the commit"], took)
+            time.sleep(0.002)
+        work.result()
+    return {**slowest, "whole": time.perf_counter() - begin}
+
+
 def walk(root):
     return len(npy_files(root))
 
@@ -172,4 +270,5 @@ def walk(root):
 if __name__ == "__main__":
     worker.serve({"full": full, "prepare": prepare, "forget": forget, "large_read": large_read, "large_load": large_load,
                   "load": load, "small_read": small_read, "small_load": small_load, "command": command,
+                  "save_copy": save_copy, "save_arrays": save_arrays, "save_safetensors": save_safetensors, "wait_beside": wait_beside,
                   "compare": compare, "settle": settle, "read_text": read_text, "walk": walk})

@@ -3,11 +3,13 @@
 import gc
 import importlib.metadata
 import logging
+import os
 import time
 import warnings
 
 import absl.logging
 import jax
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -18,6 +20,7 @@ logging.disable(logging.WARNING)
 warnings.simplefilter("ignore")
 
 trees = {}
+saved = {}
 
 
 def described(path):
@@ -83,6 +86,33 @@ def leaf(path, leaves, warm):
     return [timed(one_leaf(path, keys), collect=False) for keys in leaves]
 
 
+def npy_tree(root, dtype):
+    """A tree of a directory of .npy files, as JAX arrays."""
+    tree = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            keys = os.path.relpath(os.path.join(folder, name), root).removesuffix(".npy").split("/")
+            array = np.load(os.path.join(folder, name))
+            at = tree
+            for key in keys[:-1]:
+                at = at.setdefault(key, {})
+            at[keys[-1]] = jax.numpy.asarray(array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array)
+    return tree
+
+
+def save(path, reference, dtype):
+    if reference not in saved:
+        saved.clear()
+        saved[reference] = npy_tree(reference, dtype)
+
+    def run():
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, saved[reference])
+            checkpointer.wait_until_finished()
+        return ()
+    return timed(run)
+
+
 def metadata(path):
     checkpointer = ocp.StandardCheckpointer()
     return timed(lambda: checkpointer.metadata(path).item_metadata)
@@ -93,4 +123,4 @@ def versions():
 
 
 if __name__ == "__main__":
-    worker.serve({"full": full, "leaf": leaf, "metadata": metadata, "versions": versions})
+    worker.serve({"full": full, "leaf": leaf, "metadata": metadata, "save": save, "versions": versions})

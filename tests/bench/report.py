@@ -85,6 +85,60 @@ AGAINST_EXT4 = [
       for state, label in (("first", "fresh mount"), ("again", "again"))),
 ]
 
+def store_full(codec, state):
+    return f"float32 store ckptfs {codec} {state}"
+
+
+STORE_ORBAX = ("float32 store orbax pytree", "float32 store orbax pytree_numpy")
+STORE_AGAINST_ORBAX = [
+    Row("durable save, float32 (`cp -r` and the committing rename)", ("float32 save orbax",), "float32 save ckptfs auto cp", 2),
+    Row("the same, `np.save` of each leaf", ("float32 save orbax",), "float32 save ckptfs auto np.save"),
+    Row("the same, uncompressed (`codec=none`)", ("float32 save orbax",), "float32 save ckptfs none cp"),
+    Row("durable save, bfloat16", ("bfloat16 save orbax",), "bfloat16 save ckptfs auto cp"),
+    Row("full restore from the store, first read", STORE_ORBAX, store_full("auto", "first"), 3),
+    Row("full restore from the store, read again", STORE_ORBAX, store_full("auto", "again"), 4),
+    Row("full restore from the store, cold", ("float32 store orbax cold",), store_full("auto", "cold")),
+]
+STORE_AGAINST_EXT4 = [
+    Row("durable save (`cp -r`, then the rename; ext4: then syncfs)", ("float32 save ext4 cp",), "float32 save ckptfs auto cp", 1.5),
+    Row("the same, uncompressed", ("float32 save ext4 cp",), "float32 save ckptfs none cp"),
+    Row("`np.save` of each leaf, durable", ("float32 save ext4 np.save",), "float32 save ckptfs auto np.save"),
+    Row("durable save against safetensors' `save_file` and fsync", ("float32 save safetensors",), "float32 save ckptfs auto cp"),
+    Row("full restore, compressed, first read", ("float32 store ext4",), store_full("auto", "first")),
+    Row("full restore, compressed, read again", ("float32 store ext4",), store_full("auto", "again")),
+    Row("full restore, compressed, cold", ("float32 store ext4 cold",), store_full("auto", "cold")),
+    Row("full restore, uncompressed with passthrough, first read", ("float32 store ext4",), store_full("none", "first"), 1.5),
+    Row("full restore, uncompressed with passthrough, read again", ("float32 store ext4",), store_full("none", "again"), 1.2),
+    Row("49 large leaves, `read` of 1 MiB, passthrough, first read", ("float32 store read ext4",), "float32 store read ckptfs none first", 1.5),
+    Row("49 large leaves, `read` of 1 MiB, passthrough, read again", ("float32 store read ext4",), "float32 store read ckptfs none again", 1.2),
+]
+
+
+def store_facts(result):
+    lines = []
+    for dataset, plain in (("float32", 736), ("bfloat16", 368)):
+        sizes = {side: middle(result, f"{dataset} bytes {side}") for side in ("orbax", "safetensors", "ckptfs auto", "ckptfs none")}
+        if all(sizes.values()):
+            lines.append(f"- Bytes of the {dataset} tree on disk: " + ", ".join(f"{side} {size / 1e6:,.0f} MB" for side, size in sizes.items()) +
+                         f" (aim: fewer than Orbax, {'met' if sizes['ckptfs auto'] < sizes['orbax'] else '**missed**'})")
+    copy, payload = middle(result, "float32 copy ckptfs"), middle(result, "float32 copy ckptfs payload")
+    if copy is not None:
+        lines.append(f"- `cp -r` of the 736 MB step in the mount, and its commit: {milliseconds(copy)} ms, {payload or 0:,.0f} new bytes of payload "
+                     f"(aim: under a second and none, {'met' if copy < 1 and not payload else '**missed**'})")
+    for way in ("rename", "sync"):
+        waits = {what: middle(result, f"waiting {what} {way}") for what in ("ls", "read", "ls of the commit", "read of the commit", "whole")}
+        if waits["ls"] is not None:
+            worst = max(waits["ls"], waits["read"])
+            lines.append(f"- While 2.2 GB are written and committed by {way} ({waits['whole']:.1f} s): the slowest `ls MOUNT` took {milliseconds(waits['ls'])} ms "
+                         f"({milliseconds(waits['ls of the commit'])} ms during the committing call), the slowest 4 KB read of another step {milliseconds(waits['read'])} ms "
+                         f"({milliseconds(waits['read of the commit'])} ms) (aim: under 100 ms, {'met' if worst < 0.1 else '**missed**'})")
+    for what, name in (("a save of 736 MB", "float32 save ckptfs auto memory"), ("writing 2.2 GB steps", "waiting memory")):
+        high = middle(result, name)
+        if high:
+            lines.append(f"- Daemon's peak resident memory, {what}: {high / 2**20:.0f} MiB")
+    return lines
+
+
 ORBAX_WAYS = {"standard_numpy": "`StandardCheckpointer().restore(path, target)`, NumPy arrays as target",
               "pytree": "`PyTreeCheckpointer().restore(path)`, JAX arrays",
               "pytree_numpy": "`PyTreeCheckpointer().restore(path, restore_args=…)`, NumPy arrays"}
@@ -232,6 +286,9 @@ def failures(result):
 def render(result):
     parts = [["### Against Orbax (its own checkpoint)", ""] + table(result, AGAINST_ORBAX, True),
              ["### Against plain .npy files on ext4", ""] + table(result, AGAINST_EXT4, False),
+             ["### The store against Orbax", ""] + table(result, STORE_AGAINST_ORBAX, True),
+             ["### The store against plain files on ext4", ""] + table(result, STORE_AGAINST_EXT4, False),
+             [""] + store_facts(result),
              ["### Ways to restore everything", ""] + ways(result),
              ["### Facts", ""] + facts(result) + failures(result) + profiles(result)]
     return "\n\n".join("\n".join(part) for part in parts)
