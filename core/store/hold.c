@@ -238,7 +238,7 @@ static int make_raw(struct ckpt_hold *h, const struct hold_input *in, const uint
 
 /* 0, or 1 if it turned out to save nothing. */
 static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum ckpt_object_codec codec, struct ckpt_ref *ref,
-                        struct ckpt_err *err)
+                        const struct ckpt_buf *sums, struct ckpt_err *err)
 {
     struct temporary t;
     char name[HOLD_NAME];
@@ -246,7 +246,7 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
     hold_name(ref->sha256, "", name);
     int r = temporary_open(h, &t);
     if (r == 0) {
-        r = ckpt_object_encode(in->fd, 0, in->size, codec, in->typesize, in->chunk, ref->sha256, t.fd, in->cancel, &ref->stored, &own);
+        r = ckpt_object_encode_hashed(in->fd, 0, in->size, codec, in->typesize, in->chunk, ref->sha256, sums, t.fd, in->cancel, &ref->stored, &own);
         bool useless = r == 0 && in->sample && ref->stored >= in->size;
         r = temporary_close(h, &t, name, useless ? -E2BIG : r);
         if (useless && r == -E2BIG)
@@ -264,7 +264,7 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
 static int make(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref, const struct ckpt_buf *sums, struct ckpt_err *err)
 {
     enum ckpt_object_codec codec = in->sample ? ckpt_object_sample(in->fd, 0, in->size, in->codec, in->typesize) : in->codec;
-    int r = codec == CKPT_OBJECT_NONE ? 1 : make_encoded(h, in, codec, ref, err);
+    int r = codec == CKPT_OBJECT_NONE ? 1 : make_encoded(h, in, codec, ref, sums, err);
     if (r <= 0)
         return r;
     ref->codec = CKPT_OBJECT_NONE;

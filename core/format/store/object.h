@@ -51,6 +51,11 @@ enum ckpt_object_codec ckpt_object_sample(int fd, uint64_t off, uint64_t len, en
 int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
                        const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
     CKPT_MUST_USE;
+/* The same, and -EBUSY if a chunk of CKPT_OBJECT_CHUNK bytes is not what it was when ckpt_object_hash made the sums: for files that others may
+ * write to. sums: NULL, nothing is compared. */
+int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
+                              const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, int out, const atomic_bool *cancel,
+                              uint64_t *ret_stored, struct ckpt_err *err) CKPT_MUST_USE;
 /* The sums file of a payload stored as it is: from the sums of ckpt_object_hash. */
 int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, struct ckpt_err *err)
     CKPT_MUST_USE;

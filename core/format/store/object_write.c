@@ -76,6 +76,7 @@ struct encoder {
     const struct ckpt_object_footer *f;
     int fd, out;
     uint64_t off, chunk_bytes;
+    const struct ckpt_buf *sums; /* of the input's chunks, when it was hashed; NULL: not compared */
     size_t room;            /* that a chunk may take */
     uint8_t *src, *batch;   /* a chunk; what is not written yet */
     size_t batched, batch_room;
@@ -100,6 +101,9 @@ static int encode_chunk(struct encoder *e, uint64_t chunk, struct ckpt_err *err)
     int r = ckpt_input_read(e->fd, e->src, len, e->off + begin, err);
     if (r < 0)
         return r;
+    /* What is encoded under a hash is what was hashed: somebody may have written to the file meanwhile. */
+    if (e->sums && (e->sums->len < 8 * (chunk + 1) || ckpt_le64(e->sums->data + 8 * chunk) != XXH3_64bits(e->src, len)))
+        return ckpt_fail(err, EBUSY, "it was changed while it was stored");
     uint8_t *dst = e->batch + e->batched;
     int n = encode(e->f->codec, e->f->typesize, e->src, len, dst, e->room - CKPT_OBJECT_SUM);
     if (n < 0)
@@ -148,6 +152,13 @@ static int encode_all(struct encoder *e, struct ckpt_object_footer *f, const ato
 int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
                        const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
 {
+    return ckpt_object_encode_hashed(fd, off, len, codec, typesize, chunk_bytes, sha256, NULL, out, cancel, ret_stored, err);
+}
+
+int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
+                              const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, int out, const atomic_bool *cancel,
+                              uint64_t *ret_stored, struct ckpt_err *err)
+{
     uint32_t log2 = chunk_bytes ? (uint32_t)__builtin_ctzll(chunk_bytes) : 0;
     if ((codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_BLOSC) || log2 < CKPT_CHUNK_LOG2_MIN || log2 > CKPT_CHUNK_LOG2_MAX ||
         chunk_bytes != (uint64_t)1 << log2 || len > CKPT_OBJECT_SIZE_MAX)
@@ -156,7 +167,7 @@ int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_code
     struct ckpt_object_footer f = {.codec = codec, .chunk_log2 = log2, .typesize = typesize_of(codec, typesize), .size = len};
     f.chunks = ckpt_chunk_count(len, log2);
     memcpy(f.sha256, sha256, CKPT_SHA256);
-    struct encoder e = {.f = &f, .fd = fd, .out = out, .off = off, .chunk_bytes = chunk_bytes};
+    struct encoder e = {.f = &f, .fd = fd, .sums = chunk_bytes == CKPT_OBJECT_CHUNK ? sums : NULL, .out = out, .off = off, .chunk_bytes = chunk_bytes};
     e.room = (size_t)ckpt_object_bound(codec, chunk_bytes);
     e.batch_room = (size_t)CKPT_MIN((uint64_t)BATCH, (f.chunks ? f.chunks - 1 : 0) * e.room) + e.room;
     e.src = malloc((size_t)CKPT_MIN(chunk_bytes, len) + 1);
