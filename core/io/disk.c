@@ -90,6 +90,17 @@ int ckpt_disk_fsync(int fd)
     return r;
 }
 
+int ckpt_disk_syncfs(int fd)
+{
+    if (!ckpt_disk_hooked())
+        return DISK_CALL(syncfs(fd));
+    int r = ckpt_disk_hook();
+    if (r == 0)
+        r = DISK_CALL(syncfs(fd));
+    ckpt_disk_hooked_fd(r, "syncfs", fd, NULL, NULL, NULL, 0);
+    return r;
+}
+
 int ckpt_disk_mkdir(int dir, const char *path, mode_t mode)
 {
     if (!ckpt_disk_hooked())

@@ -23,6 +23,7 @@ int ckpt_disk_open(int dir, const char *path, int flags, mode_t mode) CKPT_MUST_
 int ckpt_disk_write(int fd, const void *buf, size_t len, uint64_t off) CKPT_MUST_USE; /* all of it */
 int ckpt_disk_truncate(int fd, uint64_t size) CKPT_MUST_USE;
 int ckpt_disk_fsync(int fd) CKPT_MUST_USE; /* of a file or a directory */
+int ckpt_disk_syncfs(int fd) CKPT_MUST_USE; /* all of the file system that it is on */
 int ckpt_disk_mkdir(int dir, const char *path, mode_t mode) CKPT_MUST_USE;
 int ckpt_disk_rename(int from_dir, const char *from, int to_dir, const char *to, unsigned flags) CKPT_MUST_USE; /* renameat2's flags */
 int ckpt_disk_link(int from_dir, const char *from, int to_dir, const char *to) CKPT_MUST_USE;

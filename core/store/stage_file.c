@@ -483,5 +483,7 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
 
 int ckpt_stage_fsync(struct ckpt_stage_handle *h)
 {
-    return ckpt_disk_fsync(h->fd);
+    int r = ckpt_disk_fsync(h->fd);
+    /* The bytes of a reference file are an object that the step holds. */
+    return r == 0 && atomic_load(&h->inode->shared) == 1 ? ckpt_disk_fsync(h->inode->step->hold) : r;
 }

@@ -287,7 +287,7 @@ static int name_dir(struct stage_step *step, const char *name, const char *base_
 {
     int r = 0;
     if (*base_id) /* of files that share what is stored, made by the thousand */
-        r = syncfs(step->work) < 0 ? -errno : 0;
+        r = ckpt_disk_syncfs(step->work);
     if (r == 0 && *base_id)
         r = ckpt_disk_replace(step->work, "base", base_id, strlen(base_id));
     if (r == 0)
@@ -663,6 +663,8 @@ static int commit_as(struct stage_step *step, const char *as, atomic_bool *inter
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);
+    if (r == 0) /* the committed step is seen before the staged one goes */
+        set->opt.changed(set->opt.arg, name);
     if (r == 0)
         end_step(step);
     pthread_rwlock_unlock(&step->freeze);
@@ -706,6 +708,8 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     pthread_mutex_unlock(&set->lock);
     CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
     r = commit ? 0 : fd < 0 ? fd : ckpt_disk_fsync(fd);
+    if (r == 0 && !commit) /* files in it may share content, which the step holds there */
+        r = ckpt_disk_fsync(step->hold);
     stage_put(n);
     if (commit)
         r = commit_as(step, NULL, who->interrupted, err);

@@ -232,7 +232,14 @@ static int move(struct ckpt_store *s, const char *from, const char *to, bool ove
         r = rename_manifest(s, file[0], file[1], overwrite);
     if (r == 0)
         r = pinned ? drop_pin(s, pin[0]) : drop_pin(s, pin[1]);
-    return r == 0 ? ckpt_disk_fsync(s->steps) : r;
+    if (r == 0)
+        r = ckpt_disk_fsync(s->steps);
+    else
+        return r;
+    /* Whoever is told of a failure finds the step where it was. What was replaced is in nobody's way any more, so that stays. */
+    if (r < 0 && !replaced && rename_manifest(s, file[1], file[0], false) == 0 && pinned && make_pin(s, pin[0]) == 0)
+        (void)!drop_pin(s, pin[1]);
+    return r;
 }
 
 int ckpt_store_rename(struct ckpt_store *s, const char *from, const char *to, bool overwrite, struct ckpt_err *err)
