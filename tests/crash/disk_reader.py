@@ -99,7 +99,7 @@ class Reader:
 
     # --- committed steps
 
-    def steps(self, store, staged=None):
+    def steps(self, store):
         """{name: content} of a store's committed steps; content is {path: hash, or DIRECTORY}."""
         found = {}
         for name, file in store["steps"].items():
@@ -208,7 +208,8 @@ def manifest(data):
     need(m["count"] == len(m["nodes"]), f"manifest: count {m['count']} of {len(m['nodes'])} nodes")
     paths, content, leaves = {0: ""}, {}, []
     for number, node in enumerate(m["nodes"], 1):
-        path = paths[node["parent"]] + (bytes.fromhex(node["name_hex"]).decode(errors="surrogateescape") if "name_hex" in node else node["name"])
+        name = bytes.fromhex(node["name_hex"]).decode(errors="surrogateescape") if "name_hex" in node else node["name"]
+        path = paths[node["parent"]] + name
         if node["kind"] == "dir":
             paths[number] = f"{path}/"
             content[path] = DIRECTORY

@@ -8,7 +8,6 @@ directory is two, a gain in one and a loss in the other, each durable by an fsyn
 """
 import collections
 import os
-import random
 import stat
 from pathlib import Path
 
@@ -86,7 +85,8 @@ def put(names, op):
 
 
 def unescape(word):
-    return os.fsdecode(b"".join(bytes([int(part[:2], 16)]) + part[2:] if n else part for n, part in enumerate(os.fsencode(word).split(b"%"))))
+    plain, *parts = os.fsencode(word).split(b"%")
+    return os.fsdecode(plain + b"".join(bytes([int(part[:2], 16)]) + part[2:] for part in parts))
 
 
 class Trace:

@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import functools
 import io
-import json
 import os
 import re
 import shutil
@@ -222,9 +221,9 @@ class Op:
 
 @dataclasses.dataclass
 class Scenario:
-    """command: instead of a mount, one command with this root. helped: the command that does what should have happened by itself, but a fault
-    came. garbage: a step of the root whose manifest is taken away before; trash:
-    and its objects are collected. touched: paths of changed steps that the operations write to before the commit."""
+    """command: instead of a mount, one command with this root. helped: the command that does what should have happened by itself, but a
+    fault came. garbage: a step of the root whose manifest is taken away before; trash: and its objects are collected. touched: paths of
+    changed steps that the operations write to before the commit."""
     name: str
     ops: list
     options: tuple = (EXPLICIT,)
@@ -293,10 +292,10 @@ def by_itself(files):
         source = c.top.parent / "tree"
         if not source.exists():
             Calls(source.parent).write(source.name, files)
-        done = subprocess.run(["cp", "-rT", source, c.top / "7"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=util.LIMIT)
+        done = subprocess.run(["cp", "-rT", source, c.top / "7"], capture_output=True, text=True, timeout=util.LIMIT)
         if done.returncode:
-            raise ToolFailed(next((n for n in (errno.ENOSPC, errno.EIO, errno.ENOTCONN, errno.ECONNABORTED) if os.strerror(n) in done.stderr),
-                                  errno.EPROTO), done.stderr)
+            known = errno.ENOSPC, errno.EIO, errno.ENOTCONN, errno.ECONNABORTED
+            raise ToolFailed(next((n for n in known if os.strerror(n) in done.stderr), errno.EPROTO), done.stderr)
         def over():
             with contextlib.suppress(FileNotFoundError):   # between staged and committed
                 return state(c.top / "7") == "committed" or error(c.top / "7")
@@ -319,7 +318,8 @@ SCENARIOS = [
                        Op("rm", lambda c: c.remove_tree("1"), change={"1": None}),
                        Op("gc", lambda c: time.sleep(0.5)),  # the daemon's own
                        Op("rename", lambda c: c.rename(".new", "8"), change={"8": frozen(SHARED)})], touched=tuple(frozen(content(1)))),
-    Scenario("retention", [*write_and_sync("3", little(3), later={"1": None}), Op("prune", lambda c: time.sleep(0.5))], config=("keep_last=2",), helped=("prune", "ROOT")),
+    Scenario("retention", [*write_and_sync("3", little(3), later={"1": None}), Op("prune", lambda c: time.sleep(0.5))],
+             config=("keep_last=2",), helped=("prune", "ROOT")),
     Scenario("again", write_and_sync("1", content(1)), garbage="1", trash=True),
     Scenario("prune", [Op("prune", None, change={"1": None})], command=("prune", "ROOT"), config=("keep_last=1",), every=1),
     Scenario("gc", [Op("gc", None)], command=("gc", "ROOT"), garbage="1", every=1),
@@ -430,7 +430,7 @@ class Mount(util.Mount):
 
 
 def run_command(words, root, env=None):
-    """A command, in whose words ROOT stands for a root, and TREE for a directory with a tree beside it; its exit status and what it said."""
+    """A command, its exit status and what it said. ROOT in its words stands for the root, TREE for a directory with files beside it."""
     tree = root.parent / "tree"
     if "TREE" in words and not tree.exists():
         Calls(root.parent).write("tree", TREE)

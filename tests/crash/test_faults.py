@@ -1,7 +1,8 @@
 """Each call that changes the disk fails: once, or that one and all after it. The caller is told, nothing committed is hurt, and the work
 goes on when the fault is gone: on the same mount by making the failed call again, or on the next mount from the beginning.
 
-By default the four kinds take turns over the calls that Scenario.every picks; CRASH_EVERY=1: every kind at every call.
+By default the four kinds take turns over the calls that Scenario.every picks, but for short scenarios; CRASH_EVERY=1: every kind at every
+call.
 """
 import concurrent.futures
 import errno
@@ -18,6 +19,7 @@ from scenarios import SCENARIOS
 EVERY = int(os.environ.get("CRASH_EVERY", 0))
 WORKERS = 4
 KINDS = "ENOSPC:once", "EIO", "EIO:once", "ENOSPC"
+FEW = 20                                                   # calls of a run, that have every kind in any case
 
 
 def one_run(scenario, first, folder, n, kind):
@@ -112,7 +114,7 @@ def calls_of(scenario, first, folder):
 def test_faults(first, scenario, tmp_path, tell):
     count, faults = calls_of(scenario, first, tmp_path / "count"), scenarios.Faults()
     points = range(1, count + 1, EVERY or scenario.every)
-    runs = itertools.product(points, KINDS) if EVERY else zip(points, itertools.cycle(KINDS))
+    runs = itertools.product(points, KINDS) if EVERY or count < FEW else zip(points, itertools.cycle(KINDS))
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
         jobs = {(n, kind): pool.submit(one_run, scenario, first, tmp_path / f"{n}-{kind.replace(':', '-')}", n, kind) for n, kind in runs}
         for (n, kind), job in jobs.items():

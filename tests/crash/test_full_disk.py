@@ -1,4 +1,4 @@
-"""A real file system that is full: an error at the write or at the commit, nothing committed is hurt, and after a deletion the work goes on."""
+"""A real file system that is full: an error at the write or the commit, nothing committed is hurt, and after a deletion work goes on."""
 import contextlib
 import errno
 import os
@@ -61,7 +61,8 @@ def fill_to_the_last_block(disk):
 def files(seed, mib=4):
     """A step of about so many MiB that do not compress, in two large leaves, and small ones."""
     made = {f"large{n}.npy": scenarios.npy(scenarios.noise(mib * MIB // 8, 10 * seed + n)) for n in range(2)}
-    return made | {f"small/{n}.npy": scenarios.npy(scenarios.noise(1000, 1000 * seed + n)) for n in range(5)} | {"step.json": b"%d\n" % seed}
+    made |= {f"small/{n}.npy": scenarios.npy(scenarios.noise(1000, 1000 * seed + n)) for n in range(5)}
+    return made | {"step.json": b"%d\n" % seed}
 
 
 def commit(m, step, mib=4):

@@ -23,6 +23,7 @@ COMMANDS = int(os.environ.get("CRASH_EVERY", 12))
 RANDOM = 6                                                 # outcomes at each point
 MOUNTS = 6
 SEED = 20260101
+NOTHING = scenarios.Scenario("nothing", [])
 
 
 class Record:
@@ -198,15 +199,12 @@ def record(request, first, tmp_path_factory):
         if scenario.name not in runs:
             folder = tmp_path_factory.mktemp(f"cut_{scenario.name}")
             root = scenarios.copy_root(scenario, first, folder / "root")
-            scenarios.copy_root(Scenario_plain, root, folder / "copy")
+            scenarios.copy_root(NOTHING, root, folder / "copy")
             runs[scenario.name] = Record(scenario, root, folder)
             runs[scenario.name].copy = folder / "copy"
         return runs[scenario.name]
 
     return make
-
-
-Scenario_plain = scenarios.Scenario("plain", [])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)

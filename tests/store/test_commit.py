@@ -609,6 +609,21 @@ def test_each_change(writable, mount, root, tmp_path, change):
         assert os.getxattr(m / "7/d", "user.ckpt.kind") == b"tuple"
 
 
+def test_opening_for_writing_keeps_times(writable):
+    """A file of a committed step that is opened for writing and closed has not changed."""
+    step = writable / "7"
+    step.mkdir()
+    for name, size in ("small", 5), ("large", 150_000):
+        (step / name).write_bytes(trees.noise(size))
+        os.utime(step / name, (1_600_000_000, 1_600_000_000))
+    commit(step)
+    for name in ("small", "large"):
+        open(step / name, "r+b").close()
+        assert os.stat(step / name).st_mtime == 1_600_000_000, name
+    commit(step)
+    assert [os.stat(step / name).st_mtime for name in ("small", "large")] == [1_600_000_000] * 2
+
+
 def test_changes_through_descriptors(step, writable):
     """Of a committed step's directory that was opened before the change: as rsync and tar work, by names relative to it."""
     (step / "d").mkdir()

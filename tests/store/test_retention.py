@@ -13,7 +13,7 @@ from trees import EXPLICIT, attribute, commit, run
 from util import ckptfs, wait_for
 
 
-AFTER = 0.7                                                # seconds within which a commit is followed by what retention takes away
+AFTER = 0.5                                                # seconds within which a commit is followed by what retention takes away
 
 
 def save(m, name, metrics=None, content=None):
@@ -103,11 +103,11 @@ def test_keep_newer(writable, root):
     save(writable, "1")
     save(writable, "2")
     assert kept(writable) == [1, 2]
-    time.sleep(4)
+    time.sleep(2.5)
     assert kept(writable) == [1, 2]
     save(writable, "3")
     assert kept(writable) == [3]
-    time.sleep(4)
+    time.sleep(2.5)
     ckptfs("prune", root)
     wait_for(lambda: kept(writable) == [3], 10)            # the latest stays, however old
 

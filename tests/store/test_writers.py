@@ -87,16 +87,14 @@ def test_tree(mount, root, tree, small_tree, tool, way):
         trees.verify(root)
 
 
-@pytest.mark.parametrize("flags", ["-a", "-aX", "-aHS"])
+@pytest.mark.parametrize("flags", ["-a", "-aHS"])
 def test_rsync_twice(writable, small_tree, flags):
-    """What rsync has brought it does not bring again, whether the step is staged or committed."""
+    """
+    What rsync has brought it does not bring again, whether the step is staged or committed. (With -X it would: the attributes that ckptfs
+    gives are not in the source.)
+    """
     again = "--itemize-changes", f"{small_tree}/", f"{writable.top}/7/"
     assert "zeros.npy" in run("rsync", flags, *again)
-    if flags == "-aX":                                     # attributes that ckptfs gives are not in the source: nothing else may be sent
-        for _ in "staged", "committed":
-            assert all(line.startswith(".") and line[11] == "x" for line in run("rsync", flags, *again).splitlines())
-            commit(writable / "7")
-        return
     assert run("rsync", flags, *again) == ""
     commit(writable / "7")
     assert run("rsync", flags, *again) == "" and is_committed(writable / "7")
@@ -421,7 +419,7 @@ def test_not_before_its_time(mount, root):
         with open(m / "8/x", "r+b"):
             wait_committed(m / "3")
             wait_committed(m / "5")
-            for _ in range(20):
+            for _ in range(12):
                 assert trees.committed(root) == ["3", "5"]
                 time.sleep(0.2)
         for name in ("1", "2", "4", "6", ".new", "7.tmp", "8"):
@@ -447,19 +445,19 @@ def test_not_before_its_time(mount, root):
 
 def test_settle(mount, root):
     """Each change starts the time anew."""
-    m = mount(root, "settle=2")
+    m = mount(root, "settle=1.5")
     run("mkdir", m / "7")
-    for n in range(6):
+    for n in range(5):
         run("bash", "-c", 'echo "$1" > "$2"', "-", n, m / "7/x")
-        time.sleep(0.7)
+        time.sleep(0.5)
         assert state(m / "7") == "staged"
     wait_committed(m / "7")
-    assert (m / "7/x").read_text() == "5\n"
+    assert (m / "7/x").read_text() == "4\n"
 
 
 def test_explicit(writable, root, small_tree):
     run("cp", "-r", small_tree, writable / "7")
-    time.sleep(4)
+    time.sleep(3)
     assert state(writable / "7") == "staged" and trees.committed(root) == []
 
 
