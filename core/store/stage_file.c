@@ -78,8 +78,11 @@ int stage_own(struct stage_inode *n, int fd, uint64_t keep)
     struct ckpt_file *payload = NULL;
     if (!stage_shares(n, &ref))
         return 0;
-    int r = 0;
+    struct stat before;
+    int r = fstat(fd, &before) < 0 ? -errno : 0;
     keep = CKPT_MIN(keep, ref.size);
+    if (r < 0)
+        return r;
     if (keep) {
         CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
         r = buf ? open_payload(n->step, &ref, &payload) : -ENOMEM;
@@ -90,6 +93,9 @@ int stage_own(struct stage_inode *n, int fd, uint64_t keep)
             off += len;
         }
         ckpt_file_unref(payload);
+        /* For its user nothing was written. */
+        if (r == 0 && futimens(fd, (const struct timespec[]){before.st_atim, before.st_mtim}) < 0)
+            r = -errno;
         /* The bytes are there before the reference goes. */
         if (r == 0)
             r = ckpt_disk_fsync(fd);
