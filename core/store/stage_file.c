@@ -254,7 +254,8 @@ void ckpt_stage_flush(struct ckpt_stage_handle *h)
     int fd = wants_object(n, &st, 1) && !h->copied ? fcntl(h->fd, F_DUPFD_CLOEXEC, 0) : -1;
     if (fd >= 0)
         queue_object(n, fd, &st);
-    while (set->job_bytes > LAG && !set->closing)
+    uint64_t own = n->queued ? (uint64_t)st.st_size : 0; /* however large: the commit waits for it */
+    while (set->job_bytes > LAG + own && !set->closing)
         pthread_cond_wait(&set->idle, &set->lock);
 }
 

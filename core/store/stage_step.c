@@ -647,7 +647,25 @@ static bool has_pin(struct stage_step *step)
     return fgetxattr(step->tree, "user.ckpt.pinned", value, sizeof value) == 1 && value[0] == '1';
 }
 
-static int commit_as(struct stage_step *step, const char *as, atomic_bool *interrupted, struct ckpt_err *err)
+/* Nobody writes, and nothing has changed for a while. Under the set's lock. */
+static bool is_settled(struct stage_step *step)
+{
+    double number;
+    return step->touched && !step->open_writes && ckpt_step_name(step->name, &number) &&
+           monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && writers_ended(step);
+}
+
+/* Once more when changes are kept out: a writer may have begun since it was seen. */
+static bool still_settled(struct stage_step *step)
+{
+    CKPT_GUARD(&step->set->lock);
+    if (is_settled(step))
+        return true;
+    step->tried = false;
+    return false;
+}
+
+static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
@@ -656,6 +674,11 @@ static int commit_as(struct stage_step *step, const char *as, atomic_bool *inter
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
     if (r == 0 && !(name = strdup(as ? as : step->name)))
         r = -ENOMEM;
+    if (r == 0 && if_settled && !still_settled(step)) {
+        pthread_rwlock_unlock(&step->freeze);
+        free(name);
+        return -EAGAIN;
+    }
     if (r == 0)
         r = wait_quiet(step, interrupted, &own);
     if (r == 0)
@@ -689,7 +712,7 @@ int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ck
     struct stage_step *step = get_step(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
-    int r = commit_as(step, NULL, who->interrupted, err);
+    int r = commit_as(step, NULL, false, who->interrupted, err);
     put_step(step);
     return r;
 }
@@ -712,7 +735,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
         r = ckpt_disk_fsync(step->hold);
     stage_put(n);
     if (commit)
-        r = commit_as(step, NULL, who->interrupted, err);
+        r = commit_as(step, NULL, false, who->interrupted, err);
     put_step(step);
     return r;
 }
@@ -801,7 +824,7 @@ int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to,
     else if (r == 0 && there)
         r = ckpt_stage_remove(set, to, err);
     if (r == 0)
-        r = ckpt_step_name(to, &number) ? commit_as(step, to, who->interrupted, err) : relabel(step, to);
+        r = ckpt_step_name(to, &number) ? commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
     if (r == 0 && *step->base_id && is_base(step, from)) /* the step that was changed has the new name alone */
         r = ckpt_store_delete(set->store, from, err);
     if (there)
@@ -813,15 +836,14 @@ int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to,
 
 /* --- by itself --- */
 
-/* The next step that may be committed by itself; kept until it is put. Under the set's lock. */
-static struct stage_step *settled_step(struct ckpt_stages *set)
+/* The next step that may be committed by itself, kept until it is put, and its name. Under the set's lock. */
+static struct stage_step *settled_step(struct ckpt_stages *set, char name[CKPT_STEP_NAME + 1])
 {
-    double number;
     for (struct stage_step *s = set->steps; s; s = s->next)
-        if (s->touched && !s->tried && !s->open_writes && ckpt_step_name(s->name, &number) &&
-            monotonic_ns() - s->changed_ns >= (int64_t)(set->opt.settle * 1e9) && writers_ended(s)) {
+        if (!s->tried && is_settled(s)) {
             s->tried = true;
             s->uses++;
+            snprintf(name, CKPT_STEP_NAME + 1, "%s", s->name);
             return s;
         }
     return NULL;
@@ -831,17 +853,18 @@ static void settle(struct ckpt_stages *set)
 {
     for (;;) {
         pthread_mutex_lock(&set->lock);
-        struct stage_step *step = set->opt.explicit_commit ? NULL : settled_step(set);
+        char name[CKPT_STEP_NAME + 1];
+        struct stage_step *step = set->opt.explicit_commit ? NULL : settled_step(set, name);
         pthread_mutex_unlock(&set->lock);
         if (!step)
             return;
-        struct ckpt_commit c = {.store = set->store, .work = step->work, .tree = step->tree, .name = step->name};
+        struct ckpt_commit c = {.store = set->store, .work = step->work, .tree = step->tree, .name = name};
         struct ckpt_err err = {0};
         if (!is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
             if (ckpt_commit_check(&c, &err) < 0)
                 set_error(step, &err);
             else
-                (void)!commit_as(step, NULL, NULL, NULL);
+                (void)!commit_as(step, NULL, true, NULL, NULL);
         }
         put_step(step);
     }
