@@ -38,7 +38,7 @@ static int parse_seconds(const char *value, double *ret)
 /* One option of ours: 1 if it was, 0 if it is for FUSE. */
 static int parse_option(struct fs_mount_options *o, const char *name, const char *value, struct ckpt_err *err)
 {
-    static const char *const later[] = {"flat", "profile", "verify", "writers", "writer", "commit_timeout", NULL};
+    static const char *const later[] = {"profile", "verify", "writers", "writer", "commit_timeout", NULL};
     uint64_t n = 0;
     int r = 0;
     if (!strcmp(name, "ro") || !strcmp(name, "rw")) {
@@ -49,8 +49,8 @@ static int parse_option(struct fs_mount_options *o, const char *name, const char
     for (int i = 0; later[i]; i++)
         if (!strcmp(name, later[i]))
             return ckpt_fail(err, EINVAL, "option %s is not supported by this version", name);
-    if (!strcmp(name, "passthrough")) {
-        o->passthrough = true;
+    if (!strcmp(name, "passthrough") || !strcmp(name, "flat")) {
+        *(*name == 'p' ? &o->passthrough : &o->core.flat) = true;
         r = value ? -EINVAL : 0;
     } else if (!strcmp(name, "refresh"))
         r = parse_seconds(value, &o->core.refresh);

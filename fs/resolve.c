@@ -90,6 +90,9 @@ int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
     for (size_t n = strlen(part); n > 1 && part[n - 1] == '/'; n--)
         part[n - 1] = 0;
     bool there = stat(part, &st) == 0;
+    /* An .npy file is a leaf of its directory; as a source it would be a directory with that leaf. */
+    if (there && S_ISREG(st.st_mode) && strlen(part) > 4 && !strcmp(part + strlen(part) - 4, ".npy"))
+        shorten(part, &rest);
     while (!there && (errno == ENOENT || errno == ENOTDIR) && shorten(part, &rest))
         there = stat(part, &st) == 0;
     if (there && *rest && !strcmp(part, "/")) /* nothing of it is there */

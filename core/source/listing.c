@@ -151,6 +151,25 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
+/* What a file is: a checkpoint of its own is shown as a directory. */
+static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
+{
+    const struct ckpt_entry *old = m->old ? ckpt_listing_find(m->old, e->name) : NULL;
+    int r = 0;
+    if (old && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st)) {
+        e->probe = old->probe;
+        e->reader = old->reader;
+    } else
+        r = ckpt_probe_file(m->source, path, &e->reader, &e->probe);
+    if (r == -ENOMEM)
+        return r;
+    if (*e->probe.unfinished)
+        return hide(e, e->probe.unfinished);
+    if (!e->probe.weak && e->probe.bits)
+        e->step_name = ckpt_step_number(e->name, true, &e->number);
+    return 0;
+}
+
 /* What a subdirectory is by its content. */
 static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
 {
@@ -252,13 +271,17 @@ static int stat_entry(struct maker *m, struct ckpt_entry *e)
             return hide(e, "");
         e->st = st; /* of what it points to */
         e->step_name = st.type == CKPT_FT_DIR && ckpt_step_number(e->name, false, &e->number);
-        return 0;
+        /* A download cache has its files under such names: a checkpoint opens up, whatever its file is called. */
+        int r = st.type == CKPT_FT_FILE ? probe_file(m, e, path) : 0;
+        if (r == 0 && e->kind == CKPT_ENTRY_LINK && e->probe.bits && !e->probe.weak)
+            e->kind = CKPT_ENTRY_FILE;
+        return r;
     }
     int r = ckpt_backend_stat(m->source, path, &e->st);
     if (r < 0)
         return hide(e, "");
     if (e->kind != CKPT_ENTRY_DIR)
-        return 0;
+        return e->st.type == CKPT_FT_FILE ? probe_file(m, e, path) : 0;
     if (ckpt_unfinished_name(e->name, &len))
         return hide(e, "a temporary name: the save has not finished, or died");
     e->step_name = ckpt_step_number(e->name, false, &e->number);
@@ -273,7 +296,8 @@ static int settle_entries(struct maker *m)
 {
     struct ckpt_listing *l = m->l;
     for (size_t i = 0; i < l->count; i++)
-        l->root |= l->entries[i].kind == CKPT_ENTRY_DIR && l->entries[i].step_name && l->entries[i].probe.bits > 1;
+        l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK && l->entries[i].step_name &&
+                   l->entries[i].probe.bits > 1;
     l->latest = SIZE_MAX;
     bool taken = false;
     for (size_t i = 0; i < l->count; i++) {
@@ -296,7 +320,10 @@ static int settle_entries(struct maker *m)
             if (!e->reader) /* by its name alone: an empty step */
                 e->reader = ckpt_empty_reader();
         }
-        if (e->file && e->kind == CKPT_ENTRY_TREE)
+        if (e->kind == CKPT_ENTRY_FILE && e->probe.bits && !e->probe.weak) {
+            e->kind = CKPT_ENTRY_TREE;
+            step = e->step_name;
+        } else if (e->file && e->kind == CKPT_ENTRY_TREE)
             step = true;
         e->is_step = step && (e->kind == CKPT_ENTRY_TREE || e->kind == CKPT_ENTRY_LINK);
         if (!e->is_step)
@@ -385,7 +412,7 @@ bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const s
         return false;
     for (size_t i = 0; i < l->count; i++) {
         const struct ckpt_entry *e = &l->entries[i];
-        if (e->kind == CKPT_ENTRY_TREE && e->probe.settled)
+        if (e->kind == CKPT_ENTRY_TREE && e->probe.settled && e->st.type == CKPT_FT_DIR)
             continue; /* committed: only its name could go, which changes the directory */
         if (e->kind == CKPT_ENTRY_HIDDEN)
             return false;

@@ -14,7 +14,7 @@ struct ckpt_entry {
     char *name;
     enum ckpt_entry_kind kind;
     struct ckpt_stat st;
-    const struct ckpt_reader *reader; /* TREE */
+    const struct ckpt_reader *reader; /* TREE; FILE that has views */
     struct ckpt_probe probe;
     bool is_step;    /* a finished step of this root */
     bool step_name;

@@ -4,6 +4,7 @@
 #include "core/base/util.h"
 
 #include <dirent.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -119,7 +120,7 @@ static struct node *reap(struct ckpt_source *src, struct node *n)
 {
     if (n->refs || n->inner || n->uses || n == src->root)
         return NULL;
-    src->kept_files -= n->file != NULL;
+    src->kept_files -= n->kind == NODE_FILE && n->file;
     unname(src, n);
     struct node **link = id_bucket(src, n->id);
     while (*link != n)
@@ -251,9 +252,11 @@ static void let_go_of_files(struct ckpt_source *src, struct node *keep)
                     oldest = n;
         struct ckpt_tree *tree = oldest ? CKPT_STEAL(oldest->tree) : NULL;
         struct ckpt_pins *pins = oldest ? CKPT_STEAL(oldest->pins) : NULL;
+        struct ckpt_file *file = oldest ? CKPT_STEAL(oldest->file) : NULL;
         pthread_mutex_unlock(&src->lock);
         if (!pins)
             return;
+        ckpt_file_unref(file);
         if (tree)
             ckpt_cache_drop_tree(src->cache, tree->id);
         ckpt_tree_unref(tree);
@@ -306,13 +309,49 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct ckpt_pins *
     return r;
 }
 
+/* A checkpoint that is a file is kept open, to see whether it is changed in place. */
+static int keep_file(struct ckpt_source *src, struct node *n, struct ckpt_pins *pins)
+{
+    struct ckpt_file *f;
+    if (n->st.type != CKPT_FT_FILE)
+        return 0;
+    int r = ckpt_pins_open(pins, n->inside, &f);
+    if (r < 0)
+        return r;
+    bool same = f->st.ino == n->st.ino && f->st.dev == n->st.dev && f->st.mtime_ns == n->st.mtime_ns && f->st.size == n->st.size;
+    pthread_mutex_lock(&src->lock);
+    struct ckpt_file *old = n->file;
+    n->file = same ? f : NULL;
+    pthread_mutex_unlock(&src->lock);
+    ckpt_file_unref(old);
+    if (!same)
+        ckpt_file_unref(f);
+    return same ? 0 : -ESTALE;
+}
+
+/* The bytes that were read are those of the file that the tree was made from. */
+static int check_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
+{
+    struct stat st;
+    if (n->st.type != CKPT_FT_FILE)
+        return 0;
+    CKPT_GUARD(&src->lock);
+    int fd = n->file ? ckpt_file_fd(n->file) : -1;
+    if (fd < 0 || (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
+                   (uint64_t)st.st_size == n->st.size))
+        return 0;
+    return ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+}
+
 static int open_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_pins *pins;
     int r = node_pins(src, n, &pins);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
-    r = n->reader->open(&(struct ckpt_opening){pins, n->inside, src->cache}, ret, err);
+    r = keep_file(src, n, pins);
+    if (r == 0)
+        r = n->reader->open(&(struct ckpt_opening){pins, n->inside, src->cache, src->opt.flat}, ret, err);
     ckpt_pins_unref(pins);
     return r;
 }
@@ -436,10 +475,17 @@ static uint64_t inner_ino(const struct node *n, uint32_t node, enum ckpt_view vi
     return ino < 16 ? ino + 16 : ino;
 }
 
+/* A file that is a checkpoint is shown as a directory: who may read it may enter. */
+static uint32_t shown_mode(const struct node *n)
+{
+    uint32_t mode = n->st.mode & (n->writable ? 0777 : 0555);
+    return n->kind == NODE_TREE && n->st.type == CKPT_FT_FILE ? mode | (mode & 0444) >> 2 : mode;
+}
+
 static void common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret)
 {
     *ret = (struct ckpt_attr){.id = id, .nlink = CKPT_NLINK_UNKNOWN, .mtime_ns = n->st.mtime_ns, .uid = n->st.uid, .gid = n->st.gid};
-    ret->mode = n->st.mode & (n->writable ? 0777 : 0555);
+    ret->mode = shown_mode(n);
     ret->atime_ns = ret->ctime_ns = ret->mtime_ns;
 }
 
@@ -779,24 +825,34 @@ void source_rename_step(struct ckpt_source *src, struct node *root, const char *
     free(now.manifest);
 }
 
-/* The node of a name, found or made, with a reference more. */
-static int take_node(struct ckpt_source *src, struct node *dir, const char *name, enum node_kind kind, const struct ckpt_stat *st,
-                     const struct ckpt_entry *e, const char *link, struct node **ret)
+/* A checkpoint that is a file of this directory. */
+static int set_file(struct node *n, const struct node *dir)
+{
+    n->dir = strdup(dir->path);
+    const char *slash = strrchr(n->path, '/');
+    n->inside = slash ? slash + 1 : n->path;
+    return n->dir ? 0 : -ENOMEM;
+}
+
+/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
+static int take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
+                     const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
 {
     char path[4096];
     if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    struct node *fresh = node_new(src, dir->id, path, name, kind, st), *dead = NULL;
+    struct node *fresh = node_new(src, dir->id, path, key, kind, st), *dead = NULL;
     if (!fresh)
         return -ENOMEM;
-    if ((link && !(fresh->link = strdup(link))) || (e && e->file && set_inside(fresh, dir, e->file) < 0)) {
+    if ((link && !(fresh->link = strdup(link))) || (e && e->file && set_inside(fresh, dir, e->file) < 0) ||
+        (kind == NODE_TREE && st->type == CKPT_FT_FILE && set_file(fresh, dir) < 0)) {
         node_free(src, fresh);
         return -ENOMEM;
     }
     fresh->ino = node_ino(fresh);
     fresh->writable = dir->writable && kind == NODE_LINK;
     pthread_mutex_lock(&src->lock);
-    struct node *n = find_name(src, dir->id, name);
+    struct node *n = find_name(src, dir->id, key);
     if (n && (n->ino != fresh->ino || n->kind != kind || (link && strcmp(n->link, link)))) {
         unname(src, n); /* what was known under this name has been replaced */
         n = NULL;
@@ -834,52 +890,90 @@ static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct 
     if (!e && !strcmp(name, "latest") && l->latest != SIZE_MAX) {
         struct ckpt_stat st = l->dir;
         st.ino = ~st.ino;
-        return take_node(src, dir, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
+        return take_node(src, dir, name, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
     }
     if (!e && l->best && !strcmp(name, "best")) {
         struct ckpt_stat st = l->store_dir;
         st.ino = ~st.ino;
-        return take_node(src, dir, name, NODE_LINK, &st, NULL, l->best, ret);
+        return take_node(src, dir, name, name, NODE_LINK, &st, NULL, l->best, ret);
     }
     if (!e || e->kind == CKPT_ENTRY_HIDDEN)
         return -ENOENT;
     if (e->kind != CKPT_ENTRY_LINK)
-        return take_node(src, dir, name, kinds[e->kind], &e->st, e, NULL, ret);
+        return take_node(src, dir, name, name, kinds[e->kind], &e->st, e, NULL, ret);
     char path[4096];
     if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
         return -ENAMETOOLONG;
     int r = link_target(src, path, link, sizeof link);
-    return r < 0 ? r : take_node(src, dir, name, NODE_LINK, &e->st, NULL, link, ret);
+    return r < 0 ? r : take_node(src, dir, name, name, NODE_LINK, &e->st, NULL, link, ret);
 }
 
-/* DIR.safetensors beside a directory that is a checkpoint: a view of what is inside of it. */
+/* A view of what is in the checkpoint of a node, whose reference is given back. */
+static int lookup_view(struct ckpt_source *src, struct node *node, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    uint64_t id = node->id;
+    struct target t;
+    int r = source_target(src, id, &t, err);
+    if (r == 0) {
+        r = lookup_inner(src, &t, name, ret, err);
+        source_done(src, &t);
+    }
+    ckpt_forget(src, id, 1);
+    if (r == 0)
+        ret->forever = false; /* its name goes with the checkpoint's */
+    return r;
+}
+
+/* The .npy file of a directory that a name with this many bytes of a key could be a view of. */
+static const struct ckpt_entry *npy_of_key(const struct ckpt_listing *l, const char *name, size_t len, char *file)
+{
+    if (!len || len > 255 - strlen(".npy"))
+        return NULL;
+    memcpy(file, name, len);
+    strcpy(file + len, ".npy");
+    const struct ckpt_entry *e = ckpt_listing_find(l, file);
+    return e && e->kind == CKPT_ENTRY_FILE && e->reader ? e : NULL;
+}
+
+/* KEY, KEY@SLICE, KEY.txt and the like beside a file KEY.npy. */
+static int lookup_npy_view(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct ckpt_attr *ret,
+                           struct ckpt_err *err)
+{
+    static const char *const suffixes[] = {"", ".txt", ".meta.json"};
+    char file[256], key[sizeof file + 1];
+    const struct ckpt_entry *e = NULL;
+    const char *at = strrchr(name, '@');
+    struct node *node;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes && !e; i++)
+        if (!*suffixes[i] || ckpt_has_suffix(name, suffixes[i]))
+            e = npy_of_key(l, name, strlen(name) - strlen(suffixes[i]), file);
+    if (!e && at)
+        e = npy_of_key(l, name, (size_t)(at - name), file);
+    if (!e)
+        return -ENOENT;
+    snprintf(key, sizeof key, "%s/", file); /* a key that is no name: the file itself has that */
+    int r = take_node(src, dir, file, key, NODE_TREE, &e->st, e, NULL, &node);
+    if (r == 0 && (r = lookup_view(src, node, name, ret, err)) < 0)
+        r = -ENOENT; /* a malformed file has no views */
+    return r;
+}
+
+/* Views beside a directory that is a checkpoint (DIR.safetensors), or beside an .npy file. */
 static int lookup_beside(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct ckpt_attr *ret,
                          struct ckpt_err *err)
 {
     size_t n = strlen(name), suffix = strlen(".safetensors");
     char base[256];
     struct node *node;
-    if (n <= suffix || n - suffix > 255 || strcmp(name + n - suffix, ".safetensors"))
-        return -ENOENT;
+    if (n <= suffix || strcmp(name + n - suffix, ".safetensors"))
+        return lookup_npy_view(src, dir, l, name, ret, err);
     memcpy(base, name, n - suffix);
     base[n - suffix] = 0;
     const struct ckpt_entry *e = ckpt_listing_find(l, base);
     if (!e || e->kind != CKPT_ENTRY_TREE)
         return -ENOENT;
     int r = lookup_entry(src, dir, l, base, &node);
-    if (r < 0)
-        return r;
-    uint64_t id = node->id;
-    struct target t;
-    r = source_target(src, id, &t, err);
-    if (r == 0) {
-        r = lookup_inner(src, &t, ".safetensors", ret, err);
-        source_done(src, &t);
-    }
-    ckpt_forget(src, id, 1);
-    if (r == 0)
-        ret->forever = false; /* its name goes with the step's */
-    return r;
+    return r < 0 ? r : lookup_view(src, node, ".safetensors", ret, err);
 }
 
 static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
@@ -1157,23 +1251,28 @@ static ssize_t read_outer(struct ckpt_source *src, struct node *n, void *buf, si
     return (ssize_t)len;
 }
 
-/* Counts before it hands on: who has its bytes may look at the figures at once. */
+/* Checks and counts before it hands on: who has its bytes may look at the figures at once. */
 struct counted_give {
     struct ckpt_source *src;
     ckpt_give_fn *give;
     void *arg;
+    const struct node *node; /* of what is read; NULL: not inside of a checkpoint */
+    struct ckpt_err *err;
 };
 
 static int count_and_give(void *arg, const struct iovec *iov, int count)
 {
     struct counted_give *g = arg;
+    int r = g->node ? check_unchanged(g->src, g->node, g->err) : 0;
+    if (r < 0)
+        return r;
     for (int i = 0; i < count; i++)
         atomic_fetch_add_explicit(&g->src->bytes_read, iov[i].iov_len, memory_order_relaxed);
     return g->give(g->arg, iov, count);
 }
 
 /* With give: to it; else into buf. */
-static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, ckpt_give_fn *give, void *arg,
+static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct counted_give *give,
                         struct ckpt_err *err)
 {
     struct target t;
@@ -1185,7 +1284,15 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
     if (t.tree && ckpt_viewed_is_dir(&t.file))
         r = ckpt_fail(err, EISDIR, "a directory");
     else if (t.tree) {
-        r = give ? ckpt_view_give(&src->views, &t.file, len, off, give, arg, &own) : ckpt_view_read(&src->views, &t.file, buf, len, off, &own);
+        if (give) {
+            give->node = t.node;
+            give->err = &own;
+            r = ckpt_view_give(&src->views, &t.file, len, off, count_and_give, give, &own);
+        } else {
+            r = ckpt_view_read(&src->views, &t.file, buf, len, off, &own);
+            int changed = r > 0 ? check_unchanged(src, t.node, &own) : 0;
+            r = changed < 0 ? changed : r;
+        }
         if (r < 0) {
             log_leaf(src, &t, &own, (int)-r);
             if (err)
@@ -1197,7 +1304,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
         CKPT_AUTOFREE uint8_t *own_buf = malloc(len ? len : 1);
         r = own_buf ? read_outer(src, t.node, own_buf, len, off, err) : -ENOMEM;
         if (r >= 0) {
-            int g = give(arg, &(struct iovec){own_buf, (size_t)r}, 1);
+            int g = count_and_give(give, &(struct iovec){own_buf, (size_t)r}, 1);
             r = g < 0 ? g : r;
         }
     }
@@ -1209,14 +1316,14 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
 
 ssize_t ckpt_read(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
-    return read_any(src, id, buf, len, off, NULL, NULL, err);
+    return read_any(src, id, buf, len, off, NULL, err);
 }
 
 ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t off,
                      int (*give)(void *arg, const struct iovec *iov, int count), void *arg, struct ckpt_err *err)
 {
-    struct counted_give g = {src, give, arg};
-    return read_any(src, id, NULL, len, off, count_and_give, &g, err);
+    struct counted_give g = {.src = src, .give = give, .arg = arg};
+    return read_any(src, id, NULL, len, off, &g, err);
 }
 
 /* --- directories --- */
@@ -1490,26 +1597,33 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     free(held);
 }
 
-static int open_root(struct ckpt_source *src, struct ckpt_err *err)
+/* file: the checkpoint's name in the backend; "": the backend's own top is the source. */
+static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err *err)
 {
     struct ckpt_stat st, none = {.type = CKPT_FT_DIR};
     struct ckpt_probe probe;
     const struct ckpt_reader *reader;
-    int r = ckpt_backend_stat(src->backend, "", &st);
+    int r = ckpt_backend_stat(src->backend, file, &st);
     if (r == 0)
-        r = ckpt_probe_dir(src->backend, &reader, &probe);
+        r = *file ? ckpt_probe_file(src->backend, file, &reader, &probe) : ckpt_probe_dir(src->backend, &reader, &probe);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r));
-    bool tree = reader && !probe.weak;
+    if (*file && !reader)
+        return ckpt_fail(err, EOPNOTSUPP, "%s: neither a directory nor a checkpoint file: none of the formats that can be read begins or is named so", src->path);
+    bool tree = reader && (*file || !probe.weak);
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
     src->root = node_new(src, 0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
+    if (src->root && *file && !((src->root->dir = strdup("")) && (src->file = strdup(file))))
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    if (src->root && src->file)
+        src->root->inside = src->file;
     struct node *control = node_new(src, CKPT_ROOT, "", ".ckptfs", NODE_CONTROL_DIR, &none);
     if (!src->root || !control)
         return ckpt_fail(err, ENOMEM, "out of memory");
     control->refs = 1;
     control->st.mtime_ns = st.mtime_ns;
-    control->st.mode = st.mode;
+    control->st.mode = shown_mode(src->root);
     control->st.uid = st.uid;
     control->st.gid = st.gid;
     node_insert(src, src->root, CKPT_ROOT);
@@ -1550,6 +1664,34 @@ static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
     return r;
 }
 
+/* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own name and is seen
+ * from the top of all, since it may lead anywhere. */
+static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *err)
+{
+    struct stat st;
+    char dir[PATH_MAX], file[PATH_MAX] = "";
+    snprintf(dir, sizeof dir, "%s", src->path);
+    char *slash = strrchr(dir, '/');
+    const char *name = slash ? slash + 1 : src->path;
+    if (!is_dir && lstat(src->path, &st) == 0 && S_ISLNK(st.st_mode)) {
+        CKPT_AUTOFREE char *name_copy = strdup(name);
+        if (slash)
+            slash[slash == dir] = 0;
+        CKPT_AUTOFREE char *real = realpath(slash ? dir : ".", NULL);
+        if (!real || !name_copy || snprintf(file, sizeof file, "%s%s%s", real + 1, real[1] ? "/" : "", name_copy) >= (int)sizeof file)
+            return ckpt_fail(err, ENAMETOOLONG, "%s: %s", src->path, strerror(ENAMETOOLONG));
+        strcpy(dir, "/");
+    } else if (!is_dir) {
+        snprintf(file, sizeof file, "%s", name);
+        if (slash)
+            slash[slash == dir] = 0;
+        else
+            strcpy(dir, ".");
+    }
+    int r = ckpt_backend_open_posix(dir, &src->backend, err);
+    return r < 0 ? r : open_root(src, file, err);
+}
+
 int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret, struct ckpt_err *err)
 {
     struct ckpt_source *src = calloc(1, sizeof *src);
@@ -1578,12 +1720,8 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
         ckpt_fail(err, -r, "%s", strerror(-r));
     else if (stat(path, &st) < 0)
         r = ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
-    else if (!S_ISDIR(st.st_mode))
-        r = ckpt_fail(err, EOPNOTSUPP, "%s: not a directory, and not a checkpoint file that can be read", path);
     else {
-        r = ckpt_backend_open_posix(path, &src->backend, err);
-        if (r == 0)
-            r = open_root(src, err);
+        r = open_backend(src, S_ISDIR(st.st_mode), err);
         if (r == 0 && src->opt.write)
             r = open_for_writing(src, err);
     }
@@ -1613,6 +1751,7 @@ void ckpt_source_close(struct ckpt_source *src)
     ckpt_backend_unref(src->backend);
     pthread_mutex_destroy(&src->lock);
     free(src->spill_dir);
+    free(src->file);
     free(src->path);
     free(src);
 }

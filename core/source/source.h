@@ -57,7 +57,8 @@ struct node {
     const char *inside;       /* the checkpoint's name below the directory that it is read from ("" : it is the directory), as in its listing's entry */
     char **old;               /* paths, names and manifests before renamings, which somebody may still look at */
     size_t old_count;
-    char *dir, *manifest;     /* TREE of a store: that directory's path in the source, and what `inside` points into */
+    char *dir;                /* TREE of a store, or that is a file: its directory's path in the source */
+    char *manifest;           /* TREE of a store: what `inside` points into */
     bool is_step;
     double number;
     struct ckpt_pins *pins;
@@ -71,7 +72,7 @@ struct node {
     char *link;               /* LINK: its target */
     uint8_t *content;         /* CONTROL */
     size_t content_len;
-    struct ckpt_file *file;   /* FILE, once it was read */
+    struct ckpt_file *file;   /* FILE, once it was read; TREE that is a file: what its tree was made from */
 };
 
 #define BUCKETS 16384
@@ -82,6 +83,7 @@ struct ckpt_source {
     struct ckpt_options opt;
     char *spill_dir;
     char *path;
+    char *file;                /* the source is a file: its name */
     struct ckpt_pool *pool;
     struct ckpt_cache *cache;
     struct ckpt_views views;

@@ -12,7 +12,8 @@ struct set {
 };
 
 struct builder {
-    struct set strings, dirs;
+    struct set strings, dirs, names; /* names: of nodes, by parent and listed name */
+    bool note_names;
     uint8_t *depth_of_dir; /* not kept for leaves: 0..CKPT_MAX_DEPTH-1, by node */
     uint32_t depth_cap;
 };
@@ -158,6 +159,8 @@ int ckpt_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, stru
     return 0;
 }
 
+static int note_name(struct ckpt_tree *t, uint32_t node);
+
 int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index, enum ckpt_node_kind kind, uint32_t *ret,
                   struct ckpt_err *err)
 {
@@ -203,8 +206,118 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     else
         t->nodes[p->last].next = node;
     p->last = node;
+    if (b->note_names && note_name(t, node) < 0)
+        return ckpt_fail(err, ENOMEM, "out of memory");
     *ret = node;
     return 0;
+}
+
+/* --- keys that are joined with dots --- */
+
+static uint64_t hash_name(uint32_t parent, const char *name, size_t len, const char *suffix, size_t suffix_len);
+
+static uint64_t hash_noted(void *arg, uint32_t node)
+{
+    struct ckpt_tree *t = arg;
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    ckpt_tree_name(t, node, &name);
+    uint64_t h = hash_name(t->nodes[node].parent, (char *)name.data, name.len, "", 0);
+    ckpt_buf_clear(&name);
+    return h;
+}
+
+/* The node of a listed name, or CKPT_NO_NODE. *ret_slot: where it is, or would be. */
+static uint32_t find_noted(struct ckpt_tree *t, uint32_t parent, const struct ckpt_buf *name, uint32_t *ret_slot)
+{
+    struct set *s = &((struct builder *)t->builder)->names;
+    struct ckpt_buf other = CKPT_BUF_INIT;
+    uint32_t found = CKPT_NO_NODE, at = (uint32_t)hash_name(parent, (char *)name->data, name->len, "", 0) & (s->size - 1);
+    for (; s->slots[at] != CKPT_NO_NODE && found == CKPT_NO_NODE; at = (at + 1) & (s->size - 1)) {
+        if (t->nodes[s->slots[at]].parent != parent)
+            continue;
+        other.len = 0;
+        ckpt_tree_name(t, s->slots[at], &other);
+        if (other.len == name->len && !memcmp(other.data, name->data, name->len))
+            found = s->slots[at];
+    }
+    ckpt_buf_clear(&other);
+    *ret_slot = at;
+    return found;
+}
+
+/* A second node of one name is not noted: it will get another. */
+static int note_name(struct ckpt_tree *t, uint32_t node)
+{
+    struct set *s = &((struct builder *)t->builder)->names;
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    uint32_t slot;
+    ckpt_tree_name(t, node, &name);
+    int r = ckpt_buf_error(&name) < 0 || set_grow(s, hash_noted, t) < 0 ? -ENOMEM : 0;
+    if (r == 0 && find_noted(t, t->nodes[node].parent, &name, &slot) == CKPT_NO_NODE) {
+        s->slots[slot] = node;
+        s->count++;
+    }
+    ckpt_buf_clear(&name);
+    return r;
+}
+
+void ckpt_tree_note_names(struct ckpt_tree *t)
+{
+    ((struct builder *)t->builder)->note_names = true;
+}
+
+/* What has the listed name of a key in a container; CKPT_NO_NODE: nothing. */
+static int named_so(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, const char *suffix, uint32_t *ret)
+{
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    uint32_t slot;
+    ckpt_key_escape(&name, key, len, suffix);
+    int r = ckpt_buf_error(&name);
+    if (r == 0)
+        r = set_grow(&((struct builder *)t->builder)->names, hash_noted, t);
+    if (r == 0)
+        *ret = find_noted(t, parent, &name, &slot);
+    ckpt_buf_clear(&name);
+    return r;
+}
+
+/* Can the key be split? Nothing is added for finding out. */
+static int can_split(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, enum ckpt_node_kind kind)
+{
+    const char *suffix = ckpt_node_suffix(&(struct ckpt_node){.kind = (uint8_t)kind}), *end = key + len;
+    unsigned depth = ((struct builder *)t->builder)->depth_of_dir[parent];
+    for (const char *p = key, *dot; p <= end; p = dot + 1) {
+        dot = memchr(p, '.', (size_t)(end - p));
+        dot = dot ? dot : end;
+        if (dot == p || ++depth >= CKPT_MAX_DEPTH)
+            return 0;
+        if (parent == CKPT_NO_NODE) /* inside of what would be new */
+            continue;
+        uint32_t there = CKPT_NO_NODE;
+        int r = named_so(t, parent, p, (size_t)(dot - p), dot == end ? suffix : "", &there);
+        if (r < 0)
+            return r;
+        if (there != CKPT_NO_NODE && (dot == end || t->nodes[there].kind != CKPT_NODE_DIR))
+            return 0;
+        parent = there;
+    }
+    return 1;
+}
+
+int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, enum ckpt_node_kind kind, uint32_t *ret,
+                         struct ckpt_err *err)
+{
+    int r = memchr(key, '.', len) ? can_split(t, parent, key, len, kind) : 0;
+    if (r < 0)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    for (const char *dot; r == 1 && (dot = memchr(key, '.', len));) {
+        int added = ckpt_tree_add(t, parent, key, (size_t)(dot - key), false, CKPT_NODE_DIR, &parent, err);
+        if (added < 0)
+            return added;
+        len -= (size_t)(dot + 1 - key);
+        key = dot + 1;
+    }
+    return ckpt_tree_add(t, parent, key, len, false, kind, ret, err);
 }
 
 int ckpt_tree_set_name(struct ckpt_tree *t, uint32_t node, const char *name, size_t len, struct ckpt_err *err)
@@ -321,6 +434,7 @@ static void free_builder(struct ckpt_tree *t)
         return;
     free(b->strings.slots);
     free(b->dirs.slots);
+    free(b->names.slots);
     free(b->depth_of_dir);
     free(b);
     t->builder = NULL;

@@ -108,6 +108,16 @@ int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t
 /* A new leaf, or a container (an existing one of that key is returned, unless the tree is exact). -EUCLEAN beyond the limits. */
 int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index, enum ckpt_node_kind kind, uint32_t *ret,
                   struct ckpt_err *err) CKPT_MUST_USE;
+/*
+ * A node whose key is joined of several with dots ("layer.0.weight"): each part but the last a container, which is made where it is
+ * not there yet. The key stays whole where a part would be empty, where the way is barred by a leaf, where the node would get a
+ * listed name that is taken, or where it would be nested too deeply. So all keys of a container that have no dot, and what is in them, must be added before those that have one, and
+ * before the first of either: ckpt_tree_note_names.
+ */
+int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, enum ckpt_node_kind kind, uint32_t *ret,
+                         struct ckpt_err *err) CKPT_MUST_USE;
+/* Before the first node is added: keep account of the listed names, for ckpt_tree_add_dotted. */
+void ckpt_tree_note_names(struct ckpt_tree *t);
 /* The listed name of a node, where it is not the escaped key with its suffix. */
 int ckpt_tree_set_name(struct ckpt_tree *t, uint32_t node, const char *name, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
 /* Names, and the table for lookups. No node may be added afterwards. */

@@ -274,6 +274,58 @@ static void test_stored_values(void)
     ckpt_tree_unref(t);
 }
 
+/* The path of a node, '/' between its listed names. */
+static const char *path_of(const struct ckpt_tree *t, uint32_t node, char *buf, size_t size)
+{
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    char above[1024] = "";
+    if (t->nodes[node].parent)
+        path_of(t, t->nodes[node].parent, above, sizeof above);
+    ckpt_tree_name(t, node, &name);
+    snprintf(buf, size, "%s%s%.*s", above, *above ? "/" : "", (int)name.len, (char *)name.data);
+    ckpt_buf_clear(&name);
+    return buf;
+}
+
+static void test_dotted(void)
+{
+    static const struct {
+        const char *key, *path;
+        enum ckpt_node_kind kind;
+    } leaves[] = {
+        {"blob", "blob", CKPT_NODE_BLOB},
+        {"w", "w.npy", CKPT_NODE_ARRAY},
+        {"a.b", "a/b.npy", CKPT_NODE_ARRAY},
+        {"a.b.c", "a/b/c.npy", CKPT_NODE_ARRAY}, /* b.npy and b differ */
+        {"w.x", "w/x.npy", CKPT_NODE_ARRAY},
+        {"blob.x", "blob.x.npy", CKPT_NODE_ARRAY}, /* blob is a file */
+        {".a", ".a.npy", CKPT_NODE_ARRAY},
+        {"a.", "a..npy", CKPT_NODE_ARRAY},
+        {"a..b", "a..b.npy", CKPT_NODE_ARRAY},
+        {"a.b", "a.b.npy", CKPT_NODE_ARRAY}, /* taken */
+        {"p.q", "p/q", CKPT_NODE_BLOB},
+        {"p.q.r", "p.q.r.npy", CKPT_NODE_ARRAY},
+        {"s.t.u", "s/t/u", CKPT_NODE_BLOB},
+        {"s.t", "s.t", CKPT_NODE_BLOB}, /* t is a directory */
+    };
+    struct ckpt_tree *t = new_tree();
+    struct ckpt_err err = {0};
+    uint32_t nodes[sizeof leaves / sizeof *leaves];
+    char buf[1024], deep[1200];
+    ckpt_tree_note_names(t);
+    for (size_t i = 0; i < sizeof leaves / sizeof *leaves; i++)
+        CHECK(ckpt_tree_add_dotted(t, 0, leaves[i].key, strlen(leaves[i].key), leaves[i].kind, &nodes[i], &err) == 0);
+    for (size_t i = 0; i < 600; i++)
+        memcpy(deep + 2 * i, "x.", 2);
+    deep[1199] = 0;
+    uint32_t node;
+    CHECK(ckpt_tree_add_dotted(t, 0, deep, 1199, CKPT_NODE_ARRAY, &node, &err) == 0 && t->nodes[node].parent == 0);
+    CHECK(ckpt_tree_finish(t, &err) == 0);
+    for (size_t i = 0; i < sizeof leaves / sizeof *leaves; i++)
+        CHECK(!strcmp(path_of(t, nodes[i], buf, sizeof buf), leaves[i].path));
+    ckpt_tree_unref(t);
+}
+
 int main(void)
 {
     struct ckpt_backend *b = ckpt_backend_new_memory();
@@ -285,6 +337,7 @@ int main(void)
     test_strings();
     test_values();
     test_stored_values();
+    test_dotted();
     ckpt_pins_unref(pins);
     ckpt_backend_unref(b);
     return 0;

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* GGUF files. */
+#ifndef CKPT_FORMAT_GGUF_GGUF_H
+#define CKPT_FORMAT_GGUF_GGUF_H
+
+#include "core/format/format.h"
+
+extern const struct ckpt_reader ckpt_gguf_reader;
+
+#endif

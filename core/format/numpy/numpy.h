@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* NumPy's .npy and .npz files. */
+#ifndef CKPT_FORMAT_NUMPY_NUMPY_H
+#define CKPT_FORMAT_NUMPY_NUMPY_H
+
+#include "core/format/format.h"
+
+extern const struct ckpt_reader ckpt_npy_reader;
+extern const struct ckpt_reader ckpt_npz_reader;
+
+#endif
