@@ -361,7 +361,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
         r = -errno;
     if (r == 0) {
         int path = stage_reopen(fd, O_PATH);
-        r = path < 0 ? path : stage_take(step, path, ret);
+        r = path < 0 ? path : stage_take(step, path, dir, name, ret);
     }
     if (r == 0 && (r = stage_get(set, ret->id, &n)) == 0) {
         pthread_mutex_lock(&n->content);

@@ -63,27 +63,230 @@ int stage_reopen(int fd, int flags)
     return r < 0 ? -errno : r;
 }
 
-/* Its descriptor is open while somebody refers to it; what is known of its content outlives that. */
+/* --- descriptors: all under the set's lock --- */
+
+static void unlink_open(struct ckpt_stages *set, struct stage_inode *n)
+{
+    *(n->older ? &n->older->newer : &set->oldest) = n->newer;
+    *(n->newer ? &n->newer->older : &set->newest) = n->older;
+    n->older = n->newer = NULL;
+}
+
+static void link_open(struct ckpt_stages *set, struct stage_inode *n)
+{
+    n->older = set->newest;
+    *(set->newest ? &set->newest->newer : &set->oldest) = n;
+    set->newest = n;
+}
+
+static void close_fd(struct stage_inode *n)
+{
+    if (n->fd < 0)
+        return;
+    unlink_open(n->step->set, n);
+    n->step->set->fds--;
+    close(n->fd);
+    n->fd = -1;
+}
+
+static bool may_close(const struct stage_inode *n)
+{
+    return n->name && !n->uses && !n->opens && !n->unlinked;
+}
+
+/* Give it a descriptor, which is taken over, and close others where there are too many. */
+static void give_fd(struct stage_inode *n, int fd)
+{
+    struct ckpt_stages *set = n->step->set;
+    if (n->fd >= 0) {
+        close(fd);
+        return;
+    }
+    n->fd = fd;
+    link_open(set, n);
+    set->fds++;
+    /* Those that must stay open are passed over, a few of them at a time. */
+    struct stage_inode *old = set->oldest;
+    for (unsigned looked = 0; set->fds > set->fd_limit && old && looked < 64; looked++) {
+        struct stage_inode *next = old->newer;
+        if (old != n && may_close(old))
+            close_fd(old);
+        else {
+            unlink_open(set, old);
+            link_open(set, old);
+        }
+        old = next;
+    }
+}
+
+/* --- names --- */
+
+static void set_name(struct stage_inode *n, struct stage_inode *dir, const char *name)
+{
+    if (n->parent == dir && (name ? n->name && !strcmp(n->name, name) : !n->name))
+        return;
+    char *copy = name ? strdup(name) : NULL; /* without memory it keeps its descriptor */
+    free(n->name);
+    n->name = copy;
+    if (copy)
+        dir->children++;
+    struct stage_inode *old = n->parent;
+    n->parent = copy ? dir : NULL;
+    if (old) {
+        old->children--;
+        stage_reap(old);
+    }
+}
+
+/* One that is closed, and whose directory is open or needs no other to be opened. Kept, and the directory too. */
+static struct stage_inode *first_to_open(struct stage_inode *n)
+{
+    while (n->parent && n->parent->fd < 0)
+        n = n->parent;
+    n->uses++;
+    if (n->parent)
+        n->parent->uses++;
+    return n;
+}
+
+/* Open it by its name, as far up as need be. Caller holds `names`, so that no name changes, and keeps the inode. */
+static int open_again(struct stage_inode *n)
+{
+    struct ckpt_stages *set = n->step->set;
+    int r = 0;
+    for (bool open = false; !open && r == 0;) {
+        pthread_mutex_lock(&set->lock);
+        open = n->fd >= 0;
+        struct stage_inode *a = open ? NULL : first_to_open(n), *dir = a ? a->parent : NULL;
+        pthread_mutex_unlock(&set->lock);
+        if (!a)
+            break;
+        struct stat st;
+        int fd = dir ? openat(dir->fd, a->name, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
+        bool same = fd >= 0 && fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_ino == a->ino && st.st_dev == a->dev;
+        pthread_mutex_lock(&set->lock);
+        if (same)
+            give_fd(a, fd);
+        else {
+            r = dir && fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO) ? -errno : -ESTALE;
+            if (fd >= 0)
+                close(fd);
+        }
+        a->uses--;
+        stage_reap(a);
+        if (dir) {
+            dir->uses--;
+            stage_reap(dir);
+        }
+        pthread_mutex_unlock(&set->lock);
+    }
+    return r;
+}
+
+int stage_keep(struct stage_inode *dir, const char *name)
+{
+    struct ckpt_stages *set = dir->step->set;
+    struct stat st;
+    if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    pthread_mutex_lock(&set->lock);
+    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    if (n && n->parent == dir && n->name && !strcmp(n->name, name))
+        n->uses++;
+    else
+        n = NULL;
+    pthread_mutex_unlock(&set->lock);
+    if (!n)
+        return 0;
+    int r = open_again(n);
+    CKPT_GUARD(&set->lock);
+    if (r == 0)
+        set_name(n, NULL, NULL);
+    n->uses--;
+    stage_reap(n);
+    return r;
+}
+
+void stage_found(struct stage_inode *dir, const char *name)
+{
+    struct ckpt_stages *set = dir->step->set;
+    struct stat st;
+    if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    CKPT_GUARD(&set->lock);
+    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    if (n && n != n->step->top)
+        set_name(n, dir, name);
+}
+
+/* What is known of its content outlives its references. */
+static bool is_needed(const struct stage_inode *n)
+{
+    bool gone = atomic_load(&n->step->state) == STAGE_GONE;
+    return n->refs || n->uses || n->opens || n->queued || n->children || n == n->step->top || (n->known && !n->unlinked && !gone);
+}
+
 void stage_reap(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
-    bool gone = atomic_load(&n->step->state) == STAGE_GONE;
-    if (n->refs || n->opens || n->queued || n == n->step->top)
-        return;
-    if (n->fd >= 0)
-        close(n->fd);
-    n->fd = -1;
-    if (n->known && !n->unlinked && !gone)
-        return;
-    drop_key(set, n);
-    struct stage_inode **link = id_bucket(set, n->id);
-    while (*link != n)
-        link = &(*link)->next_id;
-    *link = n->next_id;
-    pthread_mutex_destroy(&n->content);
-    stage_step_unref(n->step);
-    free(n);
+    while (n) {
+        if (!n->refs && !n->uses && !n->opens && n != n->step->top && n->name)
+            close_fd(n);
+        if (is_needed(n))
+            return;
+        close_fd(n);
+        drop_key(set, n);
+        struct stage_inode **link = id_bucket(set, n->id), *parent = n->parent;
+        while (*link != n)
+            link = &(*link)->next_id;
+        *link = n->next_id;
+        pthread_mutex_destroy(&n->content);
+        free(n->name);
+        if (parent)
+            parent->children--;
+        stage_step_unref(n->step);
+        free(n);
+        n = parent; /* which keeps the step */
+    }
 }
+
+void stage_let_go(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    step->uses++;
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
+            if (n->step == step) {
+                drop_key(set, n); /* its number may be another file's soon */
+                if (!n->uses)
+                    close_fd(n);
+            }
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++) {
+        struct stage_inode *n = set->by_id[i];
+        while (n) {
+            bool free_now = n->step == step && !is_needed(n);
+            if (free_now)
+                stage_reap(n); /* and perhaps others of this bucket */
+            n = free_now ? set->by_id[i] : n->next_id;
+        }
+    }
+    stage_step_unref(step);
+}
+
+void stage_free_all(struct ckpt_stages *set)
+{
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id) {
+            n->refs = n->uses = n->opens = n->children = 0;
+            n->known = n->queued = false;
+            n->parent = NULL;
+        }
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        while (set->by_id[i])
+            stage_reap(set->by_id[i]);
+}
+
+/* --- use --- */
 
 int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 {
@@ -97,24 +300,64 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 
 int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 {
-    CKPT_GUARD(&set->lock);
+    pthread_mutex_lock(&set->lock);
     struct stage_inode *n = find_id(set, id);
-    if (!n || n->fd < 0 || atomic_load(&n->step->state) == STAGE_GONE)
+    if (!n || atomic_load(&n->step->state) == STAGE_GONE) {
+        pthread_mutex_unlock(&set->lock);
         return -ESTALE;
-    n->refs++;
-    *ret = n;
-    return 0;
+    }
+    n->uses++;
+    bool open = n->fd >= 0;
+    if (open) {
+        unlink_open(set, n);
+        link_open(set, n);
+    }
+    pthread_mutex_unlock(&set->lock);
+    int r = 0;
+    if (!open) {
+        CKPT_GUARD(&n->step->names);
+        r = open_again(n);
+    }
+    if (r < 0)
+        stage_put(n);
+    else
+        *ret = n;
+    return r;
 }
 
 void stage_put(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
     CKPT_GUARD(&set->lock);
-    n->refs--;
+    n->uses--;
     stage_reap(n);
 }
 
-int stage_take(struct stage_step *step, int fd, struct ckpt_stage_attr *ret)
+static struct stage_inode *inode_new(struct stage_step *step, const struct stat *st)
+{
+    struct ckpt_stages *set = step->set;
+    struct stage_inode *n = calloc(1, sizeof *n);
+    if (!n)
+        return NULL;
+    n->id = set->opt.first_id | (++set->next_id & (((uint64_t)1 << ID_BITS) - 1));
+    n->dev = st->st_dev;
+    n->ino = st->st_ino;
+    n->dir = S_ISDIR(st->st_mode);
+    n->step = step;
+    n->fd = -1;
+    atomic_init(&n->shared, S_ISREG(st->st_mode) ? -1 : 0);
+    pthread_mutex_init(&n->content, NULL);
+    step->uses++;
+    struct stage_inode **b = id_bucket(set, n->id);
+    n->next_id = *b;
+    *b = n;
+    b = key_bucket(set, n->dev, n->ino);
+    n->next_key = *b;
+    *b = n;
+    return n;
+}
+
+int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
 {
     struct ckpt_stages *set = step->set;
     struct stat st;
@@ -125,37 +368,24 @@ int stage_take(struct stage_step *step, int fd, struct ckpt_stage_attr *ret)
     }
     pthread_mutex_lock(&set->lock);
     struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    if (!n)
+        n = inode_new(step, &st);
     if (n) {
-        if (n->fd < 0)
-            n->fd = fd;
-        else
-            close(fd);
-    } else if ((n = calloc(1, sizeof *n))) {
-        n->id = set->opt.first_id | (++set->next_id & (((uint64_t)1 << ID_BITS) - 1));
-        n->dev = st.st_dev;
-        n->ino = st.st_ino;
-        n->dir = S_ISDIR(st.st_mode);
-        n->step = step;
-        n->fd = fd;
-        atomic_init(&n->shared, S_ISREG(st.st_mode) ? -1 : 0);
-        pthread_mutex_init(&n->content, NULL);
-        step->uses++;
-        struct stage_inode **b = id_bucket(set, n->id);
-        n->next_id = *b;
-        *b = n;
-        b = key_bucket(set, n->dev, n->ino);
-        n->next_key = *b;
-        *b = n;
+        n->refs++;
+        n->uses++;
+        give_fd(n, fd);
+        if (dir)
+            set_name(n, dir, name);
     } else
         close(fd);
-    if (n)
-        n->refs++;
     pthread_mutex_unlock(&set->lock);
     if (!n)
         return -ENOMEM;
     int r = stage_stat(n, ret);
-    if (r < 0)
-        stage_put(n);
+    CKPT_GUARD(&set->lock);
+    n->uses--;
+    n->refs -= r < 0;
+    stage_reap(n);
     return r;
 }
 
@@ -211,5 +441,11 @@ int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_a
 int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id)
 {
     struct stage_inode *n;
-    return stage_get(set, id, &n);
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    CKPT_GUARD(&set->lock);
+    n->uses--;
+    n->refs++;
+    return 0;
 }

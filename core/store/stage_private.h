@@ -28,6 +28,7 @@ struct stage_step {
     char base_id[33];         /* the manifest that it changes; empty: it is new */
     struct stage_inode *top;
     pthread_rwlock_t freeze;
+    pthread_mutex_t names;    /* held while names change, on disk and in the inodes, and while a file is opened by its name; before the set's lock */
     atomic_int state;         /* enum stage_state; GONE under freeze's writer */
     unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
 
@@ -43,17 +44,25 @@ struct stage_step {
     char *error;              /* why the last commit failed */
 };
 
-/* A file or directory of a step. It stays known while the caller refers to it, it is open, or its content is known. */
+/*
+ * A file or directory of a step. It stays known while the caller refers to it, it is open, or its content is known. The kernel may know a hundred
+ * thousand of them, so their descriptors are closed when there are many, those used longest ago first, and opened again by name.
+ */
 struct stage_inode {
     struct stage_inode *next_id, *next_key;
+    struct stage_inode *older, *newer; /* among those whose descriptors are open */
+    struct stage_inode *parent; /* the directory where it is found under `name`; NULL with it: its descriptor stays open */
+    char *name;
+    unsigned children;        /* inodes that have it for their parent */
     uint64_t id;
     dev_t dev;
     ino_t ino;
     bool dir;
     bool unlinked;            /* no name leads here any more: out of the table by (dev, ino) */
     struct stage_step *step;
-    int fd;                   /* O_PATH; -1: nobody refers to it */
-    uint64_t refs;
+    int fd;                   /* O_PATH; -1: closed. Open between stage_get and stage_put */
+    unsigned uses;            /* calls under way */
+    uint64_t refs;            /* look-ups */
     unsigned opens, open_writes;
     pthread_mutex_t content;
     atomic_int shared;        /* is it a reference file? -1: not looked at yet */
@@ -93,6 +102,8 @@ struct ckpt_stages {
     struct stage_step *steps;
     struct stage_inode *by_id[STAGE_BUCKETS], *by_key[STAGE_BUCKETS];
     uint64_t next_id;
+    struct stage_inode *oldest, *newest; /* open descriptors, by their last use */
+    unsigned fds, fd_limit;
     bool closing;
     pthread_t settler;
     bool settling;
@@ -104,9 +115,17 @@ struct ckpt_stages {
 /* The inode of an id, its step kept from going away; -ESTALE. Put it. */
 int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
 void stage_put(struct stage_inode *n);
-/* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. */
-int stage_take(struct stage_step *step, int fd, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. dir, name: where it was found; NULL: it is a step's own. */
+int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* Before a name goes, or comes to mean something else: what is found by it keeps its descriptor instead. Caller holds the step's `names`. */
+int stage_keep(struct stage_inode *dir, const char *name) CKPT_MUST_USE;
+/* A file is found under this name from now on. Caller holds `names`. */
+void stage_found(struct stage_inode *dir, const char *name);
+/* Nothing of a step that has ended is held open but by calls and handles. Under the set's lock. */
+void stage_let_go(struct stage_step *step);
+/* When nothing is under way any more. Under the set's lock. */
+void stage_free_all(struct ckpt_stages *set);
 /* The last name of a file went. */
 void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino);
 /* Its content is not what is known of it any more. */

@@ -15,12 +15,14 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/xattr.h>
 #include <time.h>
 
 #define TICK_NS 200000000l
 #define CLOSE_WAIT_NS 500000000l /* the kernel tells of a close a little after the program has gone on */
 #define MAX_WRITERS 4096
+#define MAX_FDS 8192 /* that inodes may hold, beside those that are in use */
 
 static int64_t monotonic_ns(void)
 {
@@ -40,6 +42,7 @@ void stage_step_unref(struct stage_step *step)
         if (fds[i] >= 0)
             close(fds[i]);
     pthread_rwlock_destroy(&step->freeze);
+    pthread_mutex_destroy(&step->names);
     free(step->writers);
     free(step->error);
     free(step->name);
@@ -168,11 +171,12 @@ static int add_step(struct stage_step *step, const char *name)
     int top = stage_reopen(step->tree, O_PATH);
     int r = !step->name ? -ENOMEM : CKPT_MIN(top, 0);
     if (r == 0)
-        r = stage_take(step, top, &attr);
+        r = stage_take(step, top, NULL, NULL, &attr);
     if (r == 0)
         r = stage_get(step->set, attr.id, &step->top);
     if (r == 0) { /* the top stays known without references */
-        ckpt_stage_forget(step->set, attr.id, 2);
+        stage_put(step->top);
+        ckpt_stage_forget(step->set, attr.id, 1);
         step->changed_ns = monotonic_ns();
     }
     return r;
@@ -186,6 +190,7 @@ static struct stage_step *step_new(struct ckpt_stages *set)
     step->set = set;
     step->uses = 1;
     step->work = step->tree = step->hold = step->lock = -1;
+    pthread_mutex_init(&step->names, NULL);
     /* A commit waits for the changes under way, not for those that come after it. */
     pthread_rwlockattr_t attr;
     pthread_rwlockattr_init(&attr);
@@ -257,10 +262,8 @@ static void end_step(struct stage_step *step)
     bool listed = *link;
     if (listed)
         *link = step->next;
-    struct stage_inode *top = step->top;
     step->top = NULL;
-    if (top)
-        stage_reap(top);
+    stage_let_go(step);
     if (listed)
         stage_step_unref(step);
     set->gc_wanted = true;
@@ -320,10 +323,8 @@ static void drop_new(struct stage_step *step)
         discard_dir(set, step->id);
     CKPT_GUARD(&set->lock);
     atomic_store(&step->state, STAGE_GONE);
-    struct stage_inode *top = step->top;
     step->top = NULL;
-    if (top)
-        stage_reap(top);
+    stage_let_go(step);
     stage_step_unref(step);
 }
 
@@ -333,7 +334,7 @@ int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage
     if (!step)
         return -ENOENT;
     int fd = stage_reopen(step->tree, O_PATH);
-    int r = fd < 0 ? fd : stage_take(step, fd, ret);
+    int r = fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
     put_step(step);
     return r;
 }
@@ -968,12 +969,10 @@ static void adopt(struct ckpt_stages *set, const char *id)
         r = publish_step(step, name);
     if (r < 0) {
         ckpt_log(CKPT_LOG_WARN, "%s: staging/%s stays aside: %s", set->store->path, id, strerror(-r));
-        struct stage_inode *top = step->top;
         pthread_mutex_lock(&set->lock);
         atomic_store(&step->state, STAGE_GONE);
         step->top = NULL;
-        if (top)
-            stage_reap(top);
+        stage_let_go(step);
         pthread_mutex_unlock(&set->lock);
     } else
         ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path, name);
@@ -1000,6 +999,9 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     set->store = store;
     set->cache = cache;
     set->opt = *options;
+    struct rlimit files = {.rlim_cur = 1024};
+    getrlimit(RLIMIT_NOFILE, &files);
+    set->fd_limit = (unsigned)CKPT_MIN(CKPT_MAX(files.rlim_cur / 4, (rlim_t)64), (rlim_t)MAX_FDS);
     if (!options->set_codec)
         set->opt.codec = store->config.codec;
     set->gc_wanted = true;
@@ -1053,13 +1055,7 @@ void ckpt_stages_close(struct ckpt_stages *set)
         s->top = NULL;
         s->uses++;
     }
-    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
-        for (struct stage_inode *n = set->by_id[i], *next; n; n = next) {
-            next = n->next_id;
-            n->refs = n->opens = 0;
-            n->known = false;
-            stage_reap(n);
-        }
+    stage_free_all(set);
     for (struct stage_step *s = set->steps, *next; s; s = next) {
         next = s->next;
         stage_step_unref(s); /* the list's, and the one above */

@@ -19,7 +19,7 @@ static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stag
     int fd = openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int r = stage_take(dir->step, fd, ret);
+    int r = stage_take(dir->step, fd, dir, name, ret);
     if (r == 0 && !S_ISREG(ret->st.st_mode) && !S_ISDIR(ret->st.st_mode)) {
         ckpt_stage_forget(dir->step->set, ret->id, 1);
         return -EPERM;
@@ -91,11 +91,35 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
+    pthread_mutex_lock(&dir->step->names);
     bool there = fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    r = is_plain(name) ? ckpt_disk_unlink(dir->fd, name, is_dir ? AT_REMOVEDIR : 0) : -EINVAL;
+    r = is_plain(name) ? stage_keep(dir, name) : -EINVAL;
+    if (r == 0)
+        r = ckpt_disk_unlink(dir->fd, name, is_dir ? AT_REMOVEDIR : 0);
     if (r == 0 && there && (is_dir || st.st_nlink == 1))
         stage_unlinked(set, st.st_dev, st.st_ino);
+    if (r < 0 && there)
+        stage_found(dir, name);
+    pthread_mutex_unlock(&dir->step->names);
     leave(dir, who);
+    return r;
+}
+
+/* On disk, and in what is known. */
+static int rename_known(struct stage_inode *from, const char *name, struct stage_inode *to, const char *new_name, unsigned flags)
+{
+    struct stat st, moved;
+    CKPT_GUARD(&from->step->names);
+    bool there = fstatat(to->fd, new_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino && moved.st_dev == st.st_dev;
+    int r = there ? stage_keep(to, new_name) : 0;
+    if (r == 0)
+        r = ckpt_disk_rename(from->fd, name, to->fd, new_name, flags);
+    if (r == 0 && there && !same && !(flags & RENAME_EXCHANGE) && (S_ISDIR(st.st_mode) || st.st_nlink == 1))
+        stage_unlinked(from->step->set, st.st_dev, st.st_ino);
+    stage_found(to, new_name);
+    if (flags & RENAME_EXCHANGE)
+        stage_found(from, name);
     return r;
 }
 
@@ -103,22 +127,17 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
                     const struct ckpt_caller *who)
 {
     struct stage_inode *from, *to;
-    struct stat st, moved;
     int r = enter(set, parent, &from);
     if (r < 0)
         return r;
     r = stage_get(set, new_parent, &to);
     if (r == 0) {
-        bool there = fstatat(to->fd, new_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-        bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino && moved.st_dev == st.st_dev;
         if (from->step != to->step)
             r = -EXDEV; /* mv copies, which shares what it can */
         else if (!is_plain(name) || !is_plain(new_name))
             r = -EINVAL;
         else
-            r = ckpt_disk_rename(from->fd, name, to->fd, new_name, flags);
-        if (r == 0 && there && !same && !(flags & RENAME_EXCHANGE) && (S_ISDIR(st.st_mode) || st.st_nlink == 1))
-            stage_unlinked(set, st.st_dev, st.st_ino);
+            r = rename_known(from, name, to, new_name, flags);
         stage_put(to);
     }
     leave(from, who);
