@@ -39,15 +39,15 @@ static uint64_t hash_text(uint64_t h, const char *p)
 
 static struct node **id_bucket(struct ckpt_source *src, uint64_t id)
 {
-    return &src->by_id[id % BUCKETS];
+    return &src->by_id[id % CKPT_BUCKETS];
 }
 static struct node **name_bucket(struct ckpt_source *src, uint64_t parent, const char *name)
 {
-    return &src->by_name[hash_text(parent, name) % BUCKETS];
+    return &src->by_name[hash_text(parent, name) % CKPT_BUCKETS];
 }
 static struct node **serial_bucket(struct ckpt_source *src, uint32_t serial)
 {
-    return &src->by_serial[serial % BUCKETS];
+    return &src->by_serial[serial % CKPT_BUCKETS];
 }
 
 static struct node *find_id(struct ckpt_source *src, uint64_t id)
@@ -91,6 +91,7 @@ static void node_free(struct ckpt_source *src, struct node *n)
         ckpt_cache_drop_tree(src->cache, n->tree->id);
         ckpt_tree_unref(n->tree);
     }
+    source_forget_removal(n);
     ckpt_pins_unref(n->pins);
     ckpt_listing_unref(n->listing);
     for (uint32_t i = 0; i < n->slice_count; i++)
@@ -220,7 +221,7 @@ static void close_old_trees(struct ckpt_source *src, struct node *keep)
         struct node *oldest = NULL;
         uint64_t bytes = 0, trees = 0;
         pthread_mutex_lock(&src->lock);
-        for (unsigned i = 0; i < BUCKETS; i++)
+        for (unsigned i = 0; i < CKPT_BUCKETS; i++)
             for (struct node *n = src->by_serial[i]; n; n = n->next_serial) {
                 if (!n->tree)
                     continue;
@@ -246,7 +247,7 @@ static void let_go_of_files(struct ckpt_source *src, struct node *keep)
     while (ckpt_pins_scarce()) {
         struct node *oldest = NULL;
         pthread_mutex_lock(&src->lock);
-        for (unsigned i = 0; i < BUCKETS; i++)
+        for (unsigned i = 0; i < CKPT_BUCKETS; i++)
             for (struct node *n = src->by_serial[i]; n; n = n->next_serial)
                 if (n->pins && n != keep && n != src->root && !n->uses && (!oldest || n->tree_used < oldest->tree_used))
                     oldest = n;
@@ -543,6 +544,7 @@ static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
     ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : inner_ino(n, t->file.node, t->file.view);
     if (ckpt_viewed_is_dir(&t->file)) {
         ret->type = CKPT_DIR;
+        source_removal_time(src, t->node, t->file.node, &ret->mtime_ns);
         return 0;
     }
     ret->type = CKPT_FILE;
@@ -608,6 +610,7 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
         pthread_mutex_lock(&src->lock);
         node_attr(t.node, ret);
         pthread_mutex_unlock(&src->lock);
+        source_removal_time(src, t.node, 0, &ret->mtime_ns);
         copied_attr(src, &t, ret);
     }
     source_done(src, &t);
@@ -691,6 +694,8 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
     t.tree = dir->tree;
     t.file.tree = dir->tree;
     r = ckpt_view_lookup(dir->tree, parent, name, &t.file.node, &t.file.view, &slice, &slice_len);
+    if (r == 0 && source_is_removed(src, n, t.file.node))
+        r = -ENOENT;
     if (r < 0)
         return r;
     struct ckpt_selection sel;
@@ -773,6 +778,7 @@ void source_replaced(struct ckpt_source *src, struct node *root, const char *nam
         return;
     n->stale = true;
     unname(src, n);
+    source_forget_removal(n);
 }
 
 void source_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to)
@@ -1488,6 +1494,8 @@ static int readdir_tree(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *re
 {
     const struct ckpt_tree *t = d->target.tree;
     uint32_t node = pos ? t->nodes[pos].next : t->nodes[d->node].first;
+    while (node != CKPT_NO_NODE && source_is_removed(d->src, d->target.node, node))
+        node = t->nodes[node].next;
     if (node == CKPT_NO_NODE)
         return 0;
     struct ckpt_buf name = CKPT_BUF_INIT;
@@ -1571,7 +1579,7 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     } *held = NULL;
     size_t count = 0, cap = 0;
     pthread_mutex_lock(&src->lock);
-    for (unsigned i = 0; i < BUCKETS; i++)
+    for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_serial[i]; n; n = n->next_serial) {
             if (!n->pins || n == src->root)
                 continue;
@@ -1737,11 +1745,12 @@ void ckpt_source_close(struct ckpt_source *src)
     if (!src)
         return;
     for (unsigned i = 0; i < src->set_count; i++) {
+        source_settle_removals(src, src->sets[i], 0);
         ckpt_stages_close(src->sets[i]->stages);
         src->sets[i]->stages = NULL;
     }
     ckpt_pool_free(src->pool); /* tasks under way use trees */
-    for (unsigned i = 0; i < BUCKETS; i++)
+    for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_id[i], *next; n; n = next) {
             next = n->next_id;
             node_free(src, n);

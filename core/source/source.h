@@ -50,6 +50,8 @@ struct node {
     struct ckpt_stages *stages;
     struct ckpt_source *source;   /* of a root with stages: for what they call */
     bool stale;                   /* TREE: another step has its name now */
+    struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
+    atomic_bool removing;         /* there is some */
     bool writable;                /* a native root that may be changed, or a step of its store */
 
     uint32_t serial; /* TREE */
@@ -75,7 +77,7 @@ struct node {
     struct ckpt_file *file;   /* FILE, once it was read; TREE that is a file: what its tree was made from */
 };
 
-#define BUCKETS 16384
+#define CKPT_BUCKETS 16384
 #define CKPT_SETS 256
 
 struct ckpt_source {
@@ -88,7 +90,7 @@ struct ckpt_source {
     struct ckpt_cache *cache;
     struct ckpt_views views;
     pthread_mutex_t lock;
-    struct node *by_id[BUCKETS], *by_name[BUCKETS], *by_serial[BUCKETS];
+    struct node *by_id[CKPT_BUCKETS], *by_name[CKPT_BUCKETS], *by_serial[CKPT_BUCKETS];
     uint64_t next_id;
     uint32_t next_serial;
     uint64_t clock;
@@ -135,6 +137,17 @@ void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret
 int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret);
 /* The root that a tree is a step of, where that is a native one that has staged steps; NULL. */
 struct node *source_root_of(struct ckpt_source *src, const struct node *tree);
+
+/* removal.c: note that a name in a committed step is removed. 1: it is not in one, or that has a staged copy. */
+int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
+bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node);
+/* A directory's time is that of the last removal, if something was removed from it. */
+void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, int64_t *mtime_ns);
+/* Make the staged copy of a committed step, without what was removed of it. 0 too if there is one. */
+int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_err *err) CKPT_MUST_USE;
+/* The same of all steps of a root of which nothing more was removed for so many seconds. */
+void source_settle_removals(struct ckpt_source *src, struct node *root, double seconds);
+void source_forget_removal(struct node *n); /* under the source's lock */
 
 /* control.c: the text of a control file; -ENOENT. */
 int source_control(struct ckpt_source *src, const char *name, uint8_t **ret, size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;

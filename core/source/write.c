@@ -40,6 +40,13 @@ static void root_changed(void *arg, const char *name)
     n->checked_ns = 0;
 }
 
+static void root_tick(void *arg)
+{
+    struct node *n = arg;
+    if (n->source)
+        source_settle_removals(n->source, n, n->source->opt.settle);
+}
+
 /* The source's own directory on disk of a node. */
 static char *disk_path(const struct ckpt_source *src, const struct node *n)
 {
@@ -99,18 +106,19 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
         .changed = root_changed,
+        .tick = src->opt.explicit_commit ? NULL : root_tick,
         .arg = n,
     };
     if (o.set_codec)
         (void)!ckpt_object_codec_by_name(src->opt.codec, &o.codec);
     struct ckpt_stages *stages;
+    n->source = src;
     r = ckpt_stages_open(store, src->cache, &o, &stages, err);
     if (r < 0) {
         ckpt_store_close(store);
         return r;
     }
     pthread_mutex_lock(&src->lock);
-    n->source = src;
     n->store = store;
     n->stages = stages;
     n->uses++; /* from now on it stays */
@@ -212,7 +220,7 @@ static int copy_step(struct ckpt_source *src, const struct target *t, struct ckp
     struct node *root = source_root_of(src, t->node);
     if (!root)
         return ckpt_fail(err, EROFS, "only the steps of a store can be changed");
-    int r = ckpt_stage_copy(root->stages, t->node->name, err);
+    int r = source_copy_step(src, root, t->node, err);
     if (r == 0)
         *ret = root->stages;
     return r;
@@ -333,7 +341,25 @@ static int remove_step(struct ckpt_source *src, struct place *p, const char *nam
     if (!empty)
         return ckpt_fail(err, ENOTEMPTY, "step %s is not empty", name);
     r = ckpt_store_delete(p->top.node->store, name, err);
-    root_changed(p->top.node, NULL);
+    ckpt_stages_tidy(p->stages);
+    root_changed(p->top.node, name);
+    return r;
+}
+
+/* A step of which something was removed is a changed one, whatever becomes of its name. */
+static int copy_if_removing(struct ckpt_source *src, struct node *root, const char *name, struct ckpt_err *err)
+{
+    struct ckpt_attr attr;
+    struct target t;
+    struct ckpt_stages *stages;
+    if (ckpt_stage_exists(root->stages, name) || ckpt_lookup(src, root->id, name, &attr, NULL) < 0)
+        return 0;
+    int r = source_target(src, attr.id, &t, err);
+    if (r == 0 && t.node->kind == NODE_TREE && atomic_load(&t.node->removing))
+        r = copy_step(src, &t, &stages, err);
+    if (t.node)
+        source_done(src, &t);
+    ckpt_forget(src, attr.id, 1);
     return r;
 }
 
@@ -351,6 +377,8 @@ static int rename_step(struct ckpt_source *src, struct place *p, const char *fro
     if (r == 0)
         r = kind_of(src, root, to, &there, err);
     if (r < 0)
+        return r;
+    if ((r = copy_if_removing(src, root, from, err)) < 0)
         return r;
     bool replace = src->opt.overwrite && !(flags & RENAME_NOREPLACE);
     if (there == STEP_FOREIGN || (there == STEP_STORED && !replace))
@@ -426,7 +454,10 @@ int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint
 int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct place p;
-    int r = find_place(src, parent, &p, err);
+    int r = source_remove(src, parent, name, dir, who, err);
+    if (r <= 0)
+        return r;
+    r = find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     if (r == 0)
@@ -732,10 +763,31 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
     return (ssize_t)done;
 }
 
+/* A directory of a committed step: what was removed of that becomes a change of it. */
+static int sync_removed(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct ckpt_stages *set;
+    struct target t;
+    uint64_t staged;
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    bool removing = t.node->kind == NODE_TREE && atomic_load(&t.node->removing);
+    source_done(src, &t);
+    if (!removing)
+        return 0;
+    r = find_copy(src, id, &set, &staged, err);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_fsyncdir(set, staged, who, err);
+    ckpt_stage_forget(set, staged, 1);
+    return r == -ESTALE ? 0 : r;
+}
+
 int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     if (!(id & CKPT_STAGED))
-        return 0;
+        return sync_removed(src, id, who, err);
     struct ckpt_stages *set = source_set(src, id);
     int r = set ? ckpt_stage_fsyncdir(set, id, who, err) : 0;
     return r == -ESTALE ? 0 : r; /* committed meanwhile: it is durable */

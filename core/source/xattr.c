@@ -67,7 +67,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
         snprintf(text, sizeof text, "%.17g", n->number);
         set_string(all, "step", text);
     }
-    set_string(all, "state", "committed");
+    set_string(all, "state", atomic_load(&n->removing) ? "staged" : "committed");
     set_string(all, "pinned", is_pinned(src, n) ? "1" : "0");
     if (source_enter(src, t, &node, &err) < 0) {
         set_string(all, "format", n->reader ? n->reader->name : "orbax");

@@ -30,6 +30,7 @@ struct ckpt_stage_options {
     uint64_t first_id;             /* bits that all ids of this set have, bit 63 among them; the low 40 are the set's own */
     /* A step was committed, deleted or renamed: the root's listing is out of date. Called without locks. */
     void (*changed)(void *arg, const char *name);
+    void (*tick)(void *arg);       /* a few times a second, without locks; NULL: nothing to do */
     void *arg;
 };
 
@@ -51,8 +52,20 @@ int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char 
 /* A new one, empty. -EEXIST. With a reference. */
 int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
                    struct ckpt_err *err) CKPT_MUST_USE;
-/* A copy of a committed step that shares all its leaves, to be changed under the same name. 0 too if there is one already. */
-int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
+/* What was removed of a committed step: bits by the numbers of its manifest's nodes (0: the top). */
+struct ckpt_stage_removed {
+    uint64_t *nodes;  /* those that are gone, what was in them too */
+    uint64_t *dirs;   /* directories that are there, and had something removed from them */
+    int64_t time_ns;  /* CLOCK_REALTIME, of the last removal */
+};
+
+/* A copy of a committed step that shares all its leaves, to be changed under the same name. 0 too if there is one already.
+ * removed: of what is not copied; NULL: all is. */
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
+/* Something was deleted from the store without a staged step: its room is wanted back soon. */
+void ckpt_stages_tidy(struct ckpt_stages *set);
+/* Somebody has changed it. */
+void ckpt_stage_touched(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who);
 /* Of a step that is a directory without entries: it goes, and with it the committed step that it was a copy of. */
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
 /* Under another name; a step's name commits it. */

@@ -345,6 +345,21 @@ bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
     return find_step(set, name);
 }
 
+void ckpt_stage_touched(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who)
+{
+    struct stage_step *step = get_step(set, name);
+    if (!step)
+        return;
+    stage_touch(step, who);
+    put_step(step);
+}
+
+void ckpt_stages_tidy(struct ckpt_stages *set)
+{
+    CKPT_GUARD(&set->lock);
+    set->gc_wanted = true;
+}
+
 int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char *name, uint64_t ino), void *arg)
 {
     CKPT_GUARD(&set->lock);
@@ -384,7 +399,21 @@ struct copying {
     struct stage_step *step;
     char **dirs;       /* paths below tree/ of the directories, by their numbers */
     uint32_t dir_cap;
+    const struct ckpt_stage_removed *removed;
 };
+
+static bool has_bit(const uint64_t *bits, uint32_t number)
+{
+    return bits[number / 64] >> number % 64 & 1;
+}
+
+/* The time of a directory that was there before. */
+static int set_dir_time(const struct copying *c, const char *path, uint32_t number, int64_t mtime_ns)
+{
+    int64_t ns = c->removed && has_bit(c->removed->dirs, number) ? c->removed->time_ns : mtime_ns;
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {ns / 1000000000, ns % 1000000000}};
+    return utimensat(c->step->tree, path, times, 0) < 0 ? -errno : 0;
+}
 
 void stage_restore_xattrs(int fd, const char *json)
 {
@@ -478,6 +507,8 @@ static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node
     struct copying *c = arg;
     const char *dir = n->parent && n->parent < c->dir_cap ? c->dirs[n->parent] : "";
     char path[PATH_MAX];
+    if (c->removed && has_bit(c->removed->nodes, number))
+        return 0;
     if (!dir)
         return -EUCLEAN;
     if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
@@ -491,22 +522,20 @@ static int copy_dir_time(void *arg, uint32_t number, const struct ckpt_manifest_
     struct copying *c = arg;
     if (n->kind != CKPT_NODE_DIR || number >= c->dir_cap || !c->dirs[number])
         return 0;
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
-    return utimensat(c->step->tree, c->dirs[number], times, 0) < 0 ? -errno : 0;
+    return set_dir_time(c, c->dirs[number], number, n->mtime_ns);
 }
 
-static int copy_tree(struct stage_step *step, struct ckpt_file *manifest, struct ckpt_err *err)
+static int copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
-    struct copying c = {.step = step};
+    struct copying c = {.step = step, .removed = removed};
     struct ckpt_manifest_info info = {0}, again = {0};
     int r = ckpt_manifest_each(manifest, &info, copy_node, &c, err);
     if (r == 0)
         r = ckpt_manifest_each(manifest, &again, copy_dir_time, &c, err);
     if (r == 0)
         r = copy_attrs(step->tree, &info.top);
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {info.top.mtime_ns / 1000000000, info.top.mtime_ns % 1000000000}};
-    if (r == 0 && futimens(step->tree, times) < 0)
-        r = -errno;
+    if (r == 0)
+        r = set_dir_time(&c, ".", 0, info.top.mtime_ns);
     if (r == 0 && info.metadata)
         fsetxattr(step->tree, "user.ckpt.metadata", info.metadata, strlen(info.metadata), 0);
     for (uint32_t i = 0; i < c.dir_cap; i++)
@@ -517,7 +546,7 @@ static int copy_tree(struct stage_step *step, struct ckpt_file *manifest, struct
     return r;
 }
 
-int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
     char path[300];
     struct ckpt_file *manifest;
@@ -535,7 +564,7 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_err *
         r = make_dirs(step, 0755);
     }
     if (r == 0)
-        r = copy_tree(step, manifest, err);
+        r = copy_tree(step, manifest, removed, err);
     if (r == 0)
         r = name_dir(step, name, info.id);
     if (r == 0)
@@ -907,6 +936,8 @@ static void *settler(void *arg)
         pthread_mutex_unlock(&set->lock);
         if (closing)
             return NULL;
+        if (set->opt.tick)
+            set->opt.tick(set->opt.arg);
         settle(set);
         tidy(set);
     }

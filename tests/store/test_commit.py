@@ -795,6 +795,65 @@ def test_rm_r(mount, root, small_tree):
     assert (m / "7/notes.txt").read_text() == "other\n"
 
 
+def removed_something(m):
+    """Step 7 of a mount, with a leaf and a directory removed of which nothing is on disk yet."""
+    (m / "7/d/e").mkdir(parents=True)
+    for path in "d/x", "d/e/y", "z":
+        (m / "7" / path).write_text(path)
+    np.save(m / "7/d/w.npy", np.arange(6.0))
+    commit(m / "7")
+    os.unlink(m / "7/d/w.npy")
+    run("rm", "-r", m / "7/d/e")
+    for gone in "d/w.npy", "d/w", "d/w@0:2", "d/w.txt", "d/e", "d/e/y":
+        with fails(errno.ENOENT):
+            os.stat(m / "7" / gone)
+    with fails(errno.ENOENT):
+        os.unlink(m / "7/d/w.npy")
+    assert os.listdir(m / "7/d") == ["x"] and state(m / "7") == "staged"
+    return m / "7"
+
+
+def test_a_removal_copies_nothing(writable, root):
+    before = removed_something(writable)
+    assert os.listdir(root / ".ckptstore/staging") == []
+    with fails(errno.ENOTEMPTY):
+        os.rmdir(before / "d")
+    with fails(errno.EISDIR):
+        os.unlink(before / "d")
+    with fails(errno.ENOTDIR):
+        os.rmdir(before / "z")
+    assert manifest_names(root, "7") == {"d", "e", "w.npy", "x", "y", "z"}
+
+
+def test_a_removal_commits_by_itself(mount, root):
+    m = mount(root, "settle=1")
+    step = removed_something(m)
+    wait_committed(step)
+    wait_for(lambda: manifest_names(root, "7") == {"d", "x", "z"}, 10)
+    assert (step / "d/x").read_text() == "d/x"
+
+
+@pytest.mark.parametrize("then", ["sync", "sync of a directory", "create", "rename", "unmount"])
+def test_a_removal_and_then(writable, mount, root, then):
+    """Whatever follows, what was removed stays removed."""
+    step, names = removed_something(writable), {"d", "x", "z"}
+    if then == "sync of a directory":
+        run("sync", step / "d")
+    if then == "create":
+        np.save(step / "d/w.npy", np.arange(3.0))
+        names.add("w.npy")
+    if then == "rename":
+        os.rename(step, writable / "8")
+        assert manifest_names(root, "8") == names and trees.steps(writable) == ["8"]
+        return
+    if then == "unmount":
+        writable.stop()
+        step = mount(root, EXPLICIT) / "7"
+        assert state(step) == "staged"
+    commit(step)
+    assert manifest_names(root, "7") == names and sorted(os.listdir(step / "d")) == sorted(names - {"d", "z"})
+
+
 def test_rmdir_of_a_full_step(step):
     with fails(errno.ENOTEMPTY):
         os.rmdir(step)
