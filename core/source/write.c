@@ -341,8 +341,9 @@ static int remove_step(struct ckpt_source *src, struct place *p, const char *nam
     if (!empty)
         return ckpt_fail(err, ENOTEMPTY, "step %s is not empty", name);
     r = ckpt_store_delete(p->top.node->store, name, err);
-    ckpt_stages_tidy(p->stages);
-    root_changed(p->top.node, name);
+    if (r == 0)
+        ckpt_stages_tidy(p->stages);
+    root_changed(p->top.node, r == 0 ? name : NULL);
     return r;
 }
 

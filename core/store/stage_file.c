@@ -113,6 +113,7 @@ int stage_own(struct stage_inode *n, int fd, uint64_t keep)
 /* --- objects in the background --- */
 
 #define LAG ((uint64_t)64 << 20) /* bytes of files that are closed and whose objects are not made yet */
+#define FLUSHERS 4               /* closes that wait for that at once: each keeps a thread of the caller's, who has others to serve */
 
 struct job {
     struct stage_inode *inode;
@@ -254,9 +255,12 @@ void ckpt_stage_flush(struct ckpt_stage_handle *h)
     int fd = wants_object(n, &st, 1) && !h->copied ? fcntl(h->fd, F_DUPFD_CLOEXEC, 0) : -1;
     if (fd >= 0)
         queue_object(n, fd, &st);
-    uint64_t own = n->queued ? (uint64_t)st.st_size : 0; /* however large: the commit waits for it */
-    while (set->job_bytes > LAG + own && !set->closing)
+    if (set->flushing == FLUSHERS)
+        return;
+    set->flushing++;
+    while (set->job_bytes > LAG && !set->closing)
         pthread_cond_wait(&set->idle, &set->lock);
+    set->flushing--;
 }
 
 void ckpt_stage_release(struct ckpt_stage_handle *h)

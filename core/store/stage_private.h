@@ -97,6 +97,7 @@ struct ckpt_stages {
     struct ckpt_stage_options opt;
     struct ckpt_pool *pool;
     uint64_t job_bytes;       /* of the files whose objects are being made */
+    unsigned flushing;        /* closes that wait for these */
     pthread_mutex_t lock;
     pthread_cond_t idle;      /* a job has ended, or the set is closing */
     struct stage_step *steps;

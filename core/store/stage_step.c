@@ -253,7 +253,6 @@ static void discard_dir(struct ckpt_stages *set, const char *id)
 static void end_step(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
-    discard_dir(set, step->id);
     pthread_mutex_lock(&set->lock);
     atomic_store(&step->state, STAGE_GONE);
     struct stage_step **link = &set->steps;
@@ -268,6 +267,7 @@ static void end_step(struct stage_step *step)
         stage_step_unref(step);
     set->gc_wanted = true;
     pthread_mutex_unlock(&set->lock);
+    discard_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
 }
 
 static int make_dirs(struct stage_step *step, mode_t mode)

@@ -128,7 +128,12 @@ class Calls:
             if not self.retry or self.errors:
                 raise
             self.errors.append(e)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except OSError as e:                               # the first time may have done it, and failed afterwards
+            if e.errno in fine:
+                return None
+            raise
 
     def mkdir(self, path):
         self.call(os.mkdir, self.top / path, fine=[errno.EEXIST])
@@ -193,13 +198,13 @@ class Calls:
         self.call(os.unlink, self.top / path, fine=[errno.ENOENT])
 
     def remove_tree(self, path):
-        """As rm -r does it."""
+        """As rm -r does it. An error of the last call may mean that the step is gone, but perhaps not from the disk: then there is nothing left to do."""
         if self.again and not (self.top / path).exists():
             return
         for below, folders, files in os.walk(self.top / path, topdown=False, onerror=fail):
             for name in files:
                 self.call(os.unlink, os.path.join(below, name))
-            self.call(os.rmdir, below)
+            self.call(os.rmdir, below, fine=[errno.ENOENT])
 
 
 class ToolFailed(OSError):
