@@ -22,6 +22,7 @@ struct ckpt_stage {
     size_t in_len;
     uint8_t *window;
     uint64_t expect;    /* length that the output must have, or CKPT_DECODED_UNKNOWN */
+    uint32_t crc32;     /* the chain's */
     uint8_t *output;    /* where all that is read will lie, or NULL */
     bool checks_at_end; /* as ckpt_stream_checks_at_end() says */
     void *state;
@@ -40,7 +41,7 @@ struct ckpt_codec_ops {
 };
 
 extern const struct ckpt_codec_ops ckpt_codec_zstd, ckpt_codec_gzip, ckpt_codec_zlib, ckpt_codec_deflate,
-    ckpt_codec_bz2, ckpt_codec_blosc, ckpt_codec_lz4, ckpt_codec_crc32c_check, ckpt_codec_xxh3_check;
+    ckpt_codec_bz2, ckpt_codec_blosc, ckpt_codec_lz4, ckpt_codec_crc32c_check, ckpt_codec_xxh3_check, ckpt_codec_crc32_check;
 
 /* Makes stage->in_len > 0; returns 1, or 0 at the end of the input, or an error. */
 int ckpt_stage_fill(struct ckpt_stage *stage, struct ckpt_err *err) CKPT_MUST_USE;

@@ -8,7 +8,7 @@ static const struct ckpt_codec_ops *const codecs[CKPT_CODEC_COUNT] = {
     [CKPT_CODEC_ZLIB] = &ckpt_codec_zlib,       [CKPT_CODEC_DEFLATE] = &ckpt_codec_deflate,
     [CKPT_CODEC_BZ2] = &ckpt_codec_bz2,         [CKPT_CODEC_BLOSC] = &ckpt_codec_blosc,
     [CKPT_CODEC_LZ4] = &ckpt_codec_lz4,         [CKPT_CODEC_CRC32C] = &ckpt_codec_crc32c_check,
-    [CKPT_CODEC_XXH3] = &ckpt_codec_xxh3_check,
+    [CKPT_CODEC_XXH3] = &ckpt_codec_xxh3_check, [CKPT_CODEC_CRC32] = &ckpt_codec_crc32_check,
 };
 
 #define STAGES_MAX 8
@@ -109,6 +109,7 @@ int ckpt_stream_open(const struct ckpt_codec_chain *chain, const struct ckpt_ext
         stage->extent = &s->extent;
         stage->in = (const uint8_t *)""; /* never NULL, so that it can be counted on from */
         stage->expect = i + 1 == count ? decoded_max : CKPT_DECODED_UNKNOWN;
+        stage->crc32 = chain->crc32;
         s->count = i + 1;
         r = stage->ops->open ? stage->ops->open(stage, err) : 0;
         if (r < 0) {

@@ -19,6 +19,7 @@ enum ckpt_codec_id {
     CKPT_CODEC_LZ4,     /* numcodecs lz4: u32le decoded size, then one LZ4 block */
     CKPT_CODEC_CRC32C,  /* data, then the u32le crc32c of it: checked and taken off */
     CKPT_CODEC_XXH3,    /* data, then the u64le XXH3-64 of it: checked and taken off */
+    CKPT_CODEC_CRC32,   /* data as they are, of which the chain has the CRC-32 (of zip) */
     CKPT_CODEC_COUNT
 };
 
@@ -26,6 +27,7 @@ enum ckpt_codec_id {
 struct ckpt_codec_chain {
     unsigned count;
     enum ckpt_codec_id id[8];
+    uint32_t crc32;
 };
 
 const char *ckpt_codec_name(enum ckpt_codec_id id); /* "zstd", "gzip", ... */

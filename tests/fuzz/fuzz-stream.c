@@ -32,6 +32,7 @@ static const struct ckpt_codec_chain chains[] = {
     {1, {CKPT_CODEC_XXH3}},
     {2, {CKPT_CODEC_XXH3, CKPT_CODEC_BLOSC}},
     {2, {CKPT_CODEC_XXH3, CKPT_CODEC_LZ4}},
+    {2, {CKPT_CODEC_DEFLATE, CKPT_CODEC_CRC32}},
 };
 
 /* One byte first, so that the stream cannot take the way of the one call. */

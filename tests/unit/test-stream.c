@@ -142,6 +142,12 @@ static struct bytes encode(enum ckpt_codec_id id, const uint8_t *p, size_t len)
         return encode_lz4(p, len);
     case CKPT_CODEC_XXH3:
         return encode_xxh3(p, len);
+    case CKPT_CODEC_CRC32: {
+        struct bytes b = bytes_new(len);
+        if (len)
+            memcpy(b.data, p, len);
+        return b;
+    }
     default:
         return encode_crc(p, len);
     }
@@ -225,6 +231,7 @@ static void test_each_codec(void)
         CHECK(strlen(ckpt_codec_name(id)) >= 3);
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             struct bytes plain = sample(sizes[i]), enc = encode(id, plain.data, plain.len);
+            chain.crc32 = (uint32_t)crc32_z(0, plain.data, plain.len);
             expect(&chain, enc, plain.data, plain.len, 0);
             if (sizes[i] == 1000 || sizes[i] == 300001) {
                 expect(&chain, enc, plain.data, plain.len - 1, -EBADMSG);
@@ -263,6 +270,7 @@ static void test_nothing(void)
             expect(&chain, enc, (const uint8_t *)"", 0, 0);
             free(enc.data);
         }
+        chain.crc32 = 1; /* which nothing has not */
         expect(&chain, (struct bytes){(uint8_t *)"", 0}, (const uint8_t *)"", 0, -EBADMSG);
     }
 }
@@ -418,6 +426,18 @@ static void test_chains(void)
     free(plain.data);
 }
 
+/* A CRC-32 that is kept elsewhere, of what comes out of another codec. */
+static void test_crc32(void)
+{
+    struct bytes plain = sample(300001), enc = encode(CKPT_CODEC_DEFLATE, plain.data, plain.len);
+    struct ckpt_codec_chain c = {2, {CKPT_CODEC_DEFLATE, CKPT_CODEC_CRC32}, (uint32_t)crc32_z(0, plain.data, plain.len)};
+    expect(&c, enc, plain.data, plain.len, 0);
+    c.crc32 ^= 1;
+    expect(&c, enc, plain.data, plain.len, -EBADMSG);
+    free(plain.data);
+    free(enc.data);
+}
+
 /* A blosc buffer above what is held in memory goes through a temporary file. */
 static void test_spill(void)
 {
@@ -481,6 +501,7 @@ int main(void)
     test_blosc();
     test_sums();
     test_chains();
+    test_crc32();
     test_spill();
     test_lies();
     return 0;
