@@ -100,25 +100,32 @@ bool ckpt_dtype_by_descr(const char *descr, enum ckpt_dtype *ret, bool *ret_big)
 
 /* --- stored bytes to shown bytes */
 
+void ckpt_swap_words(void *data, size_t len, unsigned word)
+{
+    uint8_t *p = data;
+    for (uint8_t *end = p + (word > 1 ? len : 0); p < end; p += word) {
+        if (word == 2) {
+            uint16_t v = __builtin_bswap16(ckpt_le16(p));
+            memcpy(p, &v, sizeof v);
+        } else if (word == 4) {
+            uint32_t v = __builtin_bswap32(ckpt_le32(p));
+            memcpy(p, &v, sizeof v);
+        } else if (word == 8) {
+            uint64_t v = __builtin_bswap64(ckpt_le64(p));
+            memcpy(p, &v, sizeof v);
+        } else
+            for (unsigned i = 0; i < word / 2; i++) {
+                uint8_t byte = p[i];
+                p[i] = p[word - 1 - i];
+                p[word - 1 - i] = byte;
+            }
+    }
+}
+
 void ckpt_dtype_swap(enum ckpt_dtype dt, void *data, size_t n)
 {
     const struct ckpt_dtype_info *info = ckpt_dtype_info(dt);
-    if (info->swap < 2)
-        return;
-    uint8_t *p = data;
-    size_t units = n * (info->size / info->swap);
-    for (size_t i = 0; i < units; i++, p += info->swap) {
-        if (info->swap == 2) {
-            uint16_t v = __builtin_bswap16(ckpt_le16(p));
-            memcpy(p, &v, sizeof v);
-        } else if (info->swap == 4) {
-            uint32_t v = __builtin_bswap32(ckpt_le32(p));
-            memcpy(p, &v, sizeof v);
-        } else {
-            uint64_t v = __builtin_bswap64(ckpt_le64(p));
-            memcpy(p, &v, sizeof v);
-        }
-    }
+    ckpt_swap_words(data, n * info->size, info->swap);
 }
 
 static uint8_t extend_small(const struct ckpt_dtype_info *info, uint8_t byte)

@@ -47,6 +47,8 @@ bool ckpt_dtype_by_name(const char *name, enum ckpt_dtype *ret);
 bool ckpt_dtype_by_descr(const char *descr, enum ckpt_dtype *ret, bool *ret_big);
 bool ckpt_dtype_by_safetensors(const char *name, enum ckpt_dtype *ret);
 
+/* Reverse the bytes of each word in place; len is a multiple of word, and nothing is done for words of one byte, or of none. */
+void ckpt_swap_words(void *data, size_t len, unsigned word);
 /* Reverse the byte order of n elements in place. */
 void ckpt_dtype_swap(enum ckpt_dtype dt, void *data, size_t n);
 /* Make stored small integers (high bits undefined) what the mount shows: sign- or zero-extended. No-op for other

@@ -3,7 +3,10 @@
 
 #include "core/base/util.h"
 
+#include <stdio.h>
+
 #define MAX_BYTES ((uint64_t)1 << 62)
+#define MAX_ITEM  ((uint32_t)16 << 20) /* bytes of an element of which parts are shown */
 
 struct ckpt_array *ckpt_array_new(enum ckpt_dtype dtype, unsigned ndim, const uint64_t *shape)
 {
@@ -51,6 +54,41 @@ int ckpt_array_settle(struct ckpt_array *a, const unsigned *order)
             return -EUCLEAN;
     }
     return 0;
+}
+
+int ckpt_array_of_npy(const struct ckpt_npy *npy, struct ckpt_array **ret)
+{
+    unsigned order[CKPT_MAX_DIMS];
+    struct ckpt_array *a = ckpt_array_new(npy->dtype, npy->ndim, npy->shape);
+    if (!a)
+        return -ENOMEM;
+    a->itemsize = npy->itemsize;
+    a->big_endian = npy->big_endian;
+    a->word = npy->word;
+    a->origin = npy->header;
+    if (npy->dtype == CKPT_DT_OTHER && !(a->descr = strdup(npy->descr))) {
+        ckpt_array_unref(a);
+        return -ENOMEM;
+    }
+    if (a->descr && ckpt_array_swap(a) > 1)
+        *a->descr = '<';
+    for (unsigned i = 0; i < a->ndim; i++)
+        order[i] = a->ndim - 1 - i;
+    if (!a->itemsize || a->itemsize > MAX_ITEM) {
+        a->unsupported = EOPNOTSUPP;
+        snprintf(a->why, sizeof a->why, "parts of arrays whose elements have %u bytes are not shown", a->itemsize);
+    }
+    int r = ckpt_array_settle(a, npy->fortran ? order : NULL);
+    if (r < 0)
+        ckpt_array_unref(a);
+    else
+        *ret = a;
+    return r;
+}
+
+unsigned ckpt_array_swap(const struct ckpt_array *a)
+{
+    return !a->big_endian || a->as_shown ? 0 : a->dtype == CKPT_DT_OTHER ? a->word : ckpt_dtype_info(a->dtype)->swap;
 }
 
 const char *ckpt_array_descr(const struct ckpt_array *a)

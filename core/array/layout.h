@@ -17,6 +17,7 @@ struct ckpt_array {
     enum ckpt_dtype dtype;
     char *descr;           /* NumPy's, of CKPT_DT_OTHER; NULL of other types. Freed with it */
     bool big_endian;       /* stored elements are */
+    uint8_t word;          /* bytes that are then reversed as a unit, of CKPT_DT_OTHER; others have their own */
     bool as_shown;         /* chunks decode to elements as the mount shows them: never swapped or extended */
     uint32_t itemsize;     /* bytes */
     unsigned ndim;
@@ -32,6 +33,7 @@ struct ckpt_array {
     int unsupported;       /* EOPNOTSUPP: known, but cannot be decoded; `why` says what */
     char why[96];
     char codec_text[48];   /* "zstd", "blosc/lz4", "none", for people */
+    uint64_t origin;       /* the format's: where the data begin in what holds them, be it a file with a header */
     void *priv;            /* the format's, freed with free_priv */
     void (*free_priv)(void *);
 };
@@ -42,6 +44,13 @@ struct ckpt_array *ckpt_array_new(enum ckpt_dtype dtype, unsigned ndim, const ui
 /* Compute what follows from shape and chunk (C order when `order` is NULL; else order[i] is the logical dimension stored i-th outermost).
  * -EUCLEAN for a zero chunk or sizes beyond 2^62. */
 int ckpt_array_settle(struct ckpt_array *a, const unsigned *order) CKPT_MUST_USE;
+/*
+ * The layout of what follows an .npy header: one uncompressed chunk, and the header's length as origin. Elements of no bytes, or of very
+ * many, are not supported.
+ */
+int ckpt_array_of_npy(const struct ckpt_npy *npy, struct ckpt_array **ret) CKPT_MUST_USE;
+/* Bytes of the words that are stored the other way round; 0 or 1: none are. */
+unsigned ckpt_array_swap(const struct ckpt_array *a);
 /* The type in an .npy header, and for people. */
 const char *ckpt_array_descr(const struct ckpt_array *a);
 const char *ckpt_array_type(const struct ckpt_array *a);

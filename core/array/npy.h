@@ -19,6 +19,7 @@ void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim,
 struct ckpt_npy {
     enum ckpt_dtype dtype;  /* CKPT_DT_OTHER for strings, structures, datetimes: known by descr and itemsize alone */
     bool big_endian, fortran;
+    uint8_t word;           /* bytes that big_endian reverses as a unit; 1: none, as of structures, whose fields stay as they are */
     uint32_t itemsize;      /* bytes of an element */
     uint32_t header;        /* bytes before the data */
     unsigned ndim;
@@ -33,7 +34,7 @@ struct ckpt_npy {
  * beyond 3.0, a descr or header longer than the maxima.
  */
 int ckpt_npy_parse(const uint8_t *data, size_t len, struct ckpt_npy *ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* What descr says, into dtype, big_endian, itemsize and descr. */
+/* What descr says, into dtype, big_endian, word, itemsize and descr. */
 int ckpt_npy_parse_descr(const char *descr, struct ckpt_npy *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* nbytes from shape and itemsize; -EUCLEAN beyond 2^62. */
 int ckpt_npy_settle(struct ckpt_npy *npy, struct ckpt_err *err) CKPT_MUST_USE;

@@ -212,6 +212,7 @@ static int take_shape(struct literal *l, unsigned *ret_ndim, uint64_t *shape)
 struct element {
     enum ckpt_dtype dtype;
     bool big;
+    uint8_t word;
     uint64_t size;
 };
 
@@ -259,7 +260,7 @@ static int read_code(struct literal *l, const char *code, struct text *out, stru
     bool big;
     char sign = *code && strchr("<>=|", *code) ? *code : 0, text[24];
     const char *kind = code + (sign != 0);
-    *ret = (struct element){.dtype = CKPT_DT_OTHER, .big = sign == '>'};
+    *ret = (struct element){.dtype = CKPT_DT_OTHER, .big = sign == '>', .word = 1};
     if (*kind == 'O' || !strcmp(code, "object"))
         return ckpt_fail(l->err, EOPNOTSUPP, "an array of Python objects, which are never loaded");
     bool plain = *kind && strchr("biufc?", *kind) && strlen(kind) < 4 && ckpt_dtype_by_descr(code, &ret->dtype, &big);
@@ -267,6 +268,7 @@ static int read_code(struct literal *l, const char *code, struct text *out, stru
         const struct ckpt_dtype_info *info = ckpt_dtype_info(ret->dtype);
         ret->big &= info->swap > 1;
         ret->size = info->size;
+        ret->word = info->swap;
         snprintf(text, sizeof text, "%s", info->descr);
         if (ret->big)
             *text = '>';
@@ -276,6 +278,7 @@ static int read_code(struct literal *l, const char *code, struct text *out, stru
     if (!is_opaque(kind, &ret->size) || ret->size > MAX_ITEM)
         return bad(l, "its descr is not a type");
     ret->big &= *kind != 'S';
+    ret->word = *kind == 'U' ? 4 : *kind == 'c' ? (uint8_t)(ret->size / 2) : strchr("fMm", *kind) ? (uint8_t)ret->size : 1;
     /* A void keeps its sign: bfloat16 is written as '<V2'. */
     bool bytes = *kind == 'S' || (*kind == 'V' && sign != '<' && sign != '>');
     text_adds(out, bytes ? "|" : ret->big ? ">" : "<");
@@ -386,7 +389,7 @@ static int take_fields(struct literal *l, struct text *out, unsigned depth, stru
 {
     struct name names[MAX_FIELDS];
     bool comma = false;
-    *ret = (struct element){.dtype = CKPT_DT_OTHER};
+    *ret = (struct element){.dtype = CKPT_DT_OTHER, .word = 1};
     text_adds(out, "[");
     for (unsigned n = 0; !take(l, ']'); n++) {
         struct element field;
@@ -448,6 +451,7 @@ static int set_element(struct literal *l, struct text *descr, const struct eleme
     memcpy(ret->descr, descr->data, descr->len + 1);
     ret->dtype = e->dtype;
     ret->big_endian = e->big;
+    ret->word = e->word;
     ret->itemsize = (uint32_t)e->size;
     return 0;
 }

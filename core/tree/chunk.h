@@ -40,8 +40,7 @@ struct ckpt_chunk_source {
     struct ckpt_codec_chain codecs;
     uint64_t size; /* decoded bytes */
     enum ckpt_dtype dtype;
-    uint32_t itemsize;
-    bool big_endian;
+    uint8_t swap;  /* bytes of a word that is reversed; 0 or 1: none */
     bool missing; /* no such chunk stored: it is not cached, and ckpt_cache_get says 1 */
     bool nested;  /* may be read by who holds another chunk, so it takes what memory it needs at once. Small chunks only */
 };

@@ -34,8 +34,7 @@ static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk
     ret->codecs = j->a->codecs;
     ret->size = j->a->chunk_bytes;
     ret->dtype = j->a->as_shown ? CKPT_DT_OTHER : j->a->dtype;
-    ret->itemsize = j->a->itemsize;
-    ret->big_endian = j->a->big_endian;
+    ret->swap = (uint8_t)ckpt_array_swap(j->a);
     return 0;
 }
 

@@ -556,8 +556,7 @@ static int read_element(struct ckpt_tree *t, uint32_t node, struct ckpt_value *r
         CKPT_AUTOFREE uint8_t *data = malloc(a->chunk_bytes);
         r = data ? ckpt_decode(&a->codecs, &extent, data, a->chunk_bytes, err) : -ENOMEM;
         if (r == 0) {
-            if (a->big_endian)
-                ckpt_dtype_swap(a->dtype, data, 1);
+            ckpt_swap_words(data, a->itemsize, ckpt_array_swap(a));
             ckpt_dtype_extend(a->dtype, data, 1);
             memcpy(ret->element, data, a->itemsize);
         }

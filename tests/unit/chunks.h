@@ -140,8 +140,7 @@ static inline int test_locate(void *arg, const struct ckpt_chunk_key *key, struc
     ret->codecs = t->codecs;
     ret->size = t->size;
     ret->dtype = CKPT_DT_F32;
-    ret->itemsize = 4;
-    ret->big_endian = t->big_endian;
+    ret->swap = t->big_endian ? 4 : 0;
     return 0;
 }
 

@@ -259,6 +259,32 @@ static void test_drop_tree(const char *dir)
     ckpt_cache_free(c.cache);
 }
 
+/* What is stored as it is but for the byte order: any bytes of it, straight from the file. */
+static void test_other_order(void)
+{
+    struct test_chunk t;
+    struct test_store s;
+    struct test_cache c = test_cache(64 * MIB, 0, "/tmp");
+    struct ckpt_cache_stats st;
+    uint64_t before, bytes, reads;
+    test_chunk_init(&t, 40 * MIB, 9, ENC_RAW, true);
+    test_store_init(&s, &t, 1);
+    struct ckpt_chunk *chunk = test_get(&c, &s, 1, 0);
+    ckpt_io_counters(&before, &reads);
+    for (size_t off = 0; off < 9; off++)
+        for (size_t len = 0; len < 12; len++)
+            CHECK(test_read(&c, chunk, &t, 30 * MIB + off, len, false) == 0);
+    CHECK(test_read(&c, chunk, &t, 40 * MIB - 3, 3, false) == 0 && test_read(&c, chunk, &t, 0, 100, false) == 0);
+    ckpt_io_counters(&bytes, &reads);
+    CHECK(bytes - before < 2000);
+    CHECK(test_read(&c, chunk, &t, 5, 39 * MIB, true) == 0);
+    ckpt_chunk_put(c.cache, chunk);
+    ckpt_cache_stats(c.cache, &st);
+    CHECK(st.memory < 10000 && !st.decoded);
+    test_cache_free(&c);
+    test_store_clear(&s);
+}
+
 int main(void)
 {
     char top[] = FILES_TEMPLATE;
@@ -274,5 +300,6 @@ int main(void)
     test_map(top);
     test_drop_tree(top);
     CHECK(rmdir(top) == 0); /* spill files have no names */
+    test_other_order();
     return 0;
 }

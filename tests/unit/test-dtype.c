@@ -74,6 +74,14 @@ static void check_swap_and_extend(void)
     ckpt_dtype_swap(CKPT_DT_U8, a, 16);
     ckpt_dtype_swap(CKPT_DT_OTHER, a, 16);
     CHECK(!memcmp(a, "\7\6\5\4", 4));
+    uint8_t wide[] = "abcdefghijklmnopqrstuvwx";
+    ckpt_swap_words(wide, 24, 12); /* long doubles */
+    CHECK_STR((char *)wide, "lkjihgfedcbaxwvutsrqponm");
+    ckpt_swap_words(wide, 24, 3);
+    CHECK_STR((char *)wide, "jklghidefabcvwxstupqrmno");
+    ckpt_swap_words(wide, 24, 0);
+    ckpt_swap_words(wide, 24, 1);
+    CHECK_STR((char *)wide, "jklghidefabcvwxstupqrmno");
 
     uint8_t i4[] = {0x08, 0x0f, 0x07, 0xf7, 0xf8}, u4[] = {0xff, 0x08}, i2[] = {2, 3, 1, 0x7e}, u2[] = {0xff, 0x10};
     ckpt_dtype_extend(CKPT_DT_I4, i4, sizeof i4);

@@ -173,6 +173,9 @@ static void test_types(void)
         CHECK_STR(a.descr, types[i].descr);
         CHECK(a.dtype == types[i].dtype && a.itemsize == types[i].size && a.big_endian == types[i].big);
         CHECK(a.nbytes == 6ull * a.itemsize);
+        char kind = a.descr[1];
+        unsigned word = a.dtype != CKPT_DT_OTHER ? ckpt_dtype_info(a.dtype)->swap : kind == 'U' ? 4 : kind == 'c' ? a.itemsize / 2 : a.itemsize;
+        CHECK(a.word == (*a.descr != '[' && strchr("biufcUMm", kind) ? word : 1));
         /* What is written of it is read as the same. */
         CHECK(ckpt_npy_parse_descr(a.descr, &b, NULL) == 0 && b.dtype == a.dtype && b.itemsize == a.itemsize && b.big_endian == a.big_endian);
         CHECK_STR(b.descr, a.descr);

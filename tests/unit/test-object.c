@@ -500,7 +500,6 @@ static int locate_in(void *arg, const struct ckpt_chunk_key *key, struct ckpt_ch
         .codecs = {1, {CKPT_CODEC_CRC32C}},
         .size = 1000,
         .dtype = CKPT_DT_OTHER,
-        .itemsize = 1,
     };
     return 0;
 }
@@ -512,7 +511,6 @@ static int locate_large(void *arg, const struct ckpt_chunk_key *key, struct ckpt
         .codecs = {1, {CKPT_CODEC_CRC32C}},
         .size = 3 * MIB / 2 - 4 * KIB,
         .dtype = CKPT_DT_OTHER,
-        .itemsize = 1,
     };
     return 0;
 }

@@ -92,7 +92,6 @@ static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk
         .codecs = {2, {CKPT_CODEC_XXH3, o->info.codec == CKPT_OBJECT_LZ4 ? CKPT_CODEC_LZ4 : CKPT_CODEC_BLOSC}},
         .size = chunk_len(o, key->index),
         .dtype = CKPT_DT_OTHER,
-        .itemsize = 1,
         .nested = true,
     };
     return 0;

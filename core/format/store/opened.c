@@ -116,43 +116,21 @@ struct span_file {
     struct ckpt_file base;
     struct ckpt_opened *opened;
     struct ckpt_span span;
-    enum ckpt_dtype dtype;
-    bool big_endian;
 };
 
-static ssize_t read_plain(struct span_file *f, void *buf, size_t len, uint64_t off)
+static ssize_t span_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
 {
+    struct span_file *f = (struct span_file *)base;
     struct ckpt_file *object;
+    if (off >= f->span.len)
+        return 0;
+    len = (size_t)CKPT_MIN((uint64_t)len, f->span.len - off);
     int r = ckpt_opened_get(f->opened, &f->span, &object, NULL);
     if (r < 0)
         return r;
     ssize_t n = ckpt_file_read(object, buf, len, f->span.off + off);
     ckpt_file_unref(object);
     return n < 0 || (size_t)n == len ? n : -EBADMSG;
-}
-
-static ssize_t span_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
-{
-    struct span_file *f = (struct span_file *)base;
-    if (off >= f->span.len)
-        return 0;
-    len = (size_t)CKPT_MIN((uint64_t)len, f->span.len - off);
-    if (!f->big_endian)
-        return read_plain(f, buf, len, off);
-    /* Whole elements, of which the first and the last may be wanted in part. */
-    size_t size = ckpt_dtype_info(f->dtype)->size, before = (size_t)(off % size);
-    size_t whole = (before + len + size - 1) / size * size;
-    CKPT_AUTOFREE uint8_t *aside = whole == len ? NULL : malloc(whole);
-    uint8_t *to = whole == len ? buf : aside;
-    if (!to)
-        return -ENOMEM;
-    ssize_t n = read_plain(f, to, whole, off - before);
-    if (n < 0)
-        return n;
-    ckpt_dtype_swap(f->dtype, to, whole / size);
-    if (aside)
-        memcpy(buf, aside + before, len);
-    return (ssize_t)len;
 }
 
 static void span_close(struct ckpt_file *base)
@@ -168,7 +146,7 @@ static const struct ckpt_backend_ops span_ops = {
     .close = span_close,
 };
 
-int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, enum ckpt_dtype dtype, bool big_endian, struct ckpt_file **ret)
+int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, struct ckpt_file **ret)
 {
     struct span_file *f = calloc(1, sizeof *f);
     if (!f)
@@ -179,8 +157,6 @@ int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, enum c
     f->base.st = (struct ckpt_stat){.type = CKPT_FT_FILE, .size = span->len};
     f->opened = o;
     f->span = *span;
-    f->dtype = dtype;
-    f->big_endian = big_endian && ckpt_dtype_info(dtype)->swap > 1;
     *ret = &f->base;
     return 0;
 }

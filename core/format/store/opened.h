@@ -25,9 +25,8 @@ int ckpt_opened_get(struct ckpt_opened *o, const struct ckpt_span *span, struct 
 
 /*
  * A span as a file, for as long as it is wanted: its object is opened whenever it is read, so that what the chunk cache remembers keeps no
- * objects open. Elements that are stored big-endian are read as little-endian; `dtype` says what they are.
+ * objects open.
  */
-int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, enum ckpt_dtype dtype, bool big_endian, struct ckpt_file **ret)
-    CKPT_MUST_USE;
+int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, struct ckpt_file **ret) CKPT_MUST_USE;
 
 #endif

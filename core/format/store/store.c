@@ -12,7 +12,6 @@
 #include <stdio.h>
 
 #define MAX_PLACE ((uint64_t)1 << 44)
-#define MAX_ITEM  ((uint32_t)16 << 20) /* bytes of an element of which parts are shown */
 
 /* --- records --- */
 
@@ -59,9 +58,6 @@ static struct store_leaf leaf_of(uint32_t node, const struct ckpt_manifest_node 
         .stored = n->kind == CKPT_NODE_VALUE ? n->size : n->stored,
         .span = {.off = n->offset, .len = n->size},
         .attrs = attrs_of(n),
-        .header = n->npy.header,
-        .dtype = n->npy.dtype,
-        .big_endian = n->npy.big_endian,
     };
     memcpy(l.sha256, n->sha256, CKPT_SHA256);
     memcpy(l.span.object, n->object, CKPT_SHA256);
@@ -100,8 +96,9 @@ static int get_leaf(struct ckpt_tree *t, uint32_t node, struct store_leaf *ret, 
 static int layout_key(const struct ckpt_manifest_node *n, struct ckpt_buf *buf)
 {
     const struct ckpt_npy *a = &n->npy;
-    uint8_t head[4] = {(uint8_t)a->dtype, a->fortran, (uint8_t)n->codec, (uint8_t)a->ndim};
+    uint8_t head[5] = {(uint8_t)a->dtype, a->fortran, (uint8_t)n->codec, (uint8_t)a->ndim, a->big_endian};
     ckpt_buf_add(buf, head, sizeof head);
+    ckpt_buf_add(buf, &a->header, sizeof a->header);
     ckpt_buf_add(buf, a->shape, a->ndim * sizeof *a->shape);
     if (a->dtype == CKPT_DT_OTHER)
         ckpt_buf_adds(buf, a->descr);
@@ -110,29 +107,10 @@ static int layout_key(const struct ckpt_manifest_node *n, struct ckpt_buf *buf)
 
 static int make_layout(const struct ckpt_manifest_node *n, struct ckpt_array **ret)
 {
-    const struct ckpt_npy *npy = &n->npy;
-    unsigned order[CKPT_MAX_DIMS];
-    struct ckpt_array *a = ckpt_array_new(npy->dtype, npy->ndim, npy->shape);
-    if (!a)
-        return -ENOMEM;
-    a->as_shown = true;
-    a->itemsize = npy->itemsize;
-    if (npy->dtype == CKPT_DT_OTHER && !(a->descr = strdup(npy->descr))) {
-        ckpt_array_unref(a);
-        return -ENOMEM;
-    }
-    for (unsigned i = 0; i < a->ndim; i++)
-        order[i] = a->ndim - 1 - i;
-    snprintf(a->codec_text, sizeof a->codec_text, "%s", n->codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n->codec));
-    if (!a->itemsize || a->itemsize > MAX_ITEM) {
-        a->unsupported = EOPNOTSUPP;
-        snprintf(a->why, sizeof a->why, "parts of arrays whose elements have %u bytes are not shown", a->itemsize);
-    }
-    int r = ckpt_array_settle(a, npy->fortran ? order : NULL);
-    if (r < 0)
-        ckpt_array_unref(a);
-    else
-        *ret = a;
+    int r = ckpt_array_of_npy(&n->npy, ret);
+    if (r == 0)
+        snprintf((*ret)->codec_text, sizeof (*ret)->codec_text, "%s",
+                 n->codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n->codec));
     return r;
 }
 
@@ -213,10 +191,10 @@ static int store_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
     if (r < 0)
         return r;
     ckpt_file_unref(object);
-    l.span.off += l.header;
+    l.span.off += a->origin;
     l.span.len = a->nbytes;
     l.span.whole = false;
-    r = ckpt_opened_file(s->opened, &l.span, l.dtype, l.big_endian, &f);
+    r = ckpt_opened_file(s->opened, &l.span, &f);
     if (r < 0)
         return ckpt_fail(err, ENOMEM, "out of memory");
     *ret = (struct ckpt_extent){.file = f, .len = a->nbytes};

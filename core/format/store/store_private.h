@@ -17,9 +17,6 @@ struct store_leaf {
     struct ckpt_span span;
     uint8_t sha256[CKPT_SHA256];
     struct ckpt_leaf_attrs attrs;
-    uint32_t header;       /* of an array's file */
-    enum ckpt_dtype dtype;
-    bool big_endian;
 };
 
 /* Arrays that are stored alike share a layout. */
