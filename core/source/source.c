@@ -941,12 +941,45 @@ static const struct ckpt_entry *npy_of_key(const struct ckpt_listing *l, const c
     return e && e->kind == CKPT_ENTRY_FILE && e->reader ? e : NULL;
 }
 
+/* The node of an .npy file as a tree, which is found under a name that no file has. */
+static int take_npy(struct ckpt_source *src, struct node *dir, const char *file, const struct ckpt_entry *e, struct node **ret)
+{
+    char key[257];
+    snprintf(key, sizeof key, "%s/", file);
+    return take_node(src, dir, file, key, NODE_TREE, &e->st, e, NULL, ret);
+}
+
+int source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err)
+{
+    struct ckpt_entry e = {.reader = file->reader};
+    struct target dir;
+    struct node *node;
+    uint32_t top;
+    if (file->kind != NODE_FILE || !file->reader)
+        return -ENODATA;
+    int r = source_target(src, file->parent, &dir, err);
+    if (r < 0)
+        return r;
+    r = ckpt_backend_stat(src->backend, file->path, &e.st);
+    if (r == 0)
+        r = take_npy(src, dir.node, file->name, &e, &node);
+    source_done(src, &dir);
+    if (r < 0)
+        return r;
+    uint64_t id = node->id;
+    r = source_target(src, id, ret, err);
+    if (r == 0 && (r = source_enter(src, ret, &top, err)) < 0)
+        source_done(src, ret);
+    ckpt_forget(src, id, 1);
+    return r;
+}
+
 /* KEY, KEY@SLICE, KEY.txt and the like beside a file KEY.npy. */
 static int lookup_npy_view(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct ckpt_attr *ret,
                            struct ckpt_err *err)
 {
     static const char *const suffixes[] = {"", ".txt", ".meta.json"};
-    char file[256], key[sizeof file + 1];
+    char file[256];
     const struct ckpt_entry *e = NULL;
     const char *at = strrchr(name, '@');
     struct node *node;
@@ -957,8 +990,7 @@ static int lookup_npy_view(struct ckpt_source *src, struct node *dir, const stru
         e = npy_of_key(l, name, (size_t)(at - name), file);
     if (!e)
         return -ENOENT;
-    snprintf(key, sizeof key, "%s/", file); /* a key that is no name: the file itself has that */
-    int r = take_node(src, dir, file, key, NODE_TREE, &e->st, e, NULL, &node);
+    int r = take_npy(src, dir, file, e, &node);
     if (r == 0 && (r = lookup_view(src, node, name, ret, err)) < 0)
         r = -ENOENT; /* a malformed file has no views */
     return r;

@@ -120,6 +120,8 @@ int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, stru
 void source_done(struct ckpt_source *src, struct target *t);
 /* The node of the tree that an id stands for, where it is a directory or leaf of one; opens the tree when the id is a checkpoint's. */
 int source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err) CKPT_MUST_USE;
+/* The tree that an .npy file of a directory is when it is looked at as an array, entered at its top; -ENODATA for other files. */
+int source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* What is known under a name of a root is not what it stands for any more. */
 void source_replaced(struct ckpt_source *src, struct node *root, const char *name);

@@ -81,7 +81,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
 /* An object of all attributes; NULL when out of memory. */
 static cJSON *describe(struct ckpt_source *src, uint64_t id)
 {
-    struct target t;
+    struct target t, npy;
     cJSON *all = cJSON_CreateObject();
     if (!all || source_target(src, id, &t, NULL) < 0) {
         cJSON_Delete(all);
@@ -91,6 +91,10 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id)
         describe_step(src, &t, all);
     else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
         describe_inner(t.tree, t.file.node, all);
+    else if (!t.tree && source_npy(src, t.node, &npy, NULL) == 0) { /* a malformed one has none */
+        describe_inner(npy.tree, npy.tree->nodes[0].first, all);
+        source_done(src, &npy);
+    }
     source_done(src, &t);
     return all;
 }

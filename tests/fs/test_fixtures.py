@@ -1,4 +1,4 @@
-"""Every case of tests/data/orbax is shown as its truth file says: names, sizes, headers, bytes, nothing missing, nothing extra."""
+"""Every case of tests/data is shown as its truth file says (names, sizes, headers, bytes, nothing missing, nothing extra), and what is bad is refused."""
 import json
 import os
 import subprocess
@@ -9,23 +9,44 @@ import pytest
 import check_fixtures
 import util
 
-CASES = sorted(p.name.removesuffix(".truth.json") for p in util.ORBAX.glob("*.truth.json"))
+FAMILIES = ["orbax", "numpy"]
+CASES = [f"{family}/{p.name.removesuffix('.truth.json')}" for family in FAMILIES for p in sorted((util.DATA / family).glob("*.truth.json"))]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_case(case, tmp_path, monkeypatch):
-    """One fixture, mounted by itself; its daemon's log and end are checked too."""
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """The mounts of check_fixtures.py, with their daemon's log and end checked too."""
     class Watched(util.Mount):
+        count = 0
+
         def __init__(self, _, source):
-            super().__init__(source, "ro", folder=tmp_path / "mount")
+            Watched.count += 1
+            super().__init__(source, "ro", folder=tmp_path / f"mount{Watched.count}")
 
         def __enter__(self):
             return str(super().__enter__().top)
 
     monkeypatch.setattr(check_fixtures, "Mount", Watched)
-    truth = json.loads((util.ORBAX / f"{case}.truth.json").read_text())
-    faults = check_fixtures.good_case(util.CKPTFS, str(util.ORBAX / case), truth)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(case, watched):
+    """One fixture, mounted by itself."""
+    path = util.DATA / case
+    truth = json.loads(path.with_name(f"{path.name}.truth.json").read_text())
+    source = path.with_name(truth.get("root") or truth.get("file") or path.name)
+    faults = check_fixtures.good_case(util.CKPTFS, str(source), truth)
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if (util.DATA / family / "bad").is_dir()])
+def test_bad(family, watched):
+    """The malformed ones of a family together, as in a folder of runs."""
+    lines = (util.DATA / family / "bad/LIST.txt").read_text().splitlines()
+    cases = {name.strip(): expect.strip() for name, expect, *_ in (line.split("|") for line in lines if not line.startswith("#"))}
+    found = []
+    check_fixtures.bad_folder(util.CKPTFS, str(util.DATA / family / "bad"), cases, lambda name, faults: found.extend(f"{name}: {f}" for f in faults))
+    assert not found, "\n".join(found)
 
 
 def test_as_a_program():
@@ -37,7 +58,7 @@ def test_as_a_program():
 
 def test_all_together(mount, tmp_path):
     """In a folder of runs each is found as when it is mounted alone. (The names are none that a step could have.)"""
-    cases = [case for case in CASES if (util.ORBAX / case).is_dir()]
+    cases = [case for family, case in (c.split("/") for c in CASES) if family == "orbax" and (util.ORBAX / case).is_dir()]
     for case in cases:
         util.copy_tree(util.ORBAX / case, tmp_path / "runs" / case.replace("_", "-"))
     m = mount(tmp_path / "runs")
