@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/zip_content.h"
 
+#include "core/base/log.h"
 #include "core/base/util.h"
 
 struct content_file {
@@ -26,12 +27,15 @@ static ssize_t content_read(struct ckpt_file *base, void *buf, size_t len, uint6
     if (off >= base->st.size)
         return 0;
     len = (size_t)CKPT_MIN((uint64_t)len, base->st.size - off);
-    int r = ckpt_cache_get(f->cache, &f->key, locate, f, &chunk, NULL);
-    if (r < 0)
-        return r;
-    /* The rest is decoded ahead: it would be needed to come to anything that lies behind, and to the checksum. */
-    r = ckpt_chunk_read(f->cache, chunk, buf, len, off, true, NULL);
-    ckpt_chunk_put(f->cache, chunk);
+    struct ckpt_err err = {0};
+    int r = ckpt_cache_get(f->cache, &f->key, locate, f, &chunk, &err);
+    if (r == 0) {
+        /* The rest is decoded ahead: it would be needed to come to anything that lies behind, and to the checksum. */
+        r = ckpt_chunk_read(f->cache, chunk, buf, len, off, true, &err);
+        ckpt_chunk_put(f->cache, chunk);
+    }
+    if (r < 0) /* the reader gets a number only */
+        ckpt_log(CKPT_LOG_WARN, "%s: %s", ckpt_zip_member(f->zip, f->member).name, err.code == -r ? err.text : strerror(-r));
     return r < 0 ? r : (ssize_t)len;
 }
 

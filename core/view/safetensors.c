@@ -69,24 +69,36 @@ static int add_tensor(struct maker *m, uint32_t node, enum ckpt_dtype dt, struct
     return 0;
 }
 
+static int collect_array(struct maker *m, uint32_t node, struct ckpt_err *err)
+{
+    struct ckpt_array *a;
+    struct ckpt_err own = {0};
+    char text[600];
+    int r = ckpt_tree_layout(m->tree, node, &a, &own), n;
+    if (r < 0 && r != -EOPNOTSUPP)
+        return ckpt_fail(err, -r, "%s", own.text);
+    if (r == 0 && !a->unsupported && ckpt_dtype_info(a->dtype)->safetensors) {
+        r = add_tensor(m, node, a->dtype, ckpt_array_ref(a));
+        ckpt_array_unref(a);
+        return r;
+    }
+    if (r < 0)
+        n = snprintf(text, sizeof text, "left out: %s", own.text);
+    else {
+        n = snprintf(text, sizeof text, "left out: safetensors has no type for %s", ckpt_array_type(a));
+        ckpt_array_unref(a);
+    }
+    add_other(m, node, text, (size_t)n);
+    return 0;
+}
+
 static int collect_leaf(struct maker *m, uint32_t node, struct ckpt_err *err)
 {
     struct ckpt_tree *t = m->tree;
     int r = 0;
-    if (t->nodes[node].kind == CKPT_NODE_ARRAY) {
-        struct ckpt_array *a;
-        r = ckpt_tree_layout(t, node, &a, err);
-        if (r < 0)
-            return r;
-        if (!a->unsupported && ckpt_dtype_info(a->dtype)->safetensors)
-            r = add_tensor(m, node, a->dtype, ckpt_array_ref(a));
-        else {
-            char text[600];
-            int n = snprintf(text, sizeof text, "left out: safetensors has no type for %s", ckpt_array_type(a));
-            add_other(m, node, text, (size_t)n);
-        }
-        ckpt_array_unref(a);
-    } else if (t->nodes[node].kind == CKPT_NODE_VALUE) {
+    if (t->nodes[node].kind == CKPT_NODE_ARRAY)
+        return collect_array(m, node, err);
+    if (t->nodes[node].kind == CKPT_NODE_VALUE) {
         struct ckpt_buf json = CKPT_BUF_INIT;
         struct ckpt_value value;
         r = ckpt_tree_value(t, node, &json, &value, err);
