@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Three kinds of chunk: DIRECT (stored as it is read, but for the byte order: ranges come straight from the file), MEMORY (decoded into one
+ * Three kinds of chunk: DIRECT (not encoded: ranges come straight from the file), MEMORY (decoded into one
  * buffer) and SPILL (too large for that). MEMORY and SPILL have a decoder that stands still at `frontier`, the bytes decoded so far; who
  * needs more, moves it on, unless another thread is doing so (`busy`). Encodings with a checksum at their end are not shown before
  * the end has been checked.
@@ -312,22 +312,17 @@ static struct ckpt_chunk *chunk_new(const struct ckpt_chunk_key *key, struct ckp
     return chunk;
 }
 
-static bool extends_elements(const struct ckpt_chunk_source *s)
-{
-    return s->dtype != CKPT_DT_OTHER && ckpt_dtype_info(s->dtype)->bits < 8;
-}
-
 /* Decoded bytes are not yet the elements that readers get. */
 static bool changes_elements(const struct ckpt_chunk_source *s)
 {
-    return s->swap > 1 || extends_elements(s);
+    return s->swap > 1 || (s->dtype != CKPT_DT_OTHER && ckpt_dtype_info(s->dtype)->bits < 8);
 }
 
 /* Decide where the decoded bytes go, and get the room. */
 static void prepare(struct ckpt_cache *c, struct ckpt_chunk *chunk)
 {
     const struct ckpt_chunk_source *s = &chunk->src;
-    if (!s->codecs.count && !extends_elements(s)) {
+    if (!s->codecs.count) {
         atomic_store(&chunk->kind, DIRECT);
         make_room(c, OVERHEAD, !s->nested);
         c->memory += chunk->charged_memory = OVERHEAD;
@@ -494,9 +489,10 @@ static int decoder_open(struct ckpt_cache *c, struct ckpt_chunk *chunk, struct c
 
 static void finish_elements(const struct ckpt_chunk_source *s, uint8_t *p, size_t len)
 {
+    if (!changes_elements(s))
+        return;
     ckpt_swap_words(p, len, s->swap);
-    if (extends_elements(s))
-        ckpt_dtype_extend(s->dtype, p, len);
+    ckpt_dtype_extend(s->dtype, p, len); /* of elements of one byte, if at all */
 }
 
 /* Decode the next block; the lock is not held. Returns bytes or an error. */
@@ -745,26 +741,20 @@ static int spill_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint8_t *b
     return 0;
 }
 
-static int extent_read(const struct ckpt_chunk_source *s, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
-{
-    int r = ckpt_extent_read(&s->extent, buf, len, off);
-    return r < 0 ? ckpt_fail(err, -r, "%s", r == -EBADMSG ? "the file is shorter than its chunk" : strerror(-r)) : 0;
-}
-
+/* Words are changed as a whole: what is wanted of one in part is read aside. */
 static int direct_read(const struct ckpt_chunk_source *s, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (s->extent.len != s->size)
         return ckpt_fail(err, EBADMSG, "the chunk has %llu bytes, not %llu", (unsigned long long)s->extent.len, (unsigned long long)s->size);
     size_t word = CKPT_MAX(s->swap, (uint8_t)1), before = (size_t)(off % word), whole = (before + len + word - 1) / word * word;
-    /* Whole words, of which the first and the last may be wanted in part. */
     CKPT_AUTOFREE uint8_t *aside = whole == len ? NULL : malloc(whole);
     uint8_t *to = whole == len ? buf : aside;
     if (!to)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = extent_read(s, to, whole, off - before, err);
+    int r = ckpt_extent_read(&s->extent, to, whole, off - before);
     if (r < 0)
-        return r;
-    ckpt_swap_words(to, whole, s->swap);
+        return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "the file is shorter than its chunk" : strerror(-r));
+    finish_elements(s, to, whole);
     if (aside)
         memcpy(buf, aside + before, len);
     return 0;
