@@ -97,8 +97,7 @@ void *ckpt_buf_steal(struct ckpt_buf *buf, size_t *ret_len)
     return data;
 }
 
-/* The length of the UTF-8 sequence at p, or 0 if it is not a valid one. */
-static size_t utf8_length(const uint8_t *p, size_t left)
+size_t ckpt_utf8_length(const uint8_t *p, size_t left)
 {
     if (p[0] < 0x80)
         return 1;
@@ -114,12 +113,21 @@ static size_t utf8_length(const uint8_t *p, size_t left)
     return n;
 }
 
+bool ckpt_utf8(const void *text, size_t len)
+{
+    const uint8_t *p = text;
+    for (size_t n; len; p += n, len -= n)
+        if (!(n = ckpt_utf8_length(p, len)))
+            return false;
+    return true;
+}
+
 void ckpt_buf_add_json_string(struct ckpt_buf *buf, const char *text, size_t len)
 {
     const uint8_t *p = (const uint8_t *)text;
     ckpt_buf_addc(buf, '"');
     for (size_t i = 0; i < len;) {
-        size_t n = utf8_length(p + i, len - i);
+        size_t n = ckpt_utf8_length(p + i, len - i);
         if (n > 1)
             ckpt_buf_add(buf, p + i, n);
         else if (n == 0) {

@@ -75,18 +75,6 @@ static void print_duration(double seconds, char buf[64])
     snprintf(buf, 64, "%.15gs", seconds);
 }
 
-/* JSON strings are UTF-8: other bytes would come back as something else. */
-static bool is_utf8(const char *text)
-{
-    struct ckpt_buf json = CKPT_BUF_INIT;
-    ckpt_buf_add_json_string(&json, text, strlen(text));
-    cJSON *back = ckpt_buf_error(&json) ? NULL : ckpt_json_parse((char *)json.data, json.len);
-    bool same = cJSON_IsString(back) && !strcmp(back->valuestring, text);
-    cJSON_Delete(back);
-    ckpt_buf_clear(&json);
-    return same;
-}
-
 static int set_codec(struct ckpt_store_config *c, const char *value, struct ckpt_err *err)
 {
     if (!ckpt_object_codec_by_name(*value ? value : "auto", &c->codec))
@@ -98,7 +86,7 @@ static int set_metric(struct ckpt_retention *r, const char *value, struct ckpt_e
 {
     if (strlen(value) >= sizeof r->best_metric)
         return ckpt_fail(err, EINVAL, "best_metric: a name of at most %zu bytes is wanted", sizeof r->best_metric - 1);
-    if (!is_utf8(value))
+    if (!ckpt_utf8(value, strlen(value))) /* it is kept as JSON, where other bytes would come back as something else */
         return ckpt_fail(err, EINVAL, "best_metric: the name is not UTF-8");
     strcpy(r->best_metric, value);
     return 0;

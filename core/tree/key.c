@@ -8,31 +8,11 @@
 
 #define MARK_BYTES 18 /* "%~" and 16 hex digits */
 
-/* The bytes of the character at p: of a well-formed UTF-8 sequence (Unicode, table 3-7), else 1. */
+/* The bytes of the character at p; a byte that is not part of valid UTF-8 is one by itself. */
 static size_t char_length(const uint8_t *p, size_t left)
 {
-    uint8_t low = 0x80, high = 0xbf; /* of the second byte */
-    size_t n = 1;
-    if (p[0] >= 0xc2 && p[0] <= 0xdf)
-        n = 2;
-    else if (p[0] >= 0xe0 && p[0] <= 0xef)
-        n = 3;
-    else if (p[0] >= 0xf0 && p[0] <= 0xf4)
-        n = 4;
-    if (p[0] == 0xe0)
-        low = 0xa0; /* no overlong forms */
-    else if (p[0] == 0xed)
-        high = 0x9f; /* no surrogates */
-    else if (p[0] == 0xf0)
-        low = 0x90;
-    else if (p[0] == 0xf4)
-        high = 0x8f; /* nothing beyond U+10FFFF */
-    if (n > left || (n > 1 && (p[1] < low || p[1] > high)))
-        return 1;
-    for (size_t i = 2; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 1;
-    return n;
+    size_t n = ckpt_utf8_length(p, left);
+    return n ? n : 1;
 }
 
 static bool must_escape(uint8_t byte)

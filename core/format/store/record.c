@@ -318,7 +318,7 @@ static void add_string(struct ckpt_buf *buf, const char *key, const char *text)
 
 void ckpt_record_add_name(struct ckpt_buf *buf, const char *name)
 {
-    if (ckpt_scan_utf8(name)) {
+    if (ckpt_utf8(name, strlen(name))) {
         ckpt_buf_adds(buf, "\"name\":");
         ckpt_buf_add_json_string(buf, name, strlen(name));
         return;

@@ -27,7 +27,6 @@ int ckpt_scan_i64(struct ckpt_scan *s, int64_t *ret) CKPT_MUST_USE;
 int ckpt_scan_bool(struct ckpt_scan *s, bool *ret) CKPT_MUST_USE;
 /* Any value; its text goes to *text without white space (may be NULL). */
 int ckpt_scan_value(struct ckpt_scan *s, struct ckpt_buf *text) CKPT_MUST_USE;
-bool ckpt_scan_utf8(const char *text); /* all of it is UTF-8 */
 
 /* One node from its record, all of the line: of the top (which has neither parent nor name nor kind), or of another one. */
 int ckpt_record_parse(struct ckpt_scan *s, bool top, struct ckpt_manifest_node *ret) CKPT_MUST_USE;

@@ -39,29 +39,6 @@ int ckpt_scan_member(struct ckpt_scan *s, bool *first, struct ckpt_buf *key)
 
 /* --- strings --- */
 
-/* The bytes of the well-formed UTF-8 sequence at p (Unicode, table 3-7); 0: there is none. */
-static size_t utf8_length(const uint8_t *p, size_t left)
-{
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-    if (n > left)
-        return 0;
-    uint8_t low = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80, high = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
-    if (n > 1 && (p[1] < low || p[1] > high))
-        return 0;
-    for (size_t i = 2; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    return n;
-}
-
-bool ckpt_scan_utf8(const char *text)
-{
-    for (size_t left = strlen(text), n; left; text += n, left -= n)
-        if (!(n = utf8_length((const uint8_t *)text, left)))
-            return false;
-    return true;
-}
-
 static bool take_hex4(struct ckpt_scan *s, uint32_t *ret)
 {
     *ret = 0;
@@ -122,7 +99,7 @@ static int take_string(struct ckpt_scan *s, struct ckpt_buf *ret)
     for (const char *run = s->p;; run = s->p) {
         while (s->p < s->end && *s->p != '"' && *s->p != '\\') {
             uint8_t c = (uint8_t)*s->p;
-            size_t n = c < 0x20 ? 0 : c < 0x80 ? 1 : utf8_length((const uint8_t *)s->p, (size_t)(s->end - s->p));
+            size_t n = c < 0x20 ? 0 : c < 0x80 ? 1 : ckpt_utf8_length((const uint8_t *)s->p, (size_t)(s->end - s->p));
             if (!n)
                 return ckpt_scan_fail(s, "a string is not UTF-8, or has a control character");
             s->p += n;
