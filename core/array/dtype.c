@@ -145,6 +145,20 @@ void ckpt_dtype_extend(enum ckpt_dtype dt, void *data, size_t n)
         p[i] = extend_small(info, p[i]);
 }
 
+void ckpt_dtype_flip(enum ckpt_dtype dt, unsigned parts, void *data, size_t n)
+{
+    const struct ckpt_dtype_info *info = ckpt_dtype_info(dt);
+    bool complex = info->klass == CKPT_DC_COMPLEX;
+    if (!complex && info->klass != CKPT_DC_FLOAT)
+        return;
+    for (uint8_t *p = data, *end = p + n * info->size; p < end; p += info->size) {
+        if (parts & CKPT_FLIP_REAL)
+            p[info->swap - 1] ^= 0x80;
+        if (complex && parts & CKPT_FLIP_IMAG)
+            p[info->size - 1] ^= 0x80;
+    }
+}
+
 /* --- numbers */
 
 /*

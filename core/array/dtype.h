@@ -55,6 +55,10 @@ void ckpt_dtype_swap(enum ckpt_dtype dt, void *data, size_t n);
  * types. */
 void ckpt_dtype_extend(enum ckpt_dtype dt, void *data, size_t n);
 
+/* Turn the signs of n elements in place: of all of a float, of the parts of a complex number. No-op for other types. */
+enum { CKPT_FLIP_REAL = 1, CKPT_FLIP_IMAG = 2 };
+void ckpt_dtype_flip(enum ckpt_dtype dt, unsigned parts, void *data, size_t n);
+
 /* The element as a double (complex: the real part), for statistics. OTHER: NaN. */
 double ckpt_dtype_to_double(enum ckpt_dtype dt, const void *element);
 

@@ -43,7 +43,7 @@ static int visit_chunks(const struct ckpt_array *a, const struct ckpt_selection 
     for (unsigned d = 0; d < n; d++)
         span[d] = span_at(a, sel, d, box->lo[d], box->end[d]);
     for (;;) {
-        struct ckpt_piece p = {.dst = box->dst};
+        struct ckpt_piece p = {.src = a->start, .dst = box->dst};
         for (unsigned d = 0; d < n; d++) {
             p.chunk = p.chunk * a->grid[d] + span[d].grid;
             p.src += span[d].local * (uint64_t)a->stride[d];

@@ -19,12 +19,14 @@ struct ckpt_array {
     bool big_endian;       /* stored elements are */
     uint8_t word;          /* bytes that are then reversed as a unit, of CKPT_DT_OTHER; others have their own */
     bool as_shown;         /* chunks decode to elements as the mount shows them: never swapped or extended */
+    uint8_t flip;          /* CKPT_FLIP_*: parts of each element whose sign is turned when they are read */
     uint32_t itemsize;     /* bytes */
     unsigned ndim;
     uint64_t *shape;       /* elements */
     uint64_t *chunk;       /* elements; never 0 */
     uint64_t *grid;        /* chunks in each dimension: ceil(shape / chunk) */
     int64_t *stride;       /* bytes between neighbours of each dimension in a decoded chunk */
+    uint64_t start;        /* byte of the first element in a decoded chunk */
     uint64_t nbytes;       /* of the whole array */
     uint64_t nchunks;
     uint64_t chunk_bytes;  /* of a decoded chunk; edge chunks are whole too */

@@ -315,7 +315,7 @@ static struct ckpt_chunk *chunk_new(const struct ckpt_chunk_key *key, struct ckp
 /* Decoded bytes are not yet the elements that readers get. */
 static bool changes_elements(const struct ckpt_chunk_source *s)
 {
-    return s->swap > 1 || (s->dtype != CKPT_DT_OTHER && ckpt_dtype_info(s->dtype)->bits < 8);
+    return s->swap > 1 || s->flip || (s->dtype != CKPT_DT_OTHER && ckpt_dtype_info(s->dtype)->bits < 8);
 }
 
 /* Decide where the decoded bytes go, and get the room. */
@@ -493,6 +493,8 @@ static void finish_elements(const struct ckpt_chunk_source *s, uint8_t *p, size_
         return;
     ckpt_swap_words(p, len, s->swap);
     ckpt_dtype_extend(s->dtype, p, len); /* of elements of one byte, if at all */
+    if (s->flip)
+        ckpt_dtype_flip(s->dtype, s->flip, p, len / ckpt_dtype_info(s->dtype)->size);
 }
 
 /* Decode the next block; the lock is not held. Returns bytes or an error. */
@@ -741,12 +743,13 @@ static int spill_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint8_t *b
     return 0;
 }
 
-/* Words are changed as a whole: what is wanted of one in part is read aside. */
+/* Words, or elements whose signs turn, are changed as a whole: what is wanted of one in part is read aside. */
 static int direct_read(const struct ckpt_chunk_source *s, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (s->extent.len != s->size)
         return ckpt_fail(err, EBADMSG, "the chunk has %llu bytes, not %llu", (unsigned long long)s->extent.len, (unsigned long long)s->size);
-    size_t word = CKPT_MAX(s->swap, (uint8_t)1), before = (size_t)(off % word), whole = (before + len + word - 1) / word * word;
+    size_t unit = CKPT_MAX(s->flip ? ckpt_dtype_info(s->dtype)->size : s->swap, (uint8_t)1);
+    size_t before = (size_t)(off % unit), whole = (before + len + unit - 1) / unit * unit;
     CKPT_AUTOFREE uint8_t *aside = whole == len ? NULL : malloc(whole);
     uint8_t *to = whole == len ? buf : aside;
     if (!to)

@@ -41,6 +41,7 @@ struct ckpt_chunk_source {
     uint64_t size; /* decoded bytes */
     enum ckpt_dtype dtype;
     uint8_t swap;  /* bytes of a word that is reversed; 0 or 1: none */
+    uint8_t flip;  /* CKPT_FLIP_* */
     bool missing; /* no such chunk stored: it is not cached, and ckpt_cache_get says 1 */
     bool nested;  /* may be read by who holds another chunk, so it takes what memory it needs at once. Small chunks only */
 };

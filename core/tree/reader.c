@@ -35,6 +35,7 @@ static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk
     ret->size = j->a->chunk_bytes;
     ret->dtype = j->a->as_shown ? CKPT_DT_OTHER : j->a->dtype;
     ret->swap = (uint8_t)ckpt_array_swap(j->a);
+    ret->flip = j->a->as_shown ? 0 : j->a->flip;
     return 0;
 }
 
@@ -83,11 +84,15 @@ static int read_piece(struct job *j, const struct ckpt_piece *p)
             ckpt_piece_copy(p, size, data - p->lowest, j->buf);
         return r;
     }
-    /* Too spread out to be fetched in one go: the outermost dimension by itself. Depth: the array's dimensions. */
+    /* Too spread out to be fetched in one go: the dimension with the longest steps by itself, which is the outermost one in the file
+     * though not always in the result. Depth: the array's dimensions. */
     struct ckpt_piece part = *p;
     const struct ckpt_piece_dim *outer = &p->dim[0];
+    for (unsigned i = 1; i < p->ndim; i++)
+        if (llabs(p->dim[i].src) > llabs(outer->src))
+            outer = &p->dim[i];
     part.ndim--;
-    memmove(part.dim, p->dim + 1, part.ndim * sizeof *part.dim);
+    memmove(part.dim + (outer - p->dim), outer + 1, (size_t)(p->dim + part.ndim - outer) * sizeof *part.dim);
     uint64_t shrink = (uint64_t)(outer->src < 0 ? -outer->src : outer->src) * (outer->count - 1);
     for (uint64_t i = 0; i < outer->count; i++) {
         part.src = p->src + (uint64_t)outer->src * i;

@@ -99,6 +99,20 @@ static void check_swap_and_extend(void)
 }
 
 /* The values are those of ml_dtypes. */
+static void check_flip(void)
+{
+    float f[] = {1.5f, -0.0f, 2, -3};
+    ckpt_dtype_flip(CKPT_DT_F32, CKPT_FLIP_REAL, f, 2);
+    CHECK(f[0] == -1.5f && !signbit(f[1]) && f[2] == 2);
+    ckpt_dtype_flip(CKPT_DT_C64, CKPT_FLIP_IMAG, f, 2);
+    CHECK(f[0] == -1.5f && signbit(f[1]) && f[2] == 2 && f[3] == 3);
+    ckpt_dtype_flip(CKPT_DT_C64, CKPT_FLIP_REAL | CKPT_FLIP_IMAG, f, 1);
+    CHECK(f[0] == 1.5f && !signbit(f[1]) && f[2] == 2);
+    ckpt_dtype_flip(CKPT_DT_F32, CKPT_FLIP_IMAG, f, 4);
+    ckpt_dtype_flip(CKPT_DT_I32, CKPT_FLIP_REAL, f, 4);
+    CHECK(f[0] == 1.5f && f[2] == 2 && f[3] == 3);
+}
+
 static void check_small_floats(void)
 {
     static const struct {
@@ -267,6 +281,7 @@ int main(void)
     check_table();
     check_descr();
     check_swap_and_extend();
+    check_flip();
     check_small_floats();
     check_json();
     check_json_random();

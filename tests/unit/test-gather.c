@@ -63,6 +63,12 @@ static struct ckpt_array *random_array(void)
     memset(a->fill, 0, sizeof a->fill);
     if (below(2))
         a->codecs = (struct ckpt_codec_chain){1, {CKPT_CODEC_CRC32C}};
+    if (below(2)) {
+        a->start = below(3) * a->itemsize;
+        a->chunk_bytes += a->start;
+        a->big_endian = below(2);
+        a->flip = (uint8_t)below(4);
+    }
     return a;
 }
 
@@ -73,7 +79,7 @@ static void fill_chunks(struct sample *s)
     s->chunks = malloc(a->nchunks * a->chunk_bytes + 1);
     memset(s->chunks, 0xee, a->nchunks * a->chunk_bytes + 1);
     for (uint64_t e = 0; e < a->nbytes / a->itemsize; e++) {
-        uint64_t rest = e, chunk = 0, at = 0, index[MAX_DIM];
+        uint64_t rest = e, chunk = 0, at = a->start, index[MAX_DIM];
         for (unsigned d = a->ndim; d-- > 0; rest /= a->shape[d])
             index[d] = rest % a->shape[d];
         for (unsigned d = 0; d < a->ndim; d++) {
@@ -226,6 +232,9 @@ static int sample_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_ar
         return 1;
     *ret = (struct ckpt_extent){.len = a->chunk_bytes, .bytes = malloc(a->chunk_bytes + 4)};
     memcpy(ret->bytes, s->chunks + index * a->chunk_bytes, a->chunk_bytes);
+    ckpt_dtype_flip(a->dtype, a->flip, ret->bytes, a->chunk_bytes / a->itemsize); /* as it is stored */
+    if (a->big_endian)
+        ckpt_dtype_swap(a->dtype, ret->bytes, a->chunk_bytes / a->itemsize);
     if (a->codecs.count) {
         uint32_t crc = ckpt_crc32c(0, ret->bytes, a->chunk_bytes);
         memcpy(ret->bytes + a->chunk_bytes, &crc, 4);
