@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/zip.h"
 
+#include "core/base/buf.h"
 #include "core/base/util.h"
-#include "core/format/store/record.h"
 
 #include <xxhash.h>
 
@@ -248,7 +248,7 @@ static int take_name(struct scan *s, const uint8_t *name, size_t len, uint32_t *
     if (ckpt_buf_error(names))
         return memory(s->err);
     const char *text = (const char *)names->data + *ret;
-    if (!len || strlen(text) != len || !ckpt_scan_utf8(text))
+    if (!len || strlen(text) != len || !ckpt_utf8(text, len))
         return ckpt_fail(s->err, EUCLEAN, "a member of the archive has a name that is empty, has a NUL or is not UTF-8");
     return 0;
 }
