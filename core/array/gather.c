@@ -3,6 +3,8 @@
 
 #include "core/base/util.h"
 
+#define DENSE_SPAN ((uint64_t)4 << 20) /* bytes of a chunk that are fetched at once to pick elements from */
+
 void ckpt_chunk_index(const struct ckpt_array *a, uint64_t chunk, uint64_t *index)
 {
     for (unsigned d = a->ndim; d-- > 0;) {
@@ -178,6 +180,42 @@ static void copy_rows(const struct ckpt_piece *p, uint32_t size, const uint8_t *
 void ckpt_piece_copy(const struct ckpt_piece *piece, uint32_t itemsize, const uint8_t *chunk, uint8_t *buf)
 {
     copy_rows(piece, itemsize, chunk + piece->src, buf + piece->dst, false);
+}
+
+int ckpt_piece_fetch(const struct ckpt_piece *p, uint32_t size, ckpt_piece_read_fn *read, void *arg, uint8_t *buf)
+{
+    if (p->ndim == 0 || (p->ndim == 1 && p->dim[0].src == size && p->dim[0].dst == size))
+        return read(arg, buf + p->dst, p->highest - p->lowest, p->src);
+    uint64_t span = p->highest - p->lowest, wanted = size;
+    for (unsigned i = 0; i < p->ndim; i++)
+        wanted *= p->dim[i].count;
+    if (span <= 65536 || (span <= DENSE_SPAN && span / 16 <= wanted)) {
+        CKPT_AUTOFREE uint8_t *data = malloc(span);
+        int r = data ? read(arg, data, span, p->lowest) : -ENOMEM;
+        if (r == 0)
+            ckpt_piece_copy(p, size, data - p->lowest, buf);
+        return r;
+    }
+    /* Too spread out to be fetched in one go: the dimension with the longest steps by itself, which is the outermost one in the file
+     * though not always in the result. Depth: the array's dimensions. */
+    struct ckpt_piece part = *p;
+    const struct ckpt_piece_dim *outer = &p->dim[0];
+    for (unsigned i = 1; i < p->ndim; i++)
+        if (llabs(p->dim[i].src) > llabs(outer->src))
+            outer = &p->dim[i];
+    part.ndim--;
+    memmove(part.dim + (outer - p->dim), outer + 1, (size_t)(p->dim + part.ndim - outer) * sizeof *part.dim);
+    uint64_t shrink = (uint64_t)(outer->src < 0 ? -outer->src : outer->src) * (outer->count - 1);
+    for (uint64_t i = 0; i < outer->count; i++) {
+        part.src = p->src + (uint64_t)outer->src * i;
+        part.dst = p->dst + (uint64_t)outer->dst * i;
+        part.lowest = p->lowest + (outer->src > 0 ? (uint64_t)outer->src * i : shrink - (uint64_t)-outer->src * i);
+        part.highest = part.lowest + (span - shrink);
+        int r = ckpt_piece_fetch(&part, size, read, arg, buf);
+        if (r < 0)
+            return r;
+    }
+    return 0;
 }
 
 void ckpt_piece_fill(const struct ckpt_piece *piece, uint32_t itemsize, const uint8_t *element, uint8_t *buf)

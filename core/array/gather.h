@@ -30,6 +30,9 @@ int ckpt_gather(const struct ckpt_array *a, const struct ckpt_selection *sel, ui
 
 /* Copy a piece out of a decoded chunk in memory. */
 void ckpt_piece_copy(const struct ckpt_piece *piece, uint32_t itemsize, const uint8_t *chunk, uint8_t *buf);
+/* Copy a piece out of a chunk that is not in memory, by reads that give exactly what is asked for; in as few as are worth it. */
+typedef int ckpt_piece_read_fn(void *arg, void *buf, size_t len, uint64_t off);
+int ckpt_piece_fetch(const struct ckpt_piece *piece, uint32_t itemsize, ckpt_piece_read_fn *read, void *arg, uint8_t *buf) CKPT_MUST_USE;
 /* Fill a piece with copies of one element. */
 void ckpt_piece_fill(const struct ckpt_piece *piece, uint32_t itemsize, const uint8_t *element, uint8_t *buf);
 

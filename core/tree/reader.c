@@ -4,7 +4,6 @@
 #include "core/array/gather.h"
 #include "core/base/util.h"
 
-#define DENSE_SPAN ((uint64_t)4 << 20)   /* bytes of a chunk that are fetched at once to pick elements from */
 #define HINT_CHUNK ((uint64_t)64 << 10)  /* smaller chunks are not worth another thread */
 #define HINTS 4
 #define LOOK_AHEAD ((uint64_t)4 << 20)
@@ -66,44 +65,10 @@ static int hint_piece(void *arg, const struct ckpt_piece *p)
     return 0;
 }
 
-static int read_piece(struct job *j, const struct ckpt_piece *p)
+static int read_chunk(void *arg, void *buf, size_t len, uint64_t off)
 {
-    uint32_t size = j->a->itemsize;
-    struct ckpt_cache *cache = j->state->cache;
-    if (p->ndim == 0 || (p->ndim == 1 && p->dim[0].src == size && p->dim[0].dst == size))
-        return ckpt_chunk_read(cache, j->chunk, j->buf + p->dst, p->highest - p->lowest, p->src, j->sequential, j->err);
-    uint64_t span = p->highest - p->lowest, wanted = size;
-    for (unsigned i = 0; i < p->ndim; i++)
-        wanted *= p->dim[i].count;
-    if (span <= 65536 || (span <= DENSE_SPAN && span / 16 <= wanted)) {
-        CKPT_AUTOFREE uint8_t *data = malloc(span);
-        if (!data)
-            return ckpt_fail(j->err, ENOMEM, "out of memory");
-        int r = ckpt_chunk_read(cache, j->chunk, data, span, p->lowest, j->sequential, j->err);
-        if (r == 0)
-            ckpt_piece_copy(p, size, data - p->lowest, j->buf);
-        return r;
-    }
-    /* Too spread out to be fetched in one go: the dimension with the longest steps by itself, which is the outermost one in the file
-     * though not always in the result. Depth: the array's dimensions. */
-    struct ckpt_piece part = *p;
-    const struct ckpt_piece_dim *outer = &p->dim[0];
-    for (unsigned i = 1; i < p->ndim; i++)
-        if (llabs(p->dim[i].src) > llabs(outer->src))
-            outer = &p->dim[i];
-    part.ndim--;
-    memmove(part.dim + (outer - p->dim), outer + 1, (size_t)(p->dim + part.ndim - outer) * sizeof *part.dim);
-    uint64_t shrink = (uint64_t)(outer->src < 0 ? -outer->src : outer->src) * (outer->count - 1);
-    for (uint64_t i = 0; i < outer->count; i++) {
-        part.src = p->src + (uint64_t)outer->src * i;
-        part.dst = p->dst + (uint64_t)outer->dst * i;
-        part.lowest = p->lowest + (outer->src > 0 ? (uint64_t)outer->src * i : shrink - (uint64_t)-outer->src * i);
-        part.highest = part.lowest + (span - shrink);
-        int r = read_piece(j, &part);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    struct job *j = arg;
+    return ckpt_chunk_read(j->state->cache, j->chunk, buf, len, off, j->sequential, j->err);
 }
 
 static int take_piece(void *arg, const struct ckpt_piece *p)
@@ -128,8 +93,10 @@ static int take_piece(void *arg, const struct ckpt_piece *p)
     int r = ckpt_chunk_map(j->state->cache, j->chunk, p->lowest, p->highest - p->lowest, j->sequential, &data, j->err);
     if (r < 0)
         return r;
-    if (!data)
-        return read_piece(j, p);
+    if (!data) {
+        r = ckpt_piece_fetch(p, a->itemsize, read_chunk, j, j->buf);
+        return r == -ENOMEM ? ckpt_fail(j->err, ENOMEM, "out of memory") : r;
+    }
     ckpt_piece_copy(p, a->itemsize, data - p->lowest, j->buf);
     return 0;
 }

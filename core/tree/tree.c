@@ -212,6 +212,15 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     return 0;
 }
 
+int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, uint32_t *ret, struct ckpt_err *err)
+{
+    bool exact = t->exact;
+    t->exact = true;
+    int r = ckpt_tree_add(t, parent, key, len, false, CKPT_NODE_DIR, ret, err);
+    t->exact = exact;
+    return r;
+}
+
 /* --- keys that are joined with dots --- */
 
 static uint64_t hash_name(uint32_t parent, const char *name, size_t len, const char *suffix, size_t suffix_len);

@@ -108,6 +108,8 @@ int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t
 /* A new leaf, or a container (an existing one of that key is returned, unless the tree is exact). -EUCLEAN beyond the limits. */
 int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index, enum ckpt_node_kind kind, uint32_t *ret,
                   struct ckpt_err *err) CKPT_MUST_USE;
+/* A container beside another one of the same key, as 1 and "1" of a Python dict are: it gets another name. */
+int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, uint32_t *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /*
  * A node whose key is joined of several with dots ("layer.0.weight"): each part but the last a container, which is made where it is
  * not there yet. The key stays whole where a part would be empty, where the way is barred by a leaf, where the node would get a
