@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The zip archive that torch.save writes: one folder with data.pkl, and the storages under data/. Immutable once opened; any thread. */
+#ifndef CKPT_FORMAT_PYTORCH_ARCHIVE_H
+#define CKPT_FORMAT_PYTORCH_ARCHIVE_H
+
+#include "core/format/pytorch/graph.h"
+#include "core/format/pytorch/record.h"
+#include "core/format/zip.h"
+
+struct torch_archive {
+    struct ckpt_zip *zip;
+    const char *folder; /* the archive's, with the slash; folder_len bytes */
+    size_t folder_len;
+    bool big_endian;
+};
+
+/* The archive in bytes [off, off + len) of a file. Errors as of ckpt_zip_open; -EOPNOTSUPP also for what torch.save wrote otherwise. */
+int torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret, struct ckpt_err *err) CKPT_MUST_USE;
+void torch_archive_close(struct torch_archive *a);
+/* A zip archive of which some folder holds a data.pkl. */
+bool torch_archive_probe(struct ckpt_file *file);
+/* Its objects; see torch_pickle_load. */
+int torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret,
+                       struct ckpt_err *err) CKPT_MUST_USE;
+
+/* The layout of a tensor that has no fault. Reads nothing of an archive that is not compressed. */
+int torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret, struct ckpt_err *err)
+    CKPT_MUST_USE;
+/* Where its elements are, in the only chunk of that layout. */
+int torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret, struct ckpt_err *err)
+    CKPT_MUST_USE;
+/* Bytes that the elements take, about. */
+uint64_t torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t, const struct ckpt_array *layout);
+
+#endif

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A folder that torch.distributed.checkpoint wrote: .metadata and files of pieces. Others of its files are blobs. */
+#include "core/base/util.h"
+#include "core/format/pytorch/metadata.h"
+#include "core/format/pytorch/nodes.h"
+#include "core/format/pytorch/torch.h"
+
+#include <stdio.h>
+
+static bool is_file(struct ckpt_backend *dir, const char *name)
+{
+    struct ckpt_stat st;
+    return ckpt_backend_stat(dir, name, &st) == 0 && st.type == CKPT_FT_FILE;
+}
+
+/* .metadata is written last, under another name first. */
+static int dcp_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
+{
+    if (is_file(dir, ".metadata") || is_file(dir, "__0.metadata"))
+        ret->bits = 48;
+    else if (is_file(dir, ".metadata.tmp") || is_file(dir, "__0_0.distcp")) {
+        ret->bits = 48;
+        snprintf(ret->unfinished, sizeof ret->unfinished, "not finished: a distributed checkpoint without .metadata, which is written last");
+    }
+    return 0;
+}
+
+static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                        struct ckpt_err *err)
+{
+    struct torch_archive a;
+    int r = torch_piece_open(t, p, &a, err);
+    for (uint32_t i = 0; r == 0 && i < ckpt_zip_count(a.zip); i++)
+        r = ckpt_zip_verify(a.zip, i, progress, arg, err);
+    if (r == 0)
+        torch_archive_close(&a);
+    return r;
+}
+
+/* Every member's CRC-32 in the pieces of a leaf. */
+static int verify_leaf(struct ckpt_tree *t, uint32_t node, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+{
+    const struct torch *torch = t->priv;
+    struct torch_sharded s;
+    struct torch_box box;
+    size_t at;
+    int r = 0;
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY || torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
+        return 0;
+    torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
+    for (uint32_t i = 0; i < s.boxes && r == 0; i++) {
+        torch_box_next(&torch->records, s.ndim, &at, &box);
+        r = box.piece.len ? verify_piece(t, &box.piece, progress, arg, err) : 0;
+    }
+    return r;
+}
+
+static int dcp_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+{
+    int r = 0;
+    for (uint32_t node = 1; node < t->count && r == 0; node++)
+        r = verify_leaf(t, node, progress, arg, err);
+    return r;
+}
+
+/* The files of a tensor's pieces. */
+static void dcp_pin(struct ckpt_tree *t, uint32_t node)
+{
+    const struct torch *torch = t->priv;
+    struct torch_sharded s;
+    struct torch_box box;
+    struct ckpt_extent e;
+    struct ckpt_file *f;
+    size_t at;
+    if (t->nodes[node].kind == CKPT_NODE_BLOB && torch_blob(t, node, &e, NULL) == 0)
+        ckpt_extent_clear(&e);
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY || torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
+        return;
+    torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
+    for (uint32_t i = 0; i < s.boxes && i < 65536; i++) {
+        torch_box_next(&torch->records, s.ndim, &at, &box);
+        if (torch_piece_file(t, &box.piece, &f, NULL) == 0)
+            ckpt_file_unref(f);
+    }
+}
+
+static const struct ckpt_format dcp_format = {
+    .name = "torch-dcp",
+    .layout = torch_layout,
+    .chunk = torch_chunk,
+    .stored = torch_stored,
+    .blob = torch_blob,
+    .pin = dcp_pin,
+    .describe = torch_describe,
+    .verify = dcp_verify,
+    .memory = torch_memory,
+    .close = torch_close,
+};
+
+static int open_piece(void *arg, size_t record, struct torch_graph *ret, struct ckpt_err *err)
+{
+    return torch_piece_load(arg, record, ret, err);
+}
+
+static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_graph g;
+    struct ckpt_file *f;
+    uint8_t *pickle;
+    size_t len;
+    int r = ckpt_pins_open(t->pins, ".metadata", &f);
+    if (r == -ENOENT)
+        return ckpt_fail(err, EOPNOTSUPP, "saved with metadata for each rank (__0.metadata and so on) instead of .metadata, which is not supported");
+    if (r < 0)
+        return ckpt_fail(err, -r, ".metadata: %s", strerror(-r));
+    r = ckpt_file_read_all(f, TORCH_MAX_PICKLE, &pickle, &len);
+    ckpt_file_unref(f);
+    if (r < 0)
+        return ckpt_fail(err, r == -EFBIG ? EUCLEAN : -r, ".metadata: %s", strerror(-r));
+    r = torch_metadata_load(pickle, len, t, &torch->records, &g, err);
+    if (r < 0)
+        return r;
+    struct torch_nodes nodes = {.tree = t, .records = &torch->records, .flat = flat, .piece = open_piece, .arg = t};
+    r = torch_nodes_add(&nodes, &g, err);
+    torch_graph_clear(&g);
+    return r;
+}
+
+struct adding {
+    struct ckpt_tree *tree;
+    struct ckpt_err *err;
+};
+
+static bool is_own(const char *name)
+{
+    return !strncmp(name, ".metadata", 9) || ckpt_has_suffix(name, ".distcp") || (!strncmp(name, "__", 2) && strstr(name, ".metadata"));
+}
+
+static int add_file(void *arg, const char *name, enum ckpt_ftype type)
+{
+    struct adding *a = arg;
+    struct ckpt_tree *t = a->tree;
+    uint32_t node, path;
+    if (is_own(name) || !is_file(ckpt_pins_dir(t->pins), name))
+        return 0;
+    int r = ckpt_tree_add(t, 0, name, strlen(name), false, CKPT_NODE_BLOB, &node, a->err);
+    if (r == 0 && ckpt_tree_string(t, name, strlen(name), &path) < 0)
+        r = ckpt_fail(a->err, ENOMEM, "out of memory");
+    if (r == 0) {
+        t->nodes[node].ref = path;
+        t->nodes[node].mark = 1;
+    }
+    return r;
+}
+
+static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    struct ckpt_tree *t;
+    int r = torch_tree_new(&dcp_format, o->pins, &t, err);
+    if (r < 0)
+        return r;
+    r = add_leaves(t, o->flat, err);
+    if (r == 0)
+        r = ckpt_backend_list(ckpt_pins_dir(o->pins), "", add_file, &(struct adding){t, err});
+    if (r == 0)
+        r = ckpt_tree_finish(t, err);
+    if (r < 0)
+        ckpt_tree_unref(t);
+    else
+        *ret = t;
+    return r;
+}
+
+const struct ckpt_reader ckpt_dcp_reader = {
+    .name = "torch-dcp",
+    .probe = dcp_probe,
+    .open = dcp_open,
+};

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The low two bits of a value say where it is. In the words, an object begins with its tag; a tuple's items follow it at once, those of
+ * lists and dicts lie in blocks that are linked, since they come bit by bit.
+ */
+#include "core/format/pytorch/graph.h"
+
+#include "core/base/util.h"
+#include "core/format/pytorch/opcode.h"
+
+#include <inttypes.h>
+
+#define MAX_WORDS ((uint32_t)20 << 20)
+
+enum place { ATOM, NAME, RECORD, WORDS };
+
+enum tag { TUPLE, LIST, DICT, ORDERED_DICT, CALLED, OBJECT, STORAGE };
+#define TAG_BITS 4
+
+/* Words of a list or dict. */
+enum { C_TAG, C_COUNT, C_FIRST, C_LAST, C_WORDS };
+/* Words of a block before its items. */
+enum { B_NEXT, B_COUNT, B_WORDS };
+/* Words of what is called, and of an object. */
+enum { O_TAG, O_GLOBAL, O_VALUE, O_WORDS };
+/* Words of a storage. */
+enum { S_TAG, S_GLOBAL, S_KEY, S_SIZE = S_KEY + 2, S_WORDS = S_SIZE + 2 };
+
+static torch_value value_at(enum place place, size_t at)
+{
+    return (torch_value)at << 2 | place;
+}
+
+static enum place place_of(torch_value v)
+{
+    return (enum place)(v & 3);
+}
+
+static uint32_t *words_of(const struct torch_graph *g, torch_value v)
+{
+    return g->words + (v >> 2);
+}
+
+static enum tag tag_of(const struct torch_graph *g, torch_value v)
+{
+    return (enum tag)(*words_of(g, v) & ((1 << TAG_BITS) - 1));
+}
+
+void torch_graph_clear(struct torch_graph *g)
+{
+    free(g->pickle);
+    free(g->words);
+    *g = (struct torch_graph){0};
+}
+
+/* --- building --- */
+
+static int reserve(struct torch_graph *g, uint32_t words)
+{
+    if (words > MAX_WORDS - g->count)
+        return -EFBIG;
+    if (g->count + words <= g->cap)
+        return 0;
+    uint32_t cap = CKPT_MIN(CKPT_MAX(g->count + words, g->cap + g->cap / 2 + 256), MAX_WORDS);
+    uint32_t *p = realloc(g->words, cap * sizeof *p);
+    if (!p)
+        return -ENOMEM;
+    g->words = p;
+    g->cap = cap;
+    return 0;
+}
+
+static int new_object(struct torch_graph *g, uint32_t words, enum tag tag, uint32_t high, torch_value *ret)
+{
+    int r = reserve(g, words);
+    if (r < 0)
+        return r;
+    *ret = value_at(WORDS, g->count);
+    g->words[g->count] = high << TAG_BITS | tag;
+    g->count += words;
+    return 0;
+}
+
+int torch_new_tuple(struct torch_graph *g, uint32_t items, torch_value *ret)
+{
+    return items >= MAX_WORDS ? -EFBIG : new_object(g, 1 + items, TUPLE, items, ret);
+}
+
+void torch_set_item(struct torch_graph *g, torch_value tuple, uint32_t i, torch_value item)
+{
+    words_of(g, tuple)[1 + i] = item;
+}
+
+int torch_new_container(struct torch_graph *g, enum torch_kind kind, bool ordered, torch_value *ret)
+{
+    int r = new_object(g, C_WORDS, kind == TORCH_LIST ? LIST : ordered ? ORDERED_DICT : DICT, 0, ret);
+    if (r == 0)
+        memset(words_of(g, *ret) + C_COUNT, 0, (C_WORDS - C_COUNT) * sizeof *g->words);
+    return r;
+}
+
+int torch_append(struct torch_graph *g, torch_value container, const torch_value *items, uint32_t count)
+{
+    uint32_t *c = words_of(g, container), last = c[C_LAST];
+    if (!count)
+        return 0;
+    bool extend = last && last + B_WORDS + g->words[last + B_COUNT] == g->count;
+    int r = reserve(g, count + (extend ? 0 : B_WORDS));
+    if (r < 0)
+        return r;
+    c = words_of(g, container);
+    if (!extend) {
+        last = g->count;
+        g->words[last + B_NEXT] = g->words[last + B_COUNT] = 0;
+        g->count += B_WORDS;
+        if (c[C_LAST])
+            g->words[c[C_LAST] + B_NEXT] = last;
+        else
+            c[C_FIRST] = last;
+        c[C_LAST] = last;
+    }
+    memcpy(g->words + g->count, items, count * sizeof *items);
+    g->words[last + B_COUNT] += count;
+    g->count += count;
+    c[C_COUNT] += count;
+    return 0;
+}
+
+int torch_new_call(struct torch_graph *g, uint32_t global, torch_value args, torch_value *ret)
+{
+    int r = new_object(g, O_WORDS, CALLED, 0, ret);
+    if (r < 0)
+        return r;
+    words_of(g, *ret)[O_GLOBAL] = global;
+    words_of(g, *ret)[O_VALUE] = args;
+    return 0;
+}
+
+int torch_new_object(struct torch_graph *g, uint32_t global, torch_value *ret)
+{
+    int r = new_object(g, O_WORDS, OBJECT, 0, ret);
+    if (r < 0)
+        return r;
+    words_of(g, *ret)[O_GLOBAL] = global;
+    words_of(g, *ret)[O_VALUE] = TORCH_NOTHING;
+    return 0;
+}
+
+void torch_set_state(struct torch_graph *g, torch_value object, torch_value state)
+{
+    words_of(g, object)[O_VALUE] = state;
+}
+
+int torch_new_storage(struct torch_graph *g, const struct torch_storage *s, torch_value *ret)
+{
+    int r = new_object(g, S_WORDS, STORAGE, s->fault, ret);
+    if (r < 0)
+        return r;
+    uint32_t *w = words_of(g, *ret);
+    w[S_GLOBAL] = s->global;
+    memcpy(w + S_KEY, &s->key, sizeof s->key);
+    memcpy(w + S_SIZE, &s->size, sizeof s->size);
+    return 0;
+}
+
+torch_value torch_atom(size_t off)
+{
+    return value_at(ATOM, off);
+}
+
+torch_value torch_global_value(uint32_t global)
+{
+    return value_at(NAME, global);
+}
+
+torch_value torch_tensor_value(size_t record)
+{
+    return value_at(RECORD, record);
+}
+
+/* --- looking --- */
+
+static enum torch_kind kind_of_atom(uint8_t opcode)
+{
+    switch (opcode) {
+    case OP_NEWTRUE:
+    case OP_NEWFALSE:
+        return TORCH_BOOL;
+    case OP_BININT:
+    case OP_BININT1:
+    case OP_BININT2:
+    case OP_LONG1:
+        return TORCH_INT;
+    case OP_BINFLOAT:
+        return TORCH_FLOAT;
+    case OP_BINUNICODE:
+    case OP_SHORT_BINUNICODE:
+    case OP_SHORT_BINSTRING:
+        return TORCH_STR;
+    default:
+        return TORCH_NONE;
+    }
+}
+
+enum torch_kind torch_kind(const struct torch_graph *g, torch_value v)
+{
+    static const enum torch_kind kinds[] = {[TUPLE] = TORCH_TUPLE,       [LIST] = TORCH_LIST,   [DICT] = TORCH_DICT,
+                                            [ORDERED_DICT] = TORCH_DICT, [CALLED] = TORCH_CALL, [OBJECT] = TORCH_OBJECT,
+                                            [STORAGE] = TORCH_STORAGE};
+    switch (place_of(v)) {
+    case ATOM:
+        return kind_of_atom(g->pickle[v >> 2]);
+    case NAME:
+        return TORCH_GLOBAL;
+    case RECORD:
+        return TORCH_TENSOR;
+    default:
+        return kinds[tag_of(g, v)];
+    }
+}
+
+bool torch_truth(const struct torch_graph *g, torch_value v)
+{
+    return g->pickle[v >> 2] == OP_NEWTRUE;
+}
+
+/* The bytes of an int, little-endian two's complement. */
+static const uint8_t *int_bytes(const struct torch_graph *g, torch_value v, size_t *ret_len, bool *ret_unsigned)
+{
+    const uint8_t *p = g->pickle + (v >> 2);
+    *ret_unsigned = *p == OP_BININT1 || *p == OP_BININT2;
+    *ret_len = *p == OP_LONG1 ? p[1] : *p == OP_BININT1 ? 1 : *p == OP_BININT2 ? 2 : 4;
+    return p + 1 + (*p == OP_LONG1);
+}
+
+bool torch_int(const struct torch_graph *g, torch_value v, int64_t *ret)
+{
+    size_t len;
+    bool positive;
+    const uint8_t *p = int_bytes(g, v, &len, &positive);
+    uint8_t sign = len && !positive && p[len - 1] & 0x80 ? 0xff : 0;
+    while (len > sizeof *ret && p[len - 1] == sign && (p[len - 2] & 0x80) == (sign & 0x80))
+        len--;
+    if (len > sizeof *ret)
+        return false;
+    uint64_t u = sign ? UINT64_MAX : 0;
+    memcpy(&u, p, len);
+    *ret = (int64_t)u;
+    return true;
+}
+
+void torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
+{
+    uint32_t limb[64] = {0}; /* 255 bytes at most */
+    uint8_t digits[640];
+    size_t len, count = 0;
+    bool positive;
+    int64_t small;
+    if (torch_int(g, v, &small)) {
+        ckpt_buf_addf(buf, "%" PRId64, small);
+        return;
+    }
+    const uint8_t *p = int_bytes(g, v, &len, &positive);
+    bool negative = p[len - 1] & 0x80;
+    if (negative)
+        memset(limb, 0xff, sizeof limb);
+    memcpy(limb, p, len);
+    for (size_t i = 0, carry = 1; negative && i < sizeof limb / sizeof *limb; i++) {
+        uint64_t sum = (uint64_t)(uint32_t)~limb[i] + carry;
+        limb[i] = (uint32_t)sum;
+        carry = sum >> 32;
+    }
+    for (size_t top = sizeof limb / sizeof *limb; top > 0;) {
+        uint64_t rest = 0;
+        for (size_t i = top; i-- > 0;) {
+            rest = rest << 32 | limb[i];
+            limb[i] = (uint32_t)(rest / 10);
+            rest %= 10;
+        }
+        digits[count++] = (uint8_t)('0' + rest);
+        while (top > 0 && !limb[top - 1])
+            top--;
+    }
+    if (negative)
+        ckpt_buf_addc(buf, '-');
+    while (count > 0)
+        ckpt_buf_addc(buf, (char)digits[--count]);
+}
+
+double torch_float(const struct torch_graph *g, torch_value v)
+{
+    uint64_t bits;
+    double d;
+    memcpy(&bits, g->pickle + (v >> 2) + 1, sizeof bits);
+    bits = __builtin_bswap64(bits);
+    memcpy(&d, &bits, sizeof d);
+    return d;
+}
+
+const char *torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len)
+{
+    const uint8_t *p = g->pickle + (v >> 2);
+    bool wide = *p == OP_BINUNICODE;
+    *ret_len = wide ? ckpt_le32(p + 1) : p[1];
+    return (const char *)p + (wide ? 5 : 2);
+}
+
+bool torch_str_is(const struct torch_graph *g, torch_value v, const char *text)
+{
+    size_t len;
+    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_STR)
+        return false;
+    const char *p = torch_str(g, v, &len);
+    return len == strlen(text) && !memcmp(p, text, len);
+}
+
+uint32_t torch_global_number(const struct torch_graph *g, torch_value v)
+{
+    if (v == TORCH_NOTHING)
+        return TORCH_NO_GLOBAL;
+    switch (torch_kind(g, v)) {
+    case TORCH_GLOBAL:
+        return v >> 2;
+    case TORCH_CALL:
+    case TORCH_OBJECT:
+        return words_of(g, v)[O_GLOBAL];
+    case TORCH_STORAGE:
+        return words_of(g, v)[S_GLOBAL];
+    default:
+        return TORCH_NO_GLOBAL;
+    }
+}
+
+const struct torch_global *torch_global_of(const struct torch_graph *g, torch_value v)
+{
+    uint32_t number = torch_global_number(g, v);
+    return number == TORCH_NO_GLOBAL ? NULL : torch_global(number);
+}
+
+bool torch_is(const struct torch_graph *g, torch_value v, enum torch_kind kind, enum torch_meaning meaning)
+{
+    const struct torch_global *global = torch_global_of(g, v);
+    return global && global->meaning == meaning && torch_kind(g, v) == kind;
+}
+
+uint32_t torch_count(const struct torch_graph *g, torch_value v)
+{
+    const uint32_t *w = words_of(g, v);
+    enum tag tag = tag_of(g, v);
+    return tag == TUPLE ? *w >> TAG_BITS : tag == LIST ? w[C_COUNT] : w[C_COUNT] / 2;
+}
+
+torch_value torch_item(const struct torch_graph *g, torch_value tuple, uint32_t i)
+{
+    return words_of(g, tuple)[1 + i];
+}
+
+bool torch_ordered(const struct torch_graph *g, torch_value dict)
+{
+    return tag_of(g, dict) == ORDERED_DICT;
+}
+
+torch_value torch_args(const struct torch_graph *g, torch_value call)
+{
+    return words_of(g, call)[O_VALUE];
+}
+
+torch_value torch_state(const struct torch_graph *g, torch_value object)
+{
+    return words_of(g, object)[O_VALUE];
+}
+
+void torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_storage *ret)
+{
+    const uint32_t *w = words_of(g, v);
+    *ret = (struct torch_storage){.global = w[S_GLOBAL], .fault = (uint8_t)(w[S_TAG] >> TAG_BITS)};
+    memcpy(&ret->key, w + S_KEY, sizeof ret->key);
+    memcpy(&ret->size, w + S_SIZE, sizeof ret->size);
+}
+
+size_t torch_record_of(torch_value v)
+{
+    return v >> 2;
+}
+
+void torch_walk_init(struct torch_walk *w, const struct torch_graph *g, torch_value container)
+{
+    const uint32_t *words = words_of(g, container);
+    *w = (struct torch_walk){.g = g};
+    if (tag_of(g, container) == TUPLE) {
+        w->at = (container >> 2) + 1;
+        w->left = torch_count(g, container);
+    } else
+        w->next = words[C_FIRST];
+}
+
+bool torch_walk_next(struct torch_walk *w, torch_value *ret)
+{
+    if (!w->left) {
+        if (!w->next)
+            return false;
+        w->at = w->next + B_WORDS;
+        w->left = w->g->words[w->next + B_COUNT];
+        w->next = w->g->words[w->next + B_NEXT];
+    }
+    w->left--;
+    *ret = w->g->words[w->at++];
+    return true;
+}
+
+torch_value torch_get(const struct torch_graph *g, torch_value dict, const char *key)
+{
+    struct torch_walk w;
+    torch_value k, v, found = TORCH_NOTHING;
+    torch_walk_init(&w, g, dict);
+    while (torch_walk_next(&w, &k) && torch_walk_next(&w, &v))
+        if (torch_str_is(g, k, key))
+            found = v;
+    return found;
+}

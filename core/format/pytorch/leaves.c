@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/format/pytorch/torch.h"
+
+#include "core/base/util.h"
+
+static size_t record_of(const struct ckpt_tree *t, uint32_t node)
+{
+    return t->nodes[node].ref;
+}
+
+/* The archive that a tensor's storage is in; to be closed. */
+static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, struct torch_archive *ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_piece piece;
+    if (tensor->archive) {
+        torch_get_piece(&torch->records, tensor->archive - 1, &piece);
+        return torch_piece_open(t, &piece, ret, err);
+    }
+    *ret = torch->archive;
+    ckpt_zip_ref(ret->zip);
+    return 0;
+}
+
+static int tensor_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_tensor tensor;
+    struct torch_archive archive;
+    torch_get_tensor(&torch->records, record, &tensor);
+    if (tensor.fault)
+        return torch_fault_layout(tensor.fault, tensor.type, ret, err);
+    int r = archive_of(t, &tensor, &archive, err);
+    if (r < 0)
+        return r;
+    r = torch_archive_layout(&archive, &tensor, ret, err);
+    torch_archive_close(&archive);
+    return r;
+}
+
+static int complex_layout(struct ckpt_array **ret, struct ckpt_err *err)
+{
+    *ret = ckpt_array_new(CKPT_DT_C128, 0, NULL);
+    return *ret ? ckpt_array_settle(*ret, NULL) : ckpt_fail(err, ENOMEM, "out of memory");
+}
+
+/* A piece could not be opened when the tree was made, so that it is not known what is in it. */
+static int piece_layout(struct ckpt_tree *t, size_t record, struct ckpt_err *err)
+{
+    struct torch_graph g;
+    int r = torch_piece_load(t, record, &g, err);
+    if (r < 0)
+        return r;
+    torch_graph_clear(&g);
+    return ckpt_fail(err, ESTALE, "it could not be read when the checkpoint was opened");
+}
+
+int torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    size_t record = record_of(t, node);
+    int r;
+    switch (torch_record_kind(&torch->records, record)) {
+    case TORCH_R_TENSOR:
+        r = tensor_layout(t, record, ret, err);
+        break;
+    case TORCH_R_COMPLEX:
+        r = complex_layout(ret, err);
+        break;
+    case TORCH_R_SHARDED:
+        r = torch_boxes_layout(t, record, ret, err);
+        break;
+    default:
+        return piece_layout(t, record, err);
+    }
+    if (r == 0)
+        *ret = ckpt_layouts_share(torch->layouts, *ret);
+    return r;
+}
+
+static int complex_chunk(const struct torch *torch, size_t record, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    uint8_t *bytes = malloc(16);
+    if (!bytes)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    torch_get_complex(&torch->records, record, bytes);
+    *ret = (struct ckpt_extent){.len = 16, .bytes = bytes};
+    return 0;
+}
+
+static int tensor_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_tensor tensor;
+    struct torch_archive archive;
+    torch_get_tensor(&torch->records, record, &tensor);
+    int r = archive_of(t, &tensor, &archive, err);
+    if (r < 0)
+        return r;
+    r = torch_archive_chunk(&archive, &tensor, ret, err);
+    torch_archive_close(&archive);
+    return r;
+}
+
+int torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    size_t record = record_of(t, node);
+    switch (torch_record_kind(&torch->records, record)) {
+    case TORCH_R_TENSOR:
+        return tensor_chunk(t, record, ret, err);
+    case TORCH_R_COMPLEX:
+        return complex_chunk(torch, record, ret, err);
+    default:
+        return torch_boxes_chunk(t, record, ret, err);
+    }
+}
+
+int torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_tensor tensor;
+    struct torch_archive archive;
+    *ret = a ? a->nbytes : 0;
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY || torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
+        return 0;
+    torch_get_tensor(&torch->records, record_of(t, node), &tensor);
+    if (tensor.fault) {
+        *ret = 0;
+        return 0;
+    }
+    int r = archive_of(t, &tensor, &archive, err);
+    if (r < 0)
+        return r;
+    *ret = torch_archive_stored(&archive, &tensor, a);
+    torch_archive_close(&archive);
+    return 0;
+}
+
+int torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    size_t len;
+    const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
+    if (t->nodes[node].mark) {
+        struct ckpt_file *f;
+        int r = ckpt_pins_open(t->pins, text, &f);
+        if (r < 0)
+            return ckpt_fail(err, -r, "%s: %s", text, strerror(-r));
+        *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
+        return 0;
+    }
+    uint8_t *bytes = malloc(len + 1);
+    if (!bytes)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    memcpy(bytes, text, len);
+    *ret = (struct ckpt_extent){.len = len, .bytes = bytes};
+    return 0;
+}
+
+static void describe_tensor(const struct torch_tensor *t, struct ckpt_buf *json)
+{
+    ckpt_buf_addf(json, ",\"storage\":\"data/%llu\",\"storage_offset\":%llu,\"stride\":[", (unsigned long long)t->key,
+                  (unsigned long long)t->offset);
+    for (unsigned i = 0; i < t->ndim; i++)
+        ckpt_buf_addf(json, "%s%llu", i ? "," : "", (unsigned long long)t->stride[i]);
+    ckpt_buf_addc(json, ']');
+}
+
+/* How many pieces, and the first of them. */
+static void describe_boxes(const struct ckpt_tree *t, size_t record, struct ckpt_buf *json)
+{
+    const struct torch *torch = t->priv;
+    struct torch_sharded s;
+    struct torch_box box;
+    size_t at, len;
+    torch_get_sharded(&torch->records, record, &s, &at);
+    ckpt_buf_addf(json, ",\"pieces\":%u,\"boxes\":[", s.boxes);
+    for (uint32_t i = 0; i < s.boxes && i < 64; i++) {
+        torch_box_next(&torch->records, s.ndim, &at, &box);
+        ckpt_buf_addf(json, "%s{\"offsets\":[", i ? "," : "");
+        for (unsigned d = 0; d < s.ndim; d++)
+            ckpt_buf_addf(json, "%s%llu", d ? "," : "", (unsigned long long)box.low[d]);
+        ckpt_buf_adds(json, "],\"sizes\":[");
+        for (unsigned d = 0; d < s.ndim; d++)
+            ckpt_buf_addf(json, "%s%llu", d ? "," : "", (unsigned long long)box.size[d]);
+        ckpt_buf_adds(json, "],\"file\":");
+        const char *file = ckpt_tree_text(t, box.piece.file, &len);
+        ckpt_buf_add_json_string(json, file, len);
+        ckpt_buf_addc(json, '}');
+    }
+    ckpt_buf_addc(json, ']');
+}
+
+void torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
+{
+    const struct torch *torch = t->priv;
+    struct torch_tensor tensor;
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY)
+        return;
+    switch (torch_record_kind(&torch->records, record_of(t, node))) {
+    case TORCH_R_TENSOR:
+        torch_get_tensor(&torch->records, record_of(t, node), &tensor);
+        if (!tensor.fault)
+            describe_tensor(&tensor, json);
+        return;
+    case TORCH_R_SHARDED:
+        describe_boxes(t, record_of(t, node), json);
+        return;
+    default:
+        return;
+    }
+}
+
+size_t torch_memory(const struct ckpt_tree *t)
+{
+    const struct torch *torch = t->priv;
+    return sizeof *torch + torch->records.cap + ckpt_layouts_memory(torch->layouts) +
+           (torch->archive.zip ? ckpt_zip_memory(torch->archive.zip) : 0);
+}
+
+void torch_close(struct ckpt_tree *t)
+{
+    struct torch *torch = t->priv;
+    torch_archive_close(&torch->archive);
+    ckpt_layouts_free(torch->layouts);
+    ckpt_buf_clear(&torch->records);
+    pthread_mutex_destroy(&torch->lock);
+    free(torch);
+}
+
+int torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    struct ckpt_tree *t;
+    struct torch *torch = calloc(1, sizeof *torch);
+    if (!torch || ckpt_tree_new(format, pins, &t) < 0) {
+        free(torch);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    pthread_mutex_init(&torch->lock, NULL);
+    t->priv = torch;
+    torch->layouts = ckpt_layouts_new();
+    ckpt_buf_addc(&torch->records, 0); /* no record is at 0 */
+    if (!torch->layouts || ckpt_buf_error(&torch->records)) {
+        ckpt_tree_unref(t);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    *ret = t;
+    return 0;
+}

@@ -1,0 +1,563 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Three tables by the name of a leaf: what it is, where it goes (from planner_data, since names are joined with dots and may have some of
+ * their own), and where each of its pieces is. The tree is first made of branches, then of the graph's own dicts and lists.
+ */
+#include "core/format/pytorch/metadata.h"
+
+#include "core/base/util.h"
+#include "core/format/pytorch/pickle.h"
+#include "core/format/pytorch/record.h"
+
+#include <xxhash.h>
+
+#define NO_BRANCH UINT32_MAX
+
+/* --- tables --- */
+
+/* By a name, and the offsets of a piece, which are a tuple or TORCH_NOTHING. */
+struct entry {
+    torch_value name, offsets, value;
+};
+
+struct table {
+    struct entry *entries;
+    uint32_t count, size; /* size: of the slots, a power of two */
+    uint32_t *slots;      /* 1 + number of an entry; 0: free */
+};
+
+struct loader {
+    struct torch_graph g;
+    struct ckpt_tree *tree;
+    struct ckpt_buf *records;
+    struct table paths, places;
+    struct branch *branches;
+    uint32_t branch_count, branch_cap;
+    uint32_t *branch_slots; /* 1 + number; 0: free */
+    uint32_t branch_slots_size;
+    struct ckpt_err *err;
+};
+
+static int malformed(struct loader *l, const char *what)
+{
+    return ckpt_fail(l->err, EUCLEAN, ".metadata is malformed: %s", what);
+}
+
+static int memory(struct loader *l)
+{
+    return ckpt_fail(l->err, ENOMEM, "out of memory");
+}
+
+/* A tuple of integers, be it a plain one or a Size; TORCH_NOTHING: it is none. */
+static torch_value as_tuple(const struct torch_graph *g, torch_value v)
+{
+    if (v == TORCH_NOTHING)
+        return v;
+    if (torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
+        return torch_item(g, torch_args(g, v), 0);
+    if (torch_kind(g, v) != TORCH_TUPLE)
+        return TORCH_NOTHING;
+    for (uint32_t i = 0; i < torch_count(g, v); i++)
+        if (torch_kind(g, torch_item(g, v, i)) != TORCH_INT)
+            return TORCH_NOTHING;
+    return v;
+}
+
+static uint64_t hash_of(const struct torch_graph *g, torch_value name, torch_value offsets)
+{
+    size_t len;
+    const char *text = torch_str(g, name, &len);
+    uint64_t h = XXH3_64bits(text, len);
+    for (uint32_t i = 0; offsets != TORCH_NOTHING && i < torch_count(g, offsets); i++) {
+        int64_t n;
+        if (!torch_int(g, torch_item(g, offsets, i), &n))
+            n = -1;
+        h = (h ^ (uint64_t)n) * 0x9e3779b97f4a7c15;
+    }
+    return h ^ h >> 32;
+}
+
+static bool same_text(const struct torch_graph *g, torch_value a, torch_value b)
+{
+    size_t n, m;
+    const char *p = torch_str(g, a, &n), *q = torch_str(g, b, &m);
+    return n == m && !memcmp(p, q, n);
+}
+
+static bool same_offsets(const struct torch_graph *g, torch_value a, torch_value b)
+{
+    if (a == TORCH_NOTHING || b == TORCH_NOTHING)
+        return a == b;
+    if (torch_count(g, a) != torch_count(g, b))
+        return false;
+    for (uint32_t i = 0; i < torch_count(g, a); i++) {
+        int64_t n, m;
+        if (!torch_int(g, torch_item(g, a, i), &n) || !torch_int(g, torch_item(g, b, i), &m) || n != m)
+            return false;
+    }
+    return true;
+}
+
+static uint32_t *slot_of(const struct torch_graph *g, const struct table *t, torch_value name, torch_value offsets)
+{
+    uint32_t at = (uint32_t)hash_of(g, name, offsets) & (t->size - 1);
+    for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
+        const struct entry *e = &t->entries[t->slots[at] - 1];
+        if (same_text(g, e->name, name) && same_offsets(g, e->offsets, offsets))
+            break;
+    }
+    return &t->slots[at];
+}
+
+static int table_init(struct loader *l, struct table *t, uint32_t entries)
+{
+    t->size = 16;
+    while (t->size < 2 * entries)
+        t->size *= 2;
+    t->entries = malloc((entries + 1) * sizeof *t->entries);
+    t->slots = calloc(t->size, sizeof *t->slots);
+    return t->entries && t->slots ? 0 : memory(l);
+}
+
+/* Of equal ones the last one counts, as in Python's dicts. */
+static void table_add(const struct torch_graph *g, struct table *t, const struct entry *e)
+{
+    uint32_t *slot = slot_of(g, t, e->name, e->offsets);
+    if (!*slot)
+        *slot = ++t->count;
+    t->entries[*slot - 1] = *e;
+}
+
+static torch_value table_get(const struct torch_graph *g, const struct table *t, torch_value name, torch_value offsets)
+{
+    if (!t->size)
+        return TORCH_NOTHING;
+    uint32_t slot = *slot_of(g, t, name, offsets);
+    return slot ? t->entries[slot - 1].value : TORCH_NOTHING;
+}
+
+static void table_clear(struct table *t)
+{
+    free(t->entries);
+    free(t->slots);
+}
+
+/* --- what the pickle holds --- */
+
+/* The state of an object of that class; TORCH_NOTHING: it is none, or has no such state. */
+static torch_value state_of(const struct torch_graph *g, torch_value v, const char *class, enum torch_kind kind)
+{
+    const struct torch_global *global = torch_global_of(g, v);
+    if (!global || torch_kind(g, v) != TORCH_OBJECT || strcmp(global->name, class))
+        return TORCH_NOTHING;
+    torch_value state = torch_state(g, v);
+    return state != TORCH_NOTHING && torch_kind(g, state) == kind ? state : TORCH_NOTHING;
+}
+
+static bool absent(const struct torch_graph *g, torch_value v)
+{
+    return v == TORCH_NOTHING || torch_kind(g, v) == TORCH_NONE;
+}
+
+static int load_paths(struct loader *l, torch_value planner)
+{
+    const struct torch_graph *g = &l->g;
+    struct torch_walk w;
+    struct entry e = {.offsets = TORCH_NOTHING};
+    if (absent(g, planner))
+        return 0;
+    if (torch_kind(g, planner) != TORCH_DICT)
+        return malformed(l, "planner_data is no dict");
+    int r = table_init(l, &l->paths, torch_count(g, planner));
+    torch_walk_init(&w, g, planner);
+    while (r == 0 && torch_walk_next(&w, &e.name) && torch_walk_next(&w, &e.value)) {
+        if (torch_kind(g, e.name) != TORCH_STR || torch_kind(g, e.value) != TORCH_TUPLE || !torch_count(g, e.value))
+            return malformed(l, "planner_data has what is no path");
+        table_add(g, &l->paths, &e);
+    }
+    return r;
+}
+
+static int load_places(struct loader *l, torch_value storage)
+{
+    const struct torch_graph *g = &l->g;
+    struct torch_walk w;
+    torch_value index;
+    struct entry e;
+    if (absent(g, storage))
+        return 0;
+    if (torch_kind(g, storage) != TORCH_DICT)
+        return malformed(l, "storage_data is no dict");
+    int r = table_init(l, &l->places, torch_count(g, storage));
+    torch_walk_init(&w, g, storage);
+    while (r == 0 && torch_walk_next(&w, &index) && torch_walk_next(&w, &e.value)) {
+        torch_value state = state_of(g, index, "MetadataIndex", TORCH_DICT);
+        e.name = state == TORCH_NOTHING ? TORCH_NOTHING : torch_get(g, state, "fqn");
+        if (e.name == TORCH_NOTHING || torch_kind(g, e.name) != TORCH_STR)
+            return malformed(l, "storage_data has a key that is no index");
+        e.offsets = as_tuple(g, torch_get(g, state, "offset"));
+        table_add(g, &l->places, &e);
+    }
+    return r;
+}
+
+/* --- leaves --- */
+
+/* A number from a state, not negative. */
+static bool number(const struct torch_graph *g, torch_value state, const char *name, uint64_t *ret)
+{
+    torch_value v = torch_get(g, state, name);
+    int64_t n;
+    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_INT || !torch_int(g, v, &n) || n < 0)
+        return false;
+    *ret = (uint64_t)n;
+    return true;
+}
+
+/* Where a piece is. It has no length if that is not said. */
+static int load_piece(struct loader *l, torch_value name, torch_value offsets, struct torch_piece *ret, enum torch_fault *fault)
+{
+    const struct torch_graph *g = &l->g;
+    torch_value info = table_get(g, &l->places, name, offsets);
+    *ret = (struct torch_piece){0};
+    if (info == TORCH_NOTHING)
+        return 0;
+    torch_value state = state_of(g, info, "_StorageInfo", TORCH_DICT);
+    torch_value path = state == TORCH_NOTHING ? state : torch_get(g, state, "relative_path");
+    size_t len;
+    if (path == TORCH_NOTHING || torch_kind(g, path) != TORCH_STR)
+        return malformed(l, "storage_data does not say where a piece is");
+    if (!number(g, state, "offset", &ret->off) || !number(g, state, "length", &ret->len) || !ret->len)
+        *fault = TORCH_BAD_NUMBER;
+    if (!absent(g, torch_get(g, state, "transform_descriptors")))
+        *fault = TORCH_TRANSFORMED;
+    const char *text = torch_str(g, path, &len);
+    return ckpt_tree_string(l->tree, text, len, &ret->file) < 0 ? memory(l) : 0;
+}
+
+/* The numbers of a Size, at most CKPT_MAX_DIMS of them. False: there are others than `ndim`. */
+static bool numbers(const struct torch_graph *g, torch_value size, unsigned ndim, uint64_t *ret, enum torch_fault *fault)
+{
+    torch_value tuple = as_tuple(g, size);
+    if (tuple == TORCH_NOTHING || torch_count(g, tuple) != ndim)
+        return false;
+    for (unsigned i = 0; i < ndim && i < CKPT_MAX_DIMS; i++) {
+        int64_t n;
+        if (!torch_int(g, torch_item(g, tuple, i), &n) || n < 0)
+            *fault = TORCH_BAD_NUMBER;
+        else
+            ret[i] = (uint64_t)n;
+    }
+    return true;
+}
+
+/* (dtype, layout, requires_grad, ...) */
+static int load_properties(struct loader *l, torch_value properties, struct torch_sharded *s)
+{
+    const struct torch_graph *g = &l->g;
+    torch_value state = state_of(g, properties, "TensorProperties", TORCH_TUPLE);
+    if (state == TORCH_NOTHING || torch_count(g, state) < 2 || !torch_is(g, torch_item(g, state, 0), TORCH_GLOBAL, TORCH_IS_DTYPE))
+        return malformed(l, "a tensor has no type");
+    torch_value layout = torch_item(g, state, 1);
+    s->dtype = (enum ckpt_dtype)torch_global_of(g, torch_item(g, state, 0))->dtype;
+    s->type = torch_global_number(g, torch_item(g, state, 0));
+    if (!torch_is(g, layout, TORCH_CALL, TORCH_IS_LAYOUT) || !torch_str_is(g, torch_item(g, torch_args(g, layout), 0), "torch.strided"))
+        s->fault = TORCH_SPARSE;
+    else if (s->dtype == CKPT_DT_OTHER)
+        s->fault = TORCH_ODD_TYPE;
+    return 0;
+}
+
+/* The boxes are appended to `ret` while it is not known yet whether they are all well. */
+static int load_boxes(struct loader *l, torch_value name, torch_value chunks, struct torch_sharded *s, struct ckpt_buf *ret)
+{
+    const struct torch_graph *g = &l->g;
+    struct torch_walk w;
+    torch_value chunk;
+    torch_walk_init(&w, g, chunks);
+    while (torch_walk_next(&w, &chunk)) {
+        struct torch_box box;
+        torch_value state = state_of(g, chunk, "ChunkStorageMetadata", TORCH_DICT);
+        torch_value offsets = state == TORCH_NOTHING ? state : torch_get(g, state, "offsets");
+        if (state == TORCH_NOTHING || !numbers(g, offsets, s->ndim, box.low, &s->fault) ||
+            !numbers(g, torch_get(g, state, "sizes"), s->ndim, box.size, &s->fault))
+            return malformed(l, "a piece of a tensor has no place in it");
+        int r = load_piece(l, name, as_tuple(g, offsets), &box.piece, &s->fault);
+        if (r < 0)
+            return r;
+        torch_add_box(ret, s->ndim, &box);
+        s->boxes++;
+    }
+    return ckpt_buf_error(ret) ? memory(l) : 0;
+}
+
+static int load_tensor(struct loader *l, torch_value name, torch_value state, torch_value *ret)
+{
+    const struct torch_graph *g = &l->g;
+    struct torch_sharded s = {0};
+    struct ckpt_buf boxes = CKPT_BUF_INIT;
+    torch_value size = as_tuple(g, torch_get(g, state, "size")), chunks = torch_get(g, state, "chunks");
+    if (size == TORCH_NOTHING || chunks == TORCH_NOTHING || torch_kind(g, chunks) != TORCH_LIST)
+        return malformed(l, "a tensor has no size, or no list of pieces");
+    int r = load_properties(l, torch_get(g, state, "properties"), &s);
+    if (r < 0)
+        return r;
+    s.ndim = (unsigned)torch_count(g, size);
+    numbers(g, size, s.ndim, s.shape, &s.fault);
+    if (s.ndim > CKPT_MAX_DIMS) {
+        s.fault = TORCH_MANY_DIMS;
+        s.ndim = 0;
+    } else
+        r = load_boxes(l, name, chunks, &s, &boxes);
+    if (s.fault)
+        s.boxes = 0;
+    if (r == 0)
+        *ret = torch_tensor_value(torch_add_sharded(l->records, &s));
+    if (r == 0 && !s.fault && boxes.len)
+        ckpt_buf_add(l->records, boxes.data, boxes.len);
+    ckpt_buf_clear(&boxes);
+    return r;
+}
+
+static int load_leaf(struct loader *l, torch_value name, torch_value metadata, torch_value *ret)
+{
+    const struct torch_graph *g = &l->g;
+    const struct torch_global *class = torch_global_of(g, metadata);
+    struct torch_piece piece;
+    struct torch_tensor faulty = {0};
+    if (torch_kind(g, name) != TORCH_STR)
+        return malformed(l, "the name of a leaf is no string");
+    torch_value state = state_of(g, metadata, "TensorStorageMetadata", TORCH_DICT);
+    if (state != TORCH_NOTHING)
+        return load_tensor(l, name, state, ret);
+    if (torch_kind(g, metadata) != TORCH_OBJECT || strcmp(class->name, "BytesStorageMetadata"))
+        return malformed(l, "a leaf is neither a tensor nor bytes");
+    int r = load_piece(l, name, TORCH_NOTHING, &piece, &faulty.fault);
+    if (r < 0)
+        return r;
+    if (!faulty.fault && !piece.len)
+        faulty.fault = TORCH_BAD_NUMBER;
+    *ret = torch_tensor_value(faulty.fault ? torch_add_tensor(l->records, &faulty) : torch_add_piece(l->records, &piece));
+    return 0;
+}
+
+/* --- branches --- */
+
+struct branch {
+    uint32_t parent, next, first, last; /* NO_BRANCH: none */
+    torch_value key;
+    torch_value value; /* of a leaf; of others TORCH_NOTHING, until they are made */
+};
+
+static int new_branch(struct loader *l, uint32_t parent, torch_value key, uint32_t *ret)
+{
+    if (l->branch_count == l->branch_cap) {
+        uint32_t cap = l->branch_cap ? l->branch_cap + l->branch_cap / 2 : 64;
+        struct branch *p = realloc(l->branches, cap * sizeof *p);
+        if (!p)
+            return memory(l);
+        l->branches = p;
+        l->branch_cap = cap;
+    }
+    *ret = l->branch_count++;
+    l->branches[*ret] = (struct branch){parent, NO_BRANCH, NO_BRANCH, NO_BRANCH, key, TORCH_NOTHING};
+    if (parent == NO_BRANCH)
+        return 0;
+    struct branch *p = &l->branches[parent];
+    if (p->first == NO_BRANCH)
+        p->first = *ret;
+    else
+        l->branches[p->last].next = *ret;
+    p->last = *ret;
+    return 0;
+}
+
+static uint64_t branch_hash(const struct torch_graph *g, uint32_t parent, torch_value key)
+{
+    size_t len;
+    int64_t n;
+    const char *text = torch_kind(g, key) == TORCH_STR ? torch_str(g, key, &len) : NULL;
+    uint64_t h = text ? XXH3_64bits(text, len) : torch_int(g, key, &n) ? (uint64_t)n + 1 : 0;
+    h = (h ^ (uint64_t)parent << 32 ^ parent) * 0x9e3779b97f4a7c15;
+    return h ^ h >> 32;
+}
+
+static bool same_key(const struct torch_graph *g, torch_value a, torch_value b)
+{
+    int64_t n, m;
+    if (torch_kind(g, a) != torch_kind(g, b))
+        return false;
+    return torch_kind(g, a) == TORCH_STR ? same_text(g, a, b) : torch_int(g, a, &n) && torch_int(g, b, &m) && n == m;
+}
+
+static uint32_t *branch_slot(struct loader *l, uint32_t parent, torch_value key)
+{
+    uint32_t mask = l->branch_slots_size - 1, at = (uint32_t)branch_hash(&l->g, parent, key) & mask;
+    for (; l->branch_slots[at]; at = (at + 1) & mask) {
+        const struct branch *b = &l->branches[l->branch_slots[at] - 1];
+        if (b->parent == parent && same_key(&l->g, b->key, key))
+            break;
+    }
+    return &l->branch_slots[at];
+}
+
+static int grow_branch_slots(struct loader *l)
+{
+    if (l->branch_count * 2ull < l->branch_slots_size)
+        return 0;
+    free(l->branch_slots);
+    l->branch_slots_size = l->branch_slots_size ? l->branch_slots_size * 2 : 256;
+    l->branch_slots = calloc(l->branch_slots_size, sizeof *l->branch_slots);
+    if (!l->branch_slots)
+        return memory(l);
+    for (uint32_t i = 1; i < l->branch_count; i++)
+        *branch_slot(l, l->branches[i].parent, l->branches[i].key) = i + 1;
+    return 0;
+}
+
+/* The branch of a key, made where it is not there yet. */
+static int step(struct loader *l, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
+{
+    enum torch_kind kind = torch_kind(&l->g, key);
+    if (kind != TORCH_STR && kind != TORCH_INT)
+        return malformed(l, "planner_data has a path of other things than strings and integers");
+    if (l->branches[parent].value != TORCH_NOTHING)
+        return malformed(l, "one leaf lies within another");
+    int r = grow_branch_slots(l);
+    if (r < 0)
+        return r;
+    uint32_t *slot = branch_slot(l, parent, key);
+    *ret_new = !*slot;
+    if (!*slot) {
+        r = new_branch(l, parent, key, ret);
+        if (r == 0)
+            *slot = *ret + 1;
+    } else
+        *ret = *slot - 1;
+    return r;
+}
+
+static int add_leaf(struct loader *l, torch_value name, torch_value leaf)
+{
+    const struct torch_graph *g = &l->g;
+    torch_value path = table_get(g, &l->paths, name, TORCH_NOTHING);
+    uint32_t at = 0;
+    bool new = false;
+    int r = 0;
+    if (path == TORCH_NOTHING)
+        r = step(l, 0, name, &at, &new);
+    for (uint32_t i = 0; path != TORCH_NOTHING && r == 0 && i < torch_count(g, path); i++) {
+        if (i == CKPT_MAX_DEPTH)
+            return malformed(l, "a path in planner_data is too long");
+        r = step(l, at, torch_item(g, path, i), &at, &new);
+    }
+    if (r == 0 && !new)
+        return malformed(l, "two leaves have the same place");
+    if (r == 0)
+        l->branches[at].value = leaf;
+    return r;
+}
+
+/* Keys that are the numbers from 0 on are those of a list; then *ret has the values in order. */
+static int sequence(struct loader *l, uint32_t branch, uint32_t count, torch_value **ret)
+{
+    int64_t n;
+    torch_value *items = malloc((count + 1) * sizeof *items);
+    if (!items)
+        return memory(l);
+    for (uint32_t i = 0; i < count; i++)
+        items[i] = TORCH_NOTHING;
+    for (uint32_t at = l->branches[branch].first; at != NO_BRANCH; at = l->branches[at].next) {
+        torch_value key = l->branches[at].key;
+        if (torch_kind(&l->g, key) != TORCH_INT || !torch_int(&l->g, key, &n) || n < 0 || n >= count) {
+            free(items);
+            return 0;
+        }
+        items[n] = l->branches[at].value; /* no two have the same key */
+    }
+    *ret = items;
+    return 1;
+}
+
+static int make_container(struct loader *l, uint32_t branch)
+{
+    torch_value *items = NULL, pair[2], made;
+    uint32_t count = 0;
+    for (uint32_t at = l->branches[branch].first; at != NO_BRANCH; at = l->branches[at].next)
+        count++;
+    int list = count ? sequence(l, branch, count, &items) : 0;
+    if (list < 0)
+        return list;
+    int r = torch_new_container(&l->g, list ? TORCH_LIST : TORCH_DICT, false, &made);
+    if (list) {
+        if (r == 0)
+            r = torch_append(&l->g, made, items, count);
+        free(items);
+    }
+    for (uint32_t at = l->branches[branch].first; !list && r == 0 && at != NO_BRANCH; at = l->branches[at].next) {
+        pair[0] = l->branches[at].key;
+        pair[1] = l->branches[at].value;
+        r = torch_append(&l->g, made, pair, 2);
+    }
+    if (r < 0)
+        return r == -EFBIG ? ckpt_fail(l->err, EUCLEAN, ".metadata describes more than is read of one") : memory(l);
+    l->branches[branch].value = made;
+    return 0;
+}
+
+/* --- all of it --- */
+
+static int load_leaves(struct loader *l, torch_value leaves)
+{
+    struct torch_walk w;
+    torch_value name, metadata, leaf = TORCH_NOTHING;
+    uint32_t root = 0;
+    int r = new_branch(l, NO_BRANCH, TORCH_NOTHING, &root);
+    torch_walk_init(&w, &l->g, leaves);
+    while (r == 0 && torch_walk_next(&w, &name) && torch_walk_next(&w, &metadata)) {
+        r = load_leaf(l, name, metadata, &leaf);
+        if (r == 0)
+            r = add_leaf(l, name, leaf);
+    }
+    if (r == 0 && ckpt_buf_error(l->records))
+        r = memory(l);
+    /* What is in a branch has a higher number. */
+    for (uint32_t i = l->branch_count; r == 0 && i-- > 0;)
+        if (l->branches[i].value == TORCH_NOTHING)
+            r = make_container(l, i);
+    if (r == 0)
+        l->g.top = l->branches[root].value;
+    return r;
+}
+
+static int load(struct loader *l)
+{
+    const struct torch_graph *g = &l->g;
+    torch_value state = state_of(g, g->top, "Metadata", TORCH_DICT);
+    torch_value leaves = state == TORCH_NOTHING ? state : torch_get(g, state, "state_dict_metadata");
+    if (leaves == TORCH_NOTHING || torch_kind(g, leaves) != TORCH_DICT)
+        return ckpt_fail(l->err, EUCLEAN, ".metadata is not that of a distributed checkpoint");
+    int r = load_paths(l, torch_get(g, state, "planner_data"));
+    if (r == 0)
+        r = load_places(l, torch_get(g, state, "storage_data"));
+    return r < 0 ? r : load_leaves(l, leaves);
+}
+
+int torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, struct ckpt_buf *records, struct torch_graph *ret,
+                        struct ckpt_err *err)
+{
+    struct loader l = {.tree = tree, .records = records, .err = err};
+    int r = torch_pickle_load(pickle, len, TORCH_META, records, 0, &l.g, err);
+    if (r < 0)
+        return r;
+    r = load(&l);
+    table_clear(&l.paths);
+    table_clear(&l.places);
+    free(l.branches);
+    free(l.branch_slots);
+    if (r < 0)
+        torch_graph_clear(&l.g);
+    else
+        *ret = l.g;
+    return r;
+}

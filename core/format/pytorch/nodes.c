@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/format/pytorch/nodes.h"
+
+#include "core/base/util.h"
+#include "core/format/pytorch/record.h"
+#include "core/format/pytorch/text.h"
+
+#include <stdio.h>
+
+#define MAX_NODES (1u << 21)
+#define MAX_SHARED 100000 /* nodes beyond the values of the pickle: what it has in several places */
+
+struct walk {
+    const struct torch_nodes *n;
+    uint64_t left; /* nodes that may be added */
+    struct ckpt_err *err;
+};
+
+/* Where a node goes. */
+struct place {
+    uint32_t parent;
+    const char *key;
+    size_t len;
+    bool index, dotted;
+};
+
+static int memory(struct walk *w)
+{
+    return ckpt_fail(w->err, ENOMEM, "out of memory");
+}
+
+static int add_node(struct walk *w, const struct place *p, enum ckpt_node_kind kind, uint32_t *ret)
+{
+    struct ckpt_tree *t = w->n->tree;
+    if (!w->left--)
+        return ckpt_fail(w->err, EUCLEAN, "its objects contain each other so often that they are more than can be shown");
+    if (t->count >= MAX_NODES)
+        return ckpt_fail(w->err, EUCLEAN, "more than %u leaves and containers", MAX_NODES);
+    uint32_t before = t->count;
+    int r = p->dotted ? ckpt_tree_add_dotted(t, p->parent, p->key, p->len, kind, ret, w->err)
+                      : ckpt_tree_add(t, p->parent, p->key, p->len, p->index, kind, ret, w->err);
+    if (r == 0 && *ret < before) /* a container that was there: that of another key with the same str() */
+        r = ckpt_tree_add_other(t, p->parent, p->key, p->len, ret, w->err);
+    return r;
+}
+
+/* A leaf whose content is in the tree's strings: in `text` that of a value, in `ref` that of a blob. */
+static int add_text(struct walk *w, const struct place *p, enum ckpt_node_kind kind, struct ckpt_buf *content)
+{
+    uint32_t node, string;
+    if (ckpt_buf_error(content))
+        return memory(w);
+    int r = add_node(w, p, kind, &node);
+    if (r < 0)
+        return r;
+    r = ckpt_tree_string(w->n->tree, content->len ? (char *)content->data : "", content->len, &string);
+    if (r < 0)
+        return r == -EFBIG ? ckpt_fail(w->err, EUCLEAN, "its strings are longer than a tree may hold") : memory(w);
+    if (kind == CKPT_NODE_VALUE)
+        w->n->tree->nodes[node].text = string;
+    else
+        w->n->tree->nodes[node].ref = string;
+    return 0;
+}
+
+static int add_record(struct walk *w, const struct place *p, size_t record)
+{
+    uint32_t node;
+    if (ckpt_buf_error(w->n->records))
+        return memory(w);
+    int r = add_node(w, p, CKPT_NODE_ARRAY, &node);
+    if (r == 0)
+        w->n->tree->nodes[node].ref = (uint32_t)record;
+    return r;
+}
+
+static int add_complex(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+{
+    torch_value args = torch_args(g, v);
+    return add_record(w, p, torch_add_complex(w->n->records, torch_float(g, torch_item(g, args, 0)), torch_float(g, torch_item(g, args, 1))));
+}
+
+static int add_other(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+{
+    struct ckpt_buf content = CKPT_BUF_INIT;
+    int r;
+    if (torch_is(g, v, TORCH_CALL, TORCH_IS_COMPLEX))
+        return add_complex(w, g, v, p);
+    if (torch_add_bytes(g, v, &content))
+        r = add_text(w, p, CKPT_NODE_BLOB, &content);
+    else if (torch_add_json(g, v, &content))
+        r = add_text(w, p, CKPT_NODE_VALUE, &content);
+    else
+        r = ckpt_fail(w->err, EOPNOTSUPP, "%.*s: an object of a kind that is not shown", (int)CKPT_MIN(p->len, (size_t)200), p->key);
+    ckpt_buf_clear(&content);
+    return r;
+}
+
+static int add_value(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p);
+
+static int add_sequence(struct walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
+{
+    struct torch_walk items;
+    torch_value item;
+    char key[16];
+    int r = 0;
+    torch_walk_init(&items, g, v);
+    for (uint32_t i = 0; r == 0 && torch_walk_next(&items, &item); i++) {
+        int len = snprintf(key, sizeof key, "%u", i);
+        r = add_value(w, g, item, &(struct place){node, key, (size_t)len, .index = true});
+    }
+    return r;
+}
+
+static bool has_dot(const struct walk *w, const struct torch_graph *g, torch_value key)
+{
+    size_t len;
+    if (w->n->flat || torch_kind(g, key) != TORCH_STR)
+        return false;
+    const char *text = torch_str(g, key, &len);
+    return memchr(text, '.', len);
+}
+
+/* Keys without a dot and what is in them come first: those with one give way to them. */
+static int add_dict(struct walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
+{
+    struct ckpt_buf text = CKPT_BUF_INIT;
+    int r = 0;
+    for (int dotted = 0; dotted < 2 && r == 0; dotted++) {
+        struct torch_walk items;
+        torch_value key, value;
+        torch_walk_init(&items, g, v);
+        while (r == 0 && torch_walk_next(&items, &key) && torch_walk_next(&items, &value)) {
+            if (has_dot(w, g, key) != dotted)
+                continue;
+            text.len = 0;
+            torch_add_str(g, key, &text);
+            r = ckpt_buf_error(&text) ? memory(w) : 0;
+            if (r == 0)
+                r = add_value(w, g, value, &(struct place){node, text.len ? (char *)text.data : "", text.len, .dotted = dotted});
+        }
+    }
+    ckpt_buf_clear(&text);
+    return r;
+}
+
+static int add_items(struct walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
+{
+    enum torch_kind kind = torch_kind(g, v);
+    w->n->tree->nodes[node].container = kind == TORCH_DICT ? CKPT_DICT : kind == TORCH_LIST ? CKPT_LIST : CKPT_TUPLE;
+    return kind == TORCH_DICT ? add_dict(w, g, v, node) : add_sequence(w, g, v, node);
+}
+
+/* What is in the piece takes its place. */
+static int add_piece(struct walk *w, size_t record, const struct place *p)
+{
+    struct torch_graph piece;
+    int r = w->n->piece(w->n->arg, record, &piece, w->err);
+    if (r == -ENOMEM)
+        return r;
+    if (r < 0) {
+        if (w->err)
+            *w->err = (struct ckpt_err){0};
+        return add_record(w, p, record);
+    }
+    w->left += piece.values;
+    r = add_value(w, &piece, piece.top, p);
+    torch_graph_clear(&piece);
+    return r;
+}
+
+/* A storage by itself is the array of its elements. */
+static int add_storage(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+{
+    struct torch_storage s;
+    torch_storage_of(g, v, &s);
+    const struct torch_global *class = torch_global(s.global);
+    struct torch_tensor t = {.fault = (enum torch_fault)s.fault, .dtype = (enum ckpt_dtype)class->dtype, .archive = g->archive, .ndim = 1};
+    t.key = s.key;
+    t.size = s.size;
+    if (!t.fault && t.dtype == CKPT_DT_OTHER) {
+        t.fault = TORCH_ODD_TYPE;
+        t.type = s.global;
+    } else if (!t.fault)
+        t.shape[0] = s.size / class->itemsize;
+    t.stride[0] = 1;
+    return add_record(w, p, torch_add_tensor(w->n->records, &t));
+}
+
+static int add_value(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+{
+    uint32_t node;
+    int r;
+    switch (torch_kind(g, v)) {
+    case TORCH_TUPLE:
+    case TORCH_LIST:
+    case TORCH_DICT:
+        r = add_node(w, p, CKPT_NODE_DIR, &node);
+        return r < 0 ? r : add_items(w, g, v, node); /* deeper than a tree may be fails there; so do cycles */
+    case TORCH_TENSOR:
+        if (torch_record_kind(w->n->records, torch_record_of(v)) == TORCH_R_PIECE)
+            return add_piece(w, torch_record_of(v), p);
+        return add_record(w, p, torch_record_of(v));
+    case TORCH_STORAGE:
+        return add_storage(w, g, v, p);
+    default:
+        return add_other(w, g, v, p);
+    }
+}
+
+int torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err)
+{
+    struct walk w = {.n = n, .left = g->values + MAX_SHARED, .err = err};
+    enum torch_kind kind = torch_kind(g, g->top);
+    if (!n->flat)
+        ckpt_tree_note_names(n->tree);
+    if (kind == TORCH_TUPLE || kind == TORCH_LIST || kind == TORCH_DICT)
+        return add_items(&w, g, g->top, 0);
+    return add_value(&w, g, g->top, &(struct place){.key = ""}); /* one bare leaf */
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is kept of each array, one after another in a buffer: some twenty bytes, since a checkpoint may have a million. A node's ref says
+ * where its record begins. Appended by one thread, then immutable.
+ */
+#ifndef CKPT_FORMAT_PYTORCH_RECORD_H
+#define CKPT_FORMAT_PYTORCH_RECORD_H
+
+#include "core/array/layout.h"
+
+enum torch_record {
+    TORCH_R_TENSOR,  /* a view of a storage */
+    TORCH_R_COMPLEX, /* a Python complex number */
+    TORCH_R_SHARDED, /* of a distributed checkpoint: boxes that tile it */
+    TORCH_R_PIECE,   /* of a distributed checkpoint: any object, as an archive of its own in a file */
+};
+
+/* Why a tensor cannot be shown. */
+enum torch_fault {
+    TORCH_FINE,
+    TORCH_BAD_KEY,
+    TORCH_BAD_SIZE,
+    TORCH_BAD_RANK,
+    TORCH_BAD_NUMBER,
+    TORCH_OUTSIDE,
+    TORCH_MANY_DIMS,
+    TORCH_ODD_TYPE,
+    TORCH_SPARSE,
+    TORCH_QUANTISED,
+    TORCH_NEGATED,
+    TORCH_TRANSFORMED,
+    TORCH_FAULTS
+};
+
+/* A strided view. Strides of dimensions with fewer than two elements mean nothing. */
+struct torch_tensor {
+    enum torch_fault fault; /* else what follows is meaningless, but for the type of TORCH_ODD_TYPE */
+    uint32_t type;          /* TORCH_ODD_TYPE: its global */
+    enum ckpt_dtype dtype;
+    uint8_t flip;     /* CKPT_FLIP_* */
+    uint64_t archive; /* 0: the checkpoint's own; else 1 + where the record of the piece is that it lies in */
+    uint64_t key;     /* of the storage */
+    uint64_t size;    /* of the storage, in bytes */
+    uint64_t offset;  /* of the first element, in elements */
+    unsigned ndim;
+    uint64_t shape[CKPT_MAX_DIMS], stride[CKPT_MAX_DIMS]; /* in elements */
+};
+
+/* A range of a file. */
+struct torch_piece {
+    uint32_t file; /* its path, in the tree's strings */
+    uint64_t off, len;
+};
+
+/* A part of a sharded tensor and where its elements are stored; len 0: nowhere. */
+struct torch_box {
+    uint64_t low[CKPT_MAX_DIMS], size[CKPT_MAX_DIMS];
+    struct torch_piece piece;
+};
+
+/* The boxes follow, one call of torch_box_next each. */
+struct torch_sharded {
+    enum torch_fault fault;
+    uint32_t type;
+    enum ckpt_dtype dtype;
+    unsigned ndim;
+    uint64_t shape[CKPT_MAX_DIMS];
+    uint32_t boxes;
+};
+
+/* Each appends a record, and returns where it begins. Whether there was room, the buffer tells. */
+size_t torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
+size_t torch_add_complex(struct ckpt_buf *records, double re, double im);
+size_t torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
+size_t torch_add_sharded(struct ckpt_buf *records, const struct torch_sharded *s); /* s->boxes of torch_add_box follow */
+void torch_add_box(struct ckpt_buf *records, unsigned ndim, const struct torch_box *b);
+
+/* For a tensor with a fault: a layout that says what is not supported, or the error of a malformed one. */
+int torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+enum torch_record torch_record_kind(const struct ckpt_buf *records, size_t at);
+void torch_get_tensor(const struct ckpt_buf *records, size_t at, struct torch_tensor *ret);
+void torch_get_complex(const struct ckpt_buf *records, size_t at, uint8_t ret[16]); /* as complex128 */
+void torch_get_piece(const struct ckpt_buf *records, size_t at, struct torch_piece *ret);
+/* *ret_at: of the first box. */
+void torch_get_sharded(const struct ckpt_buf *records, size_t at, struct torch_sharded *ret, size_t *ret_at);
+void torch_box_next(const struct ckpt_buf *records, unsigned ndim, size_t *at, struct torch_box *ret);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to the PyTorch readers: what both kinds of checkpoint have, and the leaves of their trees. */
+#ifndef CKPT_FORMAT_PYTORCH_TORCH_H
+#define CKPT_FORMAT_PYTORCH_TORCH_H
+
+#include "core/array/share.h"
+#include "core/format/format.h"
+#include "core/format/pytorch/archive.h"
+#include "core/format/pytorch/pytorch.h"
+
+#define TORCH_PAYLOADS 1024
+
+struct torch {
+    struct ckpt_buf records; /* a node's ref: of an array, where its record begins; of a blob, its bytes in the strings (with a mark: the path of its file) */
+    struct ckpt_layouts *layouts;
+    struct torch_archive archive; /* of a checkpoint that is a file */
+    pthread_mutex_t lock;         /* what follows */
+    struct torch_payload {
+        size_t box;   /* where it is in the records; 0: none */
+        uint64_t off; /* of the elements in its file */
+    } payloads[TORCH_PAYLOADS]; /* of boxes that were read: looking it up takes three reads */
+};
+
+/* A tree without nodes yet. */
+int torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* --- leaves.c: the calls of struct ckpt_format --- */
+int torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err);
+int torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err);
+int torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err);
+int torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err);
+void torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json);
+size_t torch_memory(const struct ckpt_tree *t);
+void torch_close(struct ckpt_tree *t);
+
+/* --- piece.c: archives in the files of a distributed checkpoint --- */
+/* The file of a piece, pinned from now on; the caller unrefs. */
+int torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct torch_archive *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The graph of the piece of a record. */
+int torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* --- boxes.c: sharded tensors --- */
+/* Their boxes must tile the tensor: -ENODATA for a hole, -EUCLEAN for one outside or an overlap. Reads nothing of the pieces. */
+int torch_boxes_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* All elements in C order. */
+int torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+#endif
