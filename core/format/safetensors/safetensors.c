@@ -1,4 +1,257 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/format/safetensors/safetensors.h"
+#include "core/format/safetensors/safetensors_private.h"
 
-const struct ckpt_reader ckpt_safetensors_reader = {.name = "safetensors"};
+#include "core/base/util.h"
+#include "core/format/safetensors/index.h"
+
+/* --- a tensor --- */
+
+/* Where the tensor of a node is, read again from its header. The caller unrefs the file. */
+static int locate(struct ckpt_tree *t, uint32_t node, struct ckpt_file **ret_file, struct safetensors_tensor *ret, struct ckpt_err *err)
+{
+    struct safetensors *s = t->priv;
+    struct ckpt_buf name = {.max = SAFETENSORS_MAX_NAME};
+    struct ckpt_file *f = NULL;
+    uint64_t place = t->nodes[node].ref;
+    int r = 0;
+    if (s->file)
+        f = ckpt_file_ref(s->file);
+    else
+        r = safetensors_folder_locate(t, t->nodes[node].ref, &f, &place, err);
+    if (r < 0)
+        return r;
+    r = safetensors_header_tensor(f, place, &name, ret, err);
+    if (r == 0 && !ckpt_tree_is_named(t, node, name.data ? (char *)name.data : "", name.len))
+        r = -EUCLEAN;
+    if (r == -EUCLEAN) /* it was right when it was opened */
+        r = ckpt_fail(err, ESTALE, "the header was changed since it was opened");
+    ckpt_buf_clear(&name);
+    if (r < 0)
+        ckpt_file_unref(f);
+    else
+        *ret_file = f;
+    return r;
+}
+
+static int safetensors_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
+{
+    struct safetensors *s = t->priv;
+    struct safetensors_tensor tensor;
+    struct ckpt_file *f;
+    int r = locate(t, node, &f, &tensor, err);
+    if (r < 0)
+        return r;
+    ckpt_file_unref(f);
+    if (tensor.ndim > CKPT_MAX_DIMS)
+        return ckpt_layout_unsupported(tensor.type, CKPT_MAX_DIMS, tensor.shape, "an array of more than 32 dimensions", ret, err);
+    return ckpt_recent_layouts_get(&s->layouts, tensor.dtype, false, (unsigned)tensor.ndim, tensor.shape, ret, err);
+}
+
+static int safetensors_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    struct safetensors_tensor tensor;
+    struct ckpt_file *f;
+    if (t->nodes[node].mark == SAFETENSORS_FILE_MARK) {
+        size_t len;
+        const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
+        int r = ckpt_pins_open(t->pins, path, &f);
+        if (r < 0)
+            return ckpt_fail(err, -r, "%s: %s", path, r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
+        *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
+        return 0;
+    }
+    int r = locate(t, node, &f, &tensor, err);
+    if (r == 0)
+        *ret = (struct ckpt_extent){.file = f, .off = tensor.off, .len = tensor.len};
+    return r;
+}
+
+/* All elements are one chunk. */
+static int safetensors_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
+                             struct ckpt_err *err)
+{
+    return safetensors_blob(t, node, ret, err);
+}
+
+static int safetensors_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+{
+    *ret = a->nbytes;
+    return 0;
+}
+
+/* What a reader of a leaf in a folder needs open; of a single file that is the file anyway. */
+static void safetensors_pin(struct ckpt_tree *t, uint32_t node)
+{
+    struct ckpt_extent e = {0};
+    if (!((struct safetensors *)t->priv)->file && t->nodes[node].kind != CKPT_NODE_DIR && safetensors_blob(t, node, &e, NULL) == 0)
+        ckpt_extent_clear(&e);
+}
+
+static void safetensors_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
+{
+    const struct safetensors *s = t->priv;
+    struct safetensors_tensor tensor;
+    struct ckpt_file *f;
+    size_t len;
+    const struct ckpt_node *n = &t->nodes[node];
+    if (n->kind == CKPT_NODE_DIR || n->mark == SAFETENSORS_FILE_MARK)
+        return;
+    if (n->kind == CKPT_NODE_BLOB && locate(t, node, &f, &tensor, NULL) == 0) {
+        ckpt_file_unref(f);
+        ckpt_buf_addf(json, ",\"dtype\":\"%s\",\"shape\":[", tensor.type);
+        for (unsigned i = 0; i < CKPT_MIN(tensor.ndim, (uint64_t)CKPT_MAX_DIMS); i++)
+            ckpt_buf_addf(json, "%s%llu", i ? "," : "", (unsigned long long)tensor.shape[i]);
+        ckpt_buf_addc(json, ']');
+    }
+    if (s->file)
+        return;
+    const char *shard = ckpt_tree_text(t, s->shards[s->entries[n->ref].shard].name, &len);
+    ckpt_buf_adds(json, ",\"shard\":");
+    ckpt_buf_add_json_string(json, shard, len);
+}
+
+static size_t safetensors_memory(const struct ckpt_tree *t)
+{
+    const struct safetensors *s = t->priv;
+    return sizeof *s + s->shard_count * sizeof *s->shards + s->entry_cap * sizeof *s->entries + (t->metadata ? strlen(t->metadata) : 0);
+}
+
+static void safetensors_close(struct ckpt_tree *t)
+{
+    struct safetensors *s = t->priv;
+    ckpt_recent_layouts_clear(&s->layouts);
+    ckpt_file_unref(s->file);
+    free(s->shards);
+    free(s->entries);
+    free(s);
+}
+
+const struct ckpt_format safetensors_format = {
+    .name = "safetensors",
+    .layout = safetensors_layout,
+    .chunk = safetensors_chunk,
+    .stored = safetensors_stored,
+    .blob = safetensors_blob,
+    .pin = safetensors_pin,
+    .describe = safetensors_describe,
+    .memory = safetensors_memory,
+    .close = safetensors_close,
+};
+
+const struct ckpt_format safetensors_sharded_format = {
+    .name = "safetensors-sharded",
+    .layout = safetensors_layout,
+    .chunk = safetensors_chunk,
+    .stored = safetensors_stored,
+    .blob = safetensors_blob,
+    .pin = safetensors_pin,
+    .describe = safetensors_describe,
+    .memory = safetensors_memory,
+    .close = safetensors_close,
+};
+
+/* --- opening --- */
+
+int safetensors_tree_new(const struct ckpt_opening *o, const struct ckpt_format *format, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    struct safetensors *s = calloc(1, sizeof *s);
+    if (!s || ckpt_tree_new(format, o->pins, ret) < 0) {
+        free(s);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    ckpt_recent_layouts_init(&s->layouts);
+    (*ret)->priv = s;
+    if (!o->flat)
+        ckpt_tree_note_names(*ret);
+    return 0;
+}
+
+int safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, struct ckpt_err *err)
+{
+    if (json->len)
+        t->metadata = ckpt_buf_steal(json, NULL);
+    return json->len && !t->metadata ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+struct builder {
+    struct ckpt_tree *tree;
+    bool flat;
+    enum ckpt_name_round round;
+    struct ckpt_err *err;
+};
+
+static int add_tensor(void *arg, const struct ckpt_buf *name, uint64_t place, const struct safetensors_tensor *tensor)
+{
+    struct builder *b = arg;
+    uint32_t node;
+    int r = ckpt_tree_add_named(b->tree, name->data ? (char *)name->data : "", name->len, b->flat, b->round,
+                                tensor->packed ? CKPT_NODE_BLOB : CKPT_NODE_ARRAY, &node, b->err);
+    if (r == 1)
+        b->tree->nodes[node].ref = (uint32_t)place;
+    return r < 0 ? r : 0;
+}
+
+static int load(struct ckpt_tree *t, struct ckpt_file *file, bool flat, struct ckpt_err *err)
+{
+    struct safetensors_header h;
+    struct builder b = {.tree = t, .flat = flat, .err = err};
+    struct ckpt_buf metadata = {.max = SAFETENSORS_MAX_METADATA + 1};
+    int r = safetensors_header_open(file, &h, err);
+    if (r < 0)
+        return r;
+    r = safetensors_header_check(&h, &metadata, err);
+    for (; b.round < CKPT_NAME_ROUNDS && r == 0; b.round++)
+        r = safetensors_header_each(&h, add_tensor, &b, err);
+    safetensors_header_close(&h);
+    if (r == 0)
+        r = safetensors_set_metadata(t, &metadata, err);
+    ckpt_buf_clear(&metadata);
+    return r < 0 ? r : ckpt_tree_finish(t, err);
+}
+
+static int file_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    struct ckpt_tree *t;
+    int r = safetensors_tree_new(o, &safetensors_format, &t, err);
+    if (r < 0)
+        return r;
+    struct safetensors *s = t->priv;
+    r = ckpt_pins_open(o->pins, o->name, &s->file);
+    r = r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : load(t, s->file, o->flat, err);
+    if (r < 0) {
+        ckpt_tree_unref(t);
+        return ckpt_fail_in(err, -r, "%s", o->name);
+    }
+    *ret = t;
+    return 0;
+}
+
+static int safetensors_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    return *o->name ? file_open(o, ret, err) : safetensors_folder_open(o, ret, err);
+}
+
+static int is_index(void *arg, const char *name, enum ckpt_ftype type)
+{
+    return type != CKPT_FT_DIR && ckpt_has_suffix(name, SAFETENSORS_INDEX);
+}
+
+static int safetensors_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
+{
+    int r = ckpt_backend_list(dir, "", is_index, NULL);
+    ret->bits = r == 1 ? 16 : 0;
+    return r < 0 ? r : 0;
+}
+
+static int safetensors_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+{
+    ret->bits = ckpt_has_suffix(path, ".safetensors") ? 16 : 0;
+    return 0;
+}
+
+const struct ckpt_reader ckpt_safetensors_reader = {
+    .name = "safetensors",
+    .probe = safetensors_probe,
+    .probe_file = safetensors_probe_file,
+    .open = safetensors_open,
+};

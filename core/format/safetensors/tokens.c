@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/format/safetensors/tokens.h"
+
+#include "core/base/util.h"
+
+#define MAX_NESTING 120 /* of a value; with what is around it, the library stops at 128 */
+
+int tokens_fail(struct tokens *t, const char *what)
+{
+    if (t->error)
+        return ckpt_fail(t->err, -t->error, "%s", t->error == -EBADMSG ? "the file ends too early" : strerror(-t->error));
+    return ckpt_fail(t->err, EUCLEAN, "not valid JSON at byte %llu: %s", (unsigned long long)(t->base + t->at), what);
+}
+
+void tokens_seek(struct tokens *t, uint64_t off)
+{
+    t->error = 0;
+    if (off >= t->base && off - t->base <= t->len)
+        t->at = (size_t)(off - t->base);
+    else {
+        t->base = off;
+        t->at = t->len = 0;
+    }
+}
+
+/* The next byte, not taken; -1 at the end or after an error. */
+static int peek(struct tokens *t)
+{
+    if (t->at < t->len)
+        return t->window[t->at];
+    size_t want = (size_t)CKPT_MIN((uint64_t)t->size, t->end - (t->base + t->len));
+    if (!want || t->error)
+        return -1;
+    t->base += t->len;
+    t->at = t->len = 0;
+    ssize_t n = ckpt_file_read(t->file, t->window, want, t->base);
+    if (n != (ssize_t)want) {
+        t->error = n < 0 ? (int)n : -EBADMSG;
+        return -1;
+    }
+    t->len = want;
+    return t->window[0];
+}
+
+static int next(struct tokens *t)
+{
+    int c = peek(t);
+    t->at += c >= 0;
+    return c;
+}
+
+int tokens_peek(struct tokens *t)
+{
+    int c;
+    while ((c = peek(t)) == ' ' || c == '\n' || c == '\t' || c == '\r')
+        t->at++;
+    return c;
+}
+
+uint64_t tokens_place(struct tokens *t)
+{
+    tokens_peek(t);
+    return t->base + t->at;
+}
+
+int tokens_take(struct tokens *t, char c)
+{
+    char what[] = "'x' is missing";
+    if (tokens_peek(t) == c) {
+        t->at++;
+        return 0;
+    }
+    what[1] = c;
+    return tokens_fail(t, what);
+}
+
+int tokens_more(struct tokens *t, char end, bool *first)
+{
+    bool begins = *first;
+    *first = false;
+    if (tokens_peek(t) == end) {
+        t->at++;
+        return 0;
+    }
+    int r = begins ? 0 : tokens_take(t, ',');
+    return r < 0 ? r : 1;
+}
+
+/* --- strings --- */
+
+static void add_byte(struct ckpt_buf *out, int c)
+{
+    if (out)
+        ckpt_buf_addc(out, (char)c);
+}
+
+/* What follows the first byte of a sequence (Unicode, table 3-7). */
+static int take_utf8(struct tokens *t, int lead, struct ckpt_buf *out)
+{
+    int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1, low = 0x80, high = 0xbf;
+    if (lead < 0xc2 || lead > 0xf4)
+        return tokens_fail(t, "not UTF-8");
+    if (lead == 0xe0)
+        low = 0xa0; /* no overlong forms */
+    else if (lead == 0xed)
+        high = 0x9f; /* no surrogates */
+    else if (lead == 0xf0)
+        low = 0x90;
+    else if (lead == 0xf4)
+        high = 0x8f; /* nothing beyond U+10FFFF */
+    add_byte(out, lead);
+    for (; more; more--, low = 0x80, high = 0xbf) {
+        int c = next(t);
+        if (c < low || c > high)
+            return tokens_fail(t, "not UTF-8");
+        add_byte(out, c);
+    }
+    return 0;
+}
+
+static void add_utf8(struct ckpt_buf *out, uint32_t c)
+{
+    if (c < 0x80) {
+        add_byte(out, (int)c);
+        return;
+    }
+    int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    static const uint8_t leads[] = {0, 0xc0, 0xe0, 0xf0};
+    add_byte(out, (int)(leads[more] | c >> 6 * more));
+    while (more-- > 0)
+        add_byte(out, (int)(0x80 | (c >> 6 * more & 0x3f)));
+}
+
+static int take_hex(struct tokens *t, uint32_t *ret)
+{
+    *ret = 0;
+    for (int i = 0; i < 4; i++) {
+        int c = next(t), digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        if (c < 0 || digit < 0)
+            return tokens_fail(t, "an escape is not four hex digits");
+        *ret = *ret << 4 | (uint32_t)digit;
+    }
+    return 0;
+}
+
+static int take_escape(struct tokens *t, struct ckpt_buf *out)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    int c = next(t);
+    const char *p = c > 0 ? strchr(from, c) : NULL;
+    uint32_t high, low;
+    if (p) {
+        add_byte(out, to[p - from]);
+        return 0;
+    }
+    if (c != 'u')
+        return tokens_fail(t, "an unknown escape");
+    int r = take_hex(t, &high);
+    if (r == 0 && high >= 0xd800 && high < 0xe000) {
+        if (high >= 0xdc00 || next(t) != '\\' || next(t) != 'u')
+            return tokens_fail(t, "an unpaired surrogate");
+        r = take_hex(t, &low);
+        if (r == 0 && (low < 0xdc00 || low >= 0xe000))
+            return tokens_fail(t, "an unpaired surrogate");
+        if (r == 0)
+            high = 0x10000 + ((high & 0x3ff) << 10) + (low & 0x3ff);
+    }
+    if (r == 0 && out)
+        add_utf8(out, high);
+    return r;
+}
+
+/* The bytes of the window that stand for themselves. */
+static void take_plain(struct tokens *t, struct ckpt_buf *out)
+{
+    const uint8_t *p = t->window + t->at, *q = p, *end = t->window + t->len;
+    while (q < end && *q >= 0x20 && *q < 0x80 && *q != '"' && *q != '\\')
+        q++;
+    if (out)
+        ckpt_buf_add(out, p, (size_t)(q - p));
+    t->at += (size_t)(q - p);
+}
+
+int tokens_string(struct tokens *t, struct ckpt_buf *out)
+{
+    int r = tokens_take(t, '"');
+    while (r == 0) {
+        take_plain(t, out);
+        int c = next(t);
+        if (c == '"')
+            return 0;
+        if (c < 0)
+            r = tokens_fail(t, "a string does not end");
+        else if (c == '\\')
+            r = take_escape(t, out);
+        else if (c < 0x20)
+            r = tokens_fail(t, "a control character in a string");
+        else if (c >= 0x80)
+            r = take_utf8(t, c, out);
+        else
+            add_byte(out, c); /* at the edge of the window */
+    }
+    return r;
+}
+
+/* --- numbers, words --- */
+
+int tokens_u64(struct tokens *t, uint64_t *ret)
+{
+    uint64_t v = 0;
+    int c = tokens_peek(t), digits = 0;
+    for (; (c = peek(t)) >= '0' && c <= '9'; t->at++, digits++)
+        if ((digits && !v) || ckpt_mul(v, 10, &v) || ckpt_add(v, (uint64_t)(c - '0'), &v))
+            return tokens_fail(t, digits && !v ? "a number begins with 0" : "a number is 2^64 or more");
+    if (!digits || c == '.' || (c | 32) == 'e')
+        return tokens_fail(t, "not a whole number");
+    *ret = v;
+    return 0;
+}
+
+static int take_digits(struct tokens *t, struct ckpt_buf *out)
+{
+    int c, n = 0;
+    for (; (c = peek(t)) >= '0' && c <= '9'; t->at++, n = 1)
+        add_byte(out, c);
+    return n ? 0 : tokens_fail(t, "not a number");
+}
+
+static int take_number(struct tokens *t, struct ckpt_buf *out)
+{
+    if (peek(t) == '-')
+        add_byte(out, next(t));
+    int r = 0;
+    if (peek(t) == '0')
+        add_byte(out, next(t)); /* a second digit would be the next token, which cannot be one */
+    else
+        r = take_digits(t, out);
+    if (r == 0 && peek(t) == '.') {
+        add_byte(out, next(t));
+        r = take_digits(t, out);
+    }
+    if (r == 0 && (peek(t) | 32) == 'e') {
+        add_byte(out, next(t));
+        if (peek(t) == '+' || peek(t) == '-')
+            add_byte(out, next(t));
+        r = take_digits(t, out);
+    }
+    return r;
+}
+
+static int take_word(struct tokens *t, const char *word, struct ckpt_buf *out)
+{
+    for (const char *p = word; *p; p++)
+        if (next(t) != *p)
+            return tokens_fail(t, "not a value");
+    if (out)
+        ckpt_buf_adds(out, word);
+    return 0;
+}
+
+/* --- values --- */
+
+static int take_literal(struct tokens *t, struct ckpt_buf *out)
+{
+    struct ckpt_buf string = {.max = out ? out->max : 0};
+    switch (tokens_peek(t)) {
+    case '"': {
+        int r = tokens_string(t, out ? &string : NULL);
+        if (r == 0 && out) {
+            ckpt_buf_add_json_string(out, string.data ? (char *)string.data : "", string.len);
+            if (ckpt_buf_error(&string))
+                out->error = ckpt_buf_error(&string);
+        }
+        ckpt_buf_clear(&string);
+        return r;
+    }
+    case 't': return take_word(t, "true", out);
+    case 'f': return take_word(t, "false", out);
+    case 'n': return take_word(t, "null", out);
+    default: return take_number(t, out);
+    }
+}
+
+static int take_key(struct tokens *t, struct ckpt_buf *out)
+{
+    if (tokens_peek(t) != '"')
+        return tokens_fail(t, "a member's name is missing");
+    int r = take_literal(t, out);
+    if (r == 0)
+        r = tokens_take(t, ':');
+    if (r == 0)
+        add_byte(out, ':');
+    return r;
+}
+
+int tokens_value(struct tokens *t, struct ckpt_buf *out)
+{
+    char ends[MAX_NESTING];
+    unsigned depth = 0;
+    bool first = false;
+    do {
+        int c = tokens_peek(t), r = 0;
+        if (c == '{' || c == '[') {
+            if (depth == MAX_NESTING)
+                return tokens_fail(t, "nested too deeply");
+            add_byte(out, next(t));
+            ends[depth++] = c == '{' ? '}' : ']';
+            first = true;
+        } else
+            r = take_literal(t, out);
+        while (r == 0 && depth) {
+            bool begins = first;
+            r = tokens_more(t, ends[depth - 1], &first);
+            if (r == 0)
+                add_byte(out, ends[--depth]);
+            else if (r == 1 && !begins)
+                add_byte(out, ',');
+            if (r == 1) {
+                r = ends[depth - 1] == '}' ? take_key(t, out) : 0;
+                break;
+            }
+        }
+        if (r < 0)
+            return r;
+    } while (depth);
+    return 0;
+}
+
+int tokens_end(struct tokens *t)
+{
+    return tokens_peek(t) < 0 && !t->error ? 0 : tokens_fail(t, "something follows its end");
+}
