@@ -5,6 +5,8 @@
 #include "core/codec/stream.h"
 #include "core/tree/key.h"
 
+#define MAX_LAYOUTS (1u << 16) /* that are kept: some 400 bytes each where no two leaves are alike */
+
 /* Hash sets of numbers, open addressing, for the builder: strings by content, containers by (parent, key). */
 struct set {
     uint32_t *slots;
@@ -521,6 +523,10 @@ int ckpt_tree_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret
     if (r < 0)
         return r;
     CKPT_GUARD(&t->lock);
+    if (t->layout_count >= MAX_LAYOUTS) { /* the rest is worked out whenever it is asked for */
+        *ret = a;
+        return 0;
+    }
     /* The format gives leaves that are stored alike the same object, mostly one after another. */
     uint32_t at = t->layout_count;
     for (uint32_t back = 1; back <= 64 && back <= t->layout_count; back++)
