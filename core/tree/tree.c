@@ -5,6 +5,7 @@
 #include "core/codec/stream.h"
 #include "core/tree/key.h"
 
+#define MAX_SPLIT (5u << 19) /* nodes from which on keys stay whole: one of 65,535 bytes could become hundreds of containers */
 #define MAX_LAYOUTS (1u << 16) /* that are kept: some 400 bytes each where no two leaves are alike */
 
 /* Hash sets of numbers, open addressing, for the builder: strings by content, containers by (parent, key). */
@@ -297,6 +298,8 @@ static int can_split(struct ckpt_tree *t, uint32_t parent, const char *key, size
 {
     const char *suffix = ckpt_node_suffix(&(struct ckpt_node){.kind = (uint8_t)kind}), *end = key + len;
     unsigned depth = ((struct builder *)t->builder)->depth_of_dir[parent];
+    if (t->count >= MAX_SPLIT)
+        return 0;
     for (const char *p = key, *dot; p <= end; p = dot + 1) {
         dot = memchr(p, '.', (size_t)(end - p));
         dot = dot ? dot : end;

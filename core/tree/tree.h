@@ -113,8 +113,8 @@ int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, s
 /*
  * A node whose key is joined of several with dots ("layer.0.weight"): each part but the last a container, which is made where it is
  * not there yet. The key stays whole where a part would be empty, where the way is barred by a leaf, where the node would get a
- * listed name that is taken, or where it would be nested too deeply. So all keys of a container that have no dot, and what is in them, must be added before those that have one, and
- * before the first of either: ckpt_tree_note_names.
+ * listed name that is taken, where it would be nested too deeply, or where there are millions of nodes already. So all keys of a container
+ * that have no dot, and what is in them, must be added before those that have one, and before the first of either: ckpt_tree_note_names.
  */
 int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, enum ckpt_node_kind kind, uint32_t *ret,
                          struct ckpt_err *err) CKPT_MUST_USE;
