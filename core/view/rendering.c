@@ -45,6 +45,19 @@ void ckpt_rendering_unref(struct ckpt_rendering *r)
     free(r);
 }
 
+static int write_all(int fd, const void *data, size_t len, uint64_t off)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t n = pwrite(fd, (const char *)data + done, len - done, (off_t)(off + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
 static void move_to_file(struct ckpt_rendering *r)
 {
     if (r->error || !r->text.len)
@@ -59,16 +72,9 @@ static void move_to_file(struct ckpt_rendering *r)
         }
         unlink(path);
     }
-    for (size_t done = 0; done < r->text.len;) {
-        ssize_t n = pwrite(r->fd, r->text.data + done, r->text.len - done, (off_t)(r->moved + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            r->error = -errno;
-            return;
-        }
-        done += (size_t)n;
-    }
+    r->error = write_all(r->fd, r->text.data, r->text.len, r->moved);
+    if (r->error)
+        return;
     r->moved += r->text.len;
     r->text.len = 0;
 }
@@ -87,6 +93,14 @@ int ckpt_rendering_finish(struct ckpt_rendering *r)
         r->error = ckpt_buf_error(&r->text);
     r->size = ckpt_rendering_text_size(r);
     return r->error;
+}
+
+int ckpt_rendering_patch(struct ckpt_rendering *r, const void *data, size_t len, uint64_t off)
+{
+    if (r->fd >= 0)
+        return write_all(r->fd, data, len, off);
+    memcpy(r->text.data + off, data, len);
+    return 0;
 }
 
 uint64_t ckpt_rendering_text_size(const struct ckpt_rendering *r)

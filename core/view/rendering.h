@@ -31,6 +31,8 @@ void ckpt_rendering_unref(struct ckpt_rendering *r);
 void ckpt_rendering_flush(struct ckpt_rendering *r);
 /* No more text follows. */
 int ckpt_rendering_finish(struct ckpt_rendering *r);
+/* Write over bytes of the finished text. */
+int ckpt_rendering_patch(struct ckpt_rendering *r, const void *data, size_t len, uint64_t off);
 ssize_t ckpt_rendering_read(const struct ckpt_rendering *r, void *buf, size_t len, uint64_t off); /* of the text */
 uint64_t ckpt_rendering_text_size(const struct ckpt_rendering *r);
 

@@ -2,233 +2,379 @@
 /*
  * A subtree as one safetensors file: u64 length of the header, the header in JSON, then the data
  * (github.com/huggingface/safetensors, "Format"). The header is made on the first look; data are read from the leaves.
- * Leaves with the largest elements come first, so that every tensor is aligned to its element size.
+ * Leaves with the largest elements come first, so that every tensor is aligned to its element size. What is no tensor there is told in
+ * `__metadata__`, a map of strings to strings, beside the members of the checkpoint's own metadata.
  */
 #include "core/base/util.h"
+#include "core/format/json.h"
 #include "core/view/rendering.h"
 
 #include <stdio.h>
+#include <xxhash.h>
 
-struct tensor {
+#define MAX_HEADER  ((uint64_t)100000000) /* more is refused by the library */
+#define MAX_MEMBERS 4096                  /* of the checkpoint's metadata; it is not passed on if it has more */
+#define LEFT_OUT    "left out: "
+
+struct leaf {
     uint32_t node;
-    const struct ckpt_dtype_info *info;
-    struct ckpt_array *array; /* NULL: a number */
+    uint32_t size; /* bytes of an element; 0: no tensor */
 };
 
 struct maker {
     struct ckpt_tree *tree;
     uint32_t top;
-    struct tensor *tensors;
-    size_t count, cap;
-    struct ckpt_buf others; /* members of __metadata__: leaves that are no tensors */
+    struct leaf *leaves; /* tensors first, then the others */
+    size_t tensors, count, cap;
+    uint64_t *hashes; /* of the names: of the tensors sorted, of the others sorted */
+    size_t members;   /* of __metadata__ that are written */
+    struct ckpt_rendering *out;
+    struct ckpt_err *err;
 };
 
+static int no_memory(const struct maker *m)
+{
+    return ckpt_fail(m->err, ENOMEM, "out of memory");
+}
+
+/* --- which leaves there are --- */
+
+/* The keys from the top of the file down to a node, joined with dots, as a JSON string. */
 static void add_name(const struct maker *m, uint32_t node, struct ckpt_buf *out)
 {
     uint32_t path[CKPT_MAX_DEPTH];
     unsigned n = 0;
+    struct ckpt_buf name = CKPT_BUF_INIT;
     for (uint32_t at = node; at != m->top && n < CKPT_MAX_DEPTH; at = m->tree->nodes[at].parent)
         path[n++] = at;
     while (n-- > 0) {
         size_t len;
         const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[n]].key, &len);
-        ckpt_buf_add(out, key, len);
+        ckpt_buf_add(&name, key, len);
         if (n)
-            ckpt_buf_addc(out, '.');
+            ckpt_buf_addc(&name, '.');
     }
-}
-
-static void add_json_name(const struct maker *m, uint32_t node, struct ckpt_buf *out)
-{
-    struct ckpt_buf name = CKPT_BUF_INIT;
-    add_name(m, node, &name);
     ckpt_buf_add_json_string(out, name.data ? (char *)name.data : "", name.len);
+    if (ckpt_buf_error(&name))
+        out->error = ckpt_buf_error(&name);
     ckpt_buf_clear(&name);
 }
 
-/* The format's metadata is a map of strings to strings. */
-static void add_other(struct maker *m, uint32_t node, const char *text, size_t len)
-{
-    ckpt_buf_addc(&m->others, ',');
-    add_json_name(m, node, &m->others);
-    ckpt_buf_addc(&m->others, ':');
-    ckpt_buf_add_json_string(&m->others, text, len);
-}
-
-static int add_tensor(struct maker *m, uint32_t node, enum ckpt_dtype dt, struct ckpt_array *array)
-{
-    if (m->count == m->cap) {
-        size_t cap = m->cap ? m->cap * 2 : 64;
-        struct tensor *p = realloc(m->tensors, cap * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        m->tensors = p;
-        m->cap = cap;
-    }
-    m->tensors[m->count++] = (struct tensor){node, ckpt_dtype_info(dt), array};
-    return 0;
-}
-
-static int collect_array(struct maker *m, uint32_t node, struct ckpt_err *err)
-{
-    struct ckpt_array *a;
-    struct ckpt_err own = {0};
-    char text[600];
-    int r = ckpt_tree_layout(m->tree, node, &a, &own), n;
-    if (r < 0 && r != -EOPNOTSUPP)
-        return ckpt_fail(err, -r, "%s", own.text);
-    if (r == 0 && !a->unsupported && ckpt_dtype_info(a->dtype)->safetensors) {
-        r = add_tensor(m, node, a->dtype, ckpt_array_ref(a));
-        ckpt_array_unref(a);
-        return r;
-    }
-    if (r < 0)
-        n = snprintf(text, sizeof text, "left out: %s", own.text);
-    else {
-        n = snprintf(text, sizeof text, "left out: safetensors has no type for %s", ckpt_array_type(a));
-        ckpt_array_unref(a);
-    }
-    add_other(m, node, text, (size_t)n);
-    return 0;
-}
-
-static int collect_leaf(struct maker *m, uint32_t node, struct ckpt_err *err)
+/* How large its elements are as a tensor. */
+static int tensor_size(struct maker *m, uint32_t node, uint32_t *ret)
 {
     struct ckpt_tree *t = m->tree;
+    enum ckpt_dtype dtype = CKPT_DT_OTHER;
     int r = 0;
-    if (t->nodes[node].kind == CKPT_NODE_ARRAY)
-        return collect_array(m, node, err);
-    if (t->nodes[node].kind == CKPT_NODE_VALUE) {
+    if (t->nodes[node].kind == CKPT_NODE_ARRAY) {
+        struct ckpt_array *a;
+        r = ckpt_tree_layout(t, node, &a, m->err);
+        if (r == -EOPNOTSUPP) { /* it will be told what it is */
+            *ret = 0;
+            return 0;
+        }
+        if (r < 0)
+            return r;
+        dtype = a->unsupported ? CKPT_DT_OTHER : a->dtype;
+        ckpt_array_unref(a);
+    } else if (t->nodes[node].kind == CKPT_NODE_VALUE) {
         struct ckpt_buf json = CKPT_BUF_INIT;
         struct ckpt_value value;
-        r = ckpt_tree_value(t, node, &json, &value, err);
-        if (r == 0 && value.dtype != CKPT_DT_OTHER && ckpt_dtype_info(value.dtype)->safetensors)
-            r = add_tensor(m, node, value.dtype, NULL);
-        else if (r == 0)
-            add_other(m, node, (char *)json.data, json.len);
+        r = ckpt_tree_value(t, node, &json, &value, m->err);
         ckpt_buf_clear(&json);
+        dtype = r < 0 ? CKPT_DT_OTHER : value.dtype;
     }
+    const struct ckpt_dtype_info *info = ckpt_dtype_info(dtype);
+    *ret = info->safetensors ? info->size : 0;
     return r;
+}
+
+static int collect_leaf(struct maker *m, uint32_t node)
+{
+    uint32_t size;
+    if (m->tree->nodes[node].kind == CKPT_NODE_DIR)
+        return 0;
+    int r = tensor_size(m, node, &size);
+    if (r < 0)
+        return r;
+    if (m->count == m->cap) {
+        size_t cap = m->cap ? m->cap + m->cap / 2 : 64;
+        struct leaf *p = realloc(m->leaves, cap * sizeof *p);
+        if (!p)
+            return no_memory(m);
+        m->leaves = p;
+        m->cap = cap;
+    }
+    m->leaves[m->count++] = (struct leaf){node, size};
+    m->tensors += size > 0;
+    return 0;
 }
 
 static int by_size(const void *pa, const void *pb)
 {
-    const struct tensor *a = pa, *b = pb;
-    if (a->info->size != b->info->size)
-        return a->info->size < b->info->size ? 1 : -1;
+    const struct leaf *a = pa, *b = pb;
+    if (a->size != b->size)
+        return a->size < b->size ? 1 : -1;
     return a->node < b->node ? -1 : a->node > b->node;
 }
 
+static int collect(struct maker *m)
+{
+    struct ckpt_tree *t = m->tree;
+    for (uint32_t node = m->top;;) {
+        int r = collect_leaf(m, node);
+        if (r < 0)
+            return r;
+        if (t->nodes[node].kind == CKPT_NODE_DIR && t->nodes[node].first != CKPT_NO_NODE) {
+            node = t->nodes[node].first;
+            continue;
+        }
+        while (node != m->top && t->nodes[node].next == CKPT_NO_NODE)
+            node = t->nodes[node].parent;
+        if (node == m->top)
+            break;
+        node = t->nodes[node].next;
+    }
+    if (m->count)
+        qsort(m->leaves, m->count, sizeof *m->leaves, by_size);
+    return 0;
+}
+
+/* --- names that come twice --- */
+
 struct named {
     uint64_t hash;
-    size_t i;
+    uint32_t node;
 };
 
 static int by_hash(const void *pa, const void *pb)
 {
     const struct named *a = pa, *b = pb;
-    return a->hash != b->hash ? (a->hash < b->hash ? -1 : 1) : a->i < b->i ? -1 : a->i > b->i;
+    return a->hash != b->hash ? (a->hash < b->hash ? -1 : 1) : a->node < b->node ? -1 : a->node > b->node;
 }
 
-/* Joined names can collide ({"a.b": x} beside {"a": {"b": y}}): such a tree has no safetensors form. */
-static int check_names(const struct maker *m, struct ckpt_err *err)
+static int check_twins(const struct maker *m, const struct named *a, const struct named *b)
 {
-    CKPT_AUTOFREE struct named *names = malloc((m->count + 1) * sizeof *names);
-    struct ckpt_buf a = CKPT_BUF_INIT, b = CKPT_BUF_INIT;
-    int r = names ? 0 : -ENOMEM;
-    for (size_t i = 0; i < m->count && r == 0; i++) {
-        a.len = 0;
-        add_name(m, m->tensors[i].node, &a);
-        if (a.len == 12 && !memcmp(a.data, "__metadata__", 12))
-            r = ckpt_fail(err, EOPNOTSUPP, "a leaf has the name __metadata__, which safetensors files use themselves");
-        uint64_t h = 0xcbf29ce484222325;
-        for (size_t j = 0; j < a.len; j++)
-            h = (h ^ a.data[j]) * 0x100000001b3;
-        names[i] = (struct named){h, i};
-    }
-    if (r == 0 && m->count)
-        qsort(names, m->count, sizeof *names, by_hash);
-    for (size_t i = 1; i < m->count && r == 0; i++) {
-        if (names[i].hash != names[i - 1].hash)
-            continue;
-        a.len = b.len = 0;
-        add_name(m, m->tensors[names[i].i].node, &a);
-        add_name(m, m->tensors[names[i - 1].i].node, &b);
-        if (a.len == b.len && (!a.len || !memcmp(a.data, b.data, a.len)))
-            r = ckpt_fail(err, EOPNOTSUPP, "two leaves would have the safetensors name %.*s", (int)CKPT_MIN(a.len, (size_t)200), (char *)a.data);
-    }
-    ckpt_buf_clear(&a);
-    ckpt_buf_clear(&b);
+    struct ckpt_buf x = CKPT_BUF_INIT, y = CKPT_BUF_INIT;
+    add_name(m, a->node, &x);
+    add_name(m, b->node, &y);
+    int r = 0;
+    if (x.len == y.len && !memcmp(x.data, y.data, x.len))
+        r = ckpt_fail(m->err, EOPNOTSUPP, "two leaves would have the safetensors name %.*s", (int)CKPT_MIN(x.len, (size_t)200), (char *)x.data);
+    ckpt_buf_clear(&x);
+    ckpt_buf_clear(&y);
     return r;
 }
 
-static int write_header(const struct maker *m, struct ckpt_rendering *r)
+/* Joined names can collide ({"a.b": x} beside {"a": {"b": y}}): such a tree has no safetensors form. Leaves [first, end). */
+static int check_names(struct maker *m, size_t first, size_t end)
 {
-    struct ckpt_buf *out = &r->text;
-    uint64_t off = 0;
-    out->len = 0;
-    ckpt_buf_add(out, "\0\0\0\0\0\0\0\0", 8); /* the length, when it is known */
-    ckpt_buf_addf(out, "{\"__metadata__\":{\"format\":\"%s\"", m->tree->format->name);
-    ckpt_buf_add(out, m->others.data, m->others.len);
-    ckpt_buf_addc(out, '}');
-    for (size_t i = 0; i < m->count; i++) {
-        const struct tensor *t = &m->tensors[i];
-        uint64_t bytes = t->array ? t->array->nbytes : t->info->size;
-        ckpt_buf_addc(out, ',');
-        add_json_name(m, t->node, out);
-        ckpt_buf_addf(out, ":{\"dtype\":\"%s\",\"shape\":[", t->info->safetensors);
-        for (unsigned d = 0; t->array && d < t->array->ndim; d++)
-            ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)t->array->shape[d]);
-        ckpt_buf_addf(out, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)off, (unsigned long long)(off + bytes));
-        r->parts[i] = (struct ckpt_rendering_part){off, t->node};
-        if (__builtin_add_overflow(off, bytes, &off))
-            return -EFBIG;
+    static const char reserved[] = "\"__metadata__\"";
+    CKPT_AUTOFREE struct named *names = malloc((end - first + 1) * sizeof *names);
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    int r = names ? 0 : no_memory(m);
+    for (size_t i = first; i < end && r == 0; i++) {
+        name.len = 0;
+        add_name(m, m->leaves[i].node, &name);
+        if (ckpt_buf_error(&name))
+            r = no_memory(m);
+        else if (i < m->tensors && name.len == strlen(reserved) && !memcmp(name.data, reserved, name.len))
+            r = ckpt_fail(m->err, EOPNOTSUPP, "a leaf has the name __metadata__, which safetensors files use themselves");
+        else
+            names[i - first] = (struct named){XXH3_64bits(name.data, name.len), m->leaves[i].node};
     }
-    ckpt_buf_addc(out, '}');
-    while (out->len % 64)
-        ckpt_buf_addc(out, ' ');
-    if (ckpt_buf_error(out))
-        return ckpt_buf_error(out);
-    uint64_t header = out->len - 8;
-    memcpy(out->data, &header, 8);
-    for (size_t i = 0; i < m->count; i++)
-        r->parts[i].off += out->len;
-    r->part_count = m->count;
-    int e = ckpt_rendering_finish(r);
+    ckpt_buf_clear(&name);
+    if (r == 0 && end > first)
+        qsort(names, end - first, sizeof *names, by_hash);
+    for (size_t i = first; i < end && r == 0; i++) {
+        m->hashes[i] = names[i - first].hash;
+        if (i > first && m->hashes[i] == m->hashes[i - 1])
+            r = check_twins(m, &names[i - first], &names[i - first - 1]);
+    }
+    return r;
+}
+
+/* Is there a leaf of this name among those that are told in the metadata? Its place there is taken. */
+static bool is_other(const struct maker *m, const struct ckpt_buf *name)
+{
+    uint64_t hash = XXH3_64bits(name->data, name->len);
+    size_t lo = m->tensors, hi = m->count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (m->hashes[mid] == hash)
+            return true;
+        if (m->hashes[mid] < hash)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return false;
+}
+
+/* --- the header --- */
+
+static void add_text(struct maker *m, const struct ckpt_buf *name, const char *text, size_t len)
+{
+    struct ckpt_buf *out = &m->out->text;
+    if (m->members++)
+        ckpt_buf_addc(out, ',');
+    ckpt_buf_add(out, name->data, name->len);
+    ckpt_buf_addc(out, ':');
+    ckpt_buf_add_json_string(out, text, len);
+}
+
+static void add_member(struct maker *m, const char *key, const char *text)
+{
+    struct ckpt_buf name = CKPT_BUF_INIT;
+    ckpt_buf_add_json_string(&name, key, strlen(key));
+    if (!is_other(m, &name))
+        add_text(m, &name, text, strlen(text));
+    ckpt_buf_clear(&name);
+}
+
+/* The checkpoint's own metadata: strings as they are, anything else as its JSON. */
+static void add_own_metadata(struct maker *m)
+{
+    const char *text = m->tree->metadata;
+    cJSON *own = text ? ckpt_json_parse(text, strlen(text)) : NULL;
+    bool few = cJSON_IsObject(own) && cJSON_GetArraySize(own) <= MAX_MEMBERS;
+    const cJSON *e;
+    if (!few || !ckpt_json_get(own, "format"))
+        add_member(m, "format", m->tree->format->name);
+    if (few)
+        cJSON_ArrayForEach(e, own)
+        {
+            CKPT_AUTOFREE char *json = cJSON_IsString(e) ? NULL : cJSON_PrintUnformatted(e);
+            const char *value = cJSON_IsString(e) ? e->valuestring : json;
+            /* What another file left out is not left out of this one. */
+            if (value && ckpt_json_get(own, e->string) == e && strncmp(value, LEFT_OUT, strlen(LEFT_OUT)) != 0)
+                add_member(m, e->string, value);
+        }
+    cJSON_Delete(own);
+}
+
+/* A leaf that is no tensor. */
+static int add_other(struct maker *m, uint32_t node)
+{
+    struct ckpt_tree *t = m->tree;
+    struct ckpt_buf text = CKPT_BUF_INIT, name = CKPT_BUF_INIT;
+    struct ckpt_array *a;
+    struct ckpt_err own = {0};
+    int r = 0;
+    switch (t->nodes[node].kind) {
+    case CKPT_NODE_VALUE:
+        r = ckpt_tree_value(t, node, &text, NULL, m->err);
+        break;
+    case CKPT_NODE_ARRAY:
+        r = ckpt_tree_layout(t, node, &a, &own);
+        if (r == -EOPNOTSUPP) {
+            ckpt_buf_addf(&text, LEFT_OUT "%s", own.text);
+            r = 0;
+            break;
+        }
+        if (r < 0) {
+            ckpt_fail(m->err, -r, "%s", own.text);
+            break;
+        }
+        ckpt_buf_addf(&text, LEFT_OUT "safetensors has no type for %s", ckpt_array_type(a));
+        ckpt_array_unref(a);
+        break;
+    default:
+        ckpt_buf_adds(&text, LEFT_OUT "a blob");
+    }
+    add_name(m, node, &name);
+    if (r == 0)
+        r = ckpt_buf_error(&text) || ckpt_buf_error(&name) ? no_memory(m) : 0;
+    if (r == 0)
+        add_text(m, &name, (char *)text.data, text.len);
+    ckpt_buf_clear(&name);
+    ckpt_buf_clear(&text);
+    return r;
+}
+
+/* *off: where its data begin; moved behind them. */
+static int add_tensor(struct maker *m, uint32_t node, uint64_t *off)
+{
+    struct ckpt_buf *out = &m->out->text, json = CKPT_BUF_INIT;
+    struct ckpt_array *a = NULL;
+    struct ckpt_value value = {0};
+    bool array = m->tree->nodes[node].kind == CKPT_NODE_ARRAY;
+    int r = array ? ckpt_tree_layout(m->tree, node, &a, m->err) : ckpt_tree_value(m->tree, node, &json, &value, m->err);
+    ckpt_buf_clear(&json);
+    if (r < 0)
+        return r;
+    const struct ckpt_dtype_info *info = ckpt_dtype_info(array ? a->dtype : value.dtype);
+    uint64_t begin = *off;
+    ckpt_buf_addc(out, ',');
+    add_name(m, node, out);
+    ckpt_buf_addf(out, ":{\"dtype\":\"%s\",\"shape\":[", info->safetensors);
+    for (unsigned d = 0; array && d < a->ndim; d++)
+        ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)a->shape[d]);
+    if (ckpt_add(begin, array ? a->nbytes : info->size, off))
+        r = ckpt_fail(m->err, EFBIG, "the tensors have 2^64 bytes or more");
+    ckpt_buf_addf(out, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin, (unsigned long long)*off);
+    ckpt_array_unref(a);
+    return r;
+}
+
+static int check_length(struct maker *m)
+{
+    ckpt_rendering_flush(m->out);
+    if (ckpt_rendering_text_size(m->out) - 8 <= MAX_HEADER)
+        return 0;
+    return ckpt_fail(m->err, EOPNOTSUPP, "the header would have more than %llu bytes, which no reader takes", (unsigned long long)MAX_HEADER);
+}
+
+static int write_header(struct maker *m)
+{
+    struct ckpt_rendering *r = m->out;
+    uint64_t off = 0;
+    int e = 0;
+    ckpt_buf_add(&r->text, "\0\0\0\0\0\0\0\0", 8); /* the length, when it is known */
+    ckpt_buf_adds(&r->text, "{\"__metadata__\":{");
+    add_own_metadata(m);
+    for (size_t i = m->tensors; i < m->count && e == 0; i++) {
+        e = add_other(m, m->leaves[i].node);
+        e = e < 0 ? e : check_length(m);
+    }
+    ckpt_buf_addc(&r->text, '}');
+    for (size_t i = 0; i < m->tensors && e == 0; i++) {
+        r->parts[i] = (struct ckpt_rendering_part){off, m->leaves[i].node};
+        e = add_tensor(m, m->leaves[i].node, &off);
+        e = e < 0 ? e : check_length(m);
+    }
+    ckpt_buf_addc(&r->text, '}');
+    while (ckpt_rendering_text_size(r) % 64)
+        ckpt_buf_addc(&r->text, ' ');
+    if (e == 0)
+        e = check_length(m);
+    if (e == 0)
+        e = ckpt_rendering_finish(r);
+    uint64_t text = ckpt_rendering_text_size(r), header = text - 8;
+    if (e == 0)
+        e = ckpt_rendering_patch(r, &header, sizeof header, 0);
+    if (e < 0)
+        return m->err && m->err->code == -e ? e : ckpt_fail(m->err, -e, "%s", strerror(-e));
+    for (size_t i = 0; i < m->tensors; i++)
+        r->parts[i].off += text;
+    r->part_count = m->tensors;
     r->size += off;
-    return e;
+    return 0;
 }
 
 int ckpt_render_safetensors(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err)
 {
-    struct ckpt_tree *t = f->tree;
-    struct maker m = {.tree = t, .top = f->node};
-    int e = 0;
-    for (uint32_t node = f->node; e == 0;) {
-        e = collect_leaf(&m, node, err);
-        if (t->nodes[node].kind == CKPT_NODE_DIR && t->nodes[node].first != CKPT_NO_NODE) {
-            node = t->nodes[node].first;
-            continue;
-        }
-        while (node != f->node && t->nodes[node].next == CKPT_NO_NODE)
-            node = t->nodes[node].parent;
-        if (node == f->node)
-            break;
-        node = t->nodes[node].next;
-    }
+    struct maker m = {.tree = f->tree, .top = f->node, .out = r, .err = err};
+    int e = collect(&m);
+    if (e == 0 && (!(r->parts = malloc((m.tensors + 1) * sizeof *r->parts)) || !(m.hashes = malloc((m.count + 1) * sizeof *m.hashes))))
+        e = no_memory(&m);
     if (e == 0)
-        e = check_names(&m, err);
-    if (e == 0) {
-        if (m.count)
-            qsort(m.tensors, m.count, sizeof *m.tensors, by_size);
-        r->parts = malloc((m.count + 1) * sizeof *r->parts);
-        e = r->parts ? write_header(&m, r) : -ENOMEM;
-        if (e < 0)
-            ckpt_fail(err, -e, "%s", strerror(-e));
-    }
-    for (size_t i = 0; i < m.count; i++)
-        ckpt_array_unref(m.tensors[i].array);
-    free(m.tensors);
-    ckpt_buf_clear(&m.others);
+        e = check_names(&m, 0, m.tensors);
+    if (e == 0)
+        e = check_names(&m, m.tensors, m.count);
+    if (e == 0)
+        e = write_header(&m);
+    free(m.leaves);
+    free(m.hashes);
     return e;
 }
