@@ -99,11 +99,14 @@ const struct fs_command fs_commands[] = {
      "The step is committed when all of it is there; else there is none.\n" EXIT
      "1 also: there is such a step; 3 SRC or ROOT is not there, 4 SRC is damaged,\n5 ROOT cannot be written\n",
      fs_import_main},
-    {"export", "SOURCE/STEP DST --format=npy [--json]", "Copy a checkpoint, or a part of one, to plain files.",
-     "  --format=npy  arrays as .npy files, values as .json files, blobs as they are\n"
-     "  --json        one JSON document: {\"files\",\"bytes\"}\n"
-     "\nDST is a new or empty directory. It has its name when all files are whole and durable.\n" EXIT
-     "1 also: DST is there; 3 the checkpoint is not there, 4 it is damaged,\n5 DST cannot be written\n",
+    {"export", "SOURCE/STEP DST --format=FORMAT [--json]", "Copy a checkpoint, or a part of one, to plain files.",
+     "  --format=npy          arrays as .npy files, values as .json files, blobs as they are, in DST: a new or empty directory\n"
+     "  --format=safetensors  one file: DST, or model.safetensors in DST where that is a directory. Names are joined with dots;\n"
+     "                        numbers are tensors, other values are told in __metadata__. Blobs, and arrays of types that\n"
+     "                        safetensors does not have, are left out and named\n"
+     "  --json                one JSON document: {\"files\",\"bytes\"}, and \"left_out\":[{\"path\",\"reason\"}] if anything is\n"
+     "\nDST has its name when all files are whole and durable.\n" EXIT
+     "1 also: DST is there; 3 the checkpoint is not there, 4 it is damaged,\n5 DST cannot be written, or something was left out\n",
      fs_export_main},
     {"prune", "ROOT [--dry-run] [--json]", "Delete the steps that the root's rules do not keep.",
      "  --dry-run, -n   only tell which\n"

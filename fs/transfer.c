@@ -244,3 +244,16 @@ int fs_transfer_run(struct fs_transfer *t, const struct ckpt_attr *from, int dir
     fs_progress_clear(&t->progress);
     return r;
 }
+
+int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int dir, const char *name, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
+    if (!block)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    fs_progress_begin(&t->progress);
+    t->progress.total = from->size;
+    struct into in = {t, err, block, from->id, "", dir, 0};
+    int r = copy_file(&in, from, "", name);
+    fs_progress_clear(&t->progress);
+    return r;
+}

@@ -19,6 +19,8 @@ struct fs_transfer {
 
 /* from: a directory. -EINTR: fs_interrupted() was true. */
 int fs_transfer_run(struct fs_transfer *t, const struct ckpt_attr *from, int dir, struct ckpt_err *err) CKPT_MUST_USE;
+/* from: a file, which gets this name. */
+int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int dir, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* From now on SIGINT and SIGTERM are kept until fs_interrupt_end, so that what is half done can be cleared away. */
 void fs_interrupt_begin(void);

@@ -33,6 +33,12 @@ void ckpt_json_close(struct ckpt_json_reader *r)
     free(r);
 }
 
+void ckpt_json_seek(struct ckpt_json_reader *r, uint64_t off)
+{
+    r->off = off;
+    r->at = r->end = 0;
+}
+
 /* The next byte, not taken; -1 at the end or after an error. */
 static int peek(struct ckpt_json_reader *r)
 {

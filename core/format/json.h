@@ -15,6 +15,8 @@ struct ckpt_json_reader;
 
 int ckpt_json_open(struct ckpt_file *file, struct ckpt_json_reader **ret); /* file is borrowed */
 void ckpt_json_close(struct ckpt_json_reader *r);
+/* Go on at a byte of the file. */
+void ckpt_json_seek(struct ckpt_json_reader *r, uint64_t off);
 
 /* Enter the object or array that comes next. -EUCLEAN if something else comes. */
 int ckpt_json_enter_object(struct ckpt_json_reader *r, struct ckpt_err *err) CKPT_MUST_USE;

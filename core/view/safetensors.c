@@ -13,7 +13,7 @@
 #include <xxhash.h>
 
 #define MAX_HEADER  ((uint64_t)100000000) /* more is refused by the library */
-#define MAX_MEMBERS 4096                  /* of the checkpoint's metadata; it is not passed on if it has more */
+#define MAX_MEMBERS 4096                  /* of the checkpoint's metadata that are passed on */
 #define LEFT_OUT    "left out: "
 
 struct leaf {
@@ -195,9 +195,8 @@ static int check_names(struct maker *m, size_t first, size_t end)
 }
 
 /* Is there a leaf of this name among those that are told in the metadata? Its place there is taken. */
-static bool is_other(const struct maker *m, const struct ckpt_buf *name)
+static bool is_other(const struct maker *m, uint64_t hash)
 {
-    uint64_t hash = XXH3_64bits(name->data, name->len);
     size_t lo = m->tensors, hi = m->count;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
@@ -223,34 +222,73 @@ static void add_text(struct maker *m, const struct ckpt_buf *name, const char *t
     ckpt_buf_add_json_string(out, text, len);
 }
 
-static void add_member(struct maker *m, const char *key, const char *text)
+/* One of the checkpoint's own: a string as it is, anything else as its JSON. The first of its name, and only where no leaf has that. */
+static int add_member(struct maker *m, uint64_t *hashes, const struct ckpt_buf *key, const char *text, size_t len)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
-    ckpt_buf_add_json_string(&name, key, strlen(key));
-    if (!is_other(m, &name))
-        add_text(m, &name, text, strlen(text));
+    ckpt_buf_add_json_string(&name, (char *)key->data, key->len);
+    if (ckpt_buf_error(&name))
+        return no_memory(m);
+    uint64_t hash = XXH3_64bits(name.data, name.len);
+    bool taken = is_other(m, hash);
+    for (size_t i = 0; i < m->members && !taken; i++)
+        taken = hashes[i] == hash;
+    if (!taken) {
+        hashes[m->members] = hash;
+        add_text(m, &name, text, len);
+    }
     ckpt_buf_clear(&name);
+    return 0;
 }
 
-/* The checkpoint's own metadata: strings as they are, anything else as its JSON. */
-static void add_own_metadata(struct maker *m)
+static int add_value(struct maker *m, uint64_t *hashes, const struct ckpt_buf *key, const struct ckpt_buf *json)
 {
-    const char *text = m->tree->metadata;
-    cJSON *own = text ? ckpt_json_parse(text, strlen(text)) : NULL;
-    bool few = cJSON_IsObject(own) && cJSON_GetArraySize(own) <= MAX_MEMBERS;
-    const cJSON *e;
-    if (!few || !ckpt_json_get(own, "format"))
-        add_member(m, "format", m->tree->format->name);
-    if (few)
-        cJSON_ArrayForEach(e, own)
-        {
-            CKPT_AUTOFREE char *json = cJSON_IsString(e) ? NULL : cJSON_PrintUnformatted(e);
-            const char *value = cJSON_IsString(e) ? e->valuestring : json;
-            /* What another file left out is not left out of this one. */
-            if (value && ckpt_json_get(own, e->string) == e && strncmp(value, LEFT_OUT, strlen(LEFT_OUT)) != 0)
-                add_member(m, e->string, value);
-        }
-    cJSON_Delete(own);
+    if (*json->data != '"')
+        return add_member(m, hashes, key, (char *)json->data, json->len);
+    cJSON *string = ckpt_json_parse((char *)json->data, json->len);
+    int r = 0;
+    /* What another file left out is not left out of this one. */
+    if (cJSON_IsString(string) && strncmp(string->valuestring, LEFT_OUT, strlen(LEFT_OUT)) != 0)
+        r = add_member(m, hashes, key, string->valuestring, strlen(string->valuestring));
+    cJSON_Delete(string);
+    return r;
+}
+
+static int add_members(struct maker *m, uint64_t *hashes, struct ckpt_json_reader *json)
+{
+    struct ckpt_buf key = CKPT_BUF_INIT, value = CKPT_BUF_INIT;
+    int r = ckpt_json_enter_object(json, NULL);
+    while (r == 0 && m->members < MAX_MEMBERS && ckpt_json_member(json, &key, NULL) == 1 && ckpt_json_value(json, &value, NULL) == 0)
+        r = add_value(m, hashes, &key, &value);
+    ckpt_buf_clear(&key);
+    ckpt_buf_clear(&value);
+    return r == -ENOMEM ? r : 0;
+}
+
+/* The checkpoint's own metadata, whose numbers keep all their digits; and what wrote it, unless they say that themselves. */
+static int add_own_metadata(struct maker *m)
+{
+    const char *text = m->tree->metadata ? m->tree->metadata : "{}", *format = m->tree->format->name;
+    struct ckpt_buf key = CKPT_BUF_INIT;
+    CKPT_AUTOFREE uint64_t *hashes = malloc((MAX_MEMBERS + 1) * sizeof *hashes);
+    struct ckpt_backend *b = ckpt_backend_new_memory();
+    struct ckpt_file *file = NULL;
+    struct ckpt_json_reader *json = NULL;
+    int r = hashes && b ? ckpt_backend_memory_add(b, "metadata", text, strlen(text)) : -ENOMEM;
+    if (r == 0)
+        r = ckpt_backend_open(b, "metadata", &file);
+    if (r == 0)
+        r = ckpt_json_open(file, &json);
+    if (r == 0)
+        r = add_members(m, hashes, json);
+    ckpt_json_close(json);
+    ckpt_file_unref(file);
+    ckpt_backend_unref(b);
+    ckpt_buf_adds(&key, "format");
+    if (r == 0)
+        r = add_member(m, hashes, &key, format, strlen(format));
+    ckpt_buf_clear(&key);
+    return r < 0 ? no_memory(m) : 0;
 }
 
 /* A leaf that is no tensor. */
@@ -329,10 +367,9 @@ static int write_header(struct maker *m)
 {
     struct ckpt_rendering *r = m->out;
     uint64_t off = 0;
-    int e = 0;
     ckpt_buf_add(&r->text, "\0\0\0\0\0\0\0\0", 8); /* the length, when it is known */
     ckpt_buf_adds(&r->text, "{\"__metadata__\":{");
-    add_own_metadata(m);
+    int e = add_own_metadata(m);
     for (size_t i = m->tensors; i < m->count && e == 0; i++) {
         e = add_other(m, m->leaves[i].node);
         e = e < 0 ? e : check_length(m);

@@ -216,9 +216,8 @@ def test_export_refused(root, tmp_path):
     ckptfs("export", DEMO / "300", tmp_path / "file", "--format=npy", check=USAGE)
     ckptfs("export", DEMO / "300", tmp_path / "no/out", "--format=npy", check=PARTLY)
     ckptfs("export", DEMO / "300", tmp_path / "out", check=USAGE)
-    for format in "orbax", "safetensors":
-        said = ckptfs("export", DEMO / "300", tmp_path / "out", f"--format={format}", check=USAGE).stderr
-        assert format in said and "version" in said
+    said = ckptfs("export", DEMO / "300", tmp_path / "out", "--format=orbax", check=USAGE).stderr
+    assert "orbax" in said and "version" in said
     ckptfs("export", DEMO / "300", tmp_path / "out", "--format=zip", check=USAGE)
     ckptfs("export", DEMO, tmp_path / "out", "--format=npy", check=USAGE)          # a root
     ckptfs("export", DEMO / "300/metrics.json", tmp_path / "out", "--format=npy", check=USAGE)
