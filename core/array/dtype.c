@@ -45,6 +45,8 @@ static const struct ckpt_dtype_info infos[CKPT_DT_COUNT] = {
     [CKPT_DT_U4] = {"uint4", "|u1", NULL, 1, 1, 4, CKPT_DC_UINT},
     [CKPT_DT_I2] = {"int2", "|i1", NULL, 1, 1, 2, CKPT_DC_INT},
     [CKPT_DT_U2] = {"uint2", "|u1", NULL, 1, 1, 2, CKPT_DC_UINT},
+    [CKPT_DT_I1] = {"int1", "|i1", NULL, 1, 1, 1, CKPT_DC_INT},
+    [CKPT_DT_U1] = {"uint1", "|u1", NULL, 1, 1, 1, CKPT_DC_UINT},
     [CKPT_DT_OTHER] = {"other", "", NULL, 0, 1, 0, CKPT_DC_OTHER},
 };
 

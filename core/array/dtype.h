@@ -22,7 +22,7 @@ enum ckpt_dtype {
     CKPT_DT_F8_E4M3FN, CKPT_DT_F8_E4M3FNUZ, CKPT_DT_F8_E4M3B11FNUZ, CKPT_DT_F8_E5M2, CKPT_DT_F8_E5M2FNUZ,
     CKPT_DT_F8_E3M4, CKPT_DT_F8_E4M3, CKPT_DT_F8_E8M0FNU,
     CKPT_DT_F4_E2M1FN, CKPT_DT_F6_E2M3FN, CKPT_DT_F6_E3M2FN, /* unpacked, one byte an element */
-    CKPT_DT_I4, CKPT_DT_U4, CKPT_DT_I2, CKPT_DT_U2,          /* unpacked, one byte an element */
+    CKPT_DT_I4, CKPT_DT_U4, CKPT_DT_I2, CKPT_DT_U2, CKPT_DT_I1, CKPT_DT_U1, /* unpacked, one byte an element */
     CKPT_DT_OTHER,
     CKPT_DT_COUNT
 };
@@ -35,7 +35,7 @@ struct ckpt_dtype_info {
     const char *safetensors;     /* "F32", "BF16", ...; NULL: the type has no name there */
     uint8_t size;                /* bytes an element as the mount shows it */
     uint8_t swap;                /* bytes reversed as a unit when the byte order differs: 4 for float32 and complex64 */
-    uint8_t bits;                /* 4 and 2 for the small integers (sign-extension needed), else 8*size */
+    uint8_t bits;                /* 4, 2 and 1 for the small integers (sign-extension needed), else 8*size */
     enum ckpt_dtype_class klass;
 };
 

@@ -169,6 +169,8 @@ static void check_small_floats(void)
         {CKPT_DT_F6_E3M2FN, 0x21, -0.0625},
         {CKPT_DT_I4, 0x08, -8}, /* stored, high bits undefined */
         {CKPT_DT_U4, 0xff, 15},
+        {CKPT_DT_I1, 0x01, -1},
+        {CKPT_DT_U1, 0xff, 1},
         {CKPT_DT_BOOL, 1, 1},
         {CKPT_DT_I16, 0xffff, -1},
         {CKPT_DT_OTHER, 0, NAN},
