@@ -4,6 +4,7 @@
 
 #include "core/base/util.h"
 #include "core/io/extent.h"
+#include "core/io/join.h"
 #include "tests/unit/check.h"
 #include "tests/unit/files.h"
 
@@ -234,6 +235,42 @@ static void test_renamed(const char *top)
     CHECK(ckpt_backend_open_posix(file_path(top, "src/dd/x"), &b, &err) == -ENOTDIR);
 }
 
+/* Parts in any order, some empty, one that the file does not have to its end. */
+static void test_join(void)
+{
+    static const char text[] = "0123456789";
+    static const struct ckpt_range parts[] = {{4, 3}, {0, 0}, {9, 1}, {2, 2}, {5, 0}, {0, 4}};
+    static const char want[] = "4569230123";
+    struct ckpt_backend *b = ckpt_backend_new_memory();
+    struct ckpt_file *f, *j;
+    CHECK(b && ckpt_backend_memory_add(b, "f", text, 10) == 0 && ckpt_backend_open(b, "f", &f) == 0);
+    struct ckpt_range *ranges = malloc(sizeof parts);
+    memcpy(ranges, parts, sizeof parts);
+    CHECK(ckpt_file_join(f, ranges, 6, &j) == 0 && j->st.size == 10 && ckpt_file_fd(j) == -1);
+    for (size_t off = 0; off <= 11; off++)
+        for (size_t len = 0; len <= 12; len++) {
+            char buf[16];
+            size_t n = off < 10 ? CKPT_MIN(len, 10 - off) : 0;
+            CHECK(ckpt_file_read(j, buf, len, off) == (ssize_t)n && (!n || !memcmp(buf, want + off, n)));
+        }
+    ckpt_file_unref(j);
+    ranges = malloc(2 * sizeof *ranges);
+    ranges[0] = (struct ckpt_range){8, 4};
+    ranges[1] = (struct ckpt_range){0, 4};
+    CHECK(ckpt_file_join(f, ranges, 2, &j) == 0 && j->st.size == 8);
+    char buf[8];
+    CHECK(ckpt_file_read(j, buf, 8, 0) == 2 && !memcmp(buf, "89", 2));
+    CHECK(ckpt_extent_read(&(struct ckpt_extent){.file = j, .len = 8}, buf, 8, 0) == -EBADMSG);
+    ckpt_file_unref(j);
+    CHECK(ckpt_file_join(f, NULL, 0, &j) == 0 && j->st.size == 0 && ckpt_file_read(j, buf, 1, 0) == 0);
+    ckpt_file_unref(j);
+    ranges = malloc(2 * sizeof *ranges);
+    ranges[0] = ranges[1] = (struct ckpt_range){0, (uint64_t)1 << 62};
+    CHECK(ckpt_file_join(f, ranges, 2, &j) == -EUCLEAN);
+    ckpt_file_unref(f);
+    ckpt_backend_unref(b);
+}
+
 int main(void)
 {
     struct ckpt_backend *b = ckpt_backend_new_memory();
@@ -253,5 +290,6 @@ int main(void)
     test_special(top);
     test_renamed(top);
     files_end(top);
+    test_join();
     return 0;
 }
