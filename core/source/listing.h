@@ -7,6 +7,7 @@
 #define CKPT_SOURCE_LISTING_H
 
 #include "core/format/format.h"
+#include "core/format/step.h"
 
 enum ckpt_entry_kind { CKPT_ENTRY_FILE, CKPT_ENTRY_DIR, CKPT_ENTRY_TREE, CKPT_ENTRY_LINK, CKPT_ENTRY_HIDDEN };
 
@@ -47,9 +48,5 @@ bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const s
 struct ckpt_listing *ckpt_listing_ref(struct ckpt_listing *l);
 void ckpt_listing_unref(struct ckpt_listing *l);
 const struct ckpt_entry *ckpt_listing_find(const struct ckpt_listing *l, const char *name);
-
-/* The number in a step's name ("7", "step_0007"): all digits, behind a prefix and '_' if there is one; with `any` also what
- * flax.training writes (sign, fraction, exponent). */
-bool ckpt_step_number(const char *name, bool any, double *ret);
 
 #endif
