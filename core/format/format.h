@@ -35,6 +35,8 @@ struct ckpt_reader {
     int (*open)(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
     /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. NULL: it has none. */
     bool (*unfinished_name)(const char *name, size_t *ret_len);
+    /* True for a directory's name that this format gives to what belongs to a checkpoint and, with all that is in it, is none. NULL: it has none. */
+    bool (*plain_name)(const char *name);
 };
 
 /* The reader whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the medium is returned. */
@@ -47,5 +49,7 @@ bool ckpt_has_suffix(const char *path, const char *suffix);
 const struct ckpt_reader *ckpt_empty_reader(void);
 /* A name that some format gives to what is not finished. */
 bool ckpt_unfinished_name(const char *name, size_t *ret_len);
+/* A name that some format gives to directories that are never looked at for checkpoints. */
+bool ckpt_plain_name(const char *name);
 
 #endif

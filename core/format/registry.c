@@ -63,3 +63,11 @@ bool ckpt_unfinished_name(const char *name, size_t *ret_len)
             return true;
     return false;
 }
+
+bool ckpt_plain_name(const char *name)
+{
+    for (size_t i = 0; i < READERS; i++)
+        if (readers[i]->plain_name && readers[i]->plain_name(name))
+            return true;
+    return false;
+}

@@ -75,8 +75,19 @@ struct maker {
     const char *path;
     const struct ckpt_listing *old;
     struct ckpt_listing *l;
+    bool plain; /* it is in a directory of a plain name */
     size_t cap;
 };
+
+static bool is_plain(const char *path)
+{
+    CKPT_AUTOFREE char *parts = strdup(path);
+    char *rest = parts;
+    bool plain = false;
+    for (const char *name; !plain && (name = strsep(&rest, "/"));)
+        plain = ckpt_plain_name(name);
+    return plain;
+}
 
 static char *join(const char *dir, const char *name)
 {
@@ -254,6 +265,8 @@ static int stat_entry(struct maker *m, struct ckpt_entry *e)
         return e->st.type == CKPT_FT_FILE ? probe_file(m, e, path) : 0;
     if (ckpt_unfinished_name(e->name, &len))
         return hide(e, "a temporary name: the save has not finished, or died");
+    if (m->plain || ckpt_plain_name(e->name))
+        return 0;
     e->step_name = ckpt_step_number(e->name, false, &e->number);
     r = probe_entry(m, e, path);
     if (r == 0 && e->kind == CKPT_ENTRY_DIR && !e->step_name && e->probe.bits)
@@ -346,7 +359,7 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
     struct ckpt_listing *l = calloc(1, sizeof *l);
     if (!l)
         return -ENOMEM;
-    struct maker m = {.source = source, .path = path, .old = old, .l = l};
+    struct maker m = {.source = source, .path = path, .old = old, .l = l, .plain = is_plain(path)};
     atomic_init(&l->refs, 1);
     l->taken_ns = realtime_ns();
     int r = ckpt_backend_stat(source, path, &l->dir);

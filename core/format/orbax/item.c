@@ -109,6 +109,21 @@ static int add_string(struct loading *l, uint32_t node)
     return r;
 }
 
+/* --- the msgpack file `checkpoint` of Orbax before 0.5.16: arrays that are stored apart are strings in it --- */
+
+/* `file` is taken over. */
+static int load_aggregate(struct loading *l, struct ckpt_file *file, struct ckpt_tree *t, uint32_t top)
+{
+    static const struct flax_dialect dialect = {.elsewhere = "PLACEHOLDER://", .tuples = true};
+    int r = flax_state_new(file, &l->item->aggregate);
+    ckpt_file_unref(file);
+    if (r == 0)
+        r = flax_state_load(l->item->aggregate, &dialect, t, top, l->err);
+    else
+        ckpt_fail(l->err, -r, "out of memory");
+    return r < 0 ? ckpt_fail_in(l->err, -r, "checkpoint") : 0;
+}
+
 /* --- entries of _METADATA --- */
 
 /* The same leaf in the tree of the msgpack file. */
@@ -120,14 +135,16 @@ static int take_from_scratch(struct loading *l, const cJSON *keys, uint32_t pare
     if (!s) {
         if ((r = open_in_item(l->o, l->item, "checkpoint", &f)) < 0)
             return ckpt_fail(l->err, r == -ENOENT ? EUCLEAN : -r, "checkpoint: %s", strerror(-r));
-        l->item->aggregate = f;
         r = ckpt_tree_new(t->format, t->pins, &l->scratch);
-        if (r == 0)
-            r = orbax_aggregate_load(l->scratch, 0, f, l->err);
+        if (r < 0) {
+            ckpt_file_unref(f);
+            return ckpt_fail(l->err, -r, "out of memory");
+        }
+        r = load_aggregate(l, f, l->scratch, 0);
         if (r == 0)
             r = ckpt_tree_finish(l->scratch, l->err);
         if (r < 0)
-            return ckpt_fail_in(l->err, -r, "checkpoint");
+            return r;
         s = l->scratch;
     }
     /* Walk down by key; the old file has plain keys only, so comparing them is enough. */
@@ -411,12 +428,9 @@ int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *e
     else {
         item->fill_missing = true;
         r = open_in_item(o, item, "checkpoint", &f);
-        if (r == 0) {
-            item->aggregate = f;
-            r = orbax_aggregate_load(o->tree, item->root, f, err);
-            if (r < 0)
-                ckpt_fail_in(err, -r, "checkpoint");
-        } else if (r != -ENOENT && r != -EISDIR)
+        if (r == 0)
+            r = load_aggregate(&l, f, o->tree, item->root);
+        else if (r != -ENOENT && r != -EISDIR)
             r = ckpt_fail(err, -r, "checkpoint: %s", strerror(-r));
         else {
             o->guessed = true;

@@ -3,6 +3,7 @@
 #ifndef CKPT_FORMAT_ORBAX_ITEM_H
 #define CKPT_FORMAT_ORBAX_ITEM_H
 
+#include "core/format/flax/state.h"
 #include "core/format/format.h"
 #include "core/format/orbax/ocdbt.h"
 #include "core/format/zarr.h"
@@ -25,7 +26,7 @@ struct orbax_item {
     bool zarr3;
     bool fill_missing;   /* a chunk that is not there holds the fill value */
     struct ckpt_ocdbt *db; /* NULL: arrays are plain directories */
-    struct ckpt_file *aggregate; /* the msgpack file `checkpoint`; NULL: there is none */
+    struct flax_state *aggregate; /* the msgpack file `checkpoint`; NULL: there is none */
 };
 
 struct orbax {
@@ -48,12 +49,6 @@ bool orbax_is_item(struct ckpt_backend *dir, const char *sub);
 
 /* item.c: fill the tree from an item's files; item->root and item->dir are set. */
 int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err) CKPT_MUST_USE;
-
-/* aggregate.c: leaves that lie in the msgpack file `checkpoint`. A node's ref names a descriptor in the tree's strings. */
-int orbax_aggregate_load(struct ckpt_tree *t, uint32_t root, struct ckpt_file *file, struct ckpt_err *err) CKPT_MUST_USE;
-/* Is the array in the msgpack file itself (its layout and place), or elsewhere under a name of its own (*ret_param)? */
-bool orbax_aggregate_array(const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, uint64_t *ret_off, uint64_t *ret_len);
-bool orbax_aggregate_param(const struct ckpt_tree *t, uint32_t node, const char **ret, size_t *ret_len);
 
 /* orbax.c */
 int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;

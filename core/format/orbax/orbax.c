@@ -39,7 +39,7 @@ void orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf)
     unsigned n = 0;
     const char *text;
     size_t len;
-    if (orbax_aggregate_param(t, node, &text, &len)) {
+    if ((text = flax_state_elsewhere(t, node, &len))) {
         ckpt_buf_add(buf, text, len);
         return;
     }
@@ -230,9 +230,8 @@ static int layout_of_text(struct orbax *o, uint8_t *text, size_t len, int versio
 int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
-    uint64_t off, len;
-    if (orbax_aggregate_array(t, node, ret, &off, &len))
-        return *ret ? 0 : ckpt_fail(err, EUCLEAN, "an array has an impossible shape");
+    if (flax_state_has(t, node))
+        return flax_state_layout(item_of(t, node)->aggregate, t, node, ret, err);
     struct array_store s;
     struct ckpt_extent e = {0};
     int r = store_init(&s, t, node);
@@ -261,11 +260,8 @@ static int orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
                        struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
-    uint64_t off, len;
-    if (orbax_aggregate_array(t, node, NULL, &off, &len)) {
-        *ret = (struct ckpt_extent){.file = ckpt_file_ref(item_of(t, node)->aggregate), .off = off, .len = len};
-        return 0;
-    }
+    if (flax_state_has(t, node))
+        return flax_state_elements(item_of(t, node)->aggregate, t, node, ret, err);
     struct array_store s;
     int r = store_init(&s, t, node);
     if (r == 0) {
@@ -295,11 +291,9 @@ static int add_length(void *arg, const void *key, size_t key_len, uint64_t value
 
 static int orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
 {
-    uint64_t off;
-    *ret = 0;
-    if (orbax_aggregate_array(t, node, NULL, &off, ret))
-        return 0;
-    if (a->unsupported)
+    bool aggregated = flax_state_has(t, node);
+    *ret = aggregated ? a->nbytes : 0;
+    if (aggregated || a->unsupported)
         return 0;
     struct array_store s;
     int r = store_init(&s, t, node);
@@ -343,6 +337,8 @@ static int orbax_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *re
     size_t len;
     const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
     struct ckpt_file *f;
+    if (flax_state_has(t, node))
+        return flax_state_blob(item_of(t, node)->aggregate, t, node, ret, err);
     int r = ckpt_pins_open(t->pins, path, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
@@ -365,9 +361,8 @@ static void orbax_pin(struct ckpt_tree *t, uint32_t node)
     if (ckpt_tree_layout(t, node, &a, NULL) < 0)
         return;
     struct array_store s;
-    uint64_t off, len;
     struct ckpt_buf name = CKPT_BUF_INIT;
-    if (!orbax_aggregate_array(t, node, NULL, &off, &len) && !a->unsupported && store_init(&s, t, node) == 0) {
+    if (!flax_state_has(t, node) && !a->unsupported && store_init(&s, t, node) == 0) {
         uint64_t objects = ckpt_zarr_objects(a);
         for (uint64_t i = 0; i < objects && i < 65536; i++) {
             name.len = 0;
@@ -516,7 +511,7 @@ static size_t orbax_memory(const struct ckpt_tree *t)
     const struct orbax *o = t->priv;
     size_t n = sizeof *o + ORBAX_MAX_ITEMS * sizeof *o->items;
     for (unsigned i = 0; i < o->count; i++)
-        n += o->items[i].db ? ckpt_ocdbt_memory(o->items[i].db) : 0;
+        n += (o->items[i].db ? ckpt_ocdbt_memory(o->items[i].db) : 0) + (o->items[i].aggregate ? flax_state_memory(o->items[i].aggregate) : 0);
     return n;
 }
 
@@ -525,7 +520,7 @@ static void orbax_close(struct ckpt_tree *t)
     struct orbax *o = t->priv;
     for (unsigned i = 0; i < o->count; i++) {
         ckpt_ocdbt_close(o->items[i].db);
-        ckpt_file_unref(o->items[i].aggregate);
+        flax_state_free(o->items[i].aggregate);
         free(o->items[i].dir);
     }
     for (unsigned i = 0; i < ORBAX_LAYOUT_BUCKETS; i++)

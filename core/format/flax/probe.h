@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to the Flax reader: what a name, and if need be the first bytes of a file, say. */
+#ifndef CKPT_FORMAT_FLAX_PROBE_H
+#define CKPT_FORMAT_FLAX_PROBE_H
+
+#include "core/format/format.h"
+
+int flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret);
+bool flax_plain_name(const char *name);
+
+#endif
