@@ -10,6 +10,7 @@ void ckpt_mp_init(struct ckpt_mp *mp, struct ckpt_file *file, uint64_t off, uint
     mp->end = end;
     mp->window_off = off;
     mp->window_len = 0;
+    mp->ahead = sizeof mp->window;
 }
 
 static int truncated(struct ckpt_err *err)
@@ -23,7 +24,7 @@ static int take(struct ckpt_mp *mp, void *buf, size_t n, struct ckpt_err *err)
     if (mp->end - mp->at < n)
         return truncated(err);
     if (mp->at < mp->window_off || mp->at + n > mp->window_off + mp->window_len) {
-        ssize_t got = ckpt_file_read(mp->file, mp->window, sizeof mp->window, mp->at);
+        ssize_t got = ckpt_file_read(mp->file, mp->window, mp->ahead, mp->at);
         if (got < 0)
             return ckpt_fail(err, (int)-got, "%s", strerror((int)-got));
         mp->window_off = mp->at;

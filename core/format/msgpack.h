@@ -28,7 +28,7 @@ struct ckpt_mp {
     struct ckpt_file *file;
     uint64_t at, end; /* next byte, and the end of the range */
     uint64_t window_off;
-    size_t window_len;
+    size_t window_len, ahead; /* bytes that are there, and that are fetched at once: fewer where little is to be read */
     uint8_t window[8192];
 };
 

@@ -415,5 +415,7 @@ int flax_array(struct ckpt_mp *mp, const struct ckpt_mp_token *t, struct ckpt_ar
 {
     if (t->type == CKPT_MP_MAP)
         return pieced_array(mp, t, ret, ret_where, err);
+    if (t->type != CKPT_MP_EXT) /* in a file that was written to since it was loaded anything may be there */
+        return ckpt_fail(err, EUCLEAN, "what was an array is none");
     return t->ext == FLAX_EXT_COMPLEX ? complex_number(mp, t, ret, ret_where, err) : plain_array(mp, t, ret, ret_where, err);
 }

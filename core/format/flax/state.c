@@ -15,6 +15,7 @@
 #define MAX_STRING ((uint64_t)4 << 20)   /* bytes of a string that is shown */
 #define MAX_TREE   ((uint64_t)128 << 20) /* of memory for nodes, keys and values, while the tree is built about twice that */
 #define PLACE      9
+#define LEAF_AHEAD 512 /* bytes that are fetched of a leaf at once: what is told before its data is shorter, mostly */
 #define RECENT     256
 
 struct flax_state {
@@ -393,20 +394,9 @@ static int seek(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, 
     if (!place_of(t, node, &off))
         return ckpt_fail(err, EUCLEAN, "the leaf is not in the file");
     ckpt_mp_init(ret, s->file, off, s->file->st.size);
+    ret->ahead = LEAF_AHEAD;
     int r = ckpt_mp_next(ret, ret_token, err);
     return r == 0 && ret_token->type == CKPT_MP_MAP ? ckpt_mp_next(ret, &key, err) : r;
-}
-
-/* With a file that was written to since it was loaded anything may be there. */
-static int seek_array(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_extent *ret_where,
-                      struct ckpt_err *err)
-{
-    struct ckpt_mp mp;
-    struct ckpt_mp_token token;
-    int r = seek(s, t, node, &mp, &token, err);
-    if (r == 0 && token.type != CKPT_MP_MAP && token.type != CKPT_MP_EXT)
-        r = ckpt_fail(err, ESTALE, "the file was changed since it was opened");
-    return r == 0 ? flax_array(&mp, &token, ret, ret_where, err) : r;
 }
 
 static bool same_layout(const struct ckpt_array *a, const struct ckpt_array *b)
@@ -452,7 +442,7 @@ int flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t 
     if (r == 0 && token.type == CKPT_MP_STR)
         return long_string(&token, ret, err);
     if (r == 0)
-        r = seek_array(s, t, node, &a, NULL, err);
+        r = flax_array(&mp, &token, &a, NULL, err);
     if (r == 0)
         *ret = share_layout(s, a);
     return r;
@@ -460,8 +450,12 @@ int flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t 
 
 int flax_state_elements(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
+    struct ckpt_mp mp;
+    struct ckpt_mp_token token;
     struct ckpt_array *a;
-    int r = seek_array(s, t, node, &a, ret, err);
+    int r = seek(s, t, node, &mp, &token, err);
+    if (r == 0)
+        r = flax_array(&mp, &token, &a, ret, err);
     if (r == 0)
         ckpt_array_unref(a);
     return r;
