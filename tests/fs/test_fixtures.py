@@ -9,7 +9,7 @@ import pytest
 import check_fixtures
 import util
 
-FAMILIES = ["orbax", "numpy", "safetensors", "gguf"]
+FAMILIES = ["orbax", "flax-msgpack", "numpy", "safetensors", "gguf"]
 CASES = [f"{family}/{p.name.removesuffix('.truth.json')}" for family in FAMILIES for p in sorted((util.DATA / family).glob("*.truth.json"))]
 
 
