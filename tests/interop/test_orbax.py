@@ -1,7 +1,6 @@
 """What the mount shows of trees that Orbax has just saved is, bit for bit, what Orbax restores."""
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -22,92 +21,9 @@ from flax.training import train_state
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import util
+from comparing import compare
 
-SLICES = 200
 INTERPROCESS = 240                                         # seconds for processes that save together
-
-
-# --- comparing
-
-def flatten(tree, path=()):
-    """(path, leaf) of a restored tree: dicts, lists and the rest."""
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from flatten(value, (*path, str(key)))
-    elif isinstance(tree, (list, tuple)) and tree:
-        for index, value in enumerate(tree):
-            yield from flatten(value, (*path, str(index)))
-    else:
-        yield path, tree
-
-
-def stored(a):
-    """An array as its .npy file has it: types that NumPy lacks as bytes, small integers one to a byte."""
-    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-        a = jax.random.key_data(a)
-    a = np.asarray(a)
-    if a.dtype.name in ("int4", "int2"):
-        return a.astype(np.int8)
-    if a.dtype.name in ("uint4", "uint2"):
-        return a.astype(np.uint8)
-    return a.view(f"V{a.dtype.itemsize}") if a.dtype.kind == "V" or a.dtype.name.startswith(("bfloat", "float8")) else a
-
-
-def same_array(path, want):
-    got = np.load(path)
-    assert got.dtype == want.dtype and got.shape == want.shape, f"{path}: {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
-    assert got.tobytes() == want.tobytes(), path
-
-
-def compare_leaf(top, path, leaf):
-    """One leaf of the mount with the one that was restored. Returns it as an array, or None."""
-    file = top.joinpath(*path)
-    if leaf is None:
-        assert Path(f"{file}.json").read_text() == "null\n"
-    elif isinstance(leaf, str):
-        assert json.loads(Path(f"{file}.json").read_text()) == leaf
-    elif isinstance(leaf, (dict, list, tuple)):
-        assert os.listdir(file) == []
-    elif isinstance(leaf, (bool, int, float, np.generic)) and Path(f"{file}.json").exists():
-        # Orbax restores NumPy's scalars as Python's; the mount keeps their type
-        number = np.load(f"{file}.npy")
-        assert number.shape == () and repr(number.item()) == repr(leaf), f"{file}: {number!r}, not {leaf!r}"
-        assert repr(json.loads(Path(f"{file}.json").read_text())) == repr(leaf), file
-    else:
-        want = stored(leaf)
-        same_array(f"{file}.npy", want)
-        return want
-    return None
-
-
-def random_slice(rng, shape):
-    """A NumPy slice as text, and as NumPy takes it."""
-    parts = []
-    for size in shape[:rng.randint(1, len(shape))]:
-        if size and rng.random() < 0.3:
-            parts.append(str(rng.randrange(-size, size)))
-            continue
-        start, stop = ("" if rng.random() < 0.3 else str(rng.randint(-size, size + 1)) for _ in range(2))
-        step = rng.choice(["", "", ":", ":2", ":-1", ":3"])
-        parts.append(f"{start}:{stop}{step}")
-    text = ",".join(parts)
-    return text, eval(f"numpy_index[{text}]", {"numpy_index": np.s_})
-
-
-def compare(top, tree, seed):
-    """All leaves, and SLICES random slices of the arrays. Nothing else is listed."""
-    arrays, count = {}, 0
-    for path, leaf in flatten(tree):
-        count += not (isinstance(leaf, (dict, list, tuple)) and not leaf)
-        want = compare_leaf(top, path, leaf)
-        if want is not None and want.ndim:
-            arrays[path] = want
-    assert sum(len(files) for _, _, files in os.walk(top)) == count
-    rng = random.Random(seed)
-    for _ in range(SLICES):
-        path = rng.choice(sorted(arrays))
-        text, index = random_slice(rng, arrays[path].shape)
-        same_array(f"{top.joinpath(*path)}@{text}.npy", arrays[path][index])
 
 
 # --- trees
