@@ -1,0 +1,131 @@
+"""Roots of Flax's own files: what is shown, what is hidden, what a user's files suffer; and what a hostile file costs."""
+import errno
+import os
+import struct
+
+import pytest
+
+import util
+
+DATA = util.DATA / "flax-msgpack"
+STEP = b"\x81\xa1a\x05"                                    # {"a": 5}
+LIMIT = 256 << 20
+
+
+def unfinished(m):
+    return dict(line.split("\t") for line in (m / ".ckptfs/unfinished").read_text().splitlines())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder({path: bytes}) writes files below a new source, and returns it."""
+    def make(files):
+        for path, data in files.items():
+            file = tmp_path / "source" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        return tmp_path / "source"
+    return make
+
+
+def test_what_is_a_step(mount, folder):
+    """Only a file that has a step's name and begins like a state dict opens up."""
+    pickle, text = b"\x80\x04\x95\x10\0", "שלום".encode()
+    m = mount(folder({"checkpoint_3": STEP, "checkpoint_10": STEP, "checkpoint_2.5": STEP, "checkpoint_4": pickle, "checkpoint_5": text, "checkpoint_6": b"",
+                      "checkpoint_7": b"\x80", "12": STEP, "notes_99": b"notes", "checkpoint_8.txt": STEP}))
+    trees = {name for name in os.listdir(m.top) if (m / name).is_dir() and not (m / name).is_symlink()}
+    assert trees == {"checkpoint_3", "checkpoint_10", "checkpoint_2.5", "checkpoint_7"}
+    assert (m / "checkpoint_3/a.json").read_text() == "5\n" and os.listdir(m / "checkpoint_7") == []
+    assert os.readlink(m / "latest") == "checkpoint_10"
+    assert (m / "checkpoint_4").read_bytes() == pickle and (m / "checkpoint_5").read_bytes() == text and (m / "checkpoint_6").read_bytes() == b""
+
+
+def test_temporary_names(mount, folder):
+    """PREFIXtmp is hidden where it is Flax's; a user's file of such a name is not."""
+    m = mount(folder({"a/checkpoint_tmp": b"", "a/checkpoint_1": STEP, "b/ckpt_tmp": b"half", "b/ckpt_1": STEP, "c/new_tmp": STEP, "c/my_tmp": b"my notes", "c/notes_1": b"text",
+                      "c/notes_tmp": b"text", "c/x.msgpack": STEP}))
+    assert sorted(unfinished(m)) == ["a/checkpoint_tmp", "b/ckpt_tmp", "c/new_tmp"]
+    assert all("Flax" in reason for reason in unfinished(m).values())
+    assert sorted(os.listdir(m / "a")) == ["checkpoint_1", "latest"] and sorted(os.listdir(m / "b")) == ["ckpt_1", "latest"]
+    assert sorted(os.listdir(m / "c")) == ["my_tmp", "notes_1", "notes_tmp", "x.msgpack"]
+    for hidden in ("a/checkpoint_tmp", "b/ckpt_tmp"):
+        with util.fails(errno.ENOENT):
+            os.stat(m / hidden)
+    assert (m / "c/my_tmp").read_text() == "my notes"
+
+
+def test_shared_arrays(mount, tmp_path):
+    """Folders *_gda hold Zarr arrays, and are plain folders all the way down; others of that ending are what they are."""
+    source = util.copy_tree(DATA / "leftovers", tmp_path / "run")
+    zarray = (source / "checkpoint_3_gda/x/.zarray").read_bytes()
+    for name in ("checkpoint_3_gda/params/w", "checkpoint_tmp_gda/y", "my_gda/x"):
+        (source / name).mkdir(parents=True)
+        (source / name / ".zarray").write_bytes(zarray)
+    m = mount(source)
+    assert os.listdir(m / "checkpoint_3_gda/x") == [".zarray"] and os.listdir(m / "checkpoint_3_gda/params/w") == [".zarray"]
+    assert os.listdir(m / "checkpoint_tmp_gda/y") == [".zarray"]
+    assert os.listdir(m / "my_gda") == ["x.npy"]           # an item of Orbax
+    assert os.readlink(m / "latest") == "checkpoint_3"
+
+
+def test_changed_in_place(mount, folder):
+    """A file that is written over is another checkpoint; what was open of it gives no mixture."""
+    source = folder({"run/w.msgpack": (DATA / "top-array.msgpack").read_bytes()})
+    m = mount(source, "refresh=1")
+    with open(m / "run/w.msgpack/%", "rb", buffering=0) as f:
+        os.utime(source / "run/w.msgpack", ns=(1, 1))
+        with open(source / "run/w.msgpack", "r+b") as w:
+            w.seek(16)
+            w.write(b"\xff" * 20)
+        with util.fails(errno.ESTALE):
+            f.read()
+    util.wait_for(lambda: util.read_error(m / "run/w.msgpack/%") is None, 15)
+    assert (m / "run/w.msgpack/%").read_bytes() == b"\xff" * 20
+
+
+# --- what a hostile file costs
+
+def nils():
+    return b"\xdd" + struct.pack(">I", 3_500_000) + b"\xc0" * 3_500_000
+
+
+def empty_maps():
+    return b"\xdd" + struct.pack(">I", 3_500_000) + b"\x80" * 3_500_000
+
+
+def strings():
+    return b"\xdd" + struct.pack(">I", 8_000) + b"".join(b"\xda" + struct.pack(">H", 4008) + b"%08d" % n + b"\x01" * 4000 for n in range(8_000))
+
+
+def keys():
+    return b"\xdf" + struct.pack(">I", 3_000) + b"".join(b"\xda" + struct.pack(">H", 65_000) + b"%08d" % n + b"k" * 64_992 + b"\xc0" for n in range(3_000))
+
+
+def byte():
+    """An array of one element."""
+    payload = b"\x93\x91\x01\xa5uint8\xc4\x01x"
+    return b"\xc7" + bytes([len(payload)]) + b"\x01" + payload
+
+
+def pieces():
+    count = struct.pack(">I", 1_200_000)
+    parts = b"".join(b"\xa7%07d" % n + byte() for n in range(1_200_000))
+    return b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\xce" + count + b"\xa6chunks\xdf" + count + parts
+
+
+def just_within():
+    """About as many leaves as are still shown."""
+    return b"\xdd" + struct.pack(">I", 2_000_000) + byte() * 2_000_000
+
+
+@pytest.mark.parametrize("make, want", [(nils, errno.EOPNOTSUPP), (empty_maps, errno.EOPNOTSUPP), (strings, errno.EOPNOTSUPP), (keys, errno.EOPNOTSUPP), (pieces, errno.EOPNOTSUPP),
+                                        (just_within, 0)])
+def test_memory(mount, folder, make, want):
+    m = mount(folder({"x.msgpack": make(), "good.msgpack": STEP}))
+    try:
+        found = sum(1 for _ in os.scandir(m / "x.msgpack"))
+        assert not want and found == 2_000_000
+    except OSError as e:
+        assert e.errno == want and os.getxattr(m / "x.msgpack", "user.ckpt.error")
+    assert util.SANITIZED or m.memory() < LIMIT, f"{m.memory() >> 20} MiB"
+    assert (m / "good.msgpack/a.json").read_text() == "5\n"
