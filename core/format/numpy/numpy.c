@@ -10,10 +10,11 @@
 
 #include <stdio.h>
 
-#define SUFFIX ".npy"
-#define RECENT 64     /* layouts among which one is looked for that another leaf can share */
-#define TRIED  64     /* members of which one must be readable */
-#define HEAD   1024   /* bytes: more than a header mostly has */
+#define SUFFIX    ".npy"
+#define RECENT    64         /* layouts among which one is looked for that another leaf can share */
+#define TRIED     64         /* members of which one must be readable */
+#define HEAD      1024       /* bytes: more than a header mostly has */
+#define MAX_NODES (5u << 19) /* members and directories: one name can make hundreds of directories */
 
 struct numpy {
     struct ckpt_cache *cache;
@@ -294,6 +295,8 @@ static int add_member(struct ckpt_tree *t, uint32_t number, struct ckpt_err *err
     size_t len = m.name_len - (size_t)(name - m.name);
     if (r < 0 || !len)
         return r;
+    if (t->count >= MAX_NODES)
+        return ckpt_fail(err, EOPNOTSUPP, "more than %u members and directories", MAX_NODES);
     bool array = is_npy(name, len);
     r = ckpt_tree_add(t, parent, name, array ? len - strlen(SUFFIX) : len, false, array ? CKPT_NODE_ARRAY : CKPT_NODE_BLOB, &node, err);
     if (r == 0)
