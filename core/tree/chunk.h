@@ -3,7 +3,8 @@
  * Decoded chunks, kept in a bounded cache. A chunk that fits is decoded into memory, from its beginning and as far as
  * somebody needs it; a larger one into a spill file, a ring that keeps its last decoded bytes. Readers wait until
  * the decoder has passed what they want. Every chunk is decoded by one thread at a time, once for all readers.
- * Internally locked. No reader holds two chunks at once but for nested ones, so that waiting for memory cannot deadlock.
+ * Internally locked. No reader holds two chunks at once but for nested ones, or beside one that takes no memory, so that waiting for
+ * memory cannot deadlock.
  */
 #ifndef CKPT_TREE_CHUNK_H
 #define CKPT_TREE_CHUNK_H
