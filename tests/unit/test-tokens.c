@@ -66,11 +66,11 @@ static void test_values(void)
 static void test_nesting(void)
 {
     char text[300];
-    for (unsigned depth = 119; depth <= 121; depth++) {
+    for (unsigned depth = 124; depth <= 126; depth++) {
         memset(text, '[', depth);
         memset(text + depth, ']', depth);
         text[2 * depth] = 0;
-        check_value(text, depth <= 120 ? text : NULL);
+        check_value(text, depth <= 125 ? text : NULL);
     }
 }
 

@@ -3,7 +3,7 @@
 
 #include "core/base/util.h"
 
-#define MAX_NESTING 120 /* of a value; with what is around it, the library stops at 128 */
+#define MAX_NESTING 125 /* of a member of a tensor: with what is around it 127, where the library stops */
 
 int tokens_fail(struct tokens *t, const char *what)
 {
