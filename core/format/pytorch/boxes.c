@@ -329,6 +329,8 @@ static int read_box(struct ckpt_tree *t, const struct torch_sharded *s, const st
     struct rows rows;
     struct stored p = {0};
     find_rows(s, box, &rows);
+    if (rows.first >= off + len)
+        return 0;
     uint64_t lo = 0, hi = rows.count;
     while (lo < hi) { /* the first row that ends beyond off */
         uint64_t mid = lo + (hi - lo) / 2;

@@ -134,6 +134,13 @@ static void memo_put(struct machine *m, uint32_t key, torch_value value)
     m->floor = m->g.count;
 }
 
+static int check_protocol(struct machine *m, uint8_t protocol)
+{
+    if (m->dialect == TORCH_SAVE && protocol != 2)
+        return ckpt_fail(m->err, EOPNOTSUPP, "pickled with protocol %u instead of 2; save it again without pickle_protocol", protocol);
+    return protocol > 5 ? ckpt_fail(m->err, EOPNOTSUPP, "pickled with protocol %u, which is not known", protocol) : 0;
+}
+
 /* The first pass: what is fetched, and that all opcodes up to STOP are ones that are read. */
 static int expect_all(struct machine *m)
 {
@@ -141,7 +148,9 @@ static int expect_all(struct machine *m)
     int r = 0;
     for (size_t at = 0; r == 0 && op.code != OP_STOP;) {
         r = torch_op_next(m->g.pickle, m->g.len, &at, m->dialect, &op, m->err);
-        if (r == 0 && op.code == OP_BINGET)
+        if (r == 0 && op.code == OP_PROTO)
+            r = check_protocol(m, op.arg[0]);
+        else if (r == 0 && op.code == OP_BINGET)
             r = memo_expect(m, op.arg[0]);
         else if (r == 0 && op.code == OP_LONG_BINGET)
             r = memo_expect(m, ckpt_le32(op.arg));
@@ -225,13 +234,13 @@ static int push_global(struct machine *m, const char *module, size_t module_len,
     uint32_t global = torch_global_find(m->dialect, module, module_len, name, name_len);
     if (global != TORCH_NO_GLOBAL)
         return push(m, torch_global_value(global));
-    struct ckpt_buf text = {.max = 1024};
-    ckpt_buf_add_json_string(&text, module, CKPT_MIN(module_len, (size_t)80));
-    ckpt_buf_adds(&text, " ");
-    ckpt_buf_add_json_string(&text, name, CKPT_MIN(name_len, (size_t)80));
+    char full[200];
+    struct ckpt_buf text = CKPT_BUF_INIT; /* without control characters */
+    int len = snprintf(full, sizeof full, "%.*s.%.*s", (int)CKPT_MIN(module_len, (size_t)90), module, (int)CKPT_MIN(name_len, (size_t)90), name);
+    ckpt_buf_add_json_string(&text, full, (size_t)len);
     ckpt_buf_addc(&text, 0);
     int r = ckpt_buf_error(&text) ? no_room(m, -ENOMEM)
-                                  : ckpt_fail(m->err, EOPNOTSUPP, "the pickle asks for %s, which is not plain data; it is refused", (char *)text.data);
+                                  : ckpt_fail(m->err, EOPNOTSUPP, "the pickle asks for %.300s, which is not plain data", (char *)text.data);
     ckpt_buf_clear(&text);
     return r;
 }
@@ -706,14 +715,6 @@ static int op_put(struct machine *m, uint32_t key)
     return r;
 }
 
-static int op_protocol(struct machine *m, uint8_t protocol)
-{
-    if (m->dialect == TORCH_SAVE && protocol != 2)
-        return ckpt_fail(m->err, EOPNOTSUPP, "pickled with protocol %u; of torch.save's files only protocol 2 is read, which is its default",
-                         protocol);
-    return protocol > 5 ? ckpt_fail(m->err, EOPNOTSUPP, "pickled with protocol %u, which is not known", protocol) : 0;
-}
-
 static int op_frame(struct machine *m, const struct torch_op *op)
 {
     size_t left = m->g.len - op->at - 9;
@@ -723,8 +724,6 @@ static int op_frame(struct machine *m, const struct torch_op *op)
 static int step(struct machine *m, const struct torch_op *op)
 {
     switch (op->code) {
-    case OP_PROTO:
-        return op_protocol(m, op->arg[0]);
     case OP_FRAME:
         return op_frame(m, op);
     case OP_MARK:
@@ -788,7 +787,7 @@ static int step(struct machine *m, const struct torch_op *op)
         return op_new_object(m);
     case OP_BUILD:
         return op_build(m);
-    default: /* STOP */
+    default: /* PROTO, STOP */
         return 0;
     }
 }

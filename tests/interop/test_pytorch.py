@@ -1,0 +1,176 @@
+"""What the mount shows of files that PyTorch has just saved is, bit for bit, what was saved.
+
+PyTorch is large, so it need not be in the tests' own environment: $TORCH_PYTHON, this Python or the system's one saves (Debian has the
+package python3-torch), and what comes out is compared here. What that version does not have (float8, distributed checkpoints) is left out.
+"""
+import errno
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import check_fixtures
+import util
+
+SAVER = Path(__file__).parent / "torch_save.py"
+SLICES = 200
+
+
+def run(python, *args, limit=240, **environment):
+    return subprocess.run([python, "-W", "ignore", SAVER, *map(str, args)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit,
+                          env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def torch_python():
+    """A Python that has torch."""
+    for python in (os.environ.get("TORCH_PYTHON"), sys.executable, "/usr/bin/python3"):
+        if python and subprocess.run([python, "-c", "import torch"], capture_output=True, timeout=120).returncode == 0:
+            return python
+    pytest.skip("no Python with torch: install the package python3-torch, or set TORCH_PYTHON")
+
+
+@pytest.fixture(scope="module")
+def saved(torch_python, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("torch") / "saved"
+    done = run(torch_python, "save", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def truth_of(folder):
+    return json.loads((folder / "truth.json").read_text())["files"]
+
+
+# --- comparing
+
+def file_of(top, path):
+    """Where a leaf is, without its suffix."""
+    keys = []
+    for key in path:
+        keys += key.split(".") if all(key.split(".")) else [key]
+    return top.joinpath(*map(check_fixtures.escape, keys or [""]))
+
+
+def compare_array(folder, file, leaf):
+    """Returns the array."""
+    data = (folder / leaf["raw"]).read_bytes()
+    check_fixtures.array_check(leaf | {"sha256": hashlib.sha256(data).hexdigest()})(f"{file}.npy")
+    return np.frombuffer(data, check_fixtures.describe(leaf["dtype"])).reshape(leaf["shape"])
+
+
+def compare_leaf(folder, file, leaf):
+    """Returns the array of one that is an array."""
+    if leaf["kind"] == "array":
+        return compare_array(folder, file, leaf)
+    if leaf["kind"] == "value":
+        got = json.loads(Path(f"{file}.json").read_text())
+        assert repr(sorted(got) if "set" in file.name else got) == repr(leaf["value"]), f"{file}: {got}, not {leaf['value']}"
+    elif leaf["kind"] == "bytes":
+        assert file.read_bytes().hex() == leaf["hex"], file
+    elif leaf["kind"] == "unsupported":
+        with pytest.raises(OSError) as e:
+            Path(f"{file}.npy").read_bytes()
+        assert e.value.errno == errno.EOPNOTSUPP, file
+    else:
+        assert os.listdir(file) == [], file
+    return None
+
+
+def random_slice(rng, shape):
+    """A NumPy slice as text, and as NumPy takes it."""
+    parts = []
+    for size in shape[:rng.randint(1, len(shape))]:
+        if size and rng.random() < 0.3:
+            parts.append(str(rng.randrange(-size, size)))
+            continue
+        start, stop = ("" if rng.random() < 0.3 else str(rng.randint(-size, size + 1)) for _ in range(2))
+        parts.append(f"{start}:{stop}{rng.choice(['', '', ':', ':2', ':-1', ':3'])}")
+    text = ",".join(parts)
+    return text, eval(f"numpy_index[{text}]", {"numpy_index": np.s_})
+
+
+def compare(folder, top, leaves, seed):
+    """All leaves and nothing else, and random slices of the arrays."""
+    arrays = {}
+    for leaf in leaves:
+        file = file_of(top, leaf["path"])
+        array = compare_leaf(folder, file, leaf)
+        if array is not None and array.ndim:
+            arrays[file] = array
+    assert sum(len(files) for _, _, files in os.walk(top)) == sum(leaf["kind"] != "empty" for leaf in leaves)
+    rng = random.Random(seed)
+    for _ in range(SLICES if arrays else 0):
+        file = rng.choice(sorted(arrays))
+        text, index = random_slice(rng, arrays[file].shape)
+        got, want = np.load(f"{file}@{text}.npy"), arrays[file][index]
+        assert got.shape == want.shape and got.tobytes() == want.tobytes(), f"{file}@{text}"
+
+
+# --- torch.save
+
+@pytest.mark.parametrize("name", ["training.pt", "dtypes.pt", "views.pth", "values.pt", "sparse.pt", "state.bin", "list.ckpt", "tensor.pt"])
+def test_saved(saved, module_mount, name):
+    compare(saved, module_mount(saved) / name, truth_of(saved)[name], name)
+
+
+def test_file_as_source(saved, mount):
+    compare(saved, mount(saved / "training.pt").top, truth_of(saved)["training.pt"], "source")
+
+
+def test_names(saved, module_mount, mount):
+    """Keys that are no names, that collide, and that are no strings."""
+    top = module_mount(saved) / "names.pt"
+    listed = {os.path.relpath(os.path.join(folder, name), top) for folder, _, files in os.walk(top) for name in files}
+    assert listed == {"a/b.npy", "a/c.npy", "a/b/d.json", ".x.json", "x..json", "x..y.json", "sp ace%2Fslash.npy", "%.json", "%2E%2E.json", "%2541.json",
+                      "ünï/%.npy", "tab%09.json", "3.npy", "-1.json", "True.json", "None.json", "(1, 'a').json", "2.5.json",
+                      "deep/er/and/deeper/still.npy"}
+    assert np.load(top / "a/c.npy") == [2]
+    flat = mount(saved / "names.pt", "flat")
+    assert {"a.b.npy", "a", "deep.er.and"} <= set(os.listdir(flat.top)) and os.listdir(flat / "deep.er.and") == ["deeper.still.npy"]
+
+
+@pytest.mark.parametrize("name, says", [("old.pt", "torch.save(torch.load("), ("script.pt", "TorchScript"), ("module.pt", "torch.nn.modules.linear.Linear")])
+def test_refused(saved, module_mount, name, says):
+    """What is no plain data does not open, and says why."""
+    path = module_mount(saved) / name
+    with pytest.raises(OSError) as e:
+        os.listdir(path)
+    assert e.value.errno == errno.EOPNOTSUPP
+    assert says in os.getxattr(path, "user.ckpt.error").decode()
+
+
+def test_safetensors(saved, module_mount, torch_python, tmp_path):
+    """The view DIR.safetensors of a state dict, as safetensors.torch reads it: whole, by mmap, and in slices."""
+    modules = tmp_path / "modules"                         # its compiled part is for any Python
+    modules.mkdir()
+    for name in ("safetensors", "packaging"):
+        spec = __import__("importlib.util").util.find_spec(name)
+        (modules / name).symlink_to(Path(spec.origin).parent)
+    file = module_mount(saved) / "state.bin.safetensors"
+    done = run(torch_python, "load", saved, file, PYTHONPATH=str(modules))
+    assert done.returncode == 0, done.stderr
+
+
+# --- distributed checkpoints
+
+def test_distributed(saved, module_mount):
+    if "dcp" not in truth_of(saved):
+        pytest.skip("this torch has no torch.distributed.checkpoint")
+    compare(saved, module_mount(saved) / "dcp", truth_of(saved)["dcp"], "dcp")
+
+
+def test_ranks(torch_python, mount, tmp_path):
+    """Sharded by rows, by columns, by both, unevenly, by four processes."""
+    folder = tmp_path / "ranks"
+    done = run(torch_python, "ranks", folder, 4)
+    assert done.returncode == 0, done.stderr
+    if not (folder / "truth.json").exists():
+        pytest.skip("this torch has no sharded tensors")
+    compare(folder, mount(folder).top / "dcp", truth_of(folder)["dcp"], "ranks")
