@@ -145,10 +145,12 @@ void stage_leave(struct stage_step *step);
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
 void stage_step_unref(struct stage_step *step); /* under the set's lock */
 
+/* --- stage_copy.c --- */
+/* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are filled, and so are taken leaves
+ * of another manifest as they are: several manifests that agree make one tree. */
+int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
 /* A file that is a leaf of a committed step once more, below a directory of the step. */
 int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
-/* Set the attributes that a manifest has of a file (its "xattrs"), as far as the disk takes them. */
-void stage_restore_xattrs(int fd, const char *json);
 
 /* --- stage_file.c --- */
 /* Is it a reference file? 1 and *ret (may be NULL), or 0. Caller holds content. */

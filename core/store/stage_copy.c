@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a manifest describes, as files of a staged step again: each leaf a file that shares the leaf's content. */
+#include "core/store/stage_private.h"
+
+#include "core/format/json.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+struct copying {
+    struct stage_step *step;
+    char **dirs;       /* paths below tree/ of the directories, by their numbers */
+    uint32_t dir_cap;
+    const struct ckpt_stage_removed *removed;
+};
+
+static bool has_bit(const uint64_t *bits, uint32_t number)
+{
+    return bits[number / 64] >> number % 64 & 1;
+}
+
+/* The time of a directory that was there before. */
+static int set_dir_time(const struct copying *c, const char *path, uint32_t number, int64_t mtime_ns)
+{
+    int64_t ns = c->removed && has_bit(c->removed->dirs, number) ? c->removed->time_ns : mtime_ns;
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {ns / 1000000000, ns % 1000000000}};
+    return utimensat(c->step->tree, path, times, 0) < 0 ? -errno : 0;
+}
+
+static void restore_xattrs(int fd, const char *json)
+{
+    cJSON *all = ckpt_json_parse(json, strlen(json));
+    const cJSON *e;
+    cJSON_ArrayForEach(e, all)
+    {
+        size_t n = cJSON_IsString(e) ? strlen(e->valuestring) / 2 : 0;
+        CKPT_AUTOFREE uint8_t *value = malloc(n + 1);
+        bool ok = value && cJSON_IsString(e) && !strncmp(e->string, "user.", 5);
+        for (size_t i = 0; i < n && ok; i++) {
+            unsigned byte;
+            ok = sscanf(e->valuestring + 2 * i, "%2x", &byte) == 1;
+            value[i] = (uint8_t)byte;
+        }
+        if (ok && fsetxattr(fd, e->string, value, n, 0) < 0)
+            ckpt_log(CKPT_LOG_DEBUG, "attribute %s is not copied: %s", e->string, strerror(errno));
+    }
+    cJSON_Delete(all);
+}
+
+static int copy_attrs(int fd, const struct ckpt_manifest_node *n)
+{
+    static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
+    enum ckpt_dtype plain;
+    bool big;
+    if (n->kind == CKPT_NODE_DIR && n->container != CKPT_DICT)
+        fsetxattr(fd, "user.ckpt.kind", kinds[n->container], strlen(kinds[n->container]), 0);
+    const char *dtype = n->kind == CKPT_NODE_ARRAY ? ckpt_dtype_info(n->npy.dtype)->name : NULL;
+    if (dtype && n->npy.dtype != CKPT_DT_OTHER && !(ckpt_dtype_by_descr(n->npy.descr, &plain, &big) && plain == n->npy.dtype))
+        fsetxattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), 0);
+    if (n->xattrs)
+        restore_xattrs(fd, n->xattrs);
+    if (fchown(fd, n->uid, n->gid) < 0 && geteuid() == 0)
+        return -errno;
+    return fchmod(fd, n->mode & 07777) < 0 ? -errno : 0;
+}
+
+static int copy_dir(struct copying *c, uint32_t number, const char *path, const struct ckpt_manifest_node *n)
+{
+    if (number >= c->dir_cap) {
+        uint32_t cap = CKPT_MAX(number + 1, c->dir_cap * 2);
+        char **p = realloc(c->dirs, cap * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        memset(p + c->dir_cap, 0, (cap - c->dir_cap) * sizeof *p);
+        c->dirs = p;
+        c->dir_cap = cap;
+    }
+    int r = ckpt_disk_mkdir(c->step->tree, path, 0700);
+    if (r == -EEXIST)
+        r = 0;
+    CKPT_AUTOFD int fd = r == 0 ? openat(c->step->tree, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (r == 0)
+        r = fd < 0 ? -errno : copy_attrs(fd, n);
+    if (r == 0 && !(c->dirs[number] = strdup(path)))
+        r = -ENOMEM;
+    return r;
+}
+
+static int copy_content(struct stage_step *step, int fd, const struct ckpt_manifest_node *n)
+{
+    if (n->text)
+        return ckpt_disk_write(fd, n->text, strlen(n->text), 0);
+    if (!n->size)
+        return 0;
+    struct ckpt_ref ref = {.size = n->size, .offset = n->offset, .stored = n->stored, .codec = n->codec};
+    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    memcpy(ref.sha256, n->sha256, CKPT_SHA256);
+    memcpy(ref.object, n->object, CKPT_SHA256);
+    int r = ckpt_hold_object(&hold, ref.object);
+    return r < 0 ? r : stage_make_ref(fd, &ref);
+}
+
+int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
+{
+    CKPT_AUTOFD int fd = ckpt_disk_open(dir, path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return fd;
+    int r = copy_content(step, fd, n);
+    if (r == 0)
+        r = copy_attrs(fd, n);
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
+    if (r == 0 && futimens(fd, times) < 0)
+        r = -errno;
+    if (r < 0 && ckpt_disk_unlink(dir, path, 0) < 0)
+        ckpt_log(CKPT_LOG_DEBUG, "%s: half a copy stays", path);
+    return r;
+}
+
+static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
+{
+    struct copying *c = arg;
+    const char *dir = n->parent && n->parent < c->dir_cap ? c->dirs[n->parent] : "";
+    char path[PATH_MAX];
+    if (c->removed && has_bit(c->removed->nodes, number))
+        return 0;
+    if (!dir)
+        return -EUCLEAN;
+    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    if (n->kind == CKPT_NODE_DIR)
+        return copy_dir(c, number, path, n);
+    int r = stage_copy_leaf(c->step, c->step->tree, path, n);
+    return r == -EEXIST ? 0 : r;
+}
+
+/* Times of directories, when nothing more is put into them. */
+static int copy_dir_time(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
+{
+    struct copying *c = arg;
+    if (n->kind != CKPT_NODE_DIR || number >= c->dir_cap || !c->dirs[number])
+        return 0;
+    return set_dir_time(c, c->dirs[number], number, n->mtime_ns);
+}
+
+int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
+{
+    struct copying c = {.step = step, .removed = removed};
+    struct ckpt_manifest_info info = {0}, again = {0};
+    int r = ckpt_manifest_each(manifest, &info, copy_node, &c, err);
+    if (r == 0)
+        r = ckpt_manifest_each(manifest, &again, copy_dir_time, &c, err);
+    if (r == 0)
+        r = copy_attrs(step->tree, &info.top);
+    if (r == 0)
+        r = set_dir_time(&c, ".", 0, info.top.mtime_ns);
+    if (r == 0 && info.metadata)
+        fsetxattr(step->tree, "user.ckpt.metadata", info.metadata, strlen(info.metadata), 0);
+    for (uint32_t i = 0; i < c.dir_cap; i++)
+        free(c.dirs[i]);
+    free(c.dirs);
+    ckpt_manifest_info_clear(&info);
+    ckpt_manifest_info_clear(&again);
+    return r;
+}
