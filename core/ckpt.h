@@ -35,12 +35,15 @@ struct ckpt_options {
     bool write;            /* native roots may be changed; an empty directory becomes one */
     double settle;         /* seconds without a change after which a staged step commits by itself */
     bool explicit_commit;  /* it never does */
+    unsigned writers;      /* how many mounts write each step together, at most 65,536; 0: this one alone */
+    unsigned writer;       /* the number of this one: from 0, or from 1, to writers */
+    double commit_timeout; /* seconds that a commit waits for the other writers */
     bool overwrite;        /* renaming a step onto another one replaces that */
     const char *codec;     /* of what is written: auto, none, lz4, blosc; NULL: as the root is configured */
 };
 #define CKPT_OPTIONS_INIT                                                                                              \
     {                                                                                                                  \
-        .cache = 128 << 20, .spill = (uint64_t)8 << 30, .refresh = 1.0, .settle = 2.0                                   \
+        .cache = 128 << 20, .spill = (uint64_t)8 << 30, .refresh = 1.0, .settle = 2.0, .commit_timeout = 300                                   \
     }
 
 enum ckpt_type { CKPT_FILE, CKPT_DIR, CKPT_LINK };

@@ -6,6 +6,8 @@
 
 #include <stdio.h>
 
+#define WRITERS_MAX 65536
+
 static int parse_number(const char *text, int base, uint64_t max, uint64_t *ret)
 {
     char *end;
@@ -38,7 +40,7 @@ static int parse_seconds(const char *value, double *ret)
 /* One option of ours: 1 if it was, 0 if it is for FUSE. */
 static int parse_option(struct fs_mount_options *o, const char *name, const char *value, struct ckpt_err *err)
 {
-    static const char *const later[] = {"profile", "verify", "writers", "writer", "commit_timeout", NULL};
+    static const char *const later[] = {"profile", "verify", NULL};
     uint64_t n = 0;
     int r = 0;
     if (!strcmp(name, "ro") || !strcmp(name, "rw")) {
@@ -56,7 +58,13 @@ static int parse_option(struct fs_mount_options *o, const char *name, const char
         r = parse_seconds(value, &o->core.refresh);
     else if (!strcmp(name, "settle"))
         r = parse_seconds(value, &o->core.settle);
-    else if (!strcmp(name, "commit")) {
+    else if (!strcmp(name, "commit_timeout"))
+        r = parse_seconds(value, &o->core.commit_timeout);
+    else if (!strcmp(name, "writers") || !strcmp(name, "writer")) {
+        r = value ? parse_number(value, 10, WRITERS_MAX, &n) : -EINVAL;
+        *(name[6] ? &o->core.writers : &o->core.writer) = (unsigned)n;
+        *(name[6] ? &o->set_writers : &o->set_writer) = true;
+    } else if (!strcmp(name, "commit")) {
         o->core.explicit_commit = value && !strcmp(value, "explicit");
         r = o->core.explicit_commit || (value && !strcmp(value, "auto")) ? 0 : -EINVAL;
     } else if (!strcmp(name, "overwrite")) {
@@ -120,6 +128,17 @@ static int parse_list(struct fs_mount_options *o, const char *list, struct ckpt_
     return 0;
 }
 
+static int check_writers(struct fs_mount_options *o, struct ckpt_err *err)
+{
+    if (o->set_writers != o->set_writer)
+        return ckpt_fail(err, EINVAL, "writers=N wants writer=K beside it, the number of this mount among the N");
+    if (o->core.writer > o->core.writers)
+        return ckpt_fail(err, EINVAL, "writer=%u is none of writers=%u", o->core.writer, o->core.writers);
+    if (o->core.writers <= 1) /* alone */
+        o->core.writers = 0;
+    return 0;
+}
+
 int fs_mount_options_parse(int argc, char **argv, struct fs_mount_options *o, struct ckpt_err *err)
 {
     *o = (struct fs_mount_options){.core = CKPT_OPTIONS_INIT};
@@ -149,6 +168,8 @@ int fs_mount_options_parse(int argc, char **argv, struct fs_mount_options *o, st
     }
     if (r >= 0 && !o->mountpoint)
         r = ckpt_fail(err, EINVAL, o->source ? "the mount point is missing" : "the source and the mount point are missing");
+    if (r >= 0)
+        r = check_writers(o, err);
     if (r >= 0 && fuse.len) {
         o->fuse = ckpt_buf_steal(&fuse, NULL);
         r = o->fuse ? 0 : -ENOMEM;

@@ -100,13 +100,16 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
     }
     struct ckpt_stage_options o = {
         .settle = src->opt.settle,
-        .explicit_commit = src->opt.explicit_commit,
+        .explicit_commit = src->opt.explicit_commit || src->opt.writers,
+        .writers = src->opt.writers,
+        .writer = src->opt.writer,
+        .commit_timeout = src->opt.commit_timeout,
         .overwrite = src->opt.overwrite,
         .set_codec = src->opt.codec && ckpt_object_codec_by_name(src->opt.codec, &o.codec),
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
         .changed = root_changed,
-        .tick = src->opt.explicit_commit ? NULL : root_tick,
+        .tick = src->opt.explicit_commit || src->opt.writers ? NULL : root_tick,
         .arg = n,
     };
     if (o.set_codec)

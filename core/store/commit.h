@@ -57,6 +57,10 @@ struct ckpt_commit {
     /* Content that is known already from when the file was closed: 1 and *ret. NULL: none is. */
     int (*known)(void *arg, const struct stat *st, struct ckpt_ref *ret);
     void *arg;
+    /* Of one of several writers: pieces of arrays stay pieces, and instead of being given the step's name the manifest, a file of that name in
+     * `work`, is handed to put, when all that it names is in place. NULL: it becomes a step. */
+    int (*put)(void *put_arg, int work, const char *manifest, struct ckpt_err *err);
+    void *put_arg;
     unsigned threads;
     /* Set by another thread, it ends the commit before anything is visible: -EINTR. Set by the commit when it fails. NULL: nobody sets it. */
     atomic_bool *interrupted;

@@ -12,6 +12,7 @@
  * from the trash; its commit links that into objects/ again, under the shared lock, before its manifest is there.
  */
 #include "core/store/internal.h"
+#include "core/store/writers.h"
 
 #include "core/base/util.h"
 
@@ -64,6 +65,22 @@ static int mark_step(struct gc *g, const char *step)
     return r < 0 ? ckpt_fail_in(g->err, -r, "step %s: nothing is collected while this manifest cannot be read", step) : 0;
 }
 
+static int mark_part(void *arg, struct ckpt_file *part)
+{
+    struct gc *g = arg;
+    struct ckpt_manifest_info info = {0};
+    int r = ckpt_manifest_each(part, &info, mark_node, &g->named, g->err);
+    ckpt_manifest_info_clear(&info);
+    return r < 0 ? ckpt_fail_in(g->err, -r, "the part of a writer cannot be read, and nothing is collected meanwhile") : 0;
+}
+
+/* What writers have of steps that wait for others. */
+static int mark_parts(struct gc *g)
+{
+    int r = ckpt_writers_parts(g->store, mark_part, g);
+    return r < 0 && (!g->err || g->err->code != -r) ? ckpt_fail(g->err, -r, "the parts of writers cannot be listed: %s", strerror(-r)) : r;
+}
+
 static int mark(struct gc *g, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
     g->begin_ns = ckpt_now_ns();
@@ -73,7 +90,7 @@ static int mark(struct gc *g, void (*progress)(void *arg, uint64_t done, uint64_
         if (progress)
             progress(arg, i + 1, g->step_count);
     }
-    return r;
+    return r == 0 ? mark_parts(g) : r;
 }
 
 static int by_file(const void *a, const void *b)
@@ -101,7 +118,7 @@ static int mark_new(struct gc *g)
             !bsearch(&now[i], g->steps, g->step_count, sizeof *g->steps, by_file))
             r = mark_step(g, now[i].name);
     ckpt_store_steps_free(now, count);
-    return r;
+    return r == 0 ? mark_parts(g) : r;
 }
 
 /* --- what is not named --- */
@@ -187,6 +204,8 @@ static int collect(struct gc *g, bool dry)
         r = sweep(g);
     if (r == 0 && !dry)
         r = ckpt_trash_staging(g->store, g->err);
+    if (r == 0 && !dry && (r = ckpt_writers_tidy(g->store)) < 0)
+        r = ckpt_fail(g->err, -r, "old parts of writers cannot be removed: %s", strerror(-r));
     if (r == 0)
         r = ckpt_trash_purge(g->store, dry, g->ret, g->err);
     g->ret->kept = g->named.count + g->named.zero;

@@ -71,6 +71,7 @@ struct slice {
     unsigned ndim;
     uint64_t begin[CKPT_MAX_DIMS], end[CKPT_MAX_DIMS];
     bool dropped[CKPT_MAX_DIMS];
+    bool open[CKPT_MAX_DIMS]; /* it ends where the piece does */
 };
 
 static bool take_index(const char **p, uint64_t *ret)
@@ -87,28 +88,30 @@ static bool take_index(const char **p, uint64_t *ret)
 /* Of a slice whose text is one. NULL, or what is wrong with it. */
 static const char *read_slice(const char *p, struct slice *ret)
 {
-    static const char *const open = "its slice must say where it begins and ends in every dimension, with numbers that are not negative";
+    static const char *const malformed = "its slice must be of numbers that are not negative, without an ellipsis";
     ret->ndim = 0;
     do {
         unsigned d = ret->ndim;
         if (d == CKPT_MAX_DIMS)
             return "its slice has too many dimensions";
         bool has_begin = take_index(&p, &ret->begin[d]);
+        ret->open[d] = false;
         ret->dropped[d] = has_begin && *p != ':';
         if (!has_begin)
             ret->begin[d] = 0;
         if (!ret->dropped[d]) {
-            if (*p++ != ':' || !take_index(&p, &ret->end[d]))
-                return open;
+            if (*p++ != ':')
+                return malformed;
+            ret->open[d] = !take_index(&p, &ret->end[d]);
             if (*p == ':' && *++p != ',' && *p != '.' && (*p++ != '1' || (*p >= '0' && *p <= '9')))
                 return "its slice has a step other than 1";
         } else
             ret->end[d] = ret->begin[d] + 1;
-        if (ret->end[d] < ret->begin[d])
+        if (!ret->open[d] && ret->end[d] < ret->begin[d])
             return "its slice ends before it begins";
         ret->ndim++;
     } while (*p == ',' && *++p != '.');
-    return strcmp(p, ".npy") ? open : NULL;
+    return strcmp(p, ".npy") ? malformed : NULL;
 }
 
 /* --- what they are --- */
@@ -125,6 +128,8 @@ static const char *fit_shape(struct slice *s, const struct ckpt_npy *npy)
     for (unsigned d = 0; d < s->ndim; d++) {
         if (s->dropped[d])
             continue;
+        if (n < npy->ndim && s->open[d] && ckpt_add(s->begin[d], npy->shape[n], &s->end[d]))
+            return "ends beyond what an array can have";
         if (n == npy->ndim || npy->shape[n++] != s->end[d] - s->begin[d])
             return "has another shape than its slice";
     }

@@ -261,8 +261,8 @@ int commit_publish(struct commit *c, const char *manifest, mode_t mode, struct c
     int r = commit_allowed(c, err);
     if (r == 0)
         r = publish_objects(c, err);
-    if (r < 0)
-        return r;
+    if (r < 0 || c->in->put)
+        return r < 0 ? r : c->in->put(c->in->put_arg, c->in->work, manifest, err);
     r = name_manifest(c, manifest);
     if (r == -EEXIST)
         return ckpt_fail(err, EEXIST, "there is a step %s already", c->in->name);

@@ -24,6 +24,8 @@ struct ckpt_stage_options {
     double settle;                 /* seconds without a change before a step commits by itself */
     bool explicit_commit;          /* never by itself */
     bool overwrite;                /* a rename onto a step replaces it */
+    unsigned writers, writer;      /* how many make each step together, and which one this is (from 0); writers 0: this is the only one */
+    double commit_timeout;         /* seconds that a commit waits for the others */
     bool set_codec;                /* codec is given, whatever the root's configuration says */
     enum ckpt_object_codec codec;
     unsigned threads;

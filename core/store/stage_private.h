@@ -145,6 +145,19 @@ void stage_leave(struct stage_step *step);
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
 void stage_step_unref(struct stage_step *step); /* under the set's lock */
 
+/* One that has no name yet; NULL: no memory. With its directories in staging/. And away with it. */
+struct stage_step *stage_begin(struct ckpt_stages *set);
+int stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
+void stage_drop(struct stage_step *step);
+/* A small file; NUL-terminated. */
+int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
+/* put: as in struct ckpt_commit. ret_id: the manifest's. */
+int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+                     atomic_bool *interrupted, char ret_id[33], struct ckpt_err *err) CKPT_MUST_USE;
+
+/* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
+int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+
 /* --- stage_copy.c --- */
 /* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are filled, and so are taken leaves
  * of another manifest as they are: several manifests that agree make one tree. */

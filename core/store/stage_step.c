@@ -11,6 +11,7 @@
 #include "core/format/json.h"
 #include "core/store/internal.h"
 #include "core/store/work.h"
+#include "core/store/writers.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -139,7 +140,7 @@ static void set_error(struct stage_step *step, const struct ckpt_err *err)
 
 /* --- making and finding them --- */
 
-static int read_text(int dir, const char *name, char *buf, size_t len)
+int stage_read_text(int dir, const char *name, char *buf, size_t len)
 {
     CKPT_AUTOFD int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : pread(fd, buf, len - 1, 0);
@@ -182,7 +183,7 @@ static int add_step(struct stage_step *step, const char *name)
     return r;
 }
 
-static struct stage_step *step_new(struct ckpt_stages *set)
+struct stage_step *stage_begin(struct ckpt_stages *set)
 {
     struct stage_step *step = calloc(1, sizeof *step);
     if (!step)
@@ -270,7 +271,7 @@ static void end_step(struct stage_step *step)
     discard_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
 }
 
-static int make_dirs(struct stage_step *step, mode_t mode)
+int stage_make_dirs(struct stage_step *step, mode_t mode)
 {
     struct ckpt_store *store = step->set->store;
     struct ckpt_work work;
@@ -316,7 +317,7 @@ static int publish_step(struct stage_step *step, const char *name)
 }
 
 /* One that did not come to be. */
-static void drop_new(struct stage_step *step)
+void stage_drop(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     if (step->work >= 0)
@@ -374,10 +375,10 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
 {
     if (ckpt_stage_exists(set, name))
         return ckpt_fail(err, EEXIST, "%s is there already", name);
-    struct stage_step *step = step_new(set);
+    struct stage_step *step = stage_begin(set);
     if (!step)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = make_dirs(step, mode);
+    int r = stage_make_dirs(step, mode);
     if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
         r = -errno;
     if (r == 0)
@@ -385,7 +386,7 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
     if (r == 0)
         r = publish_step(step, name);
     if (r < 0) {
-        drop_new(step);
+        stage_drop(step);
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     }
     stage_touch(step, who);
@@ -406,11 +407,11 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt
     int r = ckpt_backend_open(set->dir, path, &manifest);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
-    struct stage_step *step = step_new(set);
+    struct stage_step *step = stage_begin(set);
     r = step ? ckpt_manifest_info(manifest, &info, err) : -ENOMEM;
     if (r == 0) {
         snprintf(step->base_id, sizeof step->base_id, "%s", info.id);
-        r = make_dirs(step, 0755);
+        r = stage_make_dirs(step, 0755);
     }
     if (r == 0)
         r = stage_copy_tree(step, manifest, removed, err);
@@ -419,7 +420,7 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt
     if (r == 0)
         r = publish_step(step, name);
     if (r < 0 && step)
-        drop_new(step);
+        stage_drop(step);
     else if (r == 0)
         put_step(step);
     ckpt_manifest_info_clear(&info);
@@ -477,11 +478,12 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
     return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
 }
 
-static int run_commit(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
+int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+                     atomic_bool *interrupted, char ret_id[33], struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_store_config config;
-    char id[33], metadata[65536];
+    char metadata[65536], *id = ret_id;
     ssize_t len = fgetxattr(step->tree, "user.ckpt.metadata", metadata, sizeof metadata - 1);
     metadata[CKPT_MAX(len, 0)] = 0;
     bool same_name = !strcmp(name, step->name);
@@ -496,12 +498,14 @@ static int run_commit(struct stage_step *step, const char *name, atomic_bool *in
         .tree = step->tree,
         .name = name,
         .id = id,
-        .overwrite = set->opt.overwrite,
+        .overwrite = set->opt.overwrite || put, /* of a part the caller has said whether it may be */
         .base_id = same_name && *step->base_id ? step->base_id : NULL,
         .codec = set->opt.set_codec ? set->opt.codec : config.codec,
         .metadata = len > 0 ? metadata : NULL,
         .known = stage_known,
         .arg = step,
+        .put = put,
+        .put_arg = put_arg,
         .threads = set->opt.threads,
         .interrupted = interrupted,
     };
@@ -548,7 +552,7 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
-    char *name = NULL;
+    char *name = NULL, id[33];
     pthread_rwlock_wrlock(&step->freeze);
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
     if (r == 0 && !(name = strdup(as ? as : step->name)))
@@ -561,7 +565,8 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
     if (r == 0)
         r = wait_quiet(step, interrupted, &own);
     if (r == 0)
-        r = run_commit(step, name, interrupted, &own);
+        r = set->opt.writers ? stage_commit_part(step, name, interrupted, &own)
+                             : stage_run_commit(step, name, NULL, NULL, interrupted, id, &own);
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);
@@ -649,6 +654,10 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
     if (r == 0 && *step->base_id) {
         r = ckpt_store_delete(set->store, name, err);
         r = r == -ENOENT ? 0 : r; /* another mount was quicker */
+    }
+    if (r == 0 && set->opt.writers) {
+        r = ckpt_writers_withdraw(set->store, name, set->opt.writer, set->opt.writers);
+        r = r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
     }
     if (r == 0)
         end_step(step);
@@ -800,8 +809,10 @@ static bool was_committed(struct stage_step *step, const char *name)
     char id[64], path[300];
     struct ckpt_file *manifest;
     struct ckpt_manifest_info info = {0};
-    if (read_text(step->work, "commit", id, sizeof id) < 0)
+    if (stage_read_text(step->work, "commit", id, sizeof id) < 0)
         return false;
+    if (ckpt_writers_was_done(step->set->store, name, id))
+        return true;
     /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
     struct ckpt_store_step *steps;
     size_t count;
@@ -822,7 +833,7 @@ static bool was_committed(struct stage_step *step, const char *name)
 
 static void adopt(struct ckpt_stages *set, const char *id)
 {
-    struct stage_step *step = step_new(set);
+    struct stage_step *step = stage_begin(set);
     char name[256];
     if (!step)
         return;
@@ -831,11 +842,11 @@ static void adopt(struct ckpt_stages *set, const char *id)
         put_step(step);
         return;
     }
-    if (step->tree < 0 || step->hold < 0 || read_text(step->work, "name", name, sizeof name) < 0 || was_committed(step, name)) {
-        drop_new(step);
+    if (step->tree < 0 || step->hold < 0 || stage_read_text(step->work, "name", name, sizeof name) < 0 || was_committed(step, name)) {
+        stage_drop(step);
         return;
     }
-    if (read_text(step->work, "base", step->base_id, sizeof step->base_id) < 0)
+    if (stage_read_text(step->work, "base", step->base_id, sizeof step->base_id) < 0)
         *step->base_id = 0;
     if (faccessat(step->work, "ready", F_OK, 0) == 0) {
         step->touched = true; /* it was about to commit by itself when the mount ended */

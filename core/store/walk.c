@@ -24,6 +24,7 @@ struct names {
     struct entry *entries;
     size_t count, room;
     bool numbered; /* names that are numbers stand in the order of these */
+    bool apart;    /* pieces are files like others */
 };
 
 static void names_clear(struct names *n)
@@ -41,7 +42,7 @@ static int add_name(void *arg, int dir, const char *name)
 {
     struct names *n = arg;
     struct stat st;
-    size_t stem = pieces_stem(name);
+    size_t stem = n->apart ? 0 : pieces_stem(name);
     if (stem && (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode)))
         stem = 0;
     if (n->count == n->room) {
@@ -106,9 +107,9 @@ static int compare(const void *x, const void *y, void *arg)
     return d ? d : strcmp(entry_name(n, a), entry_name(n, b));
 }
 
-static int names_read(int fd, bool numbered, struct names *ret)
+static int names_read(int fd, bool numbered, bool apart, struct names *ret)
 {
-    *ret = (struct names){.numbered = numbered, .text.max = UINT32_MAX};
+    *ret = (struct names){.numbered = numbered, .apart = apart, .text.max = UINT32_MAX};
     int r = ckpt_names_each(fd, ".", add_name, ret);
     if (r == 0 && ret->count)
         qsort_r(ret->entries, ret->count, sizeof *ret->entries, compare, ret);
@@ -230,7 +231,7 @@ static int walk_dir(struct walk *w, int fd, uint32_t number, unsigned depth)
     struct names n;
     char path[SHOWN_ROOM];
     enum ckpt_container kind = walk_container(fd);
-    int r = names_read(fd, kind == CKPT_LIST || kind == CKPT_TUPLE, &n);
+    int r = names_read(fd, kind == CKPT_LIST || kind == CKPT_TUPLE, w->in->put, &n);
     if (r < 0)
         r = ckpt_fail(w->err, -r, "%s: its entries cannot be read: %s", shown(w, path), strerror(-r));
     for (size_t i = 0; i < n.count && r == 0;)
