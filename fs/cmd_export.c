@@ -202,6 +202,8 @@ static int write_all(struct export *x, const char *path, struct ckpt_err *err)
     if (r < 0)
         return r;
     r = ckpt_disk_rename(x->parent, x->temporary, x->parent, x->name, x->format->file ? RENAME_NOREPLACE : 0);
+    if (r == -EINVAL) /* a file system that cannot tell: it was not there when this began */
+        r = ckpt_disk_rename(x->parent, x->temporary, x->parent, x->name, 0);
     x->taken = r == -ENOTEMPTY || r == -EEXIST || r == -ENOTDIR;
     if (r == 0)
         r = ckpt_disk_fsync(x->parent);

@@ -169,7 +169,7 @@ def test_shards(mount, src):
         listed = set(os.listdir(top))
         assert listed == {name.split(".")[0] + ("" if "." in name else ".npy") for name in tensors} | {"config.json", "original", "stray.safetensors"}
         meta = json.loads((top / "layers/0/weight.meta.json").read_text())
-        assert meta["format"] == "safetensors-sharded" and meta["shard"] == where["layers.0.weight"]
+        assert meta["format"] == "safetensors" and meta["shard"] == where["layers.0.weight"]
 
 
 def test_shards_that_are_wrong(mount, src):

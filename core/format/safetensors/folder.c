@@ -378,7 +378,7 @@ int safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret
         r = ckpt_pins_open(o->pins, f.index_name, &f.index);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", f.index_name, r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
-    r = safetensors_tree_new(o, &safetensors_sharded_format, &f.tree, err);
+    r = safetensors_tree_new(o, &f.tree, err);
     if (r == 0) {
         f.own = f.tree->priv;
         r = load(&f);

@@ -126,20 +126,8 @@ static void safetensors_close(struct ckpt_tree *t)
     free(s);
 }
 
-const struct ckpt_format safetensors_format = {
+static const struct ckpt_format safetensors_format = {
     .name = "safetensors",
-    .layout = safetensors_layout,
-    .chunk = safetensors_chunk,
-    .stored = safetensors_stored,
-    .blob = safetensors_blob,
-    .pin = safetensors_pin,
-    .describe = safetensors_describe,
-    .memory = safetensors_memory,
-    .close = safetensors_close,
-};
-
-const struct ckpt_format safetensors_sharded_format = {
-    .name = "safetensors-sharded",
     .layout = safetensors_layout,
     .chunk = safetensors_chunk,
     .stored = safetensors_stored,
@@ -152,10 +140,10 @@ const struct ckpt_format safetensors_sharded_format = {
 
 /* --- opening --- */
 
-int safetensors_tree_new(const struct ckpt_opening *o, const struct ckpt_format *format, struct ckpt_tree **ret, struct ckpt_err *err)
+int safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct safetensors *s = calloc(1, sizeof *s);
-    if (!s || ckpt_tree_new(format, o->pins, ret) < 0) {
+    if (!s || ckpt_tree_new(&safetensors_format, o->pins, ret) < 0) {
         free(s);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }
@@ -212,7 +200,7 @@ static int load(struct ckpt_tree *t, struct ckpt_file *file, bool flat, struct c
 static int file_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
-    int r = safetensors_tree_new(o, &safetensors_format, &t, err);
+    int r = safetensors_tree_new(o, &t, err);
     if (r < 0)
         return r;
     struct safetensors *s = t->priv;
