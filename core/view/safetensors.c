@@ -9,7 +9,6 @@
 #include "core/format/json.h"
 #include "core/view/rendering.h"
 
-#include <stdio.h>
 #include <xxhash.h>
 
 #define MAX_HEADER  ((uint64_t)100000000) /* more is refused by the library */

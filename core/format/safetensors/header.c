@@ -4,8 +4,6 @@
 #include "core/base/util.h"
 #include "core/format/named.h"
 
-#include <stdio.h>
-
 #define WINDOW       ((size_t)1 << 20) /* headers up to this are read once */
 #define SMALL_WINDOW ((size_t)1 << 10) /* for one member */
 #define LENGTH       8                 /* bytes of the number that the file begins with */
