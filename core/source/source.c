@@ -100,6 +100,7 @@ static void node_free(struct ckpt_source *src, struct node *n)
             free(n->slices[i]);
         }
     ckpt_file_unref(n->file);
+    ckpt_backend_unref(n->blob);
     pthread_mutex_destroy(&n->load);
     free(n->slices);
     ckpt_stages_close(n->stages);
@@ -293,7 +294,7 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct ckpt_pins *
     let_go_of_files(src, n);
     struct ckpt_backend *dir;
     struct ckpt_stat st;
-    int r = ckpt_backend_sub(src->backend, n->dir ? n->dir : n->path, &dir);
+    int r = n->blob ? ckpt_backend_sub(n->blob, "", &dir) : ckpt_backend_sub(src->backend, n->dir ? n->dir : n->path, &dir);
     if (r < 0)
         return r;
     r = ckpt_backend_stat(dir, n->inside, &st);
@@ -330,8 +331,7 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct ckpt_pins *
     return same ? 0 : -ESTALE;
 }
 
-/* The bytes that were read are those of the file that the tree was made from. */
-static int check_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
+int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
 {
     struct stat st;
     if (n->st.type != CKPT_FT_FILE)
@@ -840,26 +840,14 @@ static int set_file(struct node *n, const struct node *dir)
     return n->dir ? 0 : -ENOMEM;
 }
 
-/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
-static int take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
-                     const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
+/* The node that is known already where `fresh` would be, or that one; with a reference more. e: what is told of a TREE. */
+static void keep_node(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret)
 {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
-        return -ENAMETOOLONG;
-    struct node *fresh = node_new(src, dir->id, path, key, kind, st), *dead = NULL;
-    if (!fresh)
-        return -ENOMEM;
-    if ((link && !(fresh->link = strdup(link))) || (e && e->file && set_inside(fresh, dir, e->file) < 0) ||
-        (kind == NODE_TREE && st->type == CKPT_FT_FILE && set_file(fresh, dir) < 0)) {
-        node_free(src, fresh);
-        return -ENOMEM;
-    }
+    struct node *dead = NULL;
     fresh->ino = node_ino(fresh);
-    fresh->writable = dir->writable && kind == NODE_LINK;
     pthread_mutex_lock(&src->lock);
-    struct node *n = find_name(src, dir->id, key);
-    if (n && (n->ino != fresh->ino || n->kind != kind || (link && strcmp(n->link, link)))) {
+    struct node *n = find_name(src, fresh->parent, fresh->name);
+    if (n && (n->ino != fresh->ino || n->kind != fresh->kind || (fresh->link && strcmp(n->link, fresh->link)))) {
         unname(src, n); /* what was known under this name has been replaced */
         n = NULL;
     }
@@ -869,12 +857,12 @@ static int take_node(struct ckpt_source *src, struct node *dir, const char *name
         told->reader = e->reader;
         told->is_step = e->is_step;
         told->number = e->number;
-        told->writable = dir->writable && e->file;
+        told->writable = fresh->writable;
     }
     if (n) {
         dead = fresh;
-        if (kind != NODE_TREE)
-            n->st = *st;
+        if (fresh->kind != NODE_TREE)
+            n->st = fresh->st;
     } else {
         n = fresh;
         node_insert(src, n, src->next_id++);
@@ -884,6 +872,25 @@ static int take_node(struct ckpt_source *src, struct node *dir, const char *name
     if (dead)
         node_free(src, dead);
     *ret = n;
+}
+
+/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
+static int take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
+                     const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    struct node *fresh = node_new(src, dir->id, path, key, kind, st);
+    if (!fresh)
+        return -ENOMEM;
+    if ((link && !(fresh->link = strdup(link))) || (e && e->file && set_inside(fresh, dir, e->file) < 0) ||
+        (kind == NODE_TREE && st->type == CKPT_FT_FILE && set_file(fresh, dir) < 0)) {
+        node_free(src, fresh);
+        return -ENOMEM;
+    }
+    fresh->writable = dir->writable && (kind == NODE_LINK || (e && e->file));
+    keep_node(src, fresh, e, ret);
     return 0;
 }
 
@@ -1014,6 +1021,74 @@ static int lookup_beside(struct ckpt_source *src, struct node *dir, const struct
     return r < 0 ? r : lookup_view(src, node, ".safetensors", ret, err);
 }
 
+/* The node of a blob, under its listed name in a directory of a tree, as the tree that it is a checkpoint of; with a reference. */
+static int take_blob(struct ckpt_source *src, struct target *dir, const char *name, struct node **ret, struct ckpt_err *err)
+{
+    struct ckpt_attr at;
+    struct ckpt_entry e = {0};
+    uint32_t parent;
+    char path[4096], key[32];
+    int r = source_enter(src, dir, &parent, err);
+    if (r < 0)
+        return r;
+    uint32_t leaf = ckpt_tree_lookup(dir->tree, parent, name, strlen(name));
+    if (leaf == CKPT_NO_NODE || dir->tree->nodes[leaf].kind != CKPT_NODE_BLOB)
+        return -ENOENT;
+    if (snprintf(path, sizeof path, "%s%s%s", dir->node->path, *dir->node->path ? "/" : "", name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    if ((r = lookup_inner(src, dir, name, &at, err)) < 0)
+        return r;
+    struct ckpt_stat st = {
+        .type = CKPT_FT_FILE, .size = at.size, .stored = at.stored, .mtime_ns = at.mtime_ns, .ctime_ns = at.mtime_ns,
+        .dev = dir->node->st.dev, .ino = at.ino, .mode = at.mode, .uid = at.uid, .gid = at.gid,
+    };
+    struct ckpt_backend *blob = source_blob(src, at.id, name, &st);
+    if (!blob) {
+        ckpt_forget(src, at.id, 1);
+        return -ENOMEM;
+    }
+    r = ckpt_probe_file(blob, name, &e.reader, &e.probe);
+    if (r == 0 && (!e.reader || e.probe.weak || *e.probe.unfinished))
+        r = -ENOENT;
+    snprintf(key, sizeof key, "%u/", leaf); /* no name has a slash */
+    struct node *fresh = r == 0 ? node_new(src, dir->node->id, path, key, NODE_TREE, &st) : NULL;
+    if (!fresh)
+        ckpt_backend_unref(blob);
+    if (r == 0 && !fresh)
+        return -ENOMEM;
+    if (r < 0)
+        return r;
+    fresh->blob = blob;
+    if (set_file(fresh, dir->node) < 0) {
+        node_free(src, fresh);
+        return -ENOMEM;
+    }
+    keep_node(src, fresh, &e, ret);
+    return 0;
+}
+
+/* BLOB.tree, and BLOB.tree.safetensors beside it. */
+static int lookup_blob(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    static const char *const suffixes[] = {".tree", ".tree.safetensors"};
+    struct node *node;
+    for (unsigned i = 0; i < 2; i++) {
+        if (!ckpt_has_suffix(name, suffixes[i]))
+            continue;
+        CKPT_AUTOFREE char *base = strndup(name, strlen(name) - strlen(suffixes[i]));
+        int r = base ? take_blob(src, dir, base, &node, err) : -ENOMEM;
+        if (r < 0)
+            return r;
+        if (i)
+            return lookup_view(src, node, ".safetensors", ret, err);
+        pthread_mutex_lock(&src->lock);
+        node_attr(node, ret);
+        pthread_mutex_unlock(&src->lock);
+        return 0;
+    }
+    return -ENOENT;
+}
+
 static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     uint8_t *content;
@@ -1090,8 +1165,8 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
         if (r == 1) {
             r = lookup_staged(src, copy, name, ret, err);
             ckpt_forget(src, copy, 1);
-        } else if (r == 0)
-            r = lookup_inner(src, &t, name, ret, err);
+        } else if (r == 0 && (r = lookup_inner(src, &t, name, ret, err)) == -ENOENT)
+            r = lookup_blob(src, &t, name, ret, err);
     } else if (t.node->stages && lookup_step(src, t.node, name, ret) == 0)
         r = 0;
     else if (t.node->kind == NODE_CONTROL_DIR)
@@ -1301,7 +1376,7 @@ struct counted_give {
 static int count_and_give(void *arg, const struct iovec *iov, int count)
 {
     struct counted_give *g = arg;
-    int r = g->node ? check_unchanged(g->src, g->node, g->err) : 0;
+    int r = g->node ? source_unchanged(g->src, g->node, g->err) : 0;
     if (r < 0)
         return r;
     for (int i = 0; i < count; i++)
@@ -1328,7 +1403,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
             r = ckpt_view_give(&src->views, &t.file, len, off, count_and_give, give, &own);
         } else {
             r = ckpt_view_read(&src->views, &t.file, buf, len, off, &own);
-            int changed = r > 0 ? check_unchanged(src, t.node, &own) : 0;
+            int changed = r > 0 ? source_unchanged(src, t.node, &own) : 0;
             r = changed < 0 ? changed : r;
         }
         if (r < 0) {
@@ -1613,7 +1688,7 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     pthread_mutex_lock(&src->lock);
     for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_serial[i]; n; n = n->next_serial) {
-            if (!n->pins || n == src->root)
+            if (!n->pins || n->blob || n == src->root)
                 continue;
             if (count == cap) {
                 cap = cap ? cap * 2 : 64;
@@ -1782,6 +1857,7 @@ void ckpt_source_close(struct ckpt_source *src)
         src->sets[i]->stages = NULL;
     }
     ckpt_pool_free(src->pool); /* tasks under way use trees */
+    src->closing = true;
     for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_id[i], *next; n; n = next) {
             next = n->next_id;

@@ -7,7 +7,8 @@
  * bits how it is viewed, 32 bits the tree's node, or the number of a slice. Ids with bit 63 are of staged steps: 23 bits which root's, and
  * 40 bits of its own (core/store/stage.h).
  *
- * Locks, in this order: a node's `load` (one at a time, held while its listing or tree is read), then src->lock (tables, counts,
+ * Locks, in this order: a node's `load` (one at a time, held while its listing or tree is read; of a tree that is a leaf of another one
+ * first, then of that one), then src->lock (tables, counts,
  * pointers; never held across input or output).
  */
 #ifndef CKPT_SOURCE_SOURCE_H
@@ -59,6 +60,7 @@ struct node {
     const char *inside;       /* the checkpoint's name below the directory that it is read from ("" : it is the directory), as in its listing's entry */
     char **old;               /* paths, names and manifests before renamings, which somebody may still look at */
     size_t old_count;
+    struct ckpt_backend *blob; /* TREE that is a leaf of another one: what it is read from; `inside` is the file's name there */
     char *dir;                /* TREE of a store, or that is a file: its directory's path in the source */
     char *manifest;           /* TREE of a store: what `inside` points into */
     bool is_step;
@@ -100,6 +102,7 @@ struct ckpt_source {
     struct node *root;
     struct node *sets[CKPT_SETS];  /* native roots with staged steps, by the number in their ids */
     unsigned set_count;
+    bool closing;
     bool lazy;                 /* the source was an empty directory: the first step makes it a native root */
     atomic_uint_fast64_t lookups, getattrs, readdirs, reads, bytes_read;
 };
@@ -122,6 +125,12 @@ void source_done(struct ckpt_source *src, struct target *t);
 int source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err) CKPT_MUST_USE;
 /* The tree that an .npy file of a directory is when it is looked at as an array, entered at its top; -ENODATA for other files. */
 int source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* -ESTALE if a checkpoint that is a file has been written to since its tree was made from it: what was read may be anything. */
+int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err) CKPT_MUST_USE;
+/* blob.c: a backend whose only file is a leaf of a tree, as it is listed. Takes over a reference that a look-up of the id gave; NULL: no
+ * memory, and nothing is taken. */
+struct ckpt_backend *source_blob(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_stat *st);
 
 /* What is known under a name of a root is not what it stands for any more. */
 void source_replaced(struct ckpt_source *src, struct node *root, const char *name);
