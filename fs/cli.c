@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fs/cli.h"
 
+#include "core/array/dtype.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
-#include <math.h>
 #include <sys/ioctl.h>
 #include <time.h>
 
@@ -230,8 +230,10 @@ const char *fs_human(uint64_t bytes, char buf[32])
 
 const char *fs_number(double step, char buf[32])
 {
-    bool whole = fabs(step) < 1e15 && step == floor(step);
-    snprintf(buf, 32, whole ? "%.0f" : "%.17g", step);
+    struct ckpt_buf text = CKPT_BUF_INIT;
+    ckpt_add_json_number(&text, step);
+    snprintf(buf, 32, "%.*s", (int)text.len, text.len ? (char *)text.data : "");
+    ckpt_buf_clear(&text);
     return buf;
 }
 

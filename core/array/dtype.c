@@ -320,6 +320,14 @@ void ckpt_add_json_double(struct ckpt_buf *buf, double value)
     }
 }
 
+void ckpt_add_json_number(struct ckpt_buf *buf, double value)
+{
+    if (value == rint(value) && fabs(value) < 0x1p63)
+        ckpt_buf_addf(buf, "%.0f", value);
+    else
+        ckpt_add_json_double(buf, value);
+}
+
 bool ckpt_dtype_add_json(struct ckpt_buf *buf, enum ckpt_dtype dt, const void *element)
 {
     const struct ckpt_dtype_info *info = ckpt_dtype_info(dt);

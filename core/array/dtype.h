@@ -67,5 +67,7 @@ double ckpt_dtype_to_double(enum ckpt_dtype dt, const void *element);
 bool ckpt_dtype_add_json(struct ckpt_buf *buf, enum ckpt_dtype dt, const void *element);
 /* A double in that shortest form, exactly as Python's json.dumps writes it ("1.0", "1e-05", "1e+16", "NaN"). */
 void ckpt_add_json_double(struct ckpt_buf *buf, double value);
+/* The same for what is mostly an integer, such as the number of a step: without a point where it is one. */
+void ckpt_add_json_number(struct ckpt_buf *buf, double value);
 
 #endif

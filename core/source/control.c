@@ -210,10 +210,9 @@ static int add_step(void *arg, const struct ckpt_step *s)
     }
     ckpt_buf_adds(j->out, same ? ",\n {" : "\n {");
     add_string(j->out, "name", s->name);
-    if (fabs(s->number) < 1e15 && s->number == floor(s->number))
-        ckpt_buf_addf(j->out, ",\"step\":%.0f,", s->number);
-    else
-        ckpt_buf_addf(j->out, ",\"step\":%.17g,", s->number);
+    ckpt_buf_adds(j->out, ",\"step\":");
+    ckpt_add_json_number(j->out, s->number);
+    ckpt_buf_addc(j->out, ',');
     add_string(j->out, "format", s->format);
     ckpt_buf_addf(j->out, ",\"state\":\"committed\",\"time\":%lld.%09lld,\"latest\":%s}", (long long)(s->mtime_ns / 1000000000),
                   (long long)(s->mtime_ns % 1000000000), s->latest ? "true" : "false");

@@ -62,10 +62,13 @@ static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
     const struct node *n = t->node;
     struct ckpt_err err = {0};
     uint32_t node;
-    char text[64];
     if (n->is_step) {
-        snprintf(text, sizeof text, "%.17g", n->number);
-        set_string(all, "step", text);
+        struct ckpt_buf text = CKPT_BUF_INIT;
+        ckpt_add_json_number(&text, n->number);
+        ckpt_buf_addc(&text, 0);
+        if (!ckpt_buf_error(&text))
+            set_string(all, "step", (char *)text.data);
+        ckpt_buf_clear(&text);
     }
     set_string(all, "state", atomic_load(&n->removing) ? "staged" : "committed");
     set_string(all, "pinned", is_pinned(src, n) ? "1" : "0");

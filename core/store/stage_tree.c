@@ -272,9 +272,13 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, si
     }
     if (!strcmp(name, "error") && step->error)
         return give(step->error, strlen(step->error), buf, len);
-    if (!strcmp(name, "step") && ckpt_step_name(step->name, &number))
-        return give(text, (size_t)snprintf(text, sizeof text, "%.17g", number), buf, len);
-    return -ENODATA;
+    if (strcmp(name, "step") || !ckpt_step_name(step->name, &number))
+        return -ENODATA;
+    struct ckpt_buf shown = CKPT_BUF_INIT;
+    ckpt_add_json_number(&shown, number);
+    ssize_t r = ckpt_buf_error(&shown) ? -ENOMEM : give((char *)shown.data, shown.len, buf, len);
+    ckpt_buf_clear(&shown);
+    return r;
 }
 
 ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, char *buf, size_t len)

@@ -1,5 +1,6 @@
 """Roots of Flax's own files: what is shown, what is hidden, what a user's files suffer; and what a hostile file costs."""
 import errno
+import json
 import os
 import struct
 
@@ -81,6 +82,46 @@ def test_changed_in_place(mount, folder):
             f.read()
     util.wait_for(lambda: util.read_error(m / "run/w.msgpack/%") is None, 15)
     assert (m / "run/w.msgpack/%").read_bytes() == b"\xff" * 20
+
+
+# --- commands
+
+def test_info():
+    """Steps are told as Flax numbers them."""
+    steps = json.loads(util.ckptfs("info", DATA / "float-steps", "--json").stdout)["steps"]
+    assert [(s["name"], s["step"]) for s in steps] == [(f"checkpoint_{n}", float(n)) for n in ("-1.0", "1e-05", "0.5", "2.0", "10.0", "1e+16")]
+    assert " 1e-05  checkpoint_1e-05 " in util.ckptfs("info", DATA / "float-steps").stdout
+
+
+def paths(root, step):
+    """The files of a step, as the commands tell them."""
+    entries = json.loads(util.ckptfs("ls", root, step, "-R", "--json").stdout)
+    return [e["path"].removeprefix(f"{step}/") for e in entries if e["kind"] in ("array", "value", "blob")]
+
+
+@pytest.mark.parametrize("source", ["adam.msgpack", "dtypes.msgpack", "chunked.msgpack", "native-lists.msgpack", "top-array.msgpack", "top-none.msgpack", "guide/checkpoint_5", "guide/latest",
+                                    "guide/checkpoint_4/model"])
+def test_import_export(tmp_path, source):
+    """A file, a step of a root, a part of one: into a step of a store, and out as plain files."""
+    (tmp_path / "root").mkdir()
+    util.ckptfs("init", tmp_path / "root")
+    util.ckptfs("import", DATA / source, tmp_path / "root/7")
+    util.ckptfs("diff", DATA / source, tmp_path / "root/7")
+    util.ckptfs("verify", tmp_path / "root")
+    util.ckptfs("export", "--format", "npy", DATA / source, tmp_path / "out")
+    found = {os.path.relpath(os.path.join(folder, name), tmp_path / "out") for folder, _, files in os.walk(tmp_path / "out") for name in files}
+    assert found == set(paths(tmp_path / "root", "7"))
+    for name in found:
+        assert util.ckptfs("cat", tmp_path / "root", f"7/{name}", text=False).stdout == (tmp_path / "out" / name).read_bytes()
+
+
+def test_verify(tmp_path):
+    """What is malformed is a fault, told with its reason; the rest is read."""
+    assert "0 faults" in util.ckptfs("verify", DATA / "guide").stdout
+    (tmp_path / "good.msgpack").write_bytes(STEP)
+    (tmp_path / "cut.msgpack").write_bytes(STEP[:-1])
+    done = util.ckptfs("verify", tmp_path, check=4)
+    assert "cut.msgpack: " in done.stdout and "1 fault" in done.stdout
 
 
 # --- what a hostile file costs

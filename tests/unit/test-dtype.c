@@ -252,6 +252,21 @@ static void check_json(void)
     CHECK(!ckpt_dtype_add_json(&buf, CKPT_DT_C128, c) && !ckpt_dtype_add_json(&buf, CKPT_DT_OTHER, c) && !buf.len);
 }
 
+static void check_number(void)
+{
+    static const struct {
+        double value;
+        const char *want;
+    } cases[] = {{7, "7"}, {-1, "-1"}, {0.5, "0.5"}, {1e-5, "1e-05"}, {1e16, "10000000000000000"}, {1763900000000000000, "1763900000000000000"}, {1e20, "1e+20"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ckpt_buf buf = CKPT_BUF_INIT;
+        ckpt_add_json_number(&buf, cases[i].value);
+        ckpt_buf_addc(&buf, 0);
+        CHECK_STR((char *)buf.data, cases[i].want);
+        ckpt_buf_clear(&buf);
+    }
+}
+
 /* Whatever is written reads back, with no more digits than needed. */
 static void check_json_random(void)
 {
@@ -286,6 +301,7 @@ int main(void)
     check_flip();
     check_small_floats();
     check_json();
+    check_number();
     check_json_random();
     if (setlocale(LC_ALL, "de_DE.UTF-8")) /* a decimal comma must change nothing */
         check_json();
