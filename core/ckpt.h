@@ -31,6 +31,7 @@ struct ckpt_options {
     const char *spill_dir; /* NULL: $TMPDIR, or /var/tmp */
     double refresh;        /* seconds after which the source is looked at again */
     unsigned threads;      /* that decode; 0: one a processor */
+    const char *hidden;    /* a path that is not part of the source though it lies there: where it will be mounted; NULL: none */
     bool flat;             /* names that formats join with dots are kept whole, not split into directories */
     bool write;            /* native roots may be changed; an empty directory becomes one */
     double settle;         /* seconds without a change after which a staged step commits by itself */

@@ -219,6 +219,7 @@ static int run_daemon(struct fs_mount_options *o, int ready_fd)
     struct ckpt_err err = {0};
     struct fs_mount m = {.opt = o, .ready_fd = ready_fd};
     o->core.write = !o->read_only;
+    o->core.hidden = o->mountpoint;
     int r = ckpt_source_open(o->source, &o->core, &m.source, &err);
     if (r < 0) {
         if (ready_fd < 0)

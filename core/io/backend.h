@@ -63,6 +63,8 @@ struct ckpt_backend_ops {
 };
 
 int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err);
+/* There is nothing of this name in a directory that was opened so, nor in what is opened below it. Before it is shared. */
+int ckpt_backend_hide(struct ckpt_backend *posix, const char *path) CKPT_MUST_USE;
 
 /* A table in memory, for fuzzing and unit tests. Bytes are borrowed. Add files before sharing it. */
 struct ckpt_backend *ckpt_backend_new_memory(void);

@@ -20,6 +20,7 @@ struct posix_backend {
     struct ckpt_backend base;
     int fd;                     /* O_PATH of the directory */
     struct posix_backend *root; /* the source, which links may not leave; self for the source itself */
+    char *hidden;               /* of the source: a path that is as if it were not there; NULL: none */
     char path[];                /* from root to here, when it was opened */
 };
 
@@ -74,9 +75,25 @@ static int open_beneath(int dir, const char *path, int flags)
     return -errno;
 }
 
+/* Is it, or does it lie in, what is hidden? */
+static bool is_hidden(const struct posix_backend *b, const char *path)
+{
+    const char *hidden = b->root->hidden;
+    size_t n = strlen(b->path);
+    if (!hidden || strncmp(hidden, b->path, n) != 0)
+        return false;
+    hidden += n;
+    if (n && *hidden++ != '/')
+        return false;
+    n = strlen(hidden);
+    return n && !strncmp(path, hidden, n) && (!path[n] || path[n] == '/');
+}
+
 /* Open a name of b; a link that leaves b's directory but not the source is followed from the source. */
 static int open_name(struct posix_backend *b, const char *path, int flags)
 {
+    if (is_hidden(b, path))
+        return -ENOENT;
     int fd = open_beneath(b->fd, path, flags | O_CLOEXEC);
     if (fd != -EXDEV || b->root == b)
         return fd;
@@ -120,7 +137,7 @@ static int posix_stat(struct ckpt_backend *base, const char *path, struct ckpt_s
 {
     struct posix_backend *b = (struct posix_backend *)base;
     /* A name in the directory itself that is no link needs one call only. */
-    if (*path && !strchr(path, '/') && stat_at(b->fd, path, ret) == 0 && ret->type != CKPT_FT_LINK)
+    if (*path && !strchr(path, '/') && !is_hidden(b, path) && stat_at(b->fd, path, ret) == 0 && ret->type != CKPT_FT_LINK)
         return 0;
     CKPT_AUTOFD int fd = open_name(b, path, O_PATH);
     return fd < 0 ? fd : stat_at(fd, "", ret);
@@ -128,7 +145,9 @@ static int posix_stat(struct ckpt_backend *base, const char *path, struct ckpt_s
 
 static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn *visit, void *arg)
 {
-    int fd = open_name((struct posix_backend *)base, path, O_RDONLY | O_DIRECTORY);
+    struct posix_backend *b = (struct posix_backend *)base;
+    char full[8192];
+    int fd = open_name(b, path, O_RDONLY | O_DIRECTORY);
     if (fd < 0)
         return fd;
     DIR *dir = fdopendir(fd);
@@ -146,6 +165,8 @@ static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn 
             break;
         }
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        if (b->root->hidden && snprintf(full, sizeof full, "%s%s%s", path, *path ? "/" : "", e->d_name) < (int)sizeof full && is_hidden(b, full))
             continue;
         enum ckpt_ftype type = e->d_type == DT_REG   ? CKPT_FT_FILE
                                : e->d_type == DT_DIR ? CKPT_FT_DIR
@@ -253,7 +274,15 @@ static void posix_free(struct ckpt_backend *base)
     if (b->root != b)
         ckpt_backend_unref(&b->root->base);
     close(b->fd);
+    free(b->hidden);
     free(b);
+}
+
+int ckpt_backend_hide(struct ckpt_backend *base, const char *path)
+{
+    struct posix_backend *b = (struct posix_backend *)base;
+    b->hidden = strdup(path);
+    return b->hidden ? 0 : -ENOMEM;
 }
 
 int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err)

@@ -1779,6 +1779,17 @@ static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
     return r;
 }
 
+/* Looking into the mount would ask the very process that looks. */
+static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *top = src->opt.hidden ? realpath(dir, NULL) : NULL, *hidden = top ? realpath(src->opt.hidden, NULL) : NULL;
+    size_t n = hidden ? strlen(top) : 0;
+    n -= n == 1; /* "/" */
+    if (!hidden || strncmp(hidden, top, n) != 0 || hidden[n] != '/')
+        return 0;
+    return ckpt_backend_hide(src->backend, hidden + n + 1) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
+}
+
 /* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own name and is seen
  * from the top of all, since it may lead anywhere. */
 static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *err)
@@ -1804,6 +1815,8 @@ static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *e
             strcpy(dir, ".");
     }
     int r = ckpt_backend_open_posix(dir, &src->backend, err);
+    if (r == 0 && is_dir)
+        r = hide_mount(src, dir, err);
     return r < 0 ? r : open_root(src, file, err);
 }
 

@@ -469,3 +469,19 @@ def test_wait_for_a_new_step(run):
         assert waiter.communicate(timeout=30)[0] == "5\n" and waiter.returncode == FINE
     finally:
         util.end_process(waiter)
+
+
+@pytest.mark.parametrize("where", ["m", "deep/er/m"])
+def test_mount_point_in_the_source(tmp_path, where):
+    """A folder of runs is mounted below itself; the mount does not look into itself."""
+    (tmp_path / where).mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("notes\n")
+    shutil.copytree(STEPS, tmp_path / "run")
+    ckptfs("mount", tmp_path, tmp_path / where, "-o", "ro")
+    try:
+        done = subprocess.run(["find", tmp_path / where, "-name", "m", "-o", "-name", "notes.txt", "-o", "-name", "latest"], capture_output=True, text=True,
+                              timeout=util.LIMIT)
+        assert sorted(done.stdout.split()) == sorted(map(str, [tmp_path / where, tmp_path / where / "notes.txt", tmp_path / where / "run/latest"]))
+    finally:
+        util.unmount(tmp_path / where, "-f")
+        ckptfs("umount", "--lazy", tmp_path / where, check=None)
