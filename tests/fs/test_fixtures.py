@@ -9,7 +9,7 @@ import pytest
 import check_fixtures
 import util
 
-FAMILIES = ["orbax", "flax-msgpack", "numpy", "safetensors", "gguf"]
+FAMILIES = ["orbax", "flax-msgpack", "numpy", "safetensors", "gguf", "pytorch"]
 CASES = [f"{family}/{p.name.removesuffix('.truth.json')}" for family in FAMILIES for p in sorted((util.DATA / family).glob("*.truth.json"))]
 
 
@@ -35,7 +35,12 @@ def test_case(case, watched):
     path = util.DATA / case
     truth = json.loads(path.with_name(f"{path.name}.truth.json").read_text())
     source = path.with_name(truth.get("root") or truth.get("file") or path.name)
-    faults = check_fixtures.good_case(util.CKPTFS, str(source), truth)
+    faults = []
+    if truth.get("expect") == "refuse":
+        expect = {source.name: "either" if truth.get("may_accept") else "refuse"}
+        check_fixtures.bad_folder(util.CKPTFS, str(source.parent), expect, lambda _, found: faults.extend(found))
+    else:
+        faults = check_fixtures.good_case(util.CKPTFS, str(source), truth)
     assert not faults, "\n".join(faults)
 
 
