@@ -37,6 +37,20 @@ static int parse_seconds(const char *value, double *ret)
     return value && end != value && !*end && *ret >= 0 && *ret <= 86400 ? 0 : -EINVAL;
 }
 
+/* Options of fstab lines that mean something to mount(8), or to systemd, and nothing to a mount of FUSE. Access times are the daemon's. */
+static bool is_for_mount(const char *name)
+{
+    static const char *const names[] = {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
+                                        "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "nodiratime",
+                                        "silent", "loud", "comment", "helper", "uhelper"};
+    if (!strncmp(name, "x-", 2) || !strncmp(name, "X-", 2))
+        return true;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(name, names[i]))
+            return true;
+    return false;
+}
+
 /* One option of ours: 1 if it was, 0 if it is for FUSE. */
 static int parse_option(struct fs_mount_options *o, const char *name, const char *value, struct ckpt_err *err)
 {
@@ -48,6 +62,10 @@ static int parse_option(struct fs_mount_options *o, const char *name, const char
         o->read_write = !o->read_only;
         return 1;
     }
+    if (is_for_mount(name))
+        return 1;
+    if (!strcmp(name, "remount"))
+        return ckpt_fail(err, EINVAL, "the options of a mount cannot be changed: unmount it, and mount it again");
     for (int i = 0; later[i]; i++)
         if (!strcmp(name, later[i]))
             return ckpt_fail(err, EINVAL, "option %s is not supported by this version", name);

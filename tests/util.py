@@ -11,14 +11,19 @@ SANITIZED = b"__asan_init" in Path(CKPTFS).read_bytes() if os.path.exists(CKPTFS
 SUSPICIOUS = re.compile(r"Sanitizer|runtime error:|Assertion .* failed|assertion failed|stack smashing|double free|corrupted", re.I)
 
 
-def ckptfs(*args, check=0, limit=LIMIT, **kwargs):
-    """Run a ckptfs command; stdout and stderr are text unless text=False. check: the exit status to expect, None for any."""
+def run(*command, check=0, limit=LIMIT, **kwargs):
+    """Run a command; stdout and stderr are text unless text=False. check: the exit status to expect, None for any."""
     kwargs.setdefault("text", True)
-    done = subprocess.run([CKPTFS, *map(str, args)], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, **kwargs)
+    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, **kwargs)
     said = done.stderr if kwargs["text"] else done.stderr.decode(errors="replace")
     assert not SUSPICIOUS.search(said), said
     assert check is None or done.returncode == check, f"exit {done.returncode}: {said.strip() or done.stdout}"
     return done
+
+
+def ckptfs(*args, **kwargs):
+    """Run a ckptfs command, as run does."""
+    return run(CKPTFS, *args, **kwargs)
 
 
 def mounted(top):
