@@ -15,6 +15,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -34,11 +35,11 @@ static void send_report(int fd, int status, const char *text)
         ckpt_log(CKPT_LOG_DEBUG, "nobody waits for the mount");
 }
 
-/* A mount point whose daemon has died answers ENOTCONN: take the dead mount away. */
+/* A mount point whose daemon has died answers ENOTCONN: take the dead mount away. Its attributes may still be cached; what statfs tells is not. */
 static void clear_dead_mount(const char *mountpoint)
 {
-    struct stat st;
-    if (stat(mountpoint, &st) == 0 || errno != ENOTCONN)
+    struct statfs st;
+    if (statfs(mountpoint, &st) == 0 || errno != ENOTCONN)
         return;
     ckpt_log(CKPT_LOG_WARN, "%s: the daemon of an earlier mount has died; unmounting what is left", mountpoint);
     if (umount2(mountpoint, MNT_DETACH) == 0)

@@ -133,6 +133,26 @@ def test_terminated_daemon_unmounts(mount):
     assert not util.mounted(m.top)
 
 
+def test_mount_after_a_crash(tmp_path):
+    """A mount whose daemon has died is taken away first, also while the kernel still knows its attributes."""
+    (tmp_path / "mnt").mkdir()
+    daemon = subprocess.Popen([CKPTFS, "mount", "-f", STEPS, "mnt", "-o", "refresh=3600"], cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        util.wait_for(lambda: util.mounted(tmp_path / "mnt"))
+        os.stat(tmp_path / "mnt")
+        daemon.kill()
+        daemon.wait(30)
+        ckptfs("mount", STEPS, "mnt", cwd=tmp_path)
+        assert sorted(os.listdir(tmp_path / "mnt")) == ["3", "4", "latest"]
+        ckptfs("umount", "mnt", cwd=tmp_path)
+        assert not util.mounted(tmp_path / "mnt")
+    finally:
+        daemon.kill()
+        daemon.wait(30)
+        while util.mounted(tmp_path / "mnt") and util.unmount(tmp_path / "mnt", "-l").returncode == 0:
+            pass
+
+
 def test_mount_options(mount):
     m = mount(STEPS, "uid=12", "gid=34", "umask=077")
     st = os.stat(m / f"{KERNEL}.npy")
