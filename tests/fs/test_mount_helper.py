@@ -17,6 +17,7 @@ STEPS = "100 200 300 latest "
 
 PREPARE = r"""
 set -u
+[ $$ = 1 ] || exit 93
 here=$1 program=$2
 mount -t tmpfs tmpfs /run && mount --bind "$here/sbin" /sbin && mount --bind "$here/fstab" /etc/fstab || exit 90
 mount --bind "$program" /usr/local/bin || exit 91
@@ -202,3 +203,50 @@ def test_no_program(helper, installed, tmp_path):
 
 def test_helper_of_both_types(installed):
     assert os.readlink(installed / "sbindir" / "mount.fuse.ckptfs") == "mount.ckptfs"
+
+
+# --- systemd
+
+GENERATOR = "/lib/systemd/system-generators/systemd-fstab-generator"
+
+
+@ROOT_ONLY
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
+def test_units_are_well_formed(place):
+    """systemd has nothing to say about the units."""
+    units = [place.installed.prefix / "lib/systemd" / kind / "ckptfs@.service" for kind in ("system", "user")]
+    units += sorted((place.installed / "datadir" / "doc/ckptfs/examples").glob("*mount"))
+    assert len(units) == 4
+    for unit in units:
+        assert place.run(f"timeout 60 systemd-analyze verify --man=no {unit}; echo $?") == ["0"]
+
+
+@pytest.mark.skipif(not os.path.exists(GENERATOR), reason="systemd is not here")
+def test_fstab_becomes_units(installed, tmp_path):
+    """What systemd makes of the lines of the example."""
+    folders = [tmp_path / name for name in ("normal", "early", "late")]
+    for folder in folders:
+        folder.mkdir()
+    example = installed / "datadir" / "doc/ckptfs/examples/fstab.example"
+    util.run(GENERATOR, *folders, env=os.environ | {"SYSTEMD_FSTAB": str(example)})
+    runs, train, mine = [(folders[0] / f"mnt-{name}.mount").read_text() for name in ("runs", "train", "mine")]
+    assert "Type=ckptfs" in runs and "What=/srv/runs" in runs and "Options=ro,allow_other,nofail" in runs
+    assert "RequiresMountsFor=/net/train" in train and "Where=/mnt/train" in (folders[0] / "mnt-train.automount").read_text()
+    wanted = os.listdir(folders[0] / "local-fs.target.wants")
+    assert "mnt-runs.mount" in wanted and "mnt-train.automount" in wanted and "mnt-mine.mount" not in wanted
+
+
+@ROOT_ONLY
+def test_service(place):
+    """What the service runs, with the settings that it reads; and a start after the daemon has died. Processes are those of the namespace alone."""
+    unit = (place.installed.prefix / "lib/systemd/system/ckptfs@.service").read_text()
+    start, stop = [next(line.partition("=")[2] for line in unit.splitlines() if line.startswith(key)) for key in ("ExecStart=", "ExecStop=")]
+    quoted = [command.replace("${", '"${').replace("}", '}"') for command in (start, stop)]
+    for options in "ro,allow_other", "":
+        (place.folder / "settings").write_text(f"SOURCE={SOURCE}\nMOUNTPOINT={place.folder}/mnt\nOPTIONS={options}\n")
+        assert place.run(f"""
+PATH=/usr/local/bin:$PATH; . ./settings
+timeout 60 {quoted[0]}; echo "start $?"; list
+kill -9 $(pgrep -P 1 -x ckptfs); sleep 0.2; timeout 20 ls mnt >/dev/null 2>&1 || echo dead
+timeout 60 {quoted[0]}; echo "start $?"; list
+timeout 20 {quoted[1]}; echo "stop $?"; what""") == ["start 0", STEPS, "dead", "start 0", STEPS, "stop 0"]
