@@ -11,7 +11,7 @@ def test_program(installed):
 
 
 def test_pages(installed):
-    """All of docs/ is there, and the links of one page to another lead somewhere."""
+    """All of docs/ is there, and placed so that the pages find one another."""
     folder = installed / "datadir" / "doc/ckptfs"
     assert (folder / "LICENSE").exists()
     for page in [TOP / "README.md", *sorted((TOP / "docs").glob("*.md")), *sorted((TOP / "docs/examples").iterdir())]:
