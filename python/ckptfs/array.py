@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays as the files of a mount: types that NumPy has no code for, whole files, mapped files, slices."""
+from __future__ import annotations
+
+import io
+import os
+from typing import Any, Sequence
+
+import numpy as np
+
+try:
+    import ml_dtypes
+except ImportError:                                        # such arrays are then read as the bytes they are stored in
+    ml_dtypes = None
+
+from .tree import jax_module
+
+HEADER_MAX = 1 << 16
+BLOCK = 1 << 24                                            # bytes of an array that is written piece by piece
+Box = tuple[tuple[int, int], ...]                          # (start, stop) in each dimension
+
+
+# --- types
+
+def dtype_of(name: str) -> np.dtype | None:
+    """The type that user.ckpt.dtype names; None where there is none here."""
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name))
+    except TypeError:
+        return None
+
+
+def same_dtype(name: str, dtype: Any) -> bool:
+    """Is a stored type this one?"""
+    here = dtype_of(name)
+    return here == np.dtype(dtype) if here is not None else np.dtype(dtype).kind == "V"
+
+
+def is_key(leaf: Any) -> bool:
+    """Is it an array of JAX's typed random keys?"""
+    jax = jax_module()
+    return jax is not None and hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def stored(a: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """An array as its file has it, and the type's name where the file cannot tell it."""
+    if a.dtype.isbuiltin == 2:                             # of ml_dtypes
+        name = a.dtype.name
+        if name in ("int4", "int2"):
+            return a.astype(np.int8), name
+        if name in ("uint4", "uint2"):
+            return a.astype(np.uint8), name
+        return a.view(f"V{a.dtype.itemsize}"), None if name == "bfloat16" else name
+    if a.dtype.names is None and a.dtype.byteorder != "|":
+        return a.astype(a.dtype.newbyteorder("<"), copy=False), None
+    return a, None
+
+
+def _shown(a: np.ndarray, name: str) -> np.ndarray:
+    """A stored array as what its type's name says."""
+    dtype = dtype_of(name)
+    if dtype is None or dtype == a.dtype:
+        return a
+    return a.view(dtype) if dtype.itemsize == a.dtype.itemsize and dtype.isbuiltin == 2 else a.astype(dtype)
+
+
+# --- files
+
+def write(path: str, a: np.ndarray) -> None:
+    """Write a new .npy file. The array may be of any layout; what is not contiguous is copied 16 MiB at a time."""
+    a, name = stored(a)
+    head = io.BytesIO()
+    descr = "<V2" if a.dtype == "V2" else np.lib.format.dtype_to_descr(a.dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": a.shape}
+    try:
+        np.lib.format.write_array_header_1_0(head, header)
+    except ValueError:                                     # longer than version 1.0 can say
+        np.lib.format.write_array_header_2_0(head, header)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        if a.flags.c_contiguous:
+            _write(fd, head.getbuffer(), _bytes(a))
+        else:
+            _write(fd, head.getbuffer())
+            rows = max(1, BLOCK // max(1, a[:1].nbytes))
+            for i in range(0, len(a), rows):
+                _write(fd, _bytes(np.ascontiguousarray(a[i:i + rows])))
+        if name:
+            os.setxattr(fd, "user.ckpt.dtype", name.encode())
+    finally:
+        os.close(fd)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _write(fd, memoryview(data))
+    finally:
+        os.close(fd)
+
+
+def _bytes(a: np.ndarray) -> memoryview:
+    return memoryview(a.reshape(-1).view(np.uint8)) if a.nbytes else memoryview(b"")
+
+
+def _write(fd: int, *parts: memoryview) -> None:
+    left = [part for part in parts if part.nbytes]
+    while left:
+        _advance(left, os.writev(fd, left))
+
+
+def read(path: str, name: str, shape: Sequence[int], mmap: bool = False) -> np.ndarray:
+    """The array of a .npy file whose type and shape the metadata have told.
+
+    mmap: a read-only np.memmap, which reads what is touched. Errors: those of open and read; ValueError if the file is another one.
+    """
+    dtype = _file_dtype(name)
+    if mmap or dtype is None:
+        a = np.load(path, mmap_mode="r" if mmap and 0 not in shape and shape else None)
+        if a.shape != tuple(shape):
+            raise ValueError(f"{path}: its shape is {a.shape}, not {tuple(shape)}")
+        return _shown(a, name)
+    a = np.empty(shape, dtype)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        head = bytearray(max(0, min(os.fstat(fd).st_size - a.nbytes, HEADER_MAX)))
+        _read(fd, 0, path, memoryview(head), _bytes(a))
+    finally:
+        os.close(fd)
+    if not head.startswith(b"\x93NUMPY"):
+        raise ValueError(f"{path} is not an array of type {name} and shape {tuple(shape)}")
+    if b"'fortran_order': True" in head or b"'descr': '>" in head:       # as somebody else wrote it
+        a = np.load(path)
+    return _shown(a, name)
+
+
+def read_box(stem: str, name: str, shape: Sequence[int], box: Box) -> np.ndarray:
+    """A part of an array, by the view STEM@SLICE: only the chunks that it meets are read. box: (start, stop) in each dimension."""
+    dtype = _file_dtype(name)
+    if not shape or dtype is None or all(part == (0, size) for part, size in zip(box, shape)):
+        return read(f"{stem}.npy", name, shape)[tuple(slice(*part) for part in box)]
+    a = np.empty([stop - start for start, stop in box], dtype)
+    if not a.nbytes:
+        return _shown(a, name)
+    path = f"{stem}@{slice_text(box)}"
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _read(fd, 0, path, _bytes(a))
+    finally:
+        os.close(fd)
+    return _shown(a, name)
+
+
+def box_of(index: Sequence[slice], shape: Sequence[int]) -> Box:
+    """The box of an index of slices without steps, as shards of JAX have them."""
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape))
+
+
+def slice_text(box: Box) -> str:
+    """((0, 4), (8, 16)) as "0:4,8:16"."""
+    return ",".join(f"{start}:{stop}" for start, stop in box)
+
+
+def _file_dtype(name: str) -> np.dtype | None:
+    """The type of the elements in a .npy file; None where only the file can tell."""
+    if name in ("int4", "int2"):
+        return np.dtype(np.int8)
+    if name in ("uint4", "uint2"):
+        return np.dtype(np.uint8)
+    dtype = dtype_of(name)
+    if dtype is None or dtype.isbuiltin == 1:
+        return dtype
+    return np.dtype(f"V{dtype.itemsize}") if dtype.isbuiltin == 2 else None
+
+
+def _read(fd: int, offset: int, path: str, *parts: memoryview) -> None:
+    left = [part for part in parts if part.nbytes]
+    while left:
+        n = os.preadv(fd, left, offset)
+        if not n:
+            raise EOFError(f"{path} ends after {offset} bytes, {sum(part.nbytes for part in left)} are missing")
+        offset += n
+        _advance(left, n)
+
+
+def _advance(left: list[memoryview], n: int) -> None:
+    """Take n bytes from the front."""
+    while left and n >= left[0].nbytes:
+        n -= left.pop(0).nbytes
+    if left:
+        left[0] = left[0][n:]
