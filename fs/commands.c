@@ -20,6 +20,7 @@ const struct fs_command fs_commands[] = {
      "     passthrough  the kernel reads uncompressed leaves of a store itself: fast, and without checks (root only)\n"
      "     codec=NAME   of what is written: auto, none, lz4, blosc (as the root is configured)\n"
      "     refresh=S    look at the source again after S seconds (1)\n"
+     "     flat         keep names that a format joins with dots whole\n"
      "     cache=BYTES  of decoded chunks in memory (128M)\n"
      "     uid=N gid=N  show files as theirs\n"
      "     umask=OCTAL  take these permissions away\n"

@@ -31,7 +31,7 @@ _ckptfs_help() {
 }
 
 _ckptfs_flags() {
-    _ckptfs_help "$1" 2 | sed -nE 's/^(--?[A-Za-z][A-Za-z-]*)(=?).*/\1\2/p'
+    _ckptfs_help "$1" 2 | sed -nE 's/^(--?[A-Za-z][A-Za-z-]*)(=?).*/\1\2/p' | sort -u
     echo --help
 }
 
@@ -107,11 +107,11 @@ _ckptfs() {
     if ((i >= ${#words[@]})); then # the value of the last option
         case $command${words[-2]} in
         mount-o) _ckptfs_mount_options ;;
-        export--format) COMPREPLY=($(compgen -W npy -- "$cur")) ;;
+        export--format) COMPREPLY=($(compgen -W 'npy safetensors' -- "$cur")) ;;
         esac
     else
         case $command${#places[@]}$cur in
-        export*--format=*) COMPREPLY=($(compgen -W --format=npy -- "$cur")) ;;
+        export*--format=*) COMPREPLY=($(compgen -W '--format=npy --format=safetensors' -- "$cur")) ;;
         mount[0-9]-o?*) ;;
         *[0-9]-*) COMPREPLY=($(compgen -W "$flags" -- "$cur")) ;;
         umount0*) _ckptfs_mounts ;;
