@@ -140,6 +140,22 @@ static void test_collisions(void)
     ckpt_tree_unref(t);
 }
 
+/* Containers of the same key are one, unless they are said to be two. */
+static void test_others(void)
+{
+    struct ckpt_tree *t = new_tree();
+    uint32_t first = add(t, 0, "1", CKPT_NODE_DIR), other;
+    CHECK(add(t, 0, "1", CKPT_NODE_DIR) == first);
+    CHECK(ckpt_tree_add_other(t, 0, "1", 1, &other, NULL) == 0 && other != first && !t->exact);
+    uint32_t in = add(t, other, "x", CKPT_NODE_ARRAY);
+    CHECK(add(t, 0, "1", CKPT_NODE_DIR) == first);
+    CHECK(ckpt_tree_finish(t, NULL) == 0);
+    check_name(t, first, "1");
+    check_name(t, other, "%31");
+    CHECK(lookup(t, other, "x.npy") == in && lookup(t, first, "x.npy") == CKPT_NO_NODE);
+    ckpt_tree_unref(t);
+}
+
 static void test_long_names(void)
 {
     struct ckpt_tree *t = new_tree();
@@ -332,6 +348,7 @@ int main(void)
     CHECK(b && ckpt_pins_new(b, &pins) == 0);
     test_names();
     test_collisions();
+    test_others();
     test_long_names();
     test_limits();
     test_strings();
