@@ -25,7 +25,8 @@ static uint64_t hash_of(const struct ckpt_array *a)
 
 static bool equal(const struct ckpt_array *a, const struct ckpt_array *b)
 {
-    return a->dtype == b->dtype && a->ndim == b->ndim && !memcmp(a->shape, b->shape, dims_bytes(a)) && a->start == b->start &&
+    return a->dtype == b->dtype && a->word == b->word && a->origin == b->origin && a->ndim == b->ndim &&
+           !memcmp(a->shape, b->shape, dims_bytes(a)) && a->start == b->start &&
            a->chunk_bytes == b->chunk_bytes && a->itemsize == b->itemsize && a->big_endian == b->big_endian && a->as_shown == b->as_shown &&
            a->flip == b->flip && a->codecs.count == b->codecs.count && a->codecs.crc32 == b->codecs.crc32 &&
            !memcmp(a->codecs.id, b->codecs.id, a->codecs.count * sizeof *a->codecs.id) && !memcmp(a->fill, b->fill, sizeof a->fill) &&

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 
 import check_fixtures
-import util
+from comparing import SLICES, random_slice
 
 SAVER = Path(__file__).parent / "torch_save.py"
-SLICES = 200
 
 
 def run(python, *args, limit=240, **environment):
@@ -81,19 +80,6 @@ def compare_leaf(folder, file, leaf):
     else:
         assert os.listdir(file) == [], file
     return None
-
-
-def random_slice(rng, shape):
-    """A NumPy slice as text, and as NumPy takes it."""
-    parts = []
-    for size in shape[:rng.randint(1, len(shape))]:
-        if size and rng.random() < 0.3:
-            parts.append(str(rng.randrange(-size, size)))
-            continue
-        start, stop = ("" if rng.random() < 0.3 else str(rng.randint(-size, size + 1)) for _ in range(2))
-        parts.append(f"{start}:{stop}{rng.choice(['', '', ':', ':2', ':-1', ':3'])}")
-    text = ",".join(parts)
-    return text, eval(f"numpy_index[{text}]", {"numpy_index": np.s_})
 
 
 def compare(folder, top, leaves, seed):
