@@ -54,7 +54,7 @@ def test_flags(complete, command):
 def test_flags_begun(complete):
     assert complete("ckptfs wait run --t") == ["--timeout="]
     assert complete("ckptfs wait --after 5 run --a") == ["--after="]
-    assert complete("ckptfs export a b --format=") == ["npy", "safetensors"] and complete("ckptfs export a b --format ") == ["npy"]
+    assert complete("ckptfs export a b --format=") == ["npy", "safetensors"] and complete("ckptfs export a b --format ") == ["npy", "safetensors"]
 
 
 def test_mount_options(complete):
