@@ -109,46 +109,68 @@ def _write(fd: int, *parts: memoryview) -> None:
         _advance(left, os.writev(fd, left))
 
 
-def read(path: str, name: str, shape: Sequence[int], mmap: bool = False) -> np.ndarray:
+def read(path: str, name: str, shape: Sequence[int], mmap: bool = False, folder: int | None = None) -> np.ndarray:
     """The array of a .npy file whose type and shape the metadata have told.
 
-    mmap: a read-only np.memmap, which reads what is touched. Errors: those of open and read; ValueError if the file is another one.
+    mmap: a read-only np.memmap, which reads what is touched. folder: an open directory that the path begins at.
+    Errors: those of open and read; ValueError if the file is another one.
     """
-    dtype = _file_dtype(name)
-    if mmap or dtype is None:
-        a = np.load(path, mmap_mode="r" if mmap and 0 not in shape and shape else None)
-        if a.shape != tuple(shape):
-            raise ValueError(f"{path}: its shape is {a.shape}, not {tuple(shape)}")
-        return _shown(a, name)
-    a = np.empty(shape, dtype)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    shape, dtype = tuple(shape), _file_dtype(name)
+    fd = _open(path, folder)
     try:
+        if mmap or dtype is None:
+            return _shown(_load(fd, path, shape, mmap and bool(shape) and 0 not in shape), name)
+        a = np.empty(shape, dtype)
         head = bytearray(max(0, min(os.fstat(fd).st_size - a.nbytes, HEADER_MAX)))
         _read(fd, 0, path, memoryview(head), _bytes(a))
+        if not head.startswith(b"\x93NUMPY"):
+            raise ValueError(f"{path} is not an array of type {name} and shape {shape}")
+        if b"'fortran_order': True" in head or b"'descr': '>" in head:       # as somebody else wrote it
+            a = _load(fd, path, shape, False)
+        return _shown(a, name)
     finally:
         os.close(fd)
-    if not head.startswith(b"\x93NUMPY"):
-        raise ValueError(f"{path} is not an array of type {name} and shape {tuple(shape)}")
-    if b"'fortran_order': True" in head or b"'descr': '>" in head:       # as somebody else wrote it
-        a = np.load(path)
-    return _shown(a, name)
 
 
-def read_box(stem: str, name: str, shape: Sequence[int], box: Box) -> np.ndarray:
+def _load(fd: int, path: str, shape: tuple[int, ...], mmap: bool) -> np.ndarray:
+    """A .npy file by what its header says."""
+    with open(fd, "rb", closefd=False) as f:
+        f.seek(0)
+        if not mmap:
+            a = np.lib.format.read_array(f)
+        else:
+            version = np.lib.format.read_magic(f)
+            of = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            found, fortran, dtype = of(f)
+            a = np.memmap(f, dtype, "r", f.tell(), found, "F" if fortran else "C")
+    if a.shape != shape:
+        raise ValueError(f"{path}: its shape is {a.shape}, not {shape}")
+    return a
+
+
+def read_box(stem: str, name: str, shape: Sequence[int], box: Box, folder: int | None = None) -> np.ndarray:
     """A part of an array, by the view STEM@SLICE: only the chunks that it meets are read. box: (start, stop) in each dimension."""
     dtype = _file_dtype(name)
     if not shape or dtype is None or all(part == (0, size) for part, size in zip(box, shape)):
-        return read(f"{stem}.npy", name, shape)[tuple(slice(*part) for part in box)]
+        return read(f"{stem}.npy", name, shape, folder=folder)[tuple(slice(*part) for part in box)]
     a = np.empty([stop - start for start, stop in box], dtype)
-    if not a.nbytes:
-        return _shown(a, name)
-    path = f"{stem}@{slice_text(box)}"
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _read(fd, 0, path, _bytes(a))
-    finally:
-        os.close(fd)
+    if a.nbytes:
+        path = f"{stem}@{slice_text(box)}"
+        fd = _open(path, folder)
+        try:
+            _read(fd, 0, path, _bytes(a))
+        finally:
+            os.close(fd)
     return _shown(a, name)
+
+
+def read_bytes(path: str, folder: int | None = None) -> bytes:
+    with open(_open(path, folder), "rb", buffering=0) as f:
+        return f.readall()
+
+
+def _open(path: str, folder: int | None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
 
 
 def box_of(index: Sequence[slice], shape: Sequence[int]) -> Box:

@@ -2,6 +2,7 @@
 """The steps of a root: which there are, which is the latest and the best, which are kept."""
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -71,7 +72,7 @@ class CheckpointManager:
         """The best step by best_metric or best_fn, the later of equal ones. Without these the root's own, as MOUNT/best has it. None if there is none."""
         if self._score is None:
             return self._link("best")
-        scored = [(score, step) for step in self._steps() if (score := self._score_of(step)) is not None]
+        scored = [(score, step) for step, name in self._steps().items() if (score := self._score_of(step, name)) is not None]
         return max(scored)[1] if scored else None
 
     def reload(self) -> None:
@@ -126,9 +127,16 @@ class CheckpointManager:
     def restore(self, step: int | None = None, target: Any = None, **options: Any) -> Any:
         """ckptfs.restore() of a step, of the latest if None. FileNotFoundError if there is none."""
         self.wait_until_finished()
-        if step is None and (step := self.latest_step()) is None:
-            raise FileNotFoundError(f"{self.directory} has no step")
-        return reading.restore(self.path(step), target, workers=options.pop("workers", self._workers), **options)
+        options.setdefault("workers", self._workers)
+        if step is not None:
+            return reading.restore(self.path(step), target, **options)
+        while (step := self.latest_step()) is not None:
+            try:
+                return reading.restore(self.path(step), target, **options)
+            except OSError as e:
+                if e.errno not in (None, errno.ENOENT, errno.ESTALE) or self.latest_step() == step:
+                    raise                                  # else it was deleted, and there is a later one
+        raise FileNotFoundError(f"{self.directory} has no step")
 
     def delete(self, step: int) -> None:
         """Delete a step, at once for all who look. FileNotFoundError if there is none."""
@@ -183,10 +191,10 @@ class CheckpointManager:
         except FileNotFoundError:
             return None
 
-    def _score_of(self, step: int) -> float | None:
-        """How good a step is, more is better; None if it has no metrics to tell."""
+    def _score_of(self, step: int, name: str) -> float | None:
+        """How good a step is, more is better; None if it has no metrics to tell, or is gone."""
         if step not in self._scores:
-            found = self.metrics(step)
+            found = reading.metrics(os.path.join(self.directory, name))
             try:
                 score = float(self._score(found)) if found is not None else math.nan
             except KeyError:
@@ -204,7 +212,7 @@ class CheckpointManager:
         if self._score is None:
             keep.update(order[-self._max_to_keep:])
         else:
-            scores = {step: self._score_of(step) for step in order}
+            scores = {step: self._score_of(step, steps[step]) for step in order}
             keep.update(sorted((step for step in order if scores[step] is not None), key=lambda step: (scores[step], step))[-self._max_to_keep:])
             if self._keep_unmeasured:
                 keep.update(step for step in order if scores[step] is None)
@@ -213,5 +221,8 @@ class CheckpointManager:
         for step in order:
             path = os.path.join(self.directory, steps[step])
             if step not in keep and attribute(path, "pinned") != "1":
-                shutil.rmtree(path)
+                try:
+                    shutil.rmtree(path)
+                except FileNotFoundError:                  # the root's rules have just deleted it
+                    pass
                 self._scores.pop(step, None)

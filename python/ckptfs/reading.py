@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 from typing import Any, Callable, Literal
@@ -25,7 +24,8 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """A leaf of a checkpoint: an array, a value or a blob."""
+    """A leaf of a checkpoint: an array, a value or a blob. Its file's path begins at the open directory `folder`, if there is one."""
+    folder: int | None
     file: str
     kind: str
     dtype: str | None
@@ -43,45 +43,65 @@ class Leaf:
 
 
 class Checkpoint:
-    """What .tree.json tells of a checkpoint, or of a directory or leaf in one: its containers and leaves. Reads no data of leaves."""
+    """What .tree.json tells of a checkpoint, or of a directory or leaf in one: its containers and leaves. Reads no data of leaves.
+
+    Its directory is held open and all is opened from there, so that all is of one step, wherever `latest` leads or what takes the name meanwhile.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         self.kinds: dict[Path, str] = {}
         self.leaves: dict[Path, Leaf] = {}
+        self.folder: int | None = None
         try:
-            with open(os.path.join(self.path, ".tree.json"), encoding="utf-8", errors="surrogateescape") as f:
-                self._read_tree(json.load(f))
+            self.folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             self._read_leaf()
+            return
+        try:
+            listed = array.read_bytes(".tree.json", self.folder)
+            self._read_tree(json.loads(listed.decode("utf-8", "surrogateescape")))
+        except BaseException as e:
+            staged = isinstance(e, FileNotFoundError) and attribute(self.path, "state") == "staged"
+            self.close()
+            if isinstance(e, OSError):
+                raise type(e)(e.errno, "this step is staged, and not yet committed" if staged else os.strerror(e.errno), self.path) from None
+            raise
+
+    def close(self) -> None:
+        if self.folder is not None:
+            os.close(self.folder)
+            self.folder = None
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def _read_tree(self, listed: dict) -> None:
-        if listed.get("error"):
-            raise OSError(errno.EUCLEAN, listed["error"], self.path)
         native = listed.get("format") == "ckptfs"
         self.kinds = {tuple(map(str, c["path"])): c["kind"] for c in listed["containers"]}
         for entry in listed["leaves"]:
             file, kind, path = entry["file"], entry["kind"], tuple(map(str, entry["path"]))
-            leaf = Leaf(os.path.join(self.path, file), kind, entry.get("dtype"), tuple(entry.get("shape", ())), entry.get("value"))
-            if file == "metrics.json" and kind == "blob" and attribute(self.path, "state"):
+            if file == "metrics.json" and kind == "blob" and attribute(self.folder, "state"):
                 continue                                   # of the step, and not of its tree
             if native and path and isinstance(entry["path"][-1], str):
                 path = (*path[:-1], names.unescape(os.path.basename(file).removesuffix(names.SUFFIX.get(kind, ""))))
-            self.leaves[path] = leaf
+            self.leaves[path] = self._leaf(file, entry)
         if len(self.leaves) == 1 and len(self.kinds) <= 1 and next(iter(self.leaves)) in ((), ("",)):        # one bare leaf
             self.kinds, self.leaves = {}, {(): next(iter(self.leaves.values()))}
 
     def _read_leaf(self) -> None:
-        """`path` is no directory with a tree: the path of a leaf, with its suffix or without."""
-        if attribute(self.path, "state") == "staged":
-            raise FileNotFoundError(errno.ENOENT, "this step is staged, and not yet committed", self.path)
-        stem = self.path
+        """`path` is no directory: the path of a leaf, with its suffix or without."""
+        stem = os.path.realpath(os.path.dirname(self.path)) + "/" + os.path.basename(self.path)
         for suffix in names.SUFFIX.values():
             stem = stem.removesuffix(suffix)
-        with open(f"{stem}.meta.json", encoding="utf-8") as f:
-            entry = json.load(f)
-        kind = entry["kind"]
-        self.leaves[()] = Leaf(stem + names.SUFFIX.get(kind, ""), kind, entry.get("dtype"), tuple(entry.get("shape", ())), entry.get("value"))
+        entry = json.loads(array.read_bytes(f"{stem}.meta.json"))
+        self.leaves[()] = self._leaf(stem + names.SUFFIX.get(entry["kind"], ""), entry)
+
+    def _leaf(self, file: str, entry: dict) -> Leaf:
+        return Leaf(self.folder, file, entry["kind"], entry.get("dtype"), tuple(entry.get("shape", ())), entry.get("value"))
 
     def find(self, path: Path) -> Leaf | None:
         """The leaf at a path of keys, also of keys that were too long for a name."""
@@ -94,7 +114,7 @@ class Checkpoint:
         return leaf
 
 
-def attribute(path: str, name: str) -> str | None:
+def attribute(path: str | int, name: str) -> str | None:
     """user.ckpt.NAME of a file; None where there is none."""
     try:
         return os.getxattr(path, f"user.ckpt.{name}").decode()
@@ -119,14 +139,13 @@ def metrics(path: str | os.PathLike) -> dict | None:
 
 def describe(path: str | os.PathLike) -> Any:
     """The tree of a checkpoint without its data: a Spec for each array, values as they are, b"" for each blob. A target for restore(), too."""
-    found = Checkpoint(path)
-
     def spec(leaf: Leaf) -> Any:
         if leaf.kind == "array":
             return Spec(leaf.shape, array.dtype_of(leaf.dtype or "V") or np.dtype("V"))
         return leaf.value if leaf.kind == "value" else b""
 
-    return tree.raw(found.kinds, {path: spec(leaf) for path, leaf in found.leaves.items()})
+    with Checkpoint(path) as found:
+        return tree.raw(found.kinds, {at: spec(leaf) for at, leaf in found.leaves.items()})
 
 
 def restore(path: str | os.PathLike, target: Any = None, *, missing: Literal["error", "target"] = "error", cast: bool = False,
@@ -153,30 +172,26 @@ def restore(path: str | os.PathLike, target: Any = None, *, missing: Literal["er
         raise ValueError(f'missing is "error" or "target", not {missing!r}')
     if mmap and sharding is not None:
         raise ValueError("an array is mapped, or has a sharding, not both")
-    found = Checkpoint(path)
-    jobs: list[tuple[Path, Leaf, Any]] = []
-    done: dict[Path, Any] = {}
-    if target is None:
-        jobs = [(at, leaf, None) for at, leaf in found.leaves.items()]
-    else:
-        _match(found, target, missing, cast, check, jobs, done)
+    with Checkpoint(path) as found:
+        done: dict[Path, Any] = {}
+        jobs = [(at, leaf, None) for at, leaf in found.leaves.items()] if target is None else _match(found, target, missing, cast, check, done)
 
-    def load(job: tuple[Path, Leaf, Any]) -> None:
-        at, leaf, want = job
-        done[at] = _load(at, leaf, want, cast, mmap, sharding)
+        def load(job: tuple[Path, Leaf, Any]) -> None:
+            at, leaf, want = job
+            done[at] = _load(at, leaf, want, cast, mmap, sharding)
 
-    for job in jobs:
-        if job[1].kind == "value":                         # has been read with the tree
-            load(job)
-    parallel.each(load, (job for job in jobs if job[1].kind != "value"), workers)
-    return tree.raw(found.kinds, done) if target is None else tree.rebuild(target, done)
+        for job in jobs:
+            if job[1].kind == "value":                     # has been read with the tree
+                load(job)
+        parallel.each(load, (job for job in jobs if job[1].kind != "value"), workers)
+        return tree.raw(found.kinds, done) if target is None else tree.rebuild(target, done)
 
 
 # --- what a target wants
 
-def _match(found: Checkpoint, target: Any, missing: str, cast: bool, check: bool, jobs: list, done: dict) -> None:
-    """Find each leaf of the target, and say of all that is missing or does not fit."""
-    lacking, faults = [], []
+def _match(found: Checkpoint, target: Any, missing: str, cast: bool, check: bool, done: dict[Path, Any]) -> list[tuple[Path, Leaf, Any]]:
+    """(path, stored, wanted) of each leaf of the target that is to be read; the others go to `done`. Says of all what is missing or does not fit."""
+    jobs, lacking, faults = [], [], []
     for at, kind, want in tree.walk(target):
         if kind:
             continue
@@ -198,6 +213,7 @@ def _match(found: Checkpoint, target: Any, missing: str, cast: bool, check: bool
         raise KeyError(f"{found.path} lacks {_list(lacking)} (missing=\"target\" takes the target's)")
     if faults:
         raise ValueError(f"{found.path}: {_list(faults, '; ')}")
+    return jobs
 
 
 def _is_array(want: Any) -> bool:
@@ -252,19 +268,18 @@ def _loose(leaf: Leaf, want: Any) -> Any:
 
 def _load(at: Path, leaf: Leaf, want: Any, cast: bool, mmap: bool, sharding: Any) -> Any:
     if leaf.kind == "blob":
-        with open(leaf.file, "rb", buffering=0) as f:
-            return f.readall()
+        return array.read_bytes(leaf.file, leaf.folder)
     if leaf.kind == "value":
         return leaf.value if not _is_array(want) else _host(np.asarray(leaf.value, np.dtype(want.dtype)), want)
     if leaf.dtype is None:                                 # the mount cannot decode it: opening says why
-        return np.load(leaf.file)
+        return array.read(leaf.file, "", leaf.shape, folder=leaf.folder)
     if want is not None and not _is_array(want):
-        return array.read(leaf.file, leaf.dtype, leaf.shape).item()
+        return array.read(leaf.file, leaf.dtype, leaf.shape, folder=leaf.folder).item()
     key = array.is_key(want)
     dtype = np.dtype(want.dtype) if cast and want is not None and not key else None
     if (place := None if mmap or key else _sharding(at, leaf, want, sharding)) is not None:
         return _placed(leaf, place, dtype)
-    a = array.read(leaf.file, leaf.dtype, leaf.shape, mmap)
+    a = array.read(leaf.file, leaf.dtype, leaf.shape, mmap, leaf.folder)
     return _host(a if dtype is None or a.dtype == dtype else a.astype(dtype), want if not mmap else None)
 
 
@@ -298,7 +313,7 @@ def _placed(leaf: Leaf, sharding: Any, dtype: np.dtype | None) -> Any:
     for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
         box = array.box_of(index, leaf.shape)
         if box not in pieces:
-            piece = array.read_box(leaf.file.removesuffix(".npy"), leaf.dtype, leaf.shape, box)
+            piece = array.read_box(leaf.file.removesuffix(".npy"), leaf.dtype, leaf.shape, box, leaf.folder)
             pieces[box] = piece if dtype is None else piece.astype(dtype)
         arrays.append(jax.device_put(pieces[box], device))
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)

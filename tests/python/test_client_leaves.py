@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -213,3 +214,46 @@ def test_orbax(mount):
     assert same(got["model"]["params"]["kernel"], raw["model"]["params"]["kernel"]) and same(got["model"]["step"], np.array(1, "i4"))
     awkward = ckptfs.restore(m / "awkward_keys")
     assert "sl/ash" in awkward and ckptfs.restore(m / "sharded_8dev/both").shape == (16, 8)
+
+
+@pytest.mark.parametrize("change", ["another step", "replaced", "deleted"])
+def test_one_step(mount, tmp_path, monkeypatch, change):
+    """A restore that others commit and delete beside gives one step, or an error, and never parts of two."""
+    (tmp_path / "root").mkdir()
+    mnt = mount(tmp_path / "root", "commit=explicit", "overwrite").top
+    ckptfs.save(mnt / "1", {str(i): np.full(50_000, 1) for i in range(20)})
+    new = {str(i): np.full(50_000, 2) for i in range(20)}
+    each = ckptfs.reading.parallel.each
+
+    def slow(work, items, workers=None):
+        items = list(items)
+        monkeypatch.undo()
+        each(work, items[:10])
+        if change == "another step":
+            ckptfs.save(mnt / "2", new)
+        elif change == "replaced":
+            ckptfs.save(mnt / "1", new, overwrite=True)
+        else:
+            shutil.rmtree(mnt / "1")
+        each(work, items[10:])
+
+    monkeypatch.setattr(ckptfs.reading.parallel, "each", slow)
+    try:
+        got = ckptfs.restore(mnt / "latest")
+    except OSError as e:
+        assert change != "another step" and e.errno in (errno.ENOENT, errno.ESTALE), e
+    else:
+        assert len(got) == 20 and all((a == 1).all() for a in got.values())
+
+
+def test_cannot_be_decoded(mount, tmp_path):
+    """An array with a codec that the mount does not know: its own error, and only if it is wanted."""
+    copy = util.copy_tree(util.ORBAX / "no_ocdbt", tmp_path / "copy")
+    file = next(copy.rglob(".zarray"))
+    meta = json.loads(file.read_text())
+    file.chmod(0o644)
+    file.write_text(json.dumps(meta | {"compressor": {"id": "quantum"}}))
+    m = mount(copy)
+    with pytest.raises(OSError) as e:
+        ckptfs.restore(m.top)
+    assert e.value.errno == errno.EOPNOTSUPP
