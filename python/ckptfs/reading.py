@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Callable, Literal
+from typing import Any, Literal
 
 import numpy as np
 

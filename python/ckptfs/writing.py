@@ -98,11 +98,7 @@ class Snapshot:
         return self
 
     def write(self, top: str, workers: int | None = None) -> None:
-        """Write all into a new directory of that path."""
-        os.mkdir(top)
-        self.write_into(top, workers)
-
-    def write_into(self, top: str, workers: int | None = None) -> None:
+        """Write all into a directory."""
         for path, kind in self.directories:
             directory = os.path.join(top, path)
             if path:
@@ -111,7 +107,12 @@ class Snapshot:
                 os.setxattr(directory, "user.ckpt.kind", kind.encode())
         parallel.each(lambda file: file.write(top), self.files, workers)
         if self.metadata is not None:
-            os.setxattr(top, "user.ckpt.metadata", self.metadata)
+            try:
+                os.setxattr(top, "user.ckpt.metadata", self.metadata)
+            except OSError as e:
+                if e.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE):
+                    raise OSError(e.errno, f"no room for an attribute of {len(self.metadata)} bytes, the metadata", top) from None
+                raise
 
 
 def _object(value: Any, what: str) -> dict:
@@ -135,7 +136,7 @@ def save(path: str | os.PathLike, target: Any, *, metrics: dict | None = None, m
     target     a pytree, see restore(). Arrays become KEY.npy; int, float, bool, str and None KEY.json; bytes the file KEY. Arrays of JAX with several
                shards are written as pieces, shard by shard, one replica of each.
     metrics    a dict of numbers, written as metrics.json, which retention and best_step() go by.
-    metadata   a dict that JSON can hold, a few KiB; the attribute user.ckpt.metadata.
+    metadata   a dict that JSON can hold, of up to about 4000 bytes; the attribute user.ckpt.metadata.
     overwrite  replace the step if it exists: at once in a mount with -o overwrite; in others it is deleted just before the new one takes its name.
     together   several processes write this step, each what it holds, in mounts with -o writers=N (see docs/semantics.md). None: if JAX has several.
     workers    threads that write; 4 if None.
@@ -160,13 +161,14 @@ def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False,
         if attribute(path, "state") == "committed":
             raise exists
         os.makedirs(path, exist_ok=True)
-        snapshot.write_into(path, workers)
+        snapshot.write(path, workers)
         _sync(path)
         return
     if not overwrite and os.path.lexists(path):            # rename would say so too, after all has been written
         raise exists
     staged = os.path.join(folder, f".{name}{STAGED}{uuid.uuid4().hex[:12]}")
     try:
+        os.mkdir(staged)
         snapshot.write(staged, workers)
         _rename(staged, path, overwrite)
     except BaseException as e:

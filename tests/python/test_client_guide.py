@@ -108,7 +108,8 @@ def test_partial_checkpoint(saved):
 def test_what_does_not_fit(saved):
     """Shapes and types are those of the target, or an error says both; types are cast on request."""
     mnt, _ = saved
-    with pytest.raises(ValueError, match=r"config/dimensions: stored is int64 \(2,\), wanted int64 \(3,\); data/0: stored is float32 \(5,\), wanted bfloat16 \(5,\)"):
+    both = r"config/dimensions: stored is int64 \(2,\), wanted int64 \(3,\); data/0: stored is float32 \(5,\), wanted bfloat16 \(5,\)"
+    with pytest.raises(ValueError, match=both):
         ckptfs.restore(mnt / "4", {"config": {"dimensions": np.zeros(3, int)}, "data": [jnp.zeros(5, jnp.bfloat16)]})
     got = ckptfs.restore(mnt / "4", {"data": [jnp.zeros(5, jnp.bfloat16)]}, cast=True)
     assert got["data"][0].dtype == jnp.bfloat16 and got["data"][0].tolist() == [0, 1, 2, 3, 4]

@@ -203,6 +203,9 @@ def test_reasons(mnt, mount, tmp_path):
     (mnt / "3").mkdir()
     with pytest.raises(FileNotFoundError, match="staged"):
         ckptfs.restore(mnt / "3")
+    with pytest.raises(OSError, match="the metadata"):
+        ckptfs.save(mnt / "4", {}, metadata={"text": "x" * 100_000})
+    assert os.listdir(mnt) == ["3"]
 
 
 def test_orbax(mount):

@@ -56,6 +56,11 @@ def test_rules_of_the_root(mount, tmp_path):
     losses(manager, [3, 1, 2, 4])
     util.wait_for(lambda: manager.all_steps() == [2, 4])
     util.wait_for(lambda: manager.best_step() == 2)
+    both = ckptfs.CheckpointManager(mnt, max_to_keep=1, best_metric="loss", best_mode="min")
+    for step in range(5, 20):                              # each set of rules deletes, side by side
+        both.save(step, {"n": step}, metrics={"loss": step})
+        assert both.restore() == {"n": step}
+    util.wait_for(lambda: both.all_steps() == [2, 19])
 
 
 def test_what_save_refuses(mnt):
