@@ -318,6 +318,15 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
     return got;
 }
 
+static bool is_container(const char *value, size_t len)
+{
+    static const char *const kinds[] = {"dict", "list", "tuple", "namedtuple"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strlen(kinds[i]) == len && !memcmp(kinds[i], value, len))
+            return true;
+    return false;
+}
+
 int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, const void *value, size_t len, int flags,
                         const struct ckpt_caller *who)
 {
@@ -334,7 +343,9 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
         CKPT_GUARD(&set->lock);
         snprintf(step_name, sizeof step_name, "%s", n->step->name);
     }
-    if (*step_name)
+    if (n->dir && !strcmp(name, PREFIX "kind") && !is_container(value, len))
+        r = -EINVAL;
+    else if (*step_name)
         r = ckpt_store_pin(set->store, step_name, len == 1 && *(const char *)value == '1', NULL);
     /* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
     else if (is_kept(name) && setxattr(path, name, value, len, flags) < 0)
