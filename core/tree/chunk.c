@@ -81,7 +81,7 @@ struct ckpt_cache {
     struct ckpt_chunk *newest, *oldest;
     struct ckpt_chunk *dead; /* to be freed when the lock is let go */
     uint64_t memory, spilled;
-    uint64_t idle; /* of the memory: of chunks that nobody holds */
+    uint64_t idle; /* of the memory: of chunks that nobody holds, and of direct ones, whose holders may themselves be waiting */
     atomic_uint_fast64_t decoded, decoded_bytes, hits, misses;
 };
 
@@ -113,12 +113,18 @@ static void unhash(struct ckpt_cache *c, struct ckpt_chunk *chunk)
     chunk->hashed = false;
 }
 
+/* What counts as idle while nobody holds the chunk; that of direct ones always does. */
+static uint64_t idle_memory(const struct ckpt_chunk *chunk)
+{
+    return atomic_load(&chunk->kind) == DIRECT ? 0 : chunk->charged_memory;
+}
+
 static void lru_remove(struct ckpt_cache *c, struct ckpt_chunk *chunk)
 {
     *(chunk->older ? &chunk->older->newer : &c->oldest) = chunk->newer;
     *(chunk->newer ? &chunk->newer->older : &c->newest) = chunk->older;
     chunk->newer = chunk->older = NULL;
-    c->idle -= chunk->charged_memory;
+    c->idle -= idle_memory(chunk);
 }
 
 static void lru_add(struct ckpt_cache *c, struct ckpt_chunk *chunk)
@@ -127,7 +133,7 @@ static void lru_add(struct ckpt_cache *c, struct ckpt_chunk *chunk)
     chunk->newer = NULL;
     *(c->newest ? &c->newest->newer : &c->oldest) = chunk;
     c->newest = chunk;
-    c->idle += chunk->charged_memory;
+    c->idle += idle_memory(chunk);
 }
 
 static void give_buffer(struct ckpt_cache *c, uint8_t *mem, uint64_t size)
@@ -167,6 +173,7 @@ static void drop_spares(struct ckpt_cache *c)
 static void destroy(struct ckpt_cache *c, struct ckpt_chunk *chunk)
 {
     c->memory -= chunk->charged_memory;
+    c->idle -= chunk->charged_memory - idle_memory(chunk);
     c->spilled -= chunk->charged_spill;
     pthread_cond_broadcast(&c->room);
     if (atomic_load(&chunk->kind) == MEMORY)
@@ -326,6 +333,7 @@ static void prepare(struct ckpt_cache *c, struct ckpt_chunk *chunk)
         atomic_store(&chunk->kind, DIRECT);
         make_room(c, OVERHEAD, !s->nested);
         c->memory += chunk->charged_memory = OVERHEAD;
+        c->idle += OVERHEAD;
         return;
     }
     if (s->size <= c->chunk_limit / 2) {

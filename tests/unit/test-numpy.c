@@ -17,14 +17,19 @@ struct opened {
     struct ckpt_err err;
 };
 
-static int tree_open(struct opened *o, const struct ckpt_reader *reader, const char *name, const void *data, size_t len)
+static int tree_open_with(struct opened *o, uint64_t memory, const struct ckpt_reader *reader, const char *name, const void *data, size_t len)
 {
     *o = (struct opened){.b = ckpt_backend_new_memory()};
     CHECK(ckpt_backend_memory_add(o->b, name, data, len) == 0 && ckpt_pins_new(o->b, &o->pins) == 0 && ckpt_pool_new(1, &o->pool) == 0);
-    CHECK(ckpt_cache_new(&(struct ckpt_cache_options){64 * MIB, 0, "/tmp"}, o->pool, &o->reader.cache) == 0);
+    CHECK(ckpt_cache_new(&(struct ckpt_cache_options){memory, 0, "/tmp"}, o->pool, &o->reader.cache) == 0);
     int r = reader->open(&(struct ckpt_opening){o->pins, name, o->reader.cache, false}, &o->tree, &o->err);
     CHECK(r == -o->err.code && (r == 0) == !*o->err.text);
     return r;
+}
+
+static int tree_open(struct opened *o, const struct ckpt_reader *reader, const char *name, const void *data, size_t len)
+{
+    return tree_open_with(o, 64 * MIB, reader, name, data, len);
 }
 
 static void tree_close(struct opened *o)
@@ -124,6 +129,57 @@ static void test_lazy(void)
     zip_maker_clear(&m);
 }
 
+#define CROWD 12
+
+struct reader {
+    struct opened *o;
+    const uint8_t *file[2]; /* of members of even and odd number, behind their headers */
+    unsigned number;
+};
+
+static void *read_much(void *arg)
+{
+    struct reader *r = arg;
+    uint8_t buf[5000];
+    for (unsigned i = 0; i < 30; i++) {
+        char name[16];
+        unsigned member = (r->number + i * 5) % 6;
+        uint64_t off = (i * 7919 + r->number * 104729) % (2 * MIB - sizeof buf);
+        snprintf(name, sizeof name, "m%u.npy", member);
+        read_elements(r->o, name, buf, sizeof buf, off);
+        CHECK(!memcmp(buf, r->file[member % 2] + off, sizeof buf));
+    }
+    return NULL;
+}
+
+/* More readers than the cache has room for, of members that fit and of such that do not: nobody waits for ever. */
+static void test_crowd(void)
+{
+    struct opened o;
+    struct zip_maker m = {0};
+    struct reader readers[CROWD];
+    pthread_t threads[CROWD];
+    size_t len[2];
+    uint8_t *file[2] = {npy_file(2 * MIB, &len[0]), npy_file(4 * MIB, &len[1])};
+    for (unsigned i = 0; i < 6; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "m%u.npy", i);
+        zip_add(&m, name, file[i % 2], len[i % 2], ZIP_DEFLATE);
+    }
+    zip_end(&m, false, "");
+    CHECK(tree_open_with(&o, 8 * MIB, &ckpt_npz_reader, "x.npz", m.all.data, m.all.len) == 0);
+    for (unsigned i = 0; i < CROWD; i++) {
+        readers[i] = (struct reader){&o, {file[0] + (len[0] - 2 * MIB), file[1] + (len[1] - 4 * MIB)}, i};
+        CHECK(pthread_create(&threads[i], NULL, read_much, &readers[i]) == 0);
+    }
+    for (unsigned i = 0; i < CROWD; i++)
+        pthread_join(threads[i], NULL);
+    tree_close(&o);
+    zip_maker_clear(&m);
+    free(file[0]);
+    free(file[1]);
+}
+
 /* One readable array is enough, among those that are tried. */
 static void test_which_open(void)
 {
@@ -189,6 +245,7 @@ static void test_probes(void)
 int main(void)
 {
     test_lazy();
+    test_crowd();
     test_which_open();
     test_npy();
     test_probes();
