@@ -31,8 +31,12 @@ _ckptfs_help() {
 }
 
 _ckptfs_flags() {
-    _ckptfs_help "$1" 2 | sed -nE 's/^(--?[A-Za-z][A-Za-z-]*)(=?).*/\1\2/p' | sort -u
+    _ckptfs_help "$1" 2 | sed -nE 's/^(--?[A-Za-z][A-Za-z-]*)(=?).*/\1\2/p' | uniq
     echo --help
+}
+
+_ckptfs_formats() {
+    _ckptfs_help export 2 | sed -n 's/^--format=//p'
 }
 
 # $cur is a part of a list with commas: names that end in = go on.
@@ -107,11 +111,11 @@ _ckptfs() {
     if ((i >= ${#words[@]})); then # the value of the last option
         case $command${words[-2]} in
         mount-o) _ckptfs_mount_options ;;
-        export--format) COMPREPLY=($(compgen -W 'npy safetensors' -- "$cur")) ;;
+        export--format) COMPREPLY=($(compgen -W "$(_ckptfs_formats)" -- "$cur")) ;;
         esac
     else
         case $command${#places[@]}$cur in
-        export*--format=*) COMPREPLY=($(compgen -W '--format=npy --format=safetensors' -- "$cur")) ;;
+        export*--format=*) COMPREPLY=($(compgen -P --format= -W "$(_ckptfs_formats)" -- "${cur#*=}")) ;;
         mount[0-9]-o?*) ;;
         *[0-9]-*) COMPREPLY=($(compgen -W "$flags" -- "$cur")) ;;
         umount0*) _ckptfs_mounts ;;

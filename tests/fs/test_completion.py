@@ -54,7 +54,9 @@ def test_flags(complete, command):
 def test_flags_begun(complete):
     assert complete("ckptfs wait run --t") == ["--timeout="]
     assert complete("ckptfs wait --after 5 run --a") == ["--after="]
-    assert complete("ckptfs export a b --format=") == ["npy", "safetensors"] and complete("ckptfs export a b --format ") == ["npy", "safetensors"]
+    for text in "--format=", "--format ":
+        assert complete(f"ckptfs export a b {text}") == ["npy", "safetensors"]
+        assert complete(f"ckptfs export a b {text}s") == ["safetensors"]
 
 
 def test_mount_options(complete):
@@ -138,6 +140,7 @@ TYPED = [("ckptfs umo\t", ["ckptfs", "umount"]), ("ckptfs ls my\t lat\t", ["ckpt
                                                                       "300/state/model/params/encoder/bias.npy"]),
          ("ckptfs mount my\t x -o ro,codec=bl\t", ["ckptfs", "mount", "my run", "x", "-o", "ro,codec=blosc"]),
          ("ckptfs wait x --inter\t5", ["ckptfs", "wait", "x", "--interval=5"]),
+         ("ckptfs export a b --fo\tn\t", ["ckptfs", "export", "a", "b", "--format=npy"]),
          ("ckptfs config my\t keep_l\t3", ["ckptfs", "config", "my run", "keep_last=3"])]
 
 
