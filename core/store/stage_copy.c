@@ -156,7 +156,7 @@ int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const s
     if (r == 0)
         r = set_dir_time(&c, ".", 0, info.top.mtime_ns);
     if (r == 0 && info.metadata)
-        fsetxattr(step->tree, "user.ckpt.metadata", info.metadata, strlen(info.metadata), 0);
+        r = ckpt_disk_replace(step->work, STAGE_METADATA, info.metadata, strlen(info.metadata));
     for (uint32_t i = 0; i < c.dir_cap; i++)
         free(c.dirs[i]);
     free(c.dirs);

@@ -151,6 +151,10 @@ int stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
 void stage_drop(struct stage_step *step);
 /* A small file; NUL-terminated. */
 int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
+/* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is JSON. */
+#define STAGE_METADATA "metadata"
+#define STAGE_METADATA_MAX ((size_t)16 << 20)
+int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 /* put: as in struct ckpt_commit. ret_id: the manifest's. */
 int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
                      atomic_bool *interrupted, char ret_id[33], struct ckpt_err *err) CKPT_MUST_USE;

@@ -150,6 +150,32 @@ int stage_read_text(int dir, const char *name, char *buf, size_t len)
     return 0;
 }
 
+int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len)
+{
+    struct stat st;
+    *ret = NULL;
+    CKPT_AUTOFD int fd = openat(step->work, STAGE_METADATA, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if ((uint64_t)st.st_size > STAGE_METADATA_MAX)
+        return -EFBIG;
+    char *text = malloc((size_t)st.st_size + 1);
+    if (!text)
+        return -ENOMEM;
+    ssize_t n = pread(fd, text, (size_t)st.st_size, 0);
+    if (n < 0) {
+        int r = -errno;
+        free(text);
+        return r;
+    }
+    text[n] = 0;
+    *ret = text;
+    *ret_len = (size_t)n;
+    return 0;
+}
+
 static int open_dirs(struct stage_step *step, const char *id)
 {
     snprintf(step->id, sizeof step->id, "%s", id);
@@ -483,11 +509,14 @@ int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void 
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_store_config config;
-    char metadata[65536], *id = ret_id;
-    ssize_t len = fgetxattr(step->tree, "user.ckpt.metadata", metadata, sizeof metadata - 1);
-    metadata[CKPT_MAX(len, 0)] = 0;
+    CKPT_AUTOFREE char *metadata = NULL;
+    char *id = ret_id;
+    size_t len;
     bool same_name = !strcmp(name, step->name);
-    int r = ckpt_store_config_read(set->store, &config, err);
+    int r = stage_metadata(step, &metadata, &len);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: its metadata cannot be read: %s", name, strerror(-r));
+    r = ckpt_store_config_read(set->store, &config, err);
     ckpt_random_hex(id, 16);
     if (r == 0 && (r = ckpt_disk_replace(step->work, "commit", id, strlen(id))) < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
@@ -501,7 +530,7 @@ int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void 
         .overwrite = set->opt.overwrite || put, /* of a part the caller has said whether it may be */
         .base_id = same_name && *step->base_id ? step->base_id : NULL,
         .codec = set->opt.set_codec ? set->opt.codec : config.codec,
-        .metadata = len > 0 ? metadata : NULL,
+        .metadata = metadata && *metadata ? metadata : NULL,
         .known = stage_known,
         .arg = step,
         .put = put,

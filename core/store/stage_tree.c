@@ -242,7 +242,7 @@ static bool is_kept(const char *name)
     if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
         return false;
     return strncmp(name, PREFIX, strlen(PREFIX)) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") ||
-           !strcmp(name, PREFIX "metadata") || !strcmp(name, PREFIX "pinned");
+           !strcmp(name, PREFIX "pinned");
 }
 
 static ssize_t give(const char *value, size_t n, char *buf, size_t len)
@@ -263,6 +263,12 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, si
     name += strlen(PREFIX);
     if (!strcmp(name, "state"))
         return give("staged", 6, buf, len);
+    if (!strcmp(name, "metadata")) {
+        CKPT_AUTOFREE char *text = NULL;
+        size_t n;
+        int r = stage_metadata(step, &text, &n);
+        return r < 0 ? r : text ? give(text, n, buf, len) : -ENODATA;
+    }
     CKPT_GUARD(&step->set->lock);
     double number;
     char text[CKPT_STEP_NAME + 16];
@@ -310,6 +316,8 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
     for (const char *p = all; p < all + CKPT_MAX(got, 0); p += strlen(p) + 1)
         if (is_kept(p))
             ckpt_buf_add(&out, p, strlen(p) + 1);
+    if (n == n->step->top && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
+        ckpt_buf_add(&out, PREFIX "metadata", sizeof PREFIX "metadata");
     stage_put(n);
     got = ckpt_buf_error(&out);
     if (got == 0)
@@ -345,6 +353,8 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     }
     if (n->dir && !strcmp(name, PREFIX "kind") && !is_container(value, len))
         r = -EINVAL;
+    else if (n == n->step->top && !strcmp(name, PREFIX "metadata"))
+        r = len > STAGE_METADATA_MAX ? -E2BIG : ckpt_disk_replace(n->step->work, STAGE_METADATA, value, len);
     else if (*step_name)
         r = ckpt_store_pin(set->store, step_name, len == 1 && *(const char *)value == '1', NULL);
     /* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
@@ -362,6 +372,11 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    if (n == n->step->top && !strcmp(name, PREFIX "metadata")) {
+        r = ckpt_disk_unlink(n->step->work, STAGE_METADATA, 0);
+        leave(n, who);
+        return r == -ENOENT ? -ENODATA : r;
+    }
     /* What follows from the file cannot be taken away, and tools that copy attributes need not mind. */
     r = is_kept(name) ? (removexattr(path, name) < 0 ? -errno : 0) : strncmp(name, PREFIX, strlen(PREFIX)) ? -ENODATA : 0;
     leave(n, who);

@@ -136,7 +136,7 @@ def save(path: str | os.PathLike, target: Any, *, metrics: dict | None = None, m
     target     a pytree, see restore(). Arrays become KEY.npy; int, float, bool, str and None KEY.json; bytes the file KEY. Arrays of JAX with several
                shards are written as pieces, shard by shard, one replica of each.
     metrics    a dict of numbers, written as metrics.json, which retention and best_step() go by.
-    metadata   a dict that JSON can hold, of up to about 4000 bytes; the attribute user.ckpt.metadata.
+    metadata   a dict that JSON can hold, of up to 64 KiB; the attribute user.ckpt.metadata.
     overwrite  replace the step if it exists: at once in a mount with -o overwrite; in others it is deleted just before the new one takes its name.
     together   several processes write this step, each what it holds, in mounts with -o writers=N (see docs/semantics.md). None: if JAX has several.
     workers    threads that write; 4 if None.

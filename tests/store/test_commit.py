@@ -1168,3 +1168,18 @@ def test_commit_while_reading_and_listing(mount, root):
         _, said = r.communicate(timeout=30)
         assert r.returncode == 0, said.decode()
     assert np.load(m / "7/0.npy")[0] == 109
+
+
+def test_long_metadata(step, mount, root, writable):
+    """As long as an attribute may be, whatever the disk has room for; a change keeps it, and it can be taken away."""
+    text = b'{"notes":"%s"}' % (b"x" * 60_000)
+    os.setxattr(step, "user.ckpt.metadata", text)
+    assert os.getxattr(step, "user.ckpt.metadata") == text and "user.ckpt.metadata" in os.listxattr(step)
+    accepted(step)
+    assert os.getxattr(step, "user.ckpt.metadata") == text
+    (step / "more").write_text("more")
+    accepted(step)
+    assert os.getxattr(mount(root, "ro") / "7", "user.ckpt.metadata") == text
+    os.removexattr(step, "user.ckpt.metadata")
+    accepted(step)
+    assert os.getxattr(step, "user.ckpt.metadata") == b"{}"
