@@ -215,9 +215,11 @@ def test_unfinished(mount, source):
         (source / "runs" / name).mkdir()
         (source / "runs" / name / file).write_bytes(b"x")
     (source / "runs/good/config.json").write_text("{}")
+    (source / "runs/good/logs").mkdir()
+    (source / "runs/good/logs/1.txt").write_text("a")
     m = mount(source)
-    assert os.listdir(m / "runs") == ["good"] and sorted(os.listdir(m / "runs/good")) == ["config.json", "n.json"]
-    assert (m / "runs/good/config.json").read_text() == "{}"
+    assert os.listdir(m / "runs") == ["good"] and sorted(os.listdir(m / "runs/good")) == ["config.json", "logs", "n.json"]
+    assert (m / "runs/good/config.json").read_text() == "{}" and (m / "runs/good/logs/1.txt").read_text() == "a"
     unfinished = (m / ".ckptfs/unfinished").read_text()
     assert "runs/writing\t" in unfinished and "runs/died\t" in unfinished
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A folder that torch.distributed.checkpoint wrote: .metadata and files of pieces. Others of its files are blobs. */
 #include "core/base/util.h"
+#include "core/format/beside.h"
 #include "core/format/pytorch/metadata.h"
 #include "core/format/pytorch/nodes.h"
 #include "core/format/pytorch/torch.h"
@@ -127,31 +128,9 @@ static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
     return r;
 }
 
-struct adding {
-    struct ckpt_tree *tree;
-    struct ckpt_err *err;
-};
-
-static bool is_own(const char *name)
+static bool is_own(void *arg, const char *name)
 {
     return !strncmp(name, ".metadata", 9) || ckpt_has_suffix(name, ".distcp") || (!strncmp(name, "__", 2) && strstr(name, ".metadata"));
-}
-
-static int add_file(void *arg, const char *name, enum ckpt_ftype type)
-{
-    struct adding *a = arg;
-    struct ckpt_tree *t = a->tree;
-    uint32_t node, path;
-    if (is_own(name) || !is_file(ckpt_pins_dir(t->pins), name))
-        return 0;
-    int r = ckpt_tree_add(t, 0, name, strlen(name), false, CKPT_NODE_BLOB, &node, a->err);
-    if (r == 0 && ckpt_tree_string(t, name, strlen(name), &path) < 0)
-        r = ckpt_fail(a->err, ENOMEM, "out of memory");
-    if (r == 0) {
-        t->nodes[node].ref = path;
-        t->nodes[node].mark = 1;
-    }
-    return r;
 }
 
 static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
@@ -162,7 +141,7 @@ static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
         return r;
     r = add_leaves(t, o->flat, err);
     if (r == 0)
-        r = ckpt_backend_list(ckpt_pins_dir(o->pins), "", add_file, &(struct adding){t, err});
+        r = ckpt_add_beside(&(struct ckpt_beside){.tree = t, .is_own = is_own, .mark = TORCH_FILE_MARK}, err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
     if (r < 0)

@@ -141,7 +141,7 @@ int torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, stru
 {
     size_t len;
     const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
-    if (t->nodes[node].mark) {
+    if (t->nodes[node].mark == TORCH_FILE_MARK) {
         struct ckpt_file *f;
         int r = ckpt_pins_open(t->pins, text, &f);
         if (r < 0)

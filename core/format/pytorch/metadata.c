@@ -164,10 +164,8 @@ static int load_paths(struct loader *l, torch_value planner)
     const struct torch_graph *g = &l->g;
     struct torch_walk w;
     struct entry e = {.offsets = TORCH_NOTHING};
-    if (absent(g, planner))
+    if (planner == TORCH_NOTHING || torch_kind(g, planner) != TORCH_DICT) /* a planner may keep what it likes */
         return 0;
-    if (torch_kind(g, planner) != TORCH_DICT)
-        return malformed(l, "planner_data is no dict");
     int r = table_init(l, &l->paths, torch_count(g, planner));
     torch_walk_init(&w, g, planner);
     while (r == 0 && torch_walk_next(&w, &e.name) && torch_walk_next(&w, &e.value)) {

@@ -8,7 +8,8 @@
 #include "core/format/pytorch/archive.h"
 #include "core/format/pytorch/pytorch.h"
 
-#define TORCH_PAYLOADS 1024
+#define TORCH_PAYLOADS  1024
+#define TORCH_FILE_MARK 1 /* of blobs that are files */
 
 struct torch {
     struct ckpt_buf records; /* a node's ref: of an array, where its record begins; of a blob, its bytes in the strings (with a mark: the path of its file) */

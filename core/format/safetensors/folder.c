@@ -7,14 +7,13 @@
 #include "core/format/safetensors/safetensors_private.h"
 
 #include "core/base/util.h"
+#include "core/format/beside.h"
 #include "core/format/json.h"
 #include "core/format/safetensors/index.h"
 
 #include <stdio.h>
 
 #define MAX_ENTRIES (1u << 22)
-#define MAX_BESIDE  65536 /* files and directories beside the shards */
-#define MAX_LEVELS  8
 
 struct folder {
     struct ckpt_tree *tree;
@@ -23,7 +22,6 @@ struct folder {
     char index_name[256];
     bool flat;
     enum ckpt_name_round round;
-    unsigned beside;
     struct ckpt_err *err;
 };
 
@@ -208,100 +206,26 @@ static int add_tensor(void *arg, const struct ckpt_buf *tensor, const char *shar
     return r < 0 ? r : 0;
 }
 
-/* Names of a directory, each after its type, to be sorted: the same folder makes the same tree. */
-struct names {
-    char **names;
-    size_t count, cap;
-};
-
-static int add_name(void *arg, const char *name, enum ckpt_ftype type)
-{
-    struct names *n = arg;
-    if (n->count == MAX_BESIDE)
-        return 0;
-    if (n->count == n->cap) {
-        size_t cap = n->cap ? n->cap * 2 : 16;
-        char **p = realloc(n->names, cap * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        n->names = p;
-        n->cap = cap;
-    }
-    char *copy = malloc(strlen(name) + 2);
-    if (!copy)
-        return -ENOMEM;
-    *copy = (char)type;
-    strcpy(copy + 1, name);
-    n->names[n->count++] = copy;
-    return 0;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a + 1, *(char *const *)b + 1);
-}
-
 /* The index, and what is shown as tensors already. */
-static bool is_own_file(const struct folder *f, uint32_t name)
+static bool is_own_file(void *arg, const char *name)
 {
+    const struct folder *f = arg;
     const struct safetensors *s = f->own;
-    size_t len;
+    uint32_t string;
+    if (!strcmp(name, f->index_name))
+        return true;
+    if (ckpt_tree_string(f->tree, name, strlen(name), &string) < 0)
+        return false;
     for (uint32_t lo = 0, hi = s->shard_count; lo < hi;) { /* they are in the order of the strings */
         uint32_t mid = lo + (hi - lo) / 2;
-        if (s->shards[mid].name == name)
+        if (s->shards[mid].name == string)
             return true;
-        if (s->shards[mid].name < name)
+        if (s->shards[mid].name < string)
             lo = mid + 1;
         else
             hi = mid;
     }
-    return !strcmp(ckpt_tree_text(f->tree, name, &len), f->index_name);
-}
-
-static int add_beside(struct folder *f, uint32_t parent, const char *dir, unsigned level);
-
-static int add_entry(struct folder *f, uint32_t parent, const char *dir, enum ckpt_ftype type, const char *name, unsigned level)
-{
-    char path[4096];
-    struct ckpt_stat st;
-    uint32_t node, string;
-    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", name) >= (int)sizeof path || f->beside == MAX_BESIDE)
-        return 0;
-    if (type == CKPT_FT_LINK) /* one that leads to nothing, or out, is not shown */
-        type = ckpt_backend_stat(ckpt_pins_dir(f->tree->pins), path, &st) == 0 && st.type == CKPT_FT_FILE ? CKPT_FT_FILE : CKPT_FT_OTHER;
-    if (type == CKPT_FT_OTHER)
-        return 0;
-    if (ckpt_tree_string(f->tree, path, strlen(path), &string) < 0)
-        return no_memory(f);
-    if (!level && is_own_file(f, string))
-        return 0;
-    f->beside++;
-    enum ckpt_node_kind kind = type == CKPT_FT_DIR ? CKPT_NODE_DIR : CKPT_NODE_BLOB;
-    int r = ckpt_tree_add(f->tree, parent, name, strlen(name), false, kind, &node, f->err);
-    if (r == 0 && kind == CKPT_NODE_DIR)
-        return level + 1 < MAX_LEVELS ? add_beside(f, node, path, level + 1) : 0;
-    if (r == 0) {
-        f->tree->nodes[node].ref = string;
-        f->tree->nodes[node].mark = SAFETENSORS_FILE_MARK;
-    }
-    return r;
-}
-
-static int add_beside(struct folder *f, uint32_t parent, const char *dir, unsigned level)
-{
-    struct names n = {0};
-    int r = ckpt_backend_list(ckpt_pins_dir(f->tree->pins), dir, add_name, &n);
-    if (r < 0)
-        r = ckpt_fail(f->err, -r, "%s: %s", dir, strerror(-r));
-    if (r == 0 && n.count)
-        qsort(n.names, n.count, sizeof *n.names, by_name);
-    for (size_t i = 0; i < n.count; i++) {
-        if (r == 0)
-            r = add_entry(f, parent, dir, (enum ckpt_ftype)*n.names[i], n.names[i] + 1, level);
-        free(n.names[i]);
-    }
-    free(n.names);
-    return r;
+    return false;
 }
 
 /* Of the index, and what it does not say, of the shards: loaders ask for their "format". */
@@ -346,7 +270,7 @@ static int load(struct folder *f)
     for (; f->round < CKPT_NAME_ROUNDS && r == 0; f->round++) {
         r = safetensors_index_each(f->index, add_tensor, f, NULL, f->err);
         if (r == 0 && f->round == CKPT_NAMES_PLAIN)
-            r = add_beside(f, 0, "", 0);
+            r = ckpt_add_beside(&(struct ckpt_beside){f->tree, is_own_file, f, SAFETENSORS_FILE_MARK}, f->err);
     }
     if (ckpt_buf_error(&metadata)) /* too long to be kept */
         ckpt_buf_clear(&metadata);

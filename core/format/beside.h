@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What else is in the folder of a checkpoint: files as blobs under their own names, and directories with them, in the order of their
+ * names, since the same folder must make the same tree. Links are followed to files, where they stay inside of the source.
+ */
+#ifndef CKPT_FORMAT_BESIDE_H
+#define CKPT_FORMAT_BESIDE_H
+
+#include "core/tree/tree.h"
+
+#define CKPT_MAX_BESIDE        65536 /* files and directories; more are left out */
+#define CKPT_MAX_BESIDE_LEVELS 8
+
+struct ckpt_beside {
+    struct ckpt_tree *tree;
+    bool (*is_own)(void *arg, const char *name); /* a file of the format itself, right in the folder: it is not shown */
+    void *arg;
+    uint8_t mark; /* of the blobs' nodes, whose ref is their path in the tree's strings */
+};
+
+int ckpt_add_beside(const struct ckpt_beside *b, struct ckpt_err *err) CKPT_MUST_USE;
+
+#endif
