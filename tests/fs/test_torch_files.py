@@ -192,6 +192,24 @@ def test_same_object_often(mount, source):
     assert m.memory() < 256 * MIB or util.SANITIZED
 
 
+def test_long_values(mount, source):
+    """Long bytes are read in parts; a long string is no value that is shown, a long key no name."""
+    data = np.random.default_rng(2).bytes(20 * MIB)
+    torch_files.save(source / "x.pt", {"bytes": data, "short": "x" * (4 * MIB - 2), "long": "x" * (4 * MIB + 1), "n": 1})
+    torch_files.save(source / "key.pt", {"k" * 65536: 1})
+    m = mount(source)
+    assert (m / "x.pt/bytes").read_bytes() == data
+    with open(m / "x.pt/bytes", "rb", buffering=0) as f:
+        assert os.pread(f.fileno(), 1000, 12345678) == data[12345678:12346678]
+    assert json.loads((m / "x.pt/short.json").read_text()) == "x" * (4 * MIB - 2)
+    assert sorted(os.listdir(m / "x.pt")) == ["bytes", "long.json", "n.json", "short.json"]
+    for path in ("x.pt/long.json", "x.pt/long"):
+        assert util.read_error(m / path) == errno.EOPNOTSUPP
+    with util.fails(errno.EOPNOTSUPP):
+        os.listdir(m / "key.pt")
+    assert util.SANITIZED or m.memory() < 256 * MIB
+
+
 # --- what is a checkpoint
 
 def test_which_files(mount, source):

@@ -137,23 +137,61 @@ int torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
     return 0;
 }
 
+/* --- bytes that are kept in the tree's strings, as a file: they may be many, and are read piece by piece --- */
+
+struct kept_file {
+    struct ckpt_file base;
+    struct ckpt_tree *tree; /* referenced */
+    const char *bytes;
+};
+
+static ssize_t kept_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
+{
+    const struct kept_file *f = (const struct kept_file *)base;
+    if (off >= base->st.size)
+        return 0;
+    len = (size_t)CKPT_MIN((uint64_t)len, base->st.size - off);
+    memcpy(buf, f->bytes + off, len);
+    return (ssize_t)len;
+}
+
+static void kept_close(struct ckpt_file *base)
+{
+    ckpt_tree_unref(((struct kept_file *)base)->tree);
+    free(base);
+}
+
+static const struct ckpt_backend_ops kept_ops = {
+    .name = "bytes of a pickle",
+    .derived = true,
+    .read = kept_read,
+    .close = kept_close,
+};
+
+static int open_kept(struct ckpt_tree *t, const char *bytes, size_t len, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    struct kept_file *f = calloc(1, sizeof *f);
+    if (!f)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    f->base = (struct ckpt_file){.ops = &kept_ops, .st = {.type = CKPT_FT_FILE, .size = len}};
+    atomic_init(&f->base.refs, 1);
+    f->tree = ckpt_tree_ref(t);
+    f->bytes = bytes;
+    *ret = (struct ckpt_extent){.file = &f->base, .len = len};
+    return 0;
+}
+
 int torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     size_t len;
     const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
-    if (t->nodes[node].mark == TORCH_FILE_MARK) {
-        struct ckpt_file *f;
-        int r = ckpt_pins_open(t->pins, text, &f);
-        if (r < 0)
-            return ckpt_fail(err, -r, "%s: %s", text, strerror(-r));
-        *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
-        return 0;
-    }
-    uint8_t *bytes = malloc(len + 1);
-    if (!bytes)
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    memcpy(bytes, text, len);
-    *ret = (struct ckpt_extent){.len = len, .bytes = bytes};
+    struct ckpt_file *f;
+    if (t->nodes[node].mark != TORCH_FILE_MARK)
+        return open_kept(t, text, len, ret, err);
+    int r = ckpt_pins_open(t->pins, text, &f);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", text, strerror(-r));
+    *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
     return 0;
 }
 

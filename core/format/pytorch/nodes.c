@@ -7,8 +7,10 @@
 
 #include <stdio.h>
 
-#define MAX_NODES (1u << 21)
+#define MAX_NODES  (1u << 21)
 #define MAX_SHARED 100000 /* nodes beyond the values of the pickle: what it has in several places */
+#define MAX_KEY    65535
+#define MAX_TEXT   ((size_t)4 << 20) /* of a value that is shown */
 
 struct walk {
     const struct torch_nodes *n;
@@ -63,12 +65,12 @@ static int add_text(struct walk *w, const struct place *p, enum ckpt_node_kind k
     return 0;
 }
 
-static int add_record(struct walk *w, const struct place *p, size_t record)
+static int add_record(struct walk *w, const struct place *p, enum ckpt_node_kind kind, size_t record)
 {
     uint32_t node;
     if (ckpt_buf_error(w->n->records))
         return memory(w);
-    int r = add_node(w, p, CKPT_NODE_ARRAY, &node);
+    int r = add_node(w, p, kind, &node);
     if (r == 0)
         w->n->tree->nodes[node].ref = (uint32_t)record;
     return r;
@@ -77,7 +79,7 @@ static int add_record(struct walk *w, const struct place *p, size_t record)
 static int add_complex(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
     torch_value args = torch_args(g, v);
-    return add_record(w, p, torch_add_complex(w->n->records, torch_float(g, torch_item(g, args, 0)), torch_float(g, torch_item(g, args, 1))));
+    return add_record(w, p, CKPT_NODE_ARRAY, torch_add_complex(w->n->records, torch_float(g, torch_item(g, args, 0)), torch_float(g, torch_item(g, args, 1))));
 }
 
 static int add_other(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
@@ -89,7 +91,8 @@ static int add_other(struct walk *w, const struct torch_graph *g, torch_value v,
     if (torch_add_bytes(g, v, &content))
         r = add_text(w, p, CKPT_NODE_BLOB, &content);
     else if (torch_add_json(g, v, &content))
-        r = add_text(w, p, CKPT_NODE_VALUE, &content);
+        r = content.len > MAX_TEXT ? add_record(w, p, CKPT_NODE_VALUE, torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}))
+                                   : add_text(w, p, CKPT_NODE_VALUE, &content);
     else
         r = ckpt_fail(w->err, EOPNOTSUPP, "%.*s: an object of a kind that is not shown", (int)CKPT_MIN(p->len, (size_t)200), p->key);
     ckpt_buf_clear(&content);
@@ -136,6 +139,8 @@ static int add_dict(struct walk *w, const struct torch_graph *g, torch_value v, 
             text.len = 0;
             torch_add_str(g, key, &text);
             r = ckpt_buf_error(&text) ? memory(w) : 0;
+            if (r == 0 && text.len > MAX_KEY)
+                r = ckpt_fail(w->err, EOPNOTSUPP, "a dict has a key of %zu bytes; at most %d are shown", text.len, MAX_KEY);
             if (r == 0)
                 r = add_value(w, g, value, &(struct place){node, text.len ? (char *)text.data : "", text.len, .dotted = dotted});
         }
@@ -161,7 +166,7 @@ static int add_piece(struct walk *w, size_t record, const struct place *p)
     if (r < 0) {
         if (w->err)
             *w->err = (struct ckpt_err){0};
-        return add_record(w, p, record);
+        return add_record(w, p, CKPT_NODE_ARRAY, record);
     }
     w->left += piece.values;
     r = add_value(w, &piece, piece.top, p);
@@ -184,7 +189,7 @@ static int add_storage(struct walk *w, const struct torch_graph *g, torch_value 
     } else if (!t.fault)
         t.shape[0] = s.size / class->itemsize;
     t.stride[0] = 1;
-    return add_record(w, p, torch_add_tensor(w->n->records, &t));
+    return add_record(w, p, CKPT_NODE_ARRAY, torch_add_tensor(w->n->records, &t));
 }
 
 static int add_value(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
@@ -200,7 +205,7 @@ static int add_value(struct walk *w, const struct torch_graph *g, torch_value v,
     case TORCH_TENSOR:
         if (torch_record_kind(w->n->records, torch_record_of(v)) == TORCH_R_PIECE)
             return add_piece(w, torch_record_of(v), p);
-        return add_record(w, p, torch_record_of(v));
+        return add_record(w, p, CKPT_NODE_ARRAY, torch_record_of(v));
     case TORCH_STORAGE:
         return add_storage(w, g, v, p);
     default:

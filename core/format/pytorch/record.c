@@ -22,6 +22,7 @@ static const struct {
     [TORCH_QUANTISED] = {EOPNOTSUPP, "quantised tensors are not supported"},
     [TORCH_NEGATED] = {EOPNOTSUPP, "a negated view of a type without a sign bit is not supported"},
     [TORCH_TRANSFORMED] = {EOPNOTSUPP, "it was saved through a transform (compressed, say), which is not supported"},
+    [TORCH_LONG] = {EOPNOTSUPP, "a value whose text is longer than 4 MiB is not shown"},
 };
 _Static_assert(CKPT_MAX_DIMS == 32, "faults[] says how many dimensions are shown");
 

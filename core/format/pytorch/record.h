@@ -29,6 +29,7 @@ enum torch_fault {
     TORCH_QUANTISED,
     TORCH_NEGATED,
     TORCH_TRANSFORMED,
+    TORCH_LONG, /* no tensor: a string or set */
     TORCH_FAULTS
 };
 
