@@ -598,7 +598,7 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
         if (r == 0 && t.file.view == CKPT_VIEW_LISTED)
             copied_attr(src, &t, ret);
     } else {
-        if (t.node->kind == NODE_DIR || t.node->kind == NODE_FILE) {
+        if (t.node->kind == NODE_DIR || t.node->kind == NODE_FILE || t.node->kind == NODE_FACE) {
             struct ckpt_stat st;
             if (ckpt_backend_stat(src->backend, t.node->path, &st) == 0) {
                 pthread_mutex_lock(&src->lock);
@@ -731,7 +731,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
 }
 
 /* A link is shown if following it, here and from the mount, stays inside. */
-static int link_target(struct ckpt_source *src, const char *path, char *buf, size_t len)
+int source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len)
 {
     struct ckpt_stat st;
     int r = ckpt_backend_readlink(src->backend, path, buf, len);
@@ -875,7 +875,7 @@ static void keep_node(struct ckpt_source *src, struct node *fresh, const struct 
 }
 
 /* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
-static int take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
+int source_take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
                      const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
 {
     char path[4096];
@@ -903,22 +903,22 @@ static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct 
     if (!e && !strcmp(name, "latest") && l->latest != SIZE_MAX) {
         struct ckpt_stat st = l->dir;
         st.ino = ~st.ino;
-        return take_node(src, dir, name, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
+        return source_take_node(src, dir, name, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
     }
     if (!e && l->best && !strcmp(name, "best")) {
         struct ckpt_stat st = l->store_dir;
         st.ino = ~st.ino;
-        return take_node(src, dir, name, name, NODE_LINK, &st, NULL, l->best, ret);
+        return source_take_node(src, dir, name, name, NODE_LINK, &st, NULL, l->best, ret);
     }
     if (!e || e->kind == CKPT_ENTRY_HIDDEN)
         return -ENOENT;
     if (e->kind != CKPT_ENTRY_LINK)
-        return take_node(src, dir, name, name, kinds[e->kind], &e->st, e, NULL, ret);
+        return source_take_node(src, dir, name, name, kinds[e->kind], &e->st, e, NULL, ret);
     char path[4096];
     if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    int r = link_target(src, path, link, sizeof link);
-    return r < 0 ? r : take_node(src, dir, name, name, NODE_LINK, &e->st, NULL, link, ret);
+    int r = source_link_target(src, path, link, sizeof link);
+    return r < 0 ? r : source_take_node(src, dir, name, name, NODE_LINK, &e->st, NULL, link, ret);
 }
 
 /* A view of what is in the checkpoint of a node, whose reference is given back. */
@@ -953,7 +953,7 @@ static int take_npy(struct ckpt_source *src, struct node *dir, const char *file,
 {
     char key[257];
     snprintf(key, sizeof key, "%s/", file);
-    return take_node(src, dir, file, key, NODE_TREE, &e->st, e, NULL, ret);
+    return source_take_node(src, dir, file, key, NODE_TREE, &e->st, e, NULL, ret);
 }
 
 int source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err)
@@ -1147,10 +1147,8 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
     if (strlen(name) > 255)
         return ckpt_fail(err, ENAMETOOLONG, "the name is longer than 255 bytes");
-    if (parent == CKPT_ROOT && !strcmp(name, ".ckptfs"))
-        return ckpt_getattr(src, CKPT_CONTROL, ret, err);
     if (reserved(parent, name))
-        return ckpt_fail(err, ENOENT, "there is no %s", name);
+        return ckpt_getattr(src, strcmp(name, ".files") ? CKPT_CONTROL : CKPT_FACE, ret, err);
     if (parent & CKPT_STAGED)
         return lookup_staged(src, parent, name, ret, err);
     name = top_name(parent, name, buf);
@@ -1171,7 +1169,15 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
         r = 0;
     else if (t.node->kind == NODE_CONTROL_DIR)
         r = lookup_control(src, name, ret, err);
-    else if (t.node->kind != NODE_DIR)
+    else if (t.node->kind == NODE_FACE) {
+        struct node *n;
+        r = source_face_lookup(src, t.node, name, &n);
+        if (r == 0) {
+            pthread_mutex_lock(&src->lock);
+            node_attr(n, ret);
+            pthread_mutex_unlock(&src->lock);
+        }
+    } else if (t.node->kind != NODE_DIR)
         r = -ENOTDIR;
     else {
         struct ckpt_listing *l;
@@ -1196,7 +1202,7 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
 
 void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)
 {
-    if (id == CKPT_ROOT || id == CKPT_CONTROL)
+    if (id == CKPT_ROOT || id == CKPT_CONTROL || id == CKPT_FACE)
         return;
     if (id & CKPT_STAGED) {
         struct ckpt_stages *set = source_set(src, id);
@@ -1449,9 +1455,10 @@ struct ckpt_dir {
     struct ckpt_listing *listing;
     int fd;                     /* of a staged directory */
     DIR *entries;
-    struct steps {              /* staged ones, of a root */
+    struct steps {              /* staged ones, of a root; what is in a directory of the files face */
         char (*names)[256];
         uint64_t *inos;
+        enum ckpt_type *types;
         size_t count, cap;
     } steps;
 };
@@ -1472,7 +1479,7 @@ static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
     return 0;
 }
 
-static int note_step(void *arg, const char *name, uint64_t ino)
+static int note_name(void *arg, const char *name, uint64_t ino, enum ckpt_type type)
 {
     struct steps *s = arg;
     if (s->count == s->cap) {
@@ -1481,14 +1488,23 @@ static int note_step(void *arg, const char *name, uint64_t ino)
         if (names)
             s->names = names;
         uint64_t *inos = names ? realloc(s->inos, cap * sizeof *inos) : NULL;
-        if (!inos)
+        if (inos)
+            s->inos = inos;
+        enum ckpt_type *types = inos ? realloc(s->types, cap * sizeof *types) : NULL;
+        if (!types)
             return -ENOMEM;
-        s->inos = inos;
+        s->types = types;
         s->cap = cap;
     }
     snprintf(s->names[s->count], sizeof *s->names, "%s", name);
+    s->types[s->count] = type;
     s->inos[s->count++] = ino;
     return 0;
+}
+
+static int note_step(void *arg, const char *name, uint64_t ino)
+{
+    return note_name(arg, name, ino, CKPT_DIR);
 }
 
 static bool is_staged_name(const struct ckpt_dir *d, const char *name)
@@ -1558,7 +1574,9 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
         r = source_listing(src, n, &d->listing, err);
         if (r == 0 && n->stages)
             r = ckpt_stage_each(n->stages, note_step, &d->steps);
-    } else if (n->kind != NODE_CONTROL_DIR)
+    } else if (n->kind == NODE_FACE)
+        r = source_face_each(src, n, note_name, &d->steps);
+    else if (n->kind != NODE_CONTROL_DIR)
         r = ckpt_fail(err, ENOTDIR, "not a directory");
     if (r < 0) {
         ckpt_closedir(d);
@@ -1575,6 +1593,7 @@ void ckpt_closedir(struct ckpt_dir *d)
         closedir(d->entries);
     free(d->steps.names);
     free(d->steps.inos);
+    free(d->steps.types);
     source_done(d->src, &d->target);
     free(d);
 }
@@ -1627,7 +1646,7 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         return readdir_staged(d, pos, ret);
     if (d->target.tree)
         return pos < d->target.tree->count ? readdir_tree(d, pos, ret) : 0;
-    if (!d->listing) {
+    if (d->target.node->kind == NODE_CONTROL_DIR) {
         for (uint64_t n = 0; source_control_names[n]; n++)
             if (n == pos) {
                 snprintf(ret->name, sizeof ret->name, "%s", source_control_names[n]);
@@ -1639,14 +1658,15 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         return 0;
     }
     const struct ckpt_listing *l = d->listing;
-    for (; pos < l->count; pos++) {
+    uint64_t first = l ? l->count + 2 : 0; /* of the staged steps */
+    for (; l && pos < l->count; pos++) {
         const struct ckpt_entry *e = &l->entries[pos];
         char path[4096], link[4096];
         if (e->kind == CKPT_ENTRY_HIDDEN || is_staged_name(d, e->name))
             continue;
         if (e->kind == CKPT_ENTRY_LINK &&
             (snprintf(path, sizeof path, "%s%s%s", d->target.node->path, *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
-             link_target(d->src, path, link, sizeof link) < 0))
+             source_link_target(d->src, path, link, sizeof link) < 0))
             continue;
         copy_name(d, ret, e->name);
         ret->type = e->kind == CKPT_ENTRY_LINK ? CKPT_LINK : e->kind == CKPT_ENTRY_FILE ? CKPT_FILE : CKPT_DIR;
@@ -1654,7 +1674,7 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         ret->next = pos + 1;
         return 1;
     }
-    for (; pos < l->count + 2; pos++) {
+    for (; pos < first; pos++) {
         bool latest = pos == l->count;
         if (latest ? l->latest == SIZE_MAX : !l->best)
             continue;
@@ -1664,10 +1684,10 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         ret->next = pos + 1;
         return 1;
     }
-    if (pos - (l->count + 2) < d->steps.count) {
-        size_t i = pos - (l->count + 2);
+    if (pos - first < d->steps.count) {
+        size_t i = pos - first;
         copy_name(d, ret, d->steps.names[i]);
-        ret->type = CKPT_DIR;
+        ret->type = d->steps.types[i];
         ret->ino = d->steps.inos[i];
         ret->next = pos + 1;
         return 1;
@@ -1743,6 +1763,14 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     control->st.gid = st.gid;
     node_insert(src, src->root, CKPT_ROOT);
     node_insert(src, control, CKPT_CONTROL);
+    none = st;
+    none.mode = shown_mode(src->root);
+    none.type = CKPT_FT_DIR;
+    struct node *face = node_new(src, CKPT_ROOT, "", ".files", NODE_FACE, &none);
+    if (!face)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    face->refs = 1;
+    node_insert(src, face, CKPT_FACE);
     src->next_id = 16;
     src->root->reader = reader;
     src->root->uses = 1; /* never reaped */

@@ -20,8 +20,9 @@
 #include "core/view/view.h"
 
 #define CKPT_CONTROL 2 /* the id of .ckptfs */
+#define CKPT_FACE 3    /* of .files */
 
-enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL };
+enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL, NODE_FACE };
 
 struct slice {
     uint32_t node;
@@ -148,6 +149,16 @@ void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret
 int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret);
 /* The root that a tree is a step of, where that is a native one that has staged steps; NULL. */
 struct node *source_root_of(struct ckpt_source *src, const struct node *tree);
+
+/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
+int source_take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
+                     const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
+/* What a link of the source says; -ENOENT where following it, here or from the mount, would lead outside. */
+int source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len) CKPT_MUST_USE;
+
+/* face.c: what is in a directory of the files face. */
+int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret) CKPT_MUST_USE;
+int source_face_each(struct ckpt_source *src, struct node *dir, int (*each)(void *arg, const char *name, uint64_t ino, enum ckpt_type type), void *arg) CKPT_MUST_USE;
 
 /* removal.c: note that a name in a committed step is removed. 1: it is not in one, or that has a staged copy. */
 int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;

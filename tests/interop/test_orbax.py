@@ -119,6 +119,13 @@ def test_managed_steps(mount, tmp_path, layout):
     for step, tree in restored.items():
         compare(m / str(step), tree, seed=step)
     assert (m / "4/model/step.json").read_text() == "4\n"
+    with ocp.CheckpointManager(m / ".files", options=ocp.CheckpointManagerOptions(read_only=True),
+                               item_handlers=ocp.PyTreeCheckpointHandler(**LAYOUTS[layout])) as manager:
+        assert sorted(manager.all_steps()) == [3, 4]
+        for step, tree in restored.items():                # unmodified Orbax, through the mount
+            again = manager.restore(step, args=ocp.args.PyTreeRestore())
+            assert jax.tree.structure(again) == jax.tree.structure(tree)
+            assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(tree)))
 
 
 def test_composite(mount, tmp_path):
