@@ -1140,6 +1140,23 @@ static int lookup_step(struct ckpt_source *src, struct node *root, const char *n
     return r;
 }
 
+/* The files face: of a root that is written, its own directory. */
+static int lookup_face(struct ckpt_source *src, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_stages *stages;
+    struct ckpt_stage_attr attr;
+    if (!ckpt_source_writable(src))
+        return ckpt_getattr(src, CKPT_FACE, ret, err);
+    int r = source_stages(src, src->root, &stages, err);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_face(stages, &attr);
+    if (r < 0)
+        return ckpt_fail(err, -r, ".files: %s", strerror(-r));
+    source_attr_of_stage(&attr, ret);
+    return 0;
+}
+
 int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     char buf[16];
@@ -1148,7 +1165,7 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     if (strlen(name) > 255)
         return ckpt_fail(err, ENAMETOOLONG, "the name is longer than 255 bytes");
     if (reserved(parent, name))
-        return ckpt_getattr(src, strcmp(name, ".files") ? CKPT_CONTROL : CKPT_FACE, ret, err);
+        return strcmp(name, ".files") ? ckpt_getattr(src, CKPT_CONTROL, ret, err) : lookup_face(src, ret, err);
     if (parent & CKPT_STAGED)
         return lookup_staged(src, parent, name, ret, err);
     name = top_name(parent, name, buf);
@@ -1528,7 +1545,7 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
         struct stat st;
         if (!e)
             return errno ? -errno : 0;
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || ckpt_stage_hides(source_set(d->src, d->id), d->id, e->d_name))
             continue;
         snprintf(ret->name, sizeof ret->name, "%s", e->d_name);
         ret->type = e->d_type == DT_DIR ? CKPT_DIR : CKPT_FILE;

@@ -74,6 +74,14 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
 int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 
+/*
+ * The root's own directory, as if it were a step that never commits: what other libraries save there becomes a foreign step when they rename it.
+ * Its bytes are never shared with the store, which is not seen in it. With a reference.
+ */
+int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* Is this a name in that directory that is not seen? */
+bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name);
+
 /* --- what is in them: -ESTALE for what belongs to a step that has been committed or removed --- */
 int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 /* One more reference, to be forgotten. */

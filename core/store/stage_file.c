@@ -178,7 +178,7 @@ static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
 static bool wants_object(const struct stage_inode *n, const struct stat *st, unsigned writers)
 {
     return (uint64_t)st->st_size >= CKPT_SMALL && n->open_writes == writers && !n->queued && !n->unlinked && atomic_load(&n->shared) != 1 &&
-           (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
+           !n->step->face && (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
 }
 
 /* --- handles --- */
@@ -221,7 +221,7 @@ static bool has_fine_times(int fd)
 void ckpt_stage_copied(struct ckpt_stage_handle *h, const struct ckpt_ref *ref)
 {
     struct stat st;
-    if (!has_fine_times(h->fd) || fstat(h->fd, &st) < 0 || (uint64_t)st.st_size != ref->size)
+    if (h->inode->step->face || !has_fine_times(h->fd) || fstat(h->fd, &st) < 0 || (uint64_t)st.st_size != ref->size)
         return; /* its content is looked at, as any file's */
     h->copied = true;
     h->copied_ctime = st.st_ctim;
@@ -357,7 +357,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
         stage_put(dir);
         return r;
     }
-    int fd = ckpt_disk_open(dir->fd, name, O_CREAT | O_NOFOLLOW | (flags & O_EXCL) | O_CLOEXEC | backing_flags(flags | O_RDWR), mode & 07777);
+    int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : ckpt_disk_open(dir->fd, name, O_CREAT | O_NOFOLLOW | (flags & O_EXCL) | O_CLOEXEC | backing_flags(flags | O_RDWR), mode & 07777);
     r = CKPT_MIN(fd, 0);
     if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchown(fd, who->uid, who->gid) < 0 && geteuid() == 0)
         r = -errno;
@@ -476,7 +476,7 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
     struct stage_step *step = n->step;
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
     struct stat st;
-    if (!h->write || h->unseen || fstat(h->fd, &st) < 0 || st.st_size || !ref->size)
+    if (!h->write || h->unseen || step->face || fstat(h->fd, &st) < 0 || st.st_size || !ref->size)
         return -EXDEV;
     int r = ckpt_hold_object(&hold, ref->object);
     if (r == 0) {

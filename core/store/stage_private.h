@@ -25,6 +25,7 @@ struct stage_step {
     char *name;               /* at the root; under the set's lock */
     char id[33];              /* of its directory in staging/ */
     int work, tree, hold, lock; /* descriptors: staging/ID, its tree/, hold/ and lock */
+    bool face;                /* the root's own directory: no step at all, and in no list */
     char base_id[33];         /* the manifest that it changes; empty: it is new */
     struct stage_inode *top;
     pthread_rwlock_t freeze;
@@ -100,7 +101,7 @@ struct ckpt_stages {
     unsigned flushing;        /* closes that wait for these */
     pthread_mutex_t lock;
     pthread_cond_t idle;      /* a job has ended, or the set is closing */
-    struct stage_step *steps;
+    struct stage_step *steps, *face;
     struct stage_inode *by_id[STAGE_BUCKETS], *by_key[STAGE_BUCKETS];
     uint64_t next_id;
     struct stage_inode *oldest, *newest; /* open descriptors, by their last use */

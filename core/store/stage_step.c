@@ -124,6 +124,8 @@ static bool writers_ended(struct stage_step *step)
 
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
 {
+    if (step->face)
+        return;
     CKPT_GUARD(&step->set->lock);
     step->touched = true;
     step->tried = false;
@@ -364,6 +366,33 @@ int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage
     int r = fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
     put_step(step);
     return r;
+}
+
+/* Once, when the set is opened. */
+static int open_face(struct ckpt_stages *set)
+{
+    struct stage_step *face = stage_begin(set);
+    if (!face)
+        return -ENOMEM;
+    face->face = true;
+    face->tree = stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
+    int r = face->tree < 0 ? face->tree : add_step(face, ".files");
+    if (r < 0)
+        put_step(face);
+    else
+        set->face = face;
+    return r;
+}
+
+int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
+{
+    int fd = stage_reopen(set->face->tree, O_PATH);
+    return fd < 0 ? fd : stage_take(set->face, fd, NULL, NULL, ret);
+}
+
+bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name)
+{
+    return dir == set->face->top->id && !strcmp(name, CKPT_STORE_DIR);
 }
 
 bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
@@ -644,7 +673,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     pthread_mutex_unlock(&set->lock);
     CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
     r = commit ? 0 : fd < 0 ? fd : ckpt_disk_fsync(fd);
-    if (r == 0 && !commit) /* files in it may share content, which the step holds there */
+    if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
         r = ckpt_disk_fsync(step->hold);
     stage_put(n);
     if (commit)
@@ -930,6 +959,8 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     int r = ckpt_backend_open_posix(path, &set->dir, err);
     if (r == 0 && (r = ckpt_pool_new(CKPT_MAX(options->threads, 1u), &set->pool)) < 0)
         ckpt_fail(err, -r, "no threads can be made");
+    if (r == 0 && (r = open_face(set)) < 0)
+        ckpt_fail(err, -r, "%s: %s", store->path, strerror(-r));
     if (r == 0)
         r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
     if (r == 0) {
@@ -970,8 +1001,13 @@ void ckpt_stages_close(struct ckpt_stages *set)
         pthread_join(set->settler, NULL);
     ckpt_pool_free(set->pool);
     pthread_mutex_lock(&set->lock);
+    if (set->face) {
+        set->face->next = set->steps;
+        set->steps = set->face;
+    }
     for (struct stage_step *s = set->steps; s; s = s->next) {
-        mark_ready(s);
+        if (!s->face)
+            mark_ready(s);
         s->top = NULL;
         s->uses++;
     }

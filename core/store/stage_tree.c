@@ -8,9 +8,9 @@
 
 #define PREFIX "user.ckpt."
 
-static bool is_plain(const char *name)
+static bool is_plain(const struct stage_inode *dir, const char *name)
 {
-    return *name && strcmp(name, ".") && strcmp(name, "..") && !strchr(name, '/');
+    return *name && strcmp(name, ".") && strcmp(name, "..") && !strchr(name, '/') && !ckpt_stage_hides(dir->step->set, dir->id, name);
 }
 
 /* Files and directories only: nothing else can have come in, but for what somebody put there by hand. */
@@ -30,12 +30,10 @@ static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stag
 int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
-    if (!is_plain(name))
-        return -ENOENT;
     int r = stage_get(set, parent, &dir);
     if (r < 0)
         return r;
-    r = dir->dir ? take_name(dir, name, ret) : -ENOTDIR;
+    r = !dir->dir ? -ENOTDIR : is_plain(dir, name) ? take_name(dir, name, ret) : -ENOENT;
     stage_put(dir);
     return r;
 }
@@ -54,9 +52,13 @@ static int enter(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 
 static void leave(struct stage_inode *n, const struct ckpt_caller *who)
 {
+    struct ckpt_stages *set = n->step->set;
+    bool of_root = n == set->face->top;
     stage_touch(n->step, who);
     stage_leave(n->step);
     stage_put(n);
+    if (of_root) /* a foreign step may be there now, or gone */
+        set->opt.changed(set->opt.arg, NULL);
 }
 
 static int give_away(int dir, const char *name, const struct ckpt_caller *who)
@@ -73,7 +75,7 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = is_plain(name) ? ckpt_disk_mkdir(dir->fd, name, mode & 07777) : -EINVAL;
+    r = is_plain(dir, name) ? ckpt_disk_mkdir(dir->fd, name, mode & 07777) : -EINVAL;
     if (r == 0)
         r = give_away(dir->fd, name, who);
     if (r == 0 && fchmodat(dir->fd, name, mode & 07777, 0) < 0)
@@ -93,7 +95,7 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
         return r;
     pthread_mutex_lock(&dir->step->names);
     bool there = fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    r = is_plain(name) ? stage_keep(dir, name) : -EINVAL;
+    r = is_plain(dir, name) ? stage_keep(dir, name) : -EINVAL;
     if (r == 0)
         r = ckpt_disk_unlink(dir->fd, name, is_dir ? AT_REMOVEDIR : 0);
     if (r == 0 && there && (is_dir || st.st_nlink == 1))
@@ -134,7 +136,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
     if (r == 0) {
         if (from->step != to->step)
             r = -EXDEV; /* mv copies, which shares what it can */
-        else if (!is_plain(name) || !is_plain(new_name))
+        else if (!is_plain(from, name) || !is_plain(to, new_name))
             r = -EINVAL;
         else
             r = rename_known(from, name, to, new_name, flags);
@@ -153,7 +155,7 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
         return r;
     r = stage_get(set, id, &n);
     if (r == 0) {
-        r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(name) ? ckpt_disk_link_fd(n->fd, dir->fd, name) : -EINVAL;
+        r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(dir, name) ? ckpt_disk_link_fd(n->fd, dir->fd, name) : -EINVAL;
         if (r == 0)
             r = take_name(dir, name, ret);
         stage_put(n);
@@ -169,7 +171,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = is_plain(name) ? stage_copy_leaf(dir->step, dir->fd, name, node) : -EINVAL;
+    r = dir->step->face ? -EXDEV : is_plain(dir, name) ? stage_copy_leaf(dir->step, dir->fd, name, node) : -EINVAL;
     if (r == 0)
         r = take_name(dir, name, ret);
     leave(dir, who);
@@ -258,16 +260,16 @@ static ssize_t give(const char *value, size_t n, char *buf, size_t len)
 static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, size_t len)
 {
     struct stage_step *step = n->step;
-    if (n != step->top || strncmp(name, PREFIX, strlen(PREFIX)))
+    if (n != step->top || step->face || strncmp(name, PREFIX, strlen(PREFIX)))
         return -ENODATA;
     name += strlen(PREFIX);
     if (!strcmp(name, "state"))
         return give("staged", 6, buf, len);
     if (!strcmp(name, "metadata")) {
         CKPT_AUTOFREE char *text = NULL;
-        size_t n;
-        int r = stage_metadata(step, &text, &n);
-        return r < 0 ? r : text ? give(text, n, buf, len) : -ENODATA;
+        size_t text_len;
+        int r = stage_metadata(step, &text, &text_len);
+        return r < 0 ? r : text ? give(text, text_len, buf, len) : -ENODATA;
     }
     CKPT_GUARD(&step->set->lock);
     double number;
@@ -316,7 +318,7 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
     for (const char *p = all; p < all + CKPT_MAX(got, 0); p += strlen(p) + 1)
         if (is_kept(p))
             ckpt_buf_add(&out, p, strlen(p) + 1);
-    if (n == n->step->top && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
+    if (n == n->step->top && !n->step->face && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
         ckpt_buf_add(&out, PREFIX "metadata", sizeof PREFIX "metadata");
     stage_put(n);
     got = ckpt_buf_error(&out);
@@ -353,7 +355,7 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     }
     if (n->dir && !strcmp(name, PREFIX "kind") && !is_container(value, len))
         r = -EINVAL;
-    else if (n == n->step->top && !strcmp(name, PREFIX "metadata"))
+    else if (n == n->step->top && !n->step->face && !strcmp(name, PREFIX "metadata"))
         r = len > STAGE_METADATA_MAX ? -E2BIG : ckpt_disk_replace(n->step->work, STAGE_METADATA, value, len);
     else if (*step_name)
         r = ckpt_store_pin(set->store, step_name, len == 1 && *(const char *)value == '1', NULL);
@@ -372,7 +374,7 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
-    if (n == n->step->top && !strcmp(name, PREFIX "metadata")) {
+    if (n == n->step->top && !n->step->face && !strcmp(name, PREFIX "metadata")) {
         r = ckpt_disk_unlink(n->step->work, STAGE_METADATA, 0);
         leave(n, who);
         return r == -ENOENT ? -ENODATA : r;
