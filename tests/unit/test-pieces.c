@@ -177,15 +177,15 @@ static void test_bad_pieces(struct root *r)
     check_pair(r, "x@0:3.npy", 3, "x@0:2.npy", 2, ENODATA, "overlap");
     check_pair(r, "x@0:2.npy", 2, "x@2:4,0:2.npy", 2, EUCLEAN, "shape");
     check_pair(r, "x@0:2.npy", 3, NULL, 0, EUCLEAN, "shape");
-    check_pair(r, "x@0:.npy", 2, NULL, 0, EOPNOTSUPP, "begins and ends");
-    check_pair(r, "x@:.npy", 2, NULL, 0, EOPNOTSUPP, "begins and ends");
-    check_pair(r, "x@....npy", 2, NULL, 0, EOPNOTSUPP, "begins and ends");
-    check_pair(r, "x@0:2,....npy", 2, NULL, 0, EOPNOTSUPP, "begins and ends");
-    check_pair(r, "x@-2:2.npy", 2, NULL, 0, EOPNOTSUPP, "begins and ends");
+    check_pair(r, "x@0:.npy", 2, "x@3:.npy", 2, ENODATA, "hole: they have 4 of 5"); /* an end that is left out is the piece's */
+    check_pair(r, "x@:.npy", 2, "x@1:3.npy", 2, ENODATA, "overlap");
+    check_pair(r, "x@....npy", 2, NULL, 0, EOPNOTSUPP, "without an ellipsis");
+    check_pair(r, "x@0:2,....npy", 2, NULL, 0, EOPNOTSUPP, "without an ellipsis");
+    check_pair(r, "x@-2:2.npy", 2, NULL, 0, EOPNOTSUPP, "without an ellipsis");
     check_pair(r, "x@0:2:2.npy", 2, NULL, 0, EOPNOTSUPP, "step");
     check_pair(r, "x@0:2:10.npy", 2, NULL, 0, EOPNOTSUPP, "step");
     check_pair(r, "x@5:2.npy", 2, NULL, 0, EOPNOTSUPP, "before");
-    check_pair(r, "x@0:99999999999999999999.npy", 2, NULL, 0, EOPNOTSUPP, "begins and ends");
+    check_pair(r, "x@0:99999999999999999999.npy", 2, NULL, 0, EOPNOTSUPP, "without an ellipsis");
     check_pair(r, "x@0:2.npy", 2, "x.npy", 2, EEXIST, "whole and in pieces");
 
     staged_begin(r, &s);
