@@ -57,7 +57,8 @@ struct ckpt_leaf_attrs {
 
 /* What a format does for its trees. All but close may run at once. */
 struct ckpt_format {
-    const char *name; /* "orbax" */
+    const char *name;      /* "orbax" */
+    const char *framework; /* whose tensors they are, as loaders of safetensors ask for it: "pt"; NULL: they have no name for it */
     /* The layout of an array (or of a value kept in one); the tree caches it. */
     int (*layout)(struct ckpt_tree *tree, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err);
     /* Where chunk `index` of an array is stored. 1: nowhere, it holds the fill value; -ENODATA: it should be there, and is not. */

@@ -243,7 +243,7 @@ def load(folder, file):
     for name, t in want.items():
         assert got[name].dtype == t.dtype and torch.equal(got[name], t), name
     with safe_open(file, "pt") as f:
-        assert sorted(f.keys()) == sorted(want)
+        assert sorted(f.keys()) == sorted(want) and f.metadata()["format"] == "pt"
         for name, t in want.items():
             assert torch.equal(f.get_tensor(name), t), name
         assert torch.equal(f.get_slice("conv.weight")[1:3], want["conv.weight"][1:3])

@@ -87,6 +87,7 @@ static void dcp_pin(struct ckpt_tree *t, uint32_t node)
 
 static const struct ckpt_format dcp_format = {
     .name = "torch-dcp",
+    .framework = "pt",
     .layout = torch_layout,
     .chunk = torch_chunk,
     .stored = torch_stored,

@@ -37,6 +37,7 @@ static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint6
 
 static const struct ckpt_format pytorch_format = {
     .name = "pytorch",
+    .framework = "pt",
     .layout = torch_layout,
     .chunk = torch_chunk,
     .stored = torch_stored,
