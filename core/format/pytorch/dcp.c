@@ -31,10 +31,11 @@ static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (
 {
     struct torch_archive a;
     int r = torch_piece_open(t, p, &a, err);
+    if (r < 0)
+        return r;
     for (uint32_t i = 0; r == 0 && i < ckpt_zip_count(a.zip); i++)
         r = ckpt_zip_verify(a.zip, i, progress, arg, err);
-    if (r == 0)
-        torch_archive_close(&a);
+    torch_archive_close(&a);
     return r;
 }
 
