@@ -315,6 +315,17 @@ def test_shards(mount, source, how):
     assert info["pieces"] == 5 and info["boxes"][1] == {"offsets": [0, 2], "sizes": [2, 1], "file": info["boxes"][1]["file"]}
 
 
+def test_more_files_than_descriptors(mount, source):
+    """A process may not open as many files as there are pieces in."""
+    tensors = {f"t{i}": ((4,), "float32", [((0,), np.full(2, i, "f4")), ((2,), np.full(2, -i, "f4"))] if i % 2 else [((0,), np.full(4, i, "f4"))])
+               for i in range(600)}
+    torch_files.save_distributed(source / "d", tensors, files=600)
+    m = mount(source, prefix=("prlimit", "--nofile=128"))
+    for i in range(600):
+        assert np.load(m / f"d/t{i}.npy")[3] == (-i if i % 2 else i)
+    assert m.descriptors() < 128
+
+
 def test_bad_shards(mount, source):
     """Each tensor whose pieces do not tile it cannot be read, and says so; the others can."""
     a = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A sharded tensor as a file of its own, in C order: each range of it is put together from the boxes that it meets, whose pieces are opened
- * when they are first read. Its elements are looked at as one more dimension of bytes, so that ranges may begin anywhere.
+ * when they are first read. Its elements are looked at as one more dimension of bytes, so that ranges may begin anywhere. It holds no
+ * descriptor, since a checkpoint may have more files than a process may open; the pins do.
  */
 #include "core/array/gather.h"
+#include "core/base/log.h"
 #include "core/base/util.h"
 #include "core/format/pytorch/torch.h"
 
@@ -370,9 +372,12 @@ static ssize_t boxes_read(struct ckpt_file *base, void *buf, size_t len, uint64_
         torch_box_next(&torch->records, s.ndim, &at, &box);
         if (!box_elements(&s, &box))
             continue;
-        int r = read_box(f->tree, &s, &box, begin, buf, len, off, NULL);
-        if (r < 0)
+        struct ckpt_err err = {0};
+        int r = read_box(f->tree, &s, &box, begin, buf, len, off, &err);
+        if (r < 0) {
+            ckpt_log(CKPT_LOG_WARN, "a piece of a tensor cannot be read: %s", err.text);
             return r;
+        }
     }
     return (ssize_t)len;
 }
@@ -395,23 +400,19 @@ int torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *re
 {
     const struct torch *torch = t->priv;
     struct torch_sharded s;
-    struct torch_box box;
-    struct stored p;
     size_t at;
     torch_get_sharded(&torch->records, record, &s, &at);
     uint64_t size = itemsize_of(&s);
     for (unsigned d = 0; d < s.ndim; d++)
         size *= s.shape[d];
-    if (s.boxes == 1) {
+    if (s.boxes == 1) { /* what is wrong with it is told here, where there are words for it */
+        struct torch_box box;
+        struct stored p;
         size_t begin = at;
         torch_box_next(&torch->records, s.ndim, &at, &box);
         int r = open_stored(t, &s, &box, begin, &p, err);
         if (r < 0)
             return r;
-        if (!p.layout) {
-            *ret = p.extent;
-            return 0;
-        }
         stored_clear(&p);
     }
     struct boxes_file *f = calloc(1, sizeof *f);
