@@ -18,6 +18,7 @@ from util import ckptfs, fails, wait_for
 
 SEEN = 15                                                  # seconds within which another mount must see a change, at refresh=1
 SECONDS = float(os.environ.get("LIVE_SECONDS", 20))
+READERS = int(os.environ.get("READERS", 50))
 
 
 @pytest.fixture
@@ -310,14 +311,14 @@ def publish(m, step):
 
 @pytest.mark.timeout(SECONDS * 2 + 200)
 def test_many_readers(mount, root):
-    """50 readers of two mounts, a reader's and the writer's own, while steps are committed, copied, deleted and pruned, and gc runs."""
+    """READERS readers of two mounts, a reader's and the writer's own, while steps are committed, copied, deleted and pruned, and gc runs."""
     ckptfs("config", root, "keep_last=4", "keep_period=25")
     writer, reader, other = (mount(root, *o, patience=SECONDS + 100) for o in ([EXPLICIT], ["ro", "refresh=0.5"], [EXPLICIT]))
     for step in range(3):
         publish(writer, step)
     here = os.path.dirname(os.path.abspath(__file__))
     env = {**os.environ, "PYTHONPATH": f"{here}:{util.TESTS}"}
-    processes = [subprocess.Popen([sys.executable, "-c", READER, here, str(m.top), str(n * 100), str(SECONDS), "10"], env=env,
+    processes = [subprocess.Popen([sys.executable, "-c", READER, here, str(m.top), str(n * 100), str(SECONDS), str(READERS // 5)], env=env,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n, m in enumerate([reader, writer, reader, reader, writer])]
     try:
         end, step = time.monotonic() + SECONDS, 3
