@@ -171,6 +171,19 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
 /* What KEY.meta.json says of a leaf, or the same of a checkpoint or directory inside of one: JSON, to be freed. -ENODATA: it is neither. */
 int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_len, struct ckpt_err *err);
 
+/*
+ * A checkpoint, or a directory of one, as the files of an Orbax checkpoint. They are laid out from metadata: what is in them is read when it is
+ * asked for. left_out (may be NULL) is told of each leaf that Orbax cannot hold. -ENODATA: it is neither.
+ */
+struct ckpt_files;
+int ckpt_files_open(struct ckpt_source *src, uint64_t id, void (*left_out)(void *arg, const char *path, const char *reason), void *arg,
+                    struct ckpt_files **ret, struct ckpt_err *err);
+void ckpt_files_close(struct ckpt_files *files);
+/* The path and size of each, from 0; false behind the last. That everything is there is said by the last. */
+bool ckpt_files_get(const struct ckpt_files *files, size_t index, const char **ret_path, uint64_t *ret_size);
+/* Bytes read; fewer than len only at the end. */
+ssize_t ckpt_files_read(struct ckpt_files *files, size_t index, void *buf, size_t len, uint64_t off, struct ckpt_err *err);
+
 /* What is read of the source, and what becomes of it. */
 struct ckpt_stats {
     uint64_t lookups, getattrs, readdirs, reads; /* calls */
