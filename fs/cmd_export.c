@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ckptfs export: a checkpoint, or a part of one, as plain files, or as one safetensors file. They have their name when all of them are
- * whole and durable.
+ * ckptfs export: a checkpoint, or a part of one, as plain files, as one safetensors file, or as an Orbax checkpoint. They have their name
+ * when all of them are whole and durable.
  */
 #include "fs/cli.h"
 #include "fs/commands.h"
@@ -112,15 +112,22 @@ static int open_to(struct export *x, const char *path, struct ckpt_err *err)
 
 /* --- npy: a directory of files --- */
 
-static int write_directory(struct export *x, const char *path, struct ckpt_err *err)
+/* Under the temporary name: a descriptor. */
+static int make_directory(struct export *x, const char *path, struct ckpt_err *err)
 {
     int r = ckpt_disk_mkdir(x->parent, x->temporary, (x->from.at.mode | 0700) & 0777);
-    CKPT_AUTOFD int dir = r < 0 ? r : openat(x->parent, x->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int dir = r < 0 ? r : openat(x->parent, x->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0) {
         x->transfer.unwritable = true;
         return ckpt_fail(err, r < 0 ? -r : errno, "%s cannot be made: %s", path, strerror(r < 0 ? -r : errno));
     }
-    return fs_transfer_run(&x->transfer, &x->from.at, dir, err);
+    return dir;
+}
+
+static int write_directory(struct export *x, const char *path, struct ckpt_err *err)
+{
+    CKPT_AUTOFD int dir = make_directory(x, path, err);
+    return dir < 0 ? dir : fs_transfer_run(&x->transfer, &x->from.at, dir, err);
 }
 
 /* --- safetensors: one file --- */
@@ -191,9 +198,45 @@ static int write_file(struct export *x, const char *path, struct ckpt_err *err)
     return r;
 }
 
+/* --- orbax: a directory of the files that Orbax writes --- */
+
+/* Kept until all is written: nothing is told of an export that fails. Name and reason, each with its NUL. */
+static void keep_left_out(void *arg, const char *name, const char *why)
+{
+    ckpt_buf_add(arg, name, strlen(name) + 1);
+    ckpt_buf_add(arg, why, strlen(why) + 1);
+}
+
+static void tell_kept(struct export *x, const struct ckpt_buf *kept)
+{
+    const char *name = (char *)kept->data, *end = name + kept->len;
+    while (name < end) {
+        const char *why = name + strlen(name) + 1;
+        tell(x, name, why);
+        name = why + strlen(why) + 1;
+    }
+}
+
+static int write_orbax(struct export *x, const char *path, struct ckpt_err *err)
+{
+    struct ckpt_files *files = NULL;
+    struct ckpt_buf kept = CKPT_BUF_INIT;
+    CKPT_AUTOFD int dir = make_directory(x, path, err);
+    int r = dir < 0 ? dir : ckpt_files_open(x->from.src, x->from.at.id, keep_left_out, &kept, &files, err);
+    if (r == 0)
+        r = fs_transfer_files(&x->transfer, files, dir, err);
+    if (r == 0 && ckpt_buf_error(&kept))
+        r = ckpt_fail(err, ENOMEM, "out of memory");
+    if (r == 0)
+        tell_kept(x, &kept);
+    ckpt_files_close(files);
+    ckpt_buf_clear(&kept);
+    return r;
+}
+
 /* --- any of them --- */
 
-static const struct format formats[] = {{"npy", write_directory, false}, {"safetensors", write_file, true}};
+static const struct format formats[] = {{"npy", write_directory, false}, {"safetensors", write_file, true}, {"orbax", write_orbax, false}};
 
 static int write_all(struct export *x, const char *path, struct ckpt_err *err)
 {
@@ -243,15 +286,13 @@ static int finish(const struct export *x, int r, const struct ckpt_err *err)
 static int choose_format(struct export *x, const char *name)
 {
     if (!name)
-        return fs_usage("export", "--format is wanted: npy or safetensors");
+        return fs_usage("export", "--format is wanted: npy, safetensors or orbax");
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (!strcmp(name, formats[i].name)) {
             x->format = &formats[i];
             return 0;
         }
-    if (!strcmp(name, "orbax"))
-        return fs_usage("export", "this version cannot write orbax yet, only npy and safetensors");
-    return fs_usage("export", "there is no format %s; there are npy and safetensors", name);
+    return fs_usage("export", "there is no format %s; there are npy, safetensors and orbax", name);
 }
 
 int fs_export_main(int argc, char **argv)

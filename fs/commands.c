@@ -108,6 +108,8 @@ const struct fs_command fs_commands[] = {
      "  --format=safetensors  one file: DST, or model.safetensors in DST where that is a directory. Names are joined with dots;\n"
      "                        numbers are tensors, other values are told in __metadata__. Blobs, and arrays of types that\n"
      "                        safetensors does not have, are left out and named\n"
+     "  --format=orbax        an Orbax checkpoint in DST: a new or empty directory. Blobs, and arrays of types that Orbax does not\n"
+     "                        have, are left out and named\n"
      "  --json                one JSON document: {\"files\",\"bytes\"}, and \"left_out\":[{\"path\",\"reason\"}] if anything is\n"
      "\nDST has its name when all files are whole and durable.\n" EXIT
      "1 also: DST is there; 3 the checkpoint is not there, 4 it is damaged,\n5 DST cannot be written, or something was left out\n",

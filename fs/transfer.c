@@ -51,6 +51,7 @@ struct into {
     const char *path;
     int dir;
     unsigned depth;
+    struct ckpt_files *files; /* NULL: files of the source; else the ids are numbers of these */
 };
 
 static int unwritable(const struct into *in, const char *path, int error)
@@ -103,7 +104,7 @@ static int copy_bytes(const struct into *in, uint64_t id, const char *path, int 
     for (ssize_t n = 1; n > 0; off += (uint64_t)n) {
         if (fs_interrupted())
             return ckpt_fail(in->err, EINTR, "%s: interrupted", path);
-        n = ckpt_read(t->src, id, in->block, BLOCK, off, in->err);
+        n = in->files ? ckpt_files_read(in->files, id, in->block, BLOCK, off, in->err) : ckpt_read(t->src, id, in->block, BLOCK, off, in->err);
         if (n < 0)
             return ckpt_fail_in(in->err, (int)-n, "%s", path);
         if (!off && t->attributes)
@@ -239,7 +240,7 @@ int fs_transfer_run(struct fs_transfer *t, const struct ckpt_attr *from, int dir
     fs_progress_begin(&t->progress);
     if (t->progress.on && fs_sum(t->src, from->id, &sum, NULL) == 0)
         t->progress.total = sum.bytes;
-    struct into in = {t, err, block, from->id, "", dir, 0};
+    struct into in = {t, err, block, from->id, "", dir, 0, NULL};
     int r = copy_entries(&in, from);
     fs_progress_clear(&t->progress);
     return r;
@@ -252,8 +253,61 @@ int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int di
         return ckpt_fail(err, ENOMEM, "out of memory");
     fs_progress_begin(&t->progress);
     t->progress.total = from->size;
-    struct into in = {t, err, block, from->id, "", dir, 0};
+    struct into in = {t, err, block, from->id, "", dir, 0, NULL};
     int r = copy_file(&in, from, "", name);
     fs_progress_clear(&t->progress);
+    return r;
+}
+
+/* --- files made of a checkpoint --- */
+
+/* The directory that a path's last name is in, made if it is not there. */
+static int open_folder(const struct into *in, const char *path, const char *slash)
+{
+    CKPT_AUTOFREE char *folder = slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
+    if (!folder)
+        return -ENOMEM;
+    int r = slash ? ckpt_disk_mkdir(in->dir, folder, 0777) : 0;
+    int fd = r == 0 || r == -EEXIST ? openat(in->dir, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : r;
+    return fd == -1 ? -errno : fd;
+}
+
+static int write_made(const struct into *in, size_t index, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    bool unclear;
+    CKPT_AUTOFD int folder = open_folder(in, path, slash);
+    if (folder < 0)
+        return unwritable(in, path, folder);
+    CKPT_AUTOFD int fd = ckpt_disk_open(folder, slash ? slash + 1 : path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return unwritable(in, path, fd);
+    int r = copy_bytes(in, index, path, fd, &unclear);
+    if (r < 0)
+        return r;
+    in->t->files++;
+    r = in->t->durable ? ckpt_disk_fsync(fd) : 0;
+    if (r == 0 && in->t->durable)
+        r = ckpt_disk_fsync(folder);
+    return r < 0 ? unwritable(in, path, r) : 0;
+}
+
+int fs_transfer_files(struct fs_transfer *t, struct ckpt_files *files, int dir, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
+    const char *path;
+    uint64_t size;
+    int r = 0;
+    if (!block)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    fs_progress_begin(&t->progress);
+    for (size_t i = 0; ckpt_files_get(files, i, &path, &size); i++)
+        t->progress.total += size;
+    struct into in = {t, err, block, 0, "", dir, 0, files};
+    for (size_t i = 0; ckpt_files_get(files, i, &path, &size) && r == 0; i++)
+        r = write_made(&in, i, path);
+    fs_progress_clear(&t->progress);
+    if (r == 0 && t->durable && (r = ckpt_disk_fsync(dir)) < 0)
+        r = unwritable(&in, "", r);
     return r;
 }

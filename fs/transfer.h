@@ -22,6 +22,9 @@ int fs_transfer_run(struct fs_transfer *t, const struct ckpt_attr *from, int dir
 /* from: a file, which gets this name. */
 int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int dir, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
 
+/* All of ckpt_files_open's, below dir, which is empty. */
+int fs_transfer_files(struct fs_transfer *t, struct ckpt_files *files, int dir, struct ckpt_err *err) CKPT_MUST_USE;
+
 /* From now on SIGINT and SIGTERM are kept until fs_interrupt_end, so that what is half done can be cleared away. */
 void fs_interrupt_begin(void);
 bool fs_interrupted(void);

@@ -55,7 +55,7 @@ def test_flags_begun(complete):
     assert complete("ckptfs wait run --t") == ["--timeout="]
     assert complete("ckptfs wait --after 5 run --a") == ["--after="]
     for text in "--format=", "--format ":
-        assert complete(f"ckptfs export a b {text}") == ["npy", "safetensors"]
+        assert complete(f"ckptfs export a b {text}") == ["npy", "orbax", "safetensors"]
         assert complete(f"ckptfs export a b {text}s") == ["safetensors"]
 
 
