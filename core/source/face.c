@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The files face, MOUNT/.files: the source's own directories and files, as other libraries expect them. What belongs to a store, and what would lead
- * outside, is not shown. Steps of a store are not there yet.
+ * The files face, MOUNT/.files: the source's own directories and files, as other libraries expect them. What would lead outside is not shown, nor the
+ * store; each of its steps is a directory with the files of an Orbax checkpoint, which are laid out when it is looked up.
  */
 #include "core/base/util.h"
 #include "core/format/store/store_format.h"
@@ -9,53 +9,413 @@
 
 #include <stdio.h>
 
+#define PATH_ROOM 512 /* the layout's own names are short */
+
+/* --- a step of the store as files --- */
+
+struct step_files {
+    struct ckpt_backend base;
+    struct ckpt_source *src;
+    struct ckpt_files *files;
+    size_t count;        /* of the files */
+    struct ckpt_stat st; /* of the step's own directory */
+    pthread_mutex_t lock;
+    char **removed;      /* paths; as in removal.c this is no more than a note until the step's own directory goes */
+    size_t removed_count;
+};
+
+struct step_file {
+    struct ckpt_file base;
+    struct step_files *of;
+    size_t index;
+};
+
+static const struct ckpt_backend_ops step_ops;
+
+static int join(const char *dir, const char *name, char path[4096])
+{
+    return snprintf(path, 4096, "%s%s%s", dir, *dir ? "/" : "", name) >= 4096 ? -ENAMETOOLONG : 0;
+}
+
+/* A checkpointer wants a checkpoint in the directory that it is given, a manager in the step's item "default": each file is there under both names. */
+static bool get_file(const struct step_files *b, size_t i, char ret[PATH_ROOM], uint64_t *ret_size)
+{
+    const char *path;
+    bool item = i >= b->count;
+    if (!ckpt_files_get(b->files, item ? i - b->count : i, &path, ret_size))
+        return false;
+    return snprintf(ret, PATH_ROOM, "%s%s", item ? "default/" : "", path) < PATH_ROOM;
+}
+
+/* Under the lock. */
+static bool is_removed(const struct step_files *b, const char *path)
+{
+    for (size_t i = 0; i < b->removed_count; i++)
+        if (!strcmp(b->removed[i], path))
+            return true;
+    return false;
+}
+
+/* The file of a path, SIZE_MAX for a directory. */
+static int find_file(struct step_files *b, const char *path, size_t *ret, uint64_t *ret_size)
+{
+    size_t n = strlen(path);
+    char file[PATH_ROOM];
+    bool dir = !n;
+    CKPT_GUARD(&b->lock);
+    if (is_removed(b, path))
+        return -ENOENT;
+    for (size_t i = 0; get_file(b, i, file, ret_size); i++) {
+        if (!strcmp(file, path)) {
+            *ret = i;
+            return 0;
+        }
+        dir |= !strncmp(file, path, n) && file[n] == '/';
+    }
+    *ret = SIZE_MAX;
+    return dir ? 0 : -ENOENT;
+}
+
+static int step_stat(struct ckpt_backend *base, const char *path, struct ckpt_stat *ret)
+{
+    struct step_files *b = (struct step_files *)base;
+    size_t index;
+    uint64_t size = 0;
+    int r = find_file(b, path, &index, &size);
+    if (r < 0)
+        return r;
+    *ret = b->st;
+    ret->type = index == SIZE_MAX ? CKPT_FT_DIR : CKPT_FT_FILE;
+    ret->size = ret->stored = index == SIZE_MAX ? 0 : size;
+    ret->mode = (b->st.mode & 0444) | (index == SIZE_MAX ? (b->st.mode & 0444) >> 2 : 0);
+    return 0;
+}
+
+/* The first parts of the paths below a directory, each once: files of one directory stand together. */
+static int step_list(struct ckpt_backend *base, const char *path, ckpt_list_fn *visit, void *arg)
+{
+    struct step_files *b = (struct step_files *)base;
+    size_t n = strlen(path);
+    uint64_t size;
+    char file[PATH_ROOM];
+    CKPT_AUTOFREE char *seen = strdup("/"); /* names of directories, each between slashes */
+    int r = seen ? 0 : -ENOMEM;
+    for (size_t i = 0; r == 0 && get_file(b, i, file, &size); i++) {
+        char name[CKPT_STEP_NAME + 64], mark[sizeof name + 2];
+        if (n && (strncmp(file, path, n) != 0 || file[n] != '/'))
+            continue;
+        const char *rest = file + n + (n > 0), *slash = strchr(rest, '/');
+        size_t len = slash ? (size_t)(slash - rest) : strlen(rest);
+        if (len > 255)
+            return -ENAMETOOLONG;
+        memcpy(name, rest, len);
+        name[len] = 0;
+        snprintf(mark, sizeof mark, "/%s/", name);
+        if (slash && strstr(seen, mark))
+            continue;
+        char whole[4096];
+        pthread_mutex_lock(&b->lock);
+        bool gone = join(path, name, whole) < 0 || is_removed(b, whole);
+        pthread_mutex_unlock(&b->lock);
+        if (gone)
+            continue;
+        if (slash) {
+            char *more = realloc(seen, strlen(seen) + len + 2);
+            if (!more)
+                return -ENOMEM;
+            seen = more;
+            strcat(strcat(seen, name), "/");
+        }
+        r = visit(arg, name, slash ? CKPT_FT_DIR : CKPT_FT_FILE);
+    }
+    return r;
+}
+
+static int step_open(struct ckpt_backend *base, const char *path, struct ckpt_file **ret)
+{
+    struct step_files *b = (struct step_files *)base;
+    size_t index;
+    uint64_t size;
+    int r = find_file(b, path, &index, &size);
+    if (r < 0 || index == SIZE_MAX)
+        return r < 0 ? r : -EISDIR;
+    struct step_file *f = calloc(1, sizeof *f);
+    if (!f)
+        return -ENOMEM;
+    f->base.ops = &step_ops;
+    f->base.st = b->st;
+    f->base.st.type = CKPT_FT_FILE;
+    f->base.st.size = size;
+    atomic_init(&f->base.refs, 1);
+    f->of = (struct step_files *)ckpt_backend_ref(base);
+    f->index = index;
+    *ret = &f->base;
+    return 0;
+}
+
+static ssize_t step_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
+{
+    struct step_file *f = (struct step_file *)base;
+    return ckpt_files_read(f->of->files, f->index % f->of->count, buf, len, off, NULL);
+}
+
+static void step_close(struct ckpt_file *base)
+{
+    ckpt_backend_unref(&((struct step_file *)base)->of->base);
+    free(base);
+}
+
+static void step_free(struct ckpt_backend *base)
+{
+    struct step_files *b = (struct step_files *)base;
+    for (size_t i = 0; i < b->removed_count; i++)
+        free(b->removed[i]);
+    free(b->removed);
+    pthread_mutex_destroy(&b->lock);
+    ckpt_files_close(b->files);
+    free(b);
+}
+
+static const struct ckpt_backend_ops step_ops = {
+    .name = "step",
+    .derived = true,
+    .stat = step_stat,
+    .list = step_list,
+    .open = step_open,
+    .read = step_read,
+    .close = step_close,
+    .free = step_free,
+};
+
+static int open_step(struct ckpt_source *src, const char *path, const struct ckpt_stat *st, struct ckpt_backend **ret)
+{
+    struct ckpt_attr attr;
+    struct step_files *b = calloc(1, sizeof *b);
+    if (!b)
+        return -ENOMEM;
+    b->base.ops = &step_ops;
+    atomic_init(&b->base.refs, 1);
+    b->src = src;
+    b->st = *st;
+    pthread_mutex_init(&b->lock, NULL);
+    int r = ckpt_walk(src, CKPT_ROOT, path, &attr, NULL);
+    if (r == 0) {
+        r = attr.staged ? -ENOENT : ckpt_files_open(src, attr.id, NULL, NULL, &b->files, NULL); /* one that is being changed is not there */
+        ckpt_forget(src, attr.id, 1);
+    }
+    const char *file;
+    uint64_t size;
+    while (r == 0 && ckpt_files_get(b->files, b->count, &file, &size))
+        b->count++;
+    if (r < 0) {
+        pthread_mutex_destroy(&b->lock);
+        free(b);
+    } else
+        *ret = &b->base;
+    return r;
+}
+
+/* --- look-ups --- */
+
 /* A source that is one file has that one file alone. */
 static bool is_shown(const struct ckpt_source *src, const struct node *dir, const char *name)
 {
     return strcmp(name, CKPT_STORE_DIR) != 0 && (!src->file || *dir->path || !strcmp(name, src->file));
 }
 
+/* What a node of a step's files has besides its path: where its bytes come from. */
+static void set_files(struct ckpt_source *src, struct node *n, struct ckpt_backend *files, const char *inside)
+{
+    CKPT_GUARD(&src->lock);
+    if (n->files)
+        return;
+    n->files = ckpt_backend_ref(files);
+    n->inside = n->path + strlen(n->path) - strlen(inside);
+}
+
+static int lookup_inside(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
+{
+    char inside[4096];
+    struct ckpt_stat st;
+    int r = join(dir->inside, name, inside);
+    if (r == 0)
+        r = ckpt_backend_stat(dir->files, inside, &st);
+    if (r == 0)
+        r = source_take_node(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE, &st, NULL, NULL, ret);
+    if (r == 0)
+        set_files(src, *ret, dir->files, inside);
+    return r;
+}
+
+int source_face_step(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
+{
+    char path[4096], manifest[4096];
+    struct ckpt_stat st;
+    struct ckpt_backend *files = NULL;
+    if (snprintf(manifest, sizeof manifest, "%s%s" CKPT_STORE_DIR "/steps/%s.json", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof manifest)
+        return -ENAMETOOLONG;
+    int r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
+    if (r == 0)
+        r = join(dir->path, name, path);
+    if (r < 0)
+        return r;
+    st.type = CKPT_FT_DIR;
+    st.ino = st.ino * 31 + (uint64_t)st.btime_ns + 1; /* another step of that name is another directory */
+    r = source_take_node(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&src->lock);
+    bool known = (*ret)->files;
+    pthread_mutex_unlock(&src->lock);
+    if (!known && (r = open_step(src, path, &st, &files)) == 0) {
+        set_files(src, *ret, files, "");
+        ckpt_backend_unref(files);
+    }
+    if (r < 0)
+        ckpt_forget(src, (*ret)->id, 1);
+    return r;
+}
+
 int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
 {
     char path[4096], link[4096];
     struct ckpt_stat st;
+    if (dir->files)
+        return lookup_inside(src, dir, name, ret);
     if (!is_shown(src, dir, name))
         return -ENOENT;
-    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
-        return -ENAMETOOLONG;
+    int r = join(dir->path, name, path);
+    if (r < 0)
+        return r;
     bool is_link = ckpt_backend_readlink(src->backend, path, link, sizeof link) == 0;
     if (is_link && source_link_target(src, path, link, sizeof link) < 0)
         return -ENOENT;
-    int r = ckpt_backend_stat(src->backend, path, &st);
+    r = ckpt_backend_stat(src->backend, path, &st);
     if (r == 0 && !is_link && st.type != CKPT_FT_DIR && st.type != CKPT_FT_FILE)
         r = -ENOENT;
     if (r < 0)
-        return r;
+        return r == -ENOENT ? source_face_step(src, dir, name, ret) : r;
     enum node_kind kind = is_link ? NODE_LINK : st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE;
     return source_take_node(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
 }
 
-struct listing {
+/* --- deletion: libraries delete their steps file by file --- */
+
+/* Nothing is left below a directory of a step's files. */
+static bool is_emptied(struct step_files *b, const char *path)
+{
+    size_t n = strlen(path);
+    uint64_t size;
+    char file[PATH_ROOM];
+    bool any = false;
+    CKPT_GUARD(&b->lock);
+    for (size_t i = 0; !any && get_file(b, i, file, &size); i++)
+        any = (!n || (!strncmp(file, path, n) && file[n] == '/')) && !is_removed(b, file);
+    return !any;
+}
+
+static int note_removed(struct step_files *b, const char *path)
+{
+    CKPT_GUARD(&b->lock);
+    char **more = realloc(b->removed, (b->removed_count + 1) * sizeof *more);
+    if (!more)
+        return -ENOMEM;
+    b->removed = more;
+    if (!(b->removed[b->removed_count] = strdup(path)))
+        return -ENOMEM;
+    b->removed_count++;
+    return 0;
+}
+
+int source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, struct ckpt_err *err)
+{
+    struct target t;
+    char path[4096];
+    size_t index;
+    uint64_t size;
+    if (parent & CKPT_STAGED)
+        return 1;
+    int r = source_target(src, parent, &t, err);
+    if (r < 0)
+        return r;
+    struct ckpt_backend *files = t.node->kind == NODE_FACE && src->opt.write && src->root->stages ? t.node->files : NULL;
+    r = files ? join(t.node->inside, name, path) : 1;
+    if (r == 0) {
+        struct step_files *b = (struct step_files *)files;
+        r = find_file(b, path, &index, &size);
+        if (r == 0)
+            r = is_dir != (index == SIZE_MAX) ? (is_dir ? -ENOTDIR : -EISDIR) : is_dir && !is_emptied(b, path) ? -ENOTEMPTY : note_removed(b, path);
+    }
+    source_done(src, &t);
+    return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : r;
+}
+
+int source_face_remove_step(struct ckpt_source *src, const char *name, struct ckpt_err *err)
+{
+    struct target face;
+    struct node *n;
+    int r = source_target(src, CKPT_FACE, &face, err);
+    if (r < 0)
+        return r;
+    r = source_face_step(src, face.node, name, &n);
+    if (r == 0) {
+        r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, err) : -ENOTEMPTY;
+        ckpt_forget(src, n->id, 1);
+    }
+    source_done(src, &face);
+    return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : 0;
+}
+
+/* --- listings --- */
+
+struct face_listing {
     struct ckpt_source *src;
     struct node *dir;
-    int (*visit)(void *arg, const char *name, uint64_t ino, enum ckpt_type type);
+    source_name_fn *visit;
     void *arg;
 };
 
 static int visit(void *arg, const char *name, enum ckpt_ftype type)
 {
-    struct listing *l = arg;
+    struct face_listing *l = arg;
     char path[4096], link[4096];
     if (!is_shown(l->src, l->dir, name) || type == CKPT_FT_OTHER || strlen(name) > 255)
         return 0;
-    if (type == CKPT_FT_LINK && (snprintf(path, sizeof path, "%s%s%s", l->dir->path, *l->dir->path ? "/" : "", name) >= (int)sizeof path ||
-                                 source_link_target(l->src, path, link, sizeof link) < 0))
+    if (type == CKPT_FT_LINK && (join(l->dir->path, name, path) < 0 || source_link_target(l->src, path, link, sizeof link) < 0))
         return 0;
     return l->visit(l->arg, name, 0, type == CKPT_FT_DIR ? CKPT_DIR : type == CKPT_FT_LINK ? CKPT_LINK : CKPT_FILE);
 }
 
-int source_face_each(struct ckpt_source *src, struct node *dir, int (*each)(void *arg, const char *name, uint64_t ino, enum ckpt_type type), void *arg)
+static int visit_step(void *arg, const char *file, enum ckpt_ftype type)
 {
-    struct listing l = {src, dir, each, arg};
-    return ckpt_backend_list(src->backend, dir->path, visit, &l);
+    struct face_listing *l = arg;
+    char name[256], path[4096];
+    struct ckpt_stat st;
+    size_t n = strlen(file);
+    if (type != CKPT_FT_FILE || n <= 5 || n > 255 || strcmp(file + n - 5, ".json"))
+        return 0;
+    memcpy(name, file, n - 5);
+    name[n - 5] = 0;
+    /* Something of the disk's goes before it. */
+    if (!ckpt_step_name(name, NULL) || join(l->dir->path, name, path) < 0 || ckpt_backend_stat(l->src->backend, path, &st) == 0)
+        return 0;
+    return l->visit(l->arg, name, 0, CKPT_DIR);
+}
+
+int source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
+{
+    char path[4096];
+    struct face_listing l = {src, dir, each, arg};
+    int r = join(dir->path, CKPT_STORE_DIR "/steps", path);
+    r = r < 0 || src->file ? r : ckpt_backend_list(src->backend, path, visit_step, &l);
+    return r == -ENOENT ? 0 : r;
+}
+
+int source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
+{
+    struct face_listing l = {src, dir, each, arg};
+    if (dir->files)
+        return ckpt_backend_list(dir->files, dir->inside, visit, &l);
+    int r = ckpt_backend_list(src->backend, dir->path, visit, &l);
+    return r < 0 ? r : source_face_steps(src, dir, each, arg);
 }

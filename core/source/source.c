@@ -92,6 +92,7 @@ static void node_free(struct ckpt_source *src, struct node *n)
         ckpt_tree_unref(n->tree);
     }
     source_forget_removal(n);
+    ckpt_backend_unref(n->files);
     ckpt_pins_unref(n->pins);
     ckpt_listing_unref(n->listing);
     for (uint32_t i = 0; i < n->slice_count; i++)
@@ -598,7 +599,7 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
         if (r == 0 && t.file.view == CKPT_VIEW_LISTED)
             copied_attr(src, &t, ret);
     } else {
-        if (t.node->kind == NODE_DIR || t.node->kind == NODE_FILE || t.node->kind == NODE_FACE) {
+        if ((t.node->kind == NODE_DIR || t.node->kind == NODE_FILE || t.node->kind == NODE_FACE) && !t.node->files) {
             struct ckpt_stat st;
             if (ckpt_backend_stat(src->backend, t.node->path, &st) == 0) {
                 pthread_mutex_lock(&src->lock);
@@ -1117,11 +1118,31 @@ static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt
     return 0;
 }
 
+/* A step of the store in the files face of the root that is the source. */
+static int lookup_step_files(struct ckpt_source *src, const char *name, struct ckpt_attr *ret)
+{
+    struct target face;
+    struct node *n;
+    int r = source_target(src, CKPT_FACE, &face, NULL);
+    if (r < 0)
+        return r;
+    r = source_face_step(src, face.node, name, &n);
+    if (r == 0) {
+        CKPT_GUARD(&src->lock);
+        node_attr(n, ret);
+        ret->fleeting = true;
+    }
+    source_done(src, &face);
+    return r;
+}
+
 static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct ckpt_stages *set = source_set(src, parent);
     struct ckpt_stage_attr attr;
     int r = set ? ckpt_stage_lookup(set, parent, name, &attr) : -ESTALE;
+    if (r == -ENOENT && ckpt_stage_is_face(set, parent) && lookup_step_files(src, name, ret) == 0)
+        return 0;
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     source_attr_of_stage(&attr, ret);
@@ -1348,7 +1369,7 @@ static ssize_t read_file(struct ckpt_source *src, struct node *n, void *buf, siz
     struct ckpt_file *f = n->file ? ckpt_file_ref(n->file) : NULL;
     pthread_mutex_unlock(&src->lock);
     if (!f) {
-        int r = ckpt_backend_open(src->backend, n->path, &f);
+        int r = n->files ? ckpt_backend_open(n->files, n->inside, &f) : ckpt_backend_open(src->backend, n->path, &f);
         if (r < 0)
             return r;
         pthread_mutex_lock(&src->lock);
@@ -1480,22 +1501,6 @@ struct ckpt_dir {
     } steps;
 };
 
-static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
-{
-    struct ckpt_stages *set = source_set(d->src, id);
-    int fd, r = set ? ckpt_stage_opendir(set, id, &fd) : -ESTALE;
-    if (r < 0)
-        return ckpt_fail(err, -r, "%s", strerror(-r));
-    d->id = id;
-    d->fd = fd;
-    d->entries = fdopendir(fd);
-    if (!d->entries) {
-        close(fd);
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    }
-    return 0;
-}
-
 static int note_name(void *arg, const char *name, uint64_t ino, enum ckpt_type type)
 {
     struct steps *s = arg;
@@ -1522,6 +1527,22 @@ static int note_name(void *arg, const char *name, uint64_t ino, enum ckpt_type t
 static int note_step(void *arg, const char *name, uint64_t ino)
 {
     return note_name(arg, name, ino, CKPT_DIR);
+}
+
+static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = source_set(d->src, id);
+    int fd, r = set ? ckpt_stage_opendir(set, id, &fd) : -ESTALE;
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s", strerror(-r));
+    d->id = id;
+    d->fd = fd;
+    d->entries = fdopendir(fd);
+    if (!d->entries) {
+        close(fd);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    return 0;
 }
 
 static bool is_staged_name(const struct ckpt_dir *d, const char *name)
@@ -1564,8 +1585,10 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
     d->id = id;
     d->fd = -1;
     *ret_forever = false;
-    int r = id & CKPT_STAGED ? opendir_staged(d, id, err) : source_target(src, id, &d->target, err);
-    if (r == 0 && !(id & CKPT_STAGED)) {
+    bool face = id & CKPT_STAGED && source_set(src, id) && ckpt_stage_is_face(source_set(src, id), id);
+    bool staged = id & CKPT_STAGED && !face;
+    int r = staged ? opendir_staged(d, id, err) : source_target(src, face ? CKPT_FACE : id, &d->target, err);
+    if (r == 0 && !staged && !face) {
         uint64_t copy;
         r = d->target.node->stale ? -ESTALE : source_copied(src, &d->target, &copy);
         if (r == 1) {
@@ -1916,6 +1939,12 @@ void ckpt_source_close(struct ckpt_source *src)
     }
     ckpt_pool_free(src->pool); /* tasks under way use trees */
     src->closing = true;
+    /* These hold others. */
+    for (unsigned i = 0; i < CKPT_BUCKETS; i++)
+        for (struct node *n = src->by_id[i]; n; n = n->next_id) {
+            ckpt_file_unref(n->kind == NODE_FILE ? CKPT_STEAL(n->file) : NULL);
+            ckpt_backend_unref(CKPT_STEAL(n->files));
+        }
     for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_id[i], *next; n; n = next) {
             next = n->next_id;

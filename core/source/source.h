@@ -52,6 +52,7 @@ struct node {
     struct ckpt_stages *stages;
     struct ckpt_source *source;   /* of a root with stages: for what they call */
     bool stale;                   /* TREE: another step has its name now */
+    struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
     struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
     atomic_bool removing;         /* there is some */
     bool writable;                /* a native root that may be changed, or a step of its store */
@@ -158,7 +159,14 @@ int source_link_target(struct ckpt_source *src, const char *path, char *buf, siz
 
 /* face.c: what is in a directory of the files face. */
 int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret) CKPT_MUST_USE;
-int source_face_each(struct ckpt_source *src, struct node *dir, int (*each)(void *arg, const char *name, uint64_t ino, enum ckpt_type type), void *arg) CKPT_MUST_USE;
+/* The same of a step of the store that lies there. */
+int source_face_step(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret) CKPT_MUST_USE;
+/* Note that a file or directory of such a step is removed; 1: it is not in one. And the step itself, when nothing is left in it. */
+int source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, struct ckpt_err *err) CKPT_MUST_USE;
+int source_face_remove_step(struct ckpt_source *src, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
+typedef int source_name_fn(void *arg, const char *name, uint64_t ino, enum ckpt_type type);
+int source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg) CKPT_MUST_USE;
+int source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg) CKPT_MUST_USE;
 
 /* removal.c: note that a name in a committed step is removed. 1: it is not in one, or that has a staged copy. */
 int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;

@@ -459,14 +459,21 @@ int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool
 {
     struct place p;
     int r = source_remove(src, parent, name, dir, who, err);
+    if (r == 1)
+        r = source_face_remove(src, parent, name, dir, err);
     if (r <= 0)
         return r;
     r = find_place(src, parent, &p, err);
     if (r < 0)
         return r;
-    if (r == 0)
+    if (r == 0) {
         r = ckpt_stage_unlink(p.stages, p.id, name, dir, who);
-    else
+        if (r == -ENOENT && dir && ckpt_stage_is_face(p.stages, p.id)) {
+            r = source_face_remove_step(src, name, err);
+            ckpt_stages_tidy(p.stages);
+            root_changed(src->root, r == 0 ? name : NULL);
+        }
+    } else
         r = dir ? remove_step(src, &p, name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", name);
     place_clear(src, &p);
     return r;

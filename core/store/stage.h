@@ -79,6 +79,7 @@ int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ck
  * Its bytes are never shared with the store, which is not seen in it. With a reference.
  */
 int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id);
 /* Is this a name in that directory that is not seen? */
 bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name);
 

@@ -390,9 +390,14 @@ int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
     return fd < 0 ? fd : stage_take(set->face, fd, NULL, NULL, ret);
 }
 
+bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id)
+{
+    return id == set->face->top->id;
+}
+
 bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name)
 {
-    return dir == set->face->top->id && !strcmp(name, CKPT_STORE_DIR);
+    return ckpt_stage_is_face(set, dir) && !strcmp(name, CKPT_STORE_DIR);
 }
 
 bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)

@@ -62,12 +62,8 @@ def test_checkpointers(native, tmp_path, kind, ocdbt):
 
 @pytest.mark.parametrize("background", [True, False])
 def test_manager(native, background):
-    """max_to_keep, latest and best of the library's own, which deletes its steps there; steps of the store stay."""
-    (native / "9").mkdir()
-    np.save(native / "9/x.npy", np.arange(3))
-    fd = os.open(native / "9", os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    """max_to_keep, latest and best of the library's own, which deletes its steps there. What others have in the folder stays."""
+    (native / ".files/notes").mkdir()
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=background, best_fn=lambda m: m["loss"], best_mode="min")
     with ocp.CheckpointManager(native / ".files", options=options) as manager:
         for step in range(5):
@@ -75,8 +71,64 @@ def test_manager(native, background):
         manager.wait_until_finished()
         assert sorted(manager.all_steps()) == [1, 2] and manager.best_step() == 1
         equal(manager.restore(2, args=ocp.args.PyTreeRestore())["params"]["w"], jax.numpy.asarray(tree(2)["params"]["w"]))
-    assert sorted(os.listdir(native.top)) == ["1", "2", "9", "latest"]
+    assert sorted(os.listdir(native.top)) == ["1", "2", "latest", "notes"]
     np.testing.assert_array_equal(np.load(native / "2/params/w.npy"), tree(2)["params"]["w"])
+
+
+def commit(step):
+    fd = os.open(step, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def store(m, step):
+    """A step of the store, written by plain np.save calls."""
+    (m / step / "params").mkdir(parents=True)
+    for name, value in tree(int(step))["params"].items():
+        np.save(m / step / f"params/{name}.npy", value)
+    (m / step / "list").mkdir()
+    os.setxattr(m / step / "list", "user.ckpt.kind", b"list")
+    np.save(m / step / "list/0.npy", np.arange(3))
+    (m / step / "list/1.json").write_text("1.5")
+    (m / step / "step.json").write_text(step)
+    (m / step / "none.json").write_text("null")
+    commit(m / step)
+
+
+def test_steps_of_the_store(native):
+    """They are Orbax checkpoints there: for StandardCheckpointer and for a manager, which takes them over, old ones to delete included."""
+    for step in "0", "1":
+        store(native, step)
+    assert sorted(os.listdir(native / ".files")) == ["0", "1"]
+    want = {"params": tree(1)["params"], "list": [np.arange(3), 1.5], "step": 1, "none": None}
+    for checkpointer in ocp.StandardCheckpointer(), ocp.PyTreeCheckpointer():
+        equal(checkpointer.restore(native / ".files/1"), want)
+    target = {"params": jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), want["params"])}
+    part = ocp.PyTreeCheckpointer().restore(native / ".files/1", ocp.args.PyTreeRestore(target, partial_restore=True))
+    np.testing.assert_array_equal(part["params"]["w"], want["params"]["w"])
+    with ocp.CheckpointManager(native / ".files", options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
+        assert manager.all_steps() == [0, 1] and manager.latest_step() == 1
+        equal(manager.restore(1, args=ocp.args.PyTreeRestore()), want)
+        for step in 2, 3:
+            manager.save(step, args=ocp.args.PyTreeSave(tree(step)))
+        manager.wait_until_finished()
+        assert manager.all_steps() == [2, 3]
+    assert sorted(os.listdir(native.top)) == ["2", "3", "latest"] and util.ckptfs("info", native.source, "--fast").returncode == 0
+
+
+def test_a_step_of_the_store_is_not_lost_by_half(native, mount):
+    """What is removed of its files there is removed of nothing else, and the step goes with its last file and directory only."""
+    store(native, "4")
+    files = native / ".files/4"
+    os.unlink(files / "_METADATA")
+    assert "_METADATA" not in os.listdir(files) and not (files / "_METADATA").exists()
+    with pytest.raises(OSError):
+        os.rmdir(files)
+    for attempt in (lambda: open(files / "x", "w"), lambda: open(files / "manifest.ocdbt", "a"), lambda: os.mkdir(files / "x")):
+        with util.fails(30):
+            attempt()
+    np.testing.assert_array_equal(np.load(native / "4/params/w.npy"), tree(4)["params"]["w"])
+    assert "_METADATA" in os.listdir(mount(native.source, "ro") / ".files/4")
 
 
 @pytest.mark.parametrize("orbax", [True, False])
