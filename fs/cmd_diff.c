@@ -224,6 +224,32 @@ static bool near_enough(const struct diff *d, char *text[2])
     return (d->rtol > 0 || d->atol > 0) && (fabs(x - y) <= d->atol + d->rtol * fabs(y) || (isnan(x) && isnan(y)));
 }
 
+#define PARSED 65536 /* bytes of a value whose text is looked into */
+
+/* Values that were written with other white space, or as strings with other escapes, are the same. */
+static bool same_json(const struct diff *d, const struct pair *p)
+{
+    cJSON *value[2] = {NULL, NULL};
+    CKPT_AUTOFREE char *text = malloc(2 * PARSED);
+    char *begin[2] = {text, text + PARSED};
+    size_t len[2] = {0, 0};
+    for (int i = 0; text && i < 2; i++) {
+        ssize_t n = p->at[i].size > PARSED ? 0 : ckpt_read(d->side[i].src, p->at[i].id, begin[i], PARSED, 0, NULL);
+        while (n > 0 && strchr(" \t\r\n", begin[i][n - 1]))
+            n--;
+        for (; n > 0 && strchr(" \t\r\n", *begin[i]); begin[i]++)
+            n--;
+        len[i] = n > 0 ? (size_t)n : 0;
+        value[i] = len[i] && *begin[i] == '"' ? ckpt_json_parse(begin[i], len[i]) : NULL;
+    }
+    bool same = len[0] && len[0] == len[1] && !memcmp(begin[0], begin[1], len[0]);
+    if (cJSON_IsString(value[0]) && cJSON_IsString(value[1]))
+        same = !strcmp(value[0]->valuestring, value[1]->valuestring);
+    cJSON_Delete(value[0]);
+    cJSON_Delete(value[1]);
+    return same;
+}
+
 static void compare_values(struct diff *d, const struct pair *p)
 {
     struct fs_compare c = {.dtype = CKPT_DT_OTHER, .itemsize = 1};
@@ -232,6 +258,8 @@ static void compare_values(struct diff *d, const struct pair *p)
     if (!compare_dtypes(d, p, &dtype) || d->meta)
         return;
     if (p->at[0].size == p->at[1].size && (!compare_bytes(d, p, 0, &c) || !c.different))
+        return;
+    if (same_json(d, p))
         return;
     for (int i = 0; i < 2; i++) {
         struct ckpt_err err = {0};
