@@ -116,7 +116,7 @@ def test_store(mount, tmp_path):
             elif isinstance(value, np.ndarray):
                 np.save(folder / f"{key}.npy", value)
             else:
-                (folder / f"{key}.json").write_text(json.dumps(value, ensure_ascii=False) + "\n")
+                (folder / f"{key}.json").write_text(json.dumps(value))
 
     write(step, want)
     (step / "notes.txt").write_text("a blob")
