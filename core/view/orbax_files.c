@@ -17,6 +17,7 @@
 #define CHUNK     ((uint64_t)16 << 20) /* a chunk has at most so many bytes, unless there would be very many */
 #define CHUNKS    65536                /* or about so many */
 #define ALIGN     ((uint64_t)64)       /* of the beginning of an array in the data file */
+#define FILES     9                    /* of one checkpoint, at most */
 #define MAX_PARAM 60000                /* bytes of a name; a database's keys have at most 65,535 */
 #define NODES     "d/0f8b4c1d2e6a49578cb3a1d07e52f964"
 #define DATA      "d/7c21e9f05b3d4a8e96f1c8d2b40a6e35"
@@ -57,7 +58,7 @@ struct ckpt_orbax_files {
     struct part *parts; /* in the order of the data file */
     size_t part_count, part_cap;
     uint64_t data;      /* bytes of the data file */
-    struct file files[8];
+    struct file files[FILES];
     size_t count;
 };
 
@@ -764,14 +765,20 @@ static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_
     return r;
 }
 
+/* The user's, which Orbax may keep with the tree and with the step. */
+static void add_own_metadata(const struct maker *m, struct ckpt_rendering *out, const char *none)
+{
+    const char *own = m->tree->metadata;
+    ckpt_buf_adds(&out->text, own && *own == '{' ? own : none);
+}
+
 static int write_metadata(struct maker *m, struct ckpt_rendering *out)
 {
     ckpt_buf_adds(&out->text, "{\"tree_metadata\":{");
     int r = add_metadata_dir(m, out, m->top);
     ckpt_buf_addf(&out->text, "},\"use_ocdbt\":%s,\"use_zarr3\":false,\"store_array_data_equal_to_fill_value\":true,\"custom_metadata\":",
                   m->out->part_count ? "true" : "false");
-    const char *own = m->tree->metadata;
-    ckpt_buf_adds(&out->text, own && *own == '{' ? own : "null");
+    add_own_metadata(m, out, "null");
     ckpt_buf_addc(&out->text, '}');
     return r;
 }
@@ -942,8 +949,10 @@ static int write_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out
 {
     ckpt_buf_addf(&out->text,
                   "{\"item_handlers\":\"" HANDLER "\",\"metrics\":{},\"performance_metrics\":{},\"init_timestamp_nsecs\":%lld,"
-                  "\"commit_timestamp_nsecs\":%lld,\"custom_metadata\":{}}",
+                  "\"commit_timestamp_nsecs\":%lld,\"custom_metadata\":",
                   (long long)m->time_ns, (long long)m->time_ns);
+    add_own_metadata(m, out, "{}");
+    ckpt_buf_addc(&out->text, '}');
     return 0;
 }
 
