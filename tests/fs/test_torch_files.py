@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import time
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -190,6 +191,42 @@ def test_same_object_often(mount, source):
             os.listdir(m / name)
         assert e.value.errno == errno.EUCLEAN and time.monotonic() - begin < 10
     assert m.memory() < 256 * MIB or util.SANITIZED
+
+
+def pickle_file(path, pickled):
+    """What torch.save would write around a pickle."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
+        z.writestr("a/data.pkl", pickled)
+
+
+def text(n):
+    return b"X" + struct.pack("<I", n) + b"x" * n
+
+
+BOMBS = {                                                  # small files that say much, by sharing or by what is done again and again
+    "a long string in many places": b"](" + text(4 * MIB - 100) + b"q\1" + b"h\1" * 500_000 + b"e.",
+    "long bytes in many places": b"](c_codecs\nencode\n" + text(8 * MIB) + b"X\6\0\0\0latin1\x86Rq\1" + b"h\1" * 500_000 + b"e.",
+    "sets of one list": b"](cbuiltins\nset\nq\1](" + b"K\1" * 500_000 + b"e\x85q\2R" + b"h\1h\2R" * 500_000 + b"e.",
+    "sizes of one tuple": b"](ctorch\nSize\nq\1(" + b"K\1" * 500_000 + b"t\x85q\2R" + b"h\1h\2R" * 500_000 + b"e.",
+    "one tuple as a key": b"}((" + b"K\1" * 500_000 + b"tq\2N" + b"h\2N" * 500_000 + b"u.",
+    "a deep tuple put into a set's list": b"]q\1(cbuiltins\nset\nh\1\x85R" + b"N" + b"\x85" * 500_000 + b"e.",
+    "many lists": b"]" + b"]a" * 20_000_000 + b".",
+    "many nothings": b"N" * 30_000_000 + b".",
+    "many marks": b"(" * 30_000_000 + b".",
+    "much in the memo": b"N" + b"".join(b"r" + struct.pack("<I", i) + b"j" + struct.pack("<I", i) for i in range(3_000_000)) + b".",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs(mount, source, name):
+    """Refused, soon and with little memory."""
+    pickle_file(source / "x.pt", b"\x80\2" + BOMBS[name])
+    m = mount(source)
+    begin = time.monotonic()
+    with util.fails(errno.EUCLEAN, errno.EOPNOTSUPP):
+        os.listdir(m / "x.pt")
+    print(f"{time.monotonic() - begin:.1f} s, {m.memory() / MIB:.0f} MiB")
+    assert util.SANITIZED or (time.monotonic() - begin < 30 and m.memory() < 256 * MIB)
 
 
 def test_long_values(mount, source):

@@ -214,6 +214,24 @@ static void test_kept(void)
     clear(&l);
 }
 
+/* A list that a set was made of is changed afterwards: into what no set can hold, and deeply nested. */
+static void test_changed_set(void)
+{
+    struct ckpt_buf pickle = CKPT_BUF_INIT, json = CKPT_BUF_INIT;
+    struct loaded l;
+    ckpt_buf_adds(&pickle, "cbuiltins\nset\n]q\1\x85Rh\1");
+    ckpt_buf_adds(&pickle, "N");
+    for (int i = 0; i < 500000; i++)
+        ckpt_buf_addc(&pickle, (char)OP_TUPLE1);
+    ckpt_buf_adds(&pickle, "a\x86.");
+    CHECK(load(&l, TORCH_SAVE, pickle.data, pickle.len) == 0);
+    torch_value set = torch_item(&l.g, l.g.top, 0);
+    CHECK(torch_is(&l.g, set, TORCH_CALL, TORCH_IS_SET) && !torch_add_json(&l.g, set, &json));
+    ckpt_buf_clear(&pickle);
+    ckpt_buf_clear(&json);
+    clear(&l);
+}
+
 static void test_faults(void)
 {
     static const struct {
@@ -279,6 +297,7 @@ int main(void)
     test_tensor();
     test_given_back();
     test_kept();
+    test_changed_set();
     test_faults();
     test_metadata();
     return 0;

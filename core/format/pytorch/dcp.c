@@ -100,9 +100,9 @@ static const struct ckpt_format dcp_format = {
     .close = torch_close,
 };
 
-static int open_piece(void *arg, size_t record, struct torch_graph *ret, struct ckpt_err *err)
+static int open_piece(void *arg, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err)
 {
-    return torch_piece_load(arg, record, ret, err);
+    return torch_piece_load(arg, record, ret, ret_cost, err);
 }
 
 static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)

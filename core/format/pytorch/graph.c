@@ -11,6 +11,7 @@
 #include <inttypes.h>
 
 #define MAX_WORDS ((uint32_t)20 << 20)
+#define MAX_STATE 64 /* keys */
 
 enum place { ATOM, NAME, RECORD, WORDS };
 
@@ -413,6 +414,8 @@ torch_value torch_get(const struct torch_graph *g, torch_value dict, const char 
     struct torch_walk w;
     torch_value k, v, found = TORCH_NOTHING;
     torch_walk_init(&w, g, dict);
+    if (torch_count(g, dict) > MAX_STATE)
+        return found;
     while (torch_walk_next(&w, &k) && torch_walk_next(&w, &v))
         if (torch_str_is(g, k, key))
             found = v;

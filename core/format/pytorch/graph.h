@@ -86,7 +86,7 @@ torch_value torch_args(const struct torch_graph *g, torch_value call);
 torch_value torch_state(const struct torch_graph *g, torch_value object); /* TORCH_NOTHING: it has none */
 void torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_storage *ret);
 size_t torch_record_of(torch_value v); /* of a tensor */
-/* The value of a string key in a dict, the last one; TORCH_NOTHING. For dicts of few keys. */
+/* The value of a string key in a dict, the last one; TORCH_NOTHING. Only for dicts of few keys: one dict may be the state of many objects. */
 torch_value torch_get(const struct torch_graph *g, torch_value dict, const char *key);
 
 /* All items of a tuple or list in order; of a dict keys and values. */

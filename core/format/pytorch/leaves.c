@@ -48,7 +48,7 @@ static int complex_layout(struct ckpt_array **ret, struct ckpt_err *err)
 static int piece_layout(struct ckpt_tree *t, size_t record, struct ckpt_err *err)
 {
     struct torch_graph g;
-    int r = torch_piece_load(t, record, &g, err);
+    int r = torch_piece_load(t, record, &g, NULL, err);
     if (r < 0)
         return r;
     torch_graph_clear(&g);

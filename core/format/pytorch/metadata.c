@@ -12,6 +12,9 @@
 #include <xxhash.h>
 
 #define NO_BRANCH UINT32_MAX
+#define MAX_NAME  65535
+#define MAX_DIMS  64 /* that PyTorch allows */
+#define MAX_BOXES 100000 /* beyond the values of the pickle: what it has in several places */
 
 /* --- tables --- */
 
@@ -35,6 +38,7 @@ struct loader {
     uint32_t branch_count, branch_cap;
     uint32_t *branch_slots; /* 1 + number; 0: free */
     uint32_t branch_slots_size;
+    uint64_t boxes_left;
     struct ckpt_err *err;
 };
 
@@ -48,14 +52,22 @@ static int memory(struct loader *l)
     return ckpt_fail(l->err, ENOMEM, "out of memory");
 }
 
-/* A tuple of integers, be it a plain one or a Size; TORCH_NOTHING: it is none. */
+/* A string that can be a name or part of one. */
+static bool is_name(const struct torch_graph *g, torch_value v)
+{
+    size_t len;
+    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_STR)
+        return false;
+    torch_str(g, v, &len);
+    return len <= MAX_NAME;
+}
+
+/* A tuple of integers, be it a plain one or a Size; TORCH_NOTHING: it is none, or longer than that of any tensor. */
 static torch_value as_tuple(const struct torch_graph *g, torch_value v)
 {
-    if (v == TORCH_NOTHING)
-        return v;
     if (torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
-        return torch_item(g, torch_args(g, v), 0);
-    if (torch_kind(g, v) != TORCH_TUPLE)
+        v = torch_item(g, torch_args(g, v), 0);
+    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_TUPLE || torch_count(g, v) > MAX_DIMS)
         return TORCH_NOTHING;
     for (uint32_t i = 0; i < torch_count(g, v); i++)
         if (torch_kind(g, torch_item(g, v, i)) != TORCH_INT)
@@ -169,7 +181,7 @@ static int load_paths(struct loader *l, torch_value planner)
     int r = table_init(l, &l->paths, torch_count(g, planner));
     torch_walk_init(&w, g, planner);
     while (r == 0 && torch_walk_next(&w, &e.name) && torch_walk_next(&w, &e.value)) {
-        if (torch_kind(g, e.name) != TORCH_STR || torch_kind(g, e.value) != TORCH_TUPLE || !torch_count(g, e.value))
+        if (!is_name(g, e.name) || torch_kind(g, e.value) != TORCH_TUPLE || !torch_count(g, e.value))
             return malformed(l, "planner_data has what is no path");
         table_add(g, &l->paths, &e);
     }
@@ -191,7 +203,7 @@ static int load_places(struct loader *l, torch_value storage)
     while (r == 0 && torch_walk_next(&w, &index) && torch_walk_next(&w, &e.value)) {
         torch_value state = state_of(g, index, "MetadataIndex", TORCH_DICT);
         e.name = state == TORCH_NOTHING ? TORCH_NOTHING : torch_get(g, state, "fqn");
-        if (e.name == TORCH_NOTHING || torch_kind(g, e.name) != TORCH_STR)
+        if (!is_name(g, e.name))
             return malformed(l, "storage_data has a key that is no index");
         e.offsets = as_tuple(g, torch_get(g, state, "offset"));
         table_add(g, &l->places, &e);
@@ -223,7 +235,7 @@ static int load_piece(struct loader *l, torch_value name, torch_value offsets, s
     torch_value state = state_of(g, info, "_StorageInfo", TORCH_DICT);
     torch_value path = state == TORCH_NOTHING ? state : torch_get(g, state, "relative_path");
     size_t len;
-    if (path == TORCH_NOTHING || torch_kind(g, path) != TORCH_STR)
+    if (!is_name(g, path))
         return malformed(l, "storage_data does not say where a piece is");
     if (!number(g, state, "offset", &ret->off) || !number(g, state, "length", &ret->len) || !ret->len)
         *fault = TORCH_BAD_NUMBER;
@@ -275,6 +287,8 @@ static int load_boxes(struct loader *l, torch_value name, torch_value chunks, st
     torch_walk_init(&w, g, chunks);
     while (torch_walk_next(&w, &chunk)) {
         struct torch_box box;
+        if (!l->boxes_left--)
+            return malformed(l, "the tensors have more pieces than it describes");
         torch_value state = state_of(g, chunk, "ChunkStorageMetadata", TORCH_DICT);
         torch_value offsets = state == TORCH_NOTHING ? state : torch_get(g, state, "offsets");
         if (state == TORCH_NOTHING || !numbers(g, offsets, s->ndim, box.low, &s->fault) ||
@@ -323,8 +337,8 @@ static int load_leaf(struct loader *l, torch_value name, torch_value metadata, t
     const struct torch_global *class = torch_global_of(g, metadata);
     struct torch_piece piece;
     struct torch_tensor faulty = {0};
-    if (torch_kind(g, name) != TORCH_STR)
-        return malformed(l, "the name of a leaf is no string");
+    if (!is_name(g, name))
+        return malformed(l, "the name of a leaf is no string, or a very long one");
     torch_value state = state_of(g, metadata, "TensorStorageMetadata", TORCH_DICT);
     if (state != TORCH_NOTHING)
         return load_tensor(l, name, state, ret);
@@ -416,8 +430,7 @@ static int grow_branch_slots(struct loader *l)
 /* The branch of a key, made where it is not there yet. */
 static int step(struct loader *l, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
 {
-    enum torch_kind kind = torch_kind(&l->g, key);
-    if (kind != TORCH_STR && kind != TORCH_INT)
+    if (!is_name(&l->g, key) && torch_kind(&l->g, key) != TORCH_INT)
         return malformed(l, "planner_data has a path of other things than strings and integers");
     if (l->branches[parent].value != TORCH_NOTHING)
         return malformed(l, "one leaf lies within another");
@@ -548,6 +561,7 @@ int torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, str
     int r = torch_pickle_load(pickle, len, TORCH_META, records, 0, &l.g, err);
     if (r < 0)
         return r;
+    l.boxes_left = l.g.values + MAX_BOXES;
     r = load(&l);
     table_clear(&l.paths);
     table_clear(&l.places);

@@ -9,12 +9,15 @@
 
 #define MAX_NODES  (1u << 21)
 #define MAX_SHARED 100000 /* nodes beyond the values of the pickle: what it has in several places */
+#define PER_NODE   256    /* bytes of text that count as one more */
+#define MAX_PIECES ((uint64_t)128 << 20) /* bytes of all objects that are pieces of their own */
 #define MAX_KEY    65535
 #define MAX_TEXT   ((size_t)4 << 20) /* of a value that is shown */
 
 struct walk {
     const struct torch_nodes *n;
-    uint64_t left; /* nodes that may be added */
+    uint64_t left; /* nodes that may be added, with their text: a small pickle may put one long string in a million places */
+    uint64_t pieces_left;
     struct ckpt_err *err;
 };
 
@@ -31,16 +34,25 @@ static int memory(struct walk *w)
     return ckpt_fail(w->err, ENOMEM, "out of memory");
 }
 
+static int spend(struct walk *w, uint64_t nodes)
+{
+    if (nodes > w->left)
+        return ckpt_fail(w->err, EUCLEAN, "its objects contain each other so often that they are more than can be shown");
+    w->left -= nodes;
+    return 0;
+}
+
 static int add_node(struct walk *w, const struct place *p, enum ckpt_node_kind kind, uint32_t *ret)
 {
     struct ckpt_tree *t = w->n->tree;
-    if (!w->left--)
-        return ckpt_fail(w->err, EUCLEAN, "its objects contain each other so often that they are more than can be shown");
+    int r = spend(w, 1 + p->len / PER_NODE);
+    if (r < 0)
+        return r;
     if (t->count >= MAX_NODES)
         return ckpt_fail(w->err, EUCLEAN, "more than %u leaves and containers", MAX_NODES);
     uint32_t before = t->count;
-    int r = p->dotted ? ckpt_tree_add_dotted(t, p->parent, p->key, p->len, kind, ret, w->err)
-                      : ckpt_tree_add(t, p->parent, p->key, p->len, p->index, kind, ret, w->err);
+    r = p->dotted ? ckpt_tree_add_dotted(t, p->parent, p->key, p->len, kind, ret, w->err)
+                  : ckpt_tree_add(t, p->parent, p->key, p->len, p->index, kind, ret, w->err);
     if (r == 0 && *ret < before) /* a container that was there: that of another key with the same str() */
         r = ckpt_tree_add_other(t, p->parent, p->key, p->len, ret, w->err);
     return r;
@@ -82,23 +94,47 @@ static int add_complex(struct walk *w, const struct torch_graph *g, torch_value 
     return add_record(w, p, CKPT_NODE_ARRAY, torch_add_complex(w->n->records, torch_float(g, torch_item(g, args, 0)), torch_float(g, torch_item(g, args, 1))));
 }
 
-static int add_other(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+/* What it takes to make the text of a value, in nodes. */
+static uint64_t cost(const struct torch_graph *g, torch_value v)
 {
-    struct ckpt_buf content = CKPT_BUF_INIT;
+    size_t len = 0;
+    if (torch_kind(g, v) == TORCH_STR) {
+        torch_str(g, v, &len);
+        return len / PER_NODE;
+    }
+    if (torch_kind(g, v) != TORCH_CALL || !torch_count(g, torch_args(g, v)))
+        return 0;
+    torch_value first = torch_item(g, torch_args(g, v), 0);
+    enum torch_kind kind = torch_kind(g, first);
+    return kind == TORCH_TUPLE || kind == TORCH_LIST ? torch_count(g, first) : kind == TORCH_STR || kind == TORCH_CALL ? cost(g, first) : 0;
+}
+
+static int add_json(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+{
+    struct ckpt_buf json = {.max = MAX_TEXT};
     int r;
-    if (torch_is(g, v, TORCH_CALL, TORCH_IS_COMPLEX))
-        return add_complex(w, g, v, p);
-    if (torch_add_bytes(g, v, &content))
-        r = add_text(w, p, CKPT_NODE_BLOB, &content);
-    else if (torch_add_json(g, v, &content))
-        r = content.len > MAX_TEXT ? add_record(w, p, CKPT_NODE_VALUE, torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}))
-                                   : add_text(w, p, CKPT_NODE_VALUE, &content);
-    else
+    if (!torch_add_json(g, v, &json))
         r = ckpt_fail(w->err, EOPNOTSUPP, "%.*s: an object of a kind that is not shown", (int)CKPT_MIN(p->len, (size_t)200), p->key);
-    ckpt_buf_clear(&content);
+    else if (ckpt_buf_error(&json) == -EFBIG)
+        r = add_record(w, p, CKPT_NODE_VALUE, torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}));
+    else
+        r = add_text(w, p, CKPT_NODE_VALUE, &json);
+    ckpt_buf_clear(&json);
     return r;
 }
 
+static int add_other(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
+{
+    struct ckpt_buf bytes = CKPT_BUF_INIT;
+    int r = spend(w, cost(g, v));
+    if (r < 0)
+        return r;
+    if (torch_is(g, v, TORCH_CALL, TORCH_IS_COMPLEX))
+        return add_complex(w, g, v, p);
+    r = torch_add_bytes(g, v, &bytes) ? add_text(w, p, CKPT_NODE_BLOB, &bytes) : add_json(w, g, v, p);
+    ckpt_buf_clear(&bytes);
+    return r;
+}
 static int add_value(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p);
 
 static int add_sequence(struct walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
@@ -159,16 +195,22 @@ static int add_items(struct walk *w, const struct torch_graph *g, torch_value v,
 /* What is in the piece takes its place. */
 static int add_piece(struct walk *w, size_t record, const struct place *p)
 {
-    struct torch_graph piece;
-    int r = w->n->piece(w->n->arg, record, &piece, w->err);
+    struct torch_graph piece = {0};
+    uint64_t bytes = 0;
+    int r = w->n->piece(w->n->arg, record, &piece, &bytes, w->err);
     if (r == -ENOMEM)
         return r;
+    if (bytes > w->pieces_left) {
+        torch_graph_clear(&piece);
+        return ckpt_fail(w->err, EUCLEAN, "its objects have more than %llu MiB", (unsigned long long)(MAX_PIECES >> 20));
+    }
+    w->pieces_left -= bytes;
     if (r < 0) {
         if (w->err)
             *w->err = (struct ckpt_err){0};
         return add_record(w, p, CKPT_NODE_ARRAY, record);
     }
-    w->left += piece.values;
+    w->left += piece.values + piece.len / PER_NODE;
     r = add_value(w, &piece, piece.top, p);
     torch_graph_clear(&piece);
     return r;
@@ -215,7 +257,7 @@ static int add_value(struct walk *w, const struct torch_graph *g, torch_value v,
 
 int torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err)
 {
-    struct walk w = {.n = n, .left = g->values + MAX_SHARED, .err = err};
+    struct walk w = {.n = n, .left = g->values + g->len / PER_NODE + MAX_SHARED, .pieces_left = MAX_PIECES, .err = err};
     enum torch_kind kind = torch_kind(g, g->top);
     if (!n->flat)
         ckpt_tree_note_names(n->tree);

@@ -10,8 +10,9 @@ struct torch_nodes {
     struct ckpt_tree *tree;
     struct ckpt_buf *records;
     bool flat; /* keys with dots are kept whole */
-    /* The graph that a record TORCH_R_PIECE stands for; -EUCLEAN and the like make it an array that cannot be read. NULL: there are none. */
-    int (*piece)(void *arg, size_t record, struct torch_graph *ret, struct ckpt_err *err);
+    /* The graph that a record TORCH_R_PIECE stands for, and (in any case) what it took to get it, in bytes; an error but -ENOMEM makes it an
+     * array that cannot be read. NULL: there are none. */
+    int (*piece)(void *arg, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err);
     void *arg;
 };
 

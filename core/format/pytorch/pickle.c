@@ -19,6 +19,7 @@
 #define MAX_MARKS    (1u << 20)
 #define MAX_FETCHED  (1u << 21) /* entries of the memo */
 #define MAX_KEY_DEPTH 8         /* of tuples in a key */
+#define MAX_LOOKS    (1u << 28) /* at items: what is in a tuple or list that many others share is looked at for each of them */
 #define TORCH_DIMS   64         /* that PyTorch allows */
 
 struct entry {
@@ -44,6 +45,7 @@ struct machine {
     struct memo memo;
     uint32_t memoized;
     uint32_t floor; /* words that may be referred to from elsewhere than the stack */
+    uint32_t looks;
     struct ckpt_err *err;
 };
 
@@ -300,9 +302,19 @@ static int new_container(struct machine *m, enum torch_kind kind, bool ordered, 
     return r < 0 ? r : push_from(m, v, start);
 }
 
-/* What Python could hash and what has a name. */
-static bool is_key(const struct torch_graph *g, torch_value v, unsigned depth)
+/* True while so many items more may be looked at. */
+static bool look(struct machine *m, uint32_t items)
 {
+    if (items > MAX_LOOKS - m->looks)
+        return false;
+    m->looks += items;
+    return true;
+}
+
+/* What Python could hash and what has a name. */
+static bool is_key(struct machine *m, torch_value v, unsigned depth)
+{
+    const struct torch_graph *g = &m->g;
     switch (torch_kind(g, v)) {
     case TORCH_NONE:
     case TORCH_BOOL:
@@ -312,8 +324,10 @@ static bool is_key(const struct torch_graph *g, torch_value v, unsigned depth)
     case TORCH_OBJECT: /* an index of .metadata */
         return true;
     case TORCH_TUPLE:
+        if (depth == MAX_KEY_DEPTH || !look(m, torch_count(g, v)))
+            return false;
         for (uint32_t i = 0; i < torch_count(g, v); i++)
-            if (depth == MAX_KEY_DEPTH || !is_key(g, torch_item(g, v, i), depth + 1))
+            if (!is_key(m, torch_item(g, v, i), depth + 1))
                 return false;
         return true;
     default:
@@ -334,7 +348,7 @@ static int fill(struct machine *m, enum torch_kind kind, uint32_t from)
     if (kind == TORCH_DICT && count % 2)
         return malformed(m, "a key has no value");
     for (uint32_t i = 0; kind == TORCH_DICT && i < count; i += 2)
-        if (!is_key(&m->g, m->stack[from + i].value, 0))
+        if (!is_key(m, m->stack[from + i].value, 0))
             return ckpt_fail(m->err, EUCLEAN, "a dict has a key that is neither a string nor a number, nor a tuple of them");
     while (at < m->depth) {
         uint32_t n = 0;
@@ -416,7 +430,7 @@ static int read_numbers(struct machine *m, torch_value v, uint64_t ret[CKPT_MAX_
     if (torch_kind(g, v) != TORCH_TUPLE)
         return malformed(m, "the size or stride of a tensor is no tuple");
     uint32_t count = torch_count(g, v);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && i < TORCH_DIMS; i++) {
         int64_t n;
         if (torch_kind(g, torch_item(g, v, i)) != TORCH_INT)
             return malformed(m, "the size or stride of a tensor has what is no integer");
@@ -425,7 +439,7 @@ static int read_numbers(struct machine *m, torch_value v, uint64_t ret[CKPT_MAX_
         else if (i < CKPT_MAX_DIMS)
             ret[i] = (uint64_t)n;
     }
-    *ret_count = (unsigned)CKPT_MIN(count, (uint32_t)1000);
+    *ret_count = (unsigned)CKPT_MIN(count, (uint32_t)TORCH_DIMS + 1);
     return 0;
 }
 
@@ -533,33 +547,38 @@ static bool is_latin1(const char *p, size_t len)
 }
 
 /* A string, and the name of a codec: only Latin-1, which makes bytes of it. */
-static bool encodes(const struct torch_graph *g, torch_value args, const char *codec)
+static bool encodes(struct machine *m, torch_value args, const char *codec)
 {
+    const struct torch_graph *g = &m->g;
     size_t len;
     if (torch_count(g, args) != 2 || torch_kind(g, torch_item(g, args, 0)) != TORCH_STR || !torch_str_is(g, torch_item(g, args, 1), codec))
         return false;
     const char *text = torch_str(g, torch_item(g, args, 0), &len);
-    return is_latin1(text, len);
+    return look(m, (uint32_t)len) && is_latin1(text, len);
 }
 
-static bool is_set(const struct torch_graph *g, torch_value args)
+static bool is_set(struct machine *m, torch_value args)
 {
+    const struct torch_graph *g = &m->g;
     struct torch_walk w;
     torch_value v;
     if (!torch_count(g, args))
         return true;
     if (torch_count(g, args) != 1 || torch_kind(g, torch_item(g, args, 0)) != TORCH_LIST)
         return false;
+    if (!look(m, torch_count(g, torch_item(g, args, 0))))
+        return false;
     torch_walk_init(&w, g, torch_item(g, args, 0));
     while (torch_walk_next(&w, &v))
-        if (!is_key(g, v, 0))
+        if (!is_key(m, v, 0))
             return false;
     return true;
 }
 
-static bool are_integers(const struct torch_graph *g, torch_value tuple)
+static bool are_integers(struct machine *m, torch_value tuple)
 {
-    if (torch_kind(g, tuple) != TORCH_TUPLE)
+    const struct torch_graph *g = &m->g;
+    if (torch_kind(g, tuple) != TORCH_TUPLE || !look(m, torch_count(g, tuple)))
         return false;
     for (uint32_t i = 0; i < torch_count(g, tuple); i++)
         if (torch_kind(g, torch_item(g, tuple, i)) != TORCH_INT)
@@ -568,25 +587,26 @@ static bool are_integers(const struct torch_graph *g, torch_value tuple)
 }
 
 /* Are these the arguments with which torch.save and distributed checkpoints call it? */
-static bool fits(const struct torch_graph *g, const struct torch_global *callee, torch_value args)
+static bool fits(struct machine *m, const struct torch_global *callee, torch_value args)
 {
+    const struct torch_graph *g = &m->g;
     uint32_t n = torch_count(g, args);
     torch_value first = n ? torch_item(g, args, 0) : TORCH_NOTHING, second = n > 1 ? torch_item(g, args, 1) : TORCH_NOTHING;
     switch (callee->meaning) {
     case TORCH_IS_SIZE:
-        return n == 1 && are_integers(g, first);
+        return n == 1 && are_integers(m, first);
     case TORCH_IS_DEVICE:
         return (n == 1 || (n == 2 && torch_kind(g, second) == TORCH_INT)) && torch_kind(g, first) == TORCH_STR;
     case TORCH_IS_ENCODE:
-        return encodes(g, args, "latin1");
+        return encodes(m, args, "latin1");
     case TORCH_IS_BYTES:
         return n == 0;
     case TORCH_IS_BYTEARRAY:
-        return n == 0 || (n == 1 && is_bytes(g, first)) || encodes(g, args, "latin-1");
+        return n == 0 || (n == 1 && is_bytes(g, first)) || encodes(m, args, "latin-1");
     case TORCH_IS_COMPLEX:
         return n == 2 && torch_kind(g, first) == TORCH_FLOAT && torch_kind(g, second) == TORCH_FLOAT;
     case TORCH_IS_SET:
-        return is_set(g, args);
+        return is_set(m, args);
     case TORCH_IS_LAYOUT:
         return n == 1 && torch_kind(g, first) == TORCH_STR;
     case TORCH_IS_OPAQUE:
@@ -643,7 +663,7 @@ static int op_reduce(struct machine *m)
         give_back(m, start);
         return new_container(m, TORCH_DICT, true, start);
     default:
-        if (!fits(&m->g, global, args))
+        if (!fits(m, global, args))
             return ckpt_fail(m->err, EUCLEAN, "the pickle calls %s.%s with arguments that it never has", global->module, global->name);
         m->depth -= 2;
         r = made(m, torch_new_call(&m->g, torch_global_number(&m->g, callee), args, &v));

@@ -2,6 +2,9 @@
 #include "core/base/util.h"
 #include "core/format/pytorch/torch.h"
 
+#define MEMBER_COST 64
+#define DAMAGE_COST ((uint64_t)1 << 20) /* at most, of a piece that cannot be read */
+
 int torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret, struct ckpt_err *err)
 {
     size_t len;
@@ -30,19 +33,23 @@ int torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct to
     return r < 0 ? ckpt_fail_in(err, -r, "%.200s", ckpt_tree_text(t, p->file, &len)) : 0;
 }
 
-int torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, struct ckpt_err *err)
+int torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct torch_piece piece;
     struct torch_archive archive;
     struct ckpt_buf aside = CKPT_BUF_INIT;
     torch_get_piece(&torch->records, record, &piece);
+    uint64_t members = 0;
     int r = torch_piece_open(t, &piece, &archive, err);
-    if (r < 0)
-        return r;
-    /* The records are immutable once the tree is finished; then the graph is only looked at for its errors. */
-    r = torch_archive_load(&archive, t->builder ? &torch->records : &aside, record + 1, ret, err);
-    torch_archive_close(&archive);
-    ckpt_buf_clear(&aside);
+    if (r == 0) {
+        members = ckpt_zip_count(archive.zip);
+        /* The records are immutable once the tree is finished; then the graph is only looked at for its errors. */
+        r = torch_archive_load(&archive, t->builder ? &torch->records : &aside, record + 1, ret, err);
+        torch_archive_close(&archive);
+        ckpt_buf_clear(&aside);
+    }
+    if (ret_cost)
+        *ret_cost = r < 0 ? CKPT_MIN(piece.len, DAMAGE_COST) : ret->len + members * MEMBER_COST;
     return r;
 }

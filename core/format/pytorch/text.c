@@ -8,18 +8,22 @@
 
 /* --- JSON --- */
 
-static bool add_array(const struct torch_graph *g, torch_value items, struct ckpt_buf *buf)
+#define MAX_LEVELS 8 /* of tuples in a set */
+
+/* A list may have been changed after a set was made of it, so nothing is known of what is in it. */
+static bool add_array(const struct torch_graph *g, torch_value items, unsigned level, struct ckpt_buf *buf)
 {
     struct torch_walk w;
     torch_value v;
     bool first = true;
     ckpt_buf_addc(buf, '[');
     torch_walk_init(&w, g, items);
-    while (torch_walk_next(&w, &v)) {
+    while (!ckpt_buf_error(buf) && torch_walk_next(&w, &v)) {
         if (!first)
             ckpt_buf_adds(buf, ", ");
         first = false;
-        if (torch_kind(g, v) == TORCH_TUPLE ? !add_array(g, v, buf) : !torch_add_json(g, v, buf)) /* tuples of a set: some levels at most */
+        bool tuple = torch_kind(g, v) == TORCH_TUPLE, call = torch_kind(g, v) == TORCH_CALL;
+        if (call || (tuple ? level == MAX_LEVELS || !add_array(g, v, level + 1, buf) : !torch_add_json(g, v, buf)))
             return false;
     }
     ckpt_buf_addc(buf, ']');
@@ -50,9 +54,9 @@ static bool add_called(const struct torch_graph *g, torch_value v, struct ckpt_b
     torch_value args = torch_args(g, v);
     switch (torch_global_of(g, v)->meaning) {
     case TORCH_IS_SIZE:
-        return add_array(g, torch_item(g, args, 0), buf);
+        return add_array(g, torch_item(g, args, 0), 0, buf);
     case TORCH_IS_SET:
-        return add_array(g, torch_count(g, args) ? torch_item(g, args, 0) : args, buf);
+        return add_array(g, torch_count(g, args) ? torch_item(g, args, 0) : args, 0, buf);
     case TORCH_IS_DEVICE:
         add_device(g, args, buf);
         return true;

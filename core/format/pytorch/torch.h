@@ -38,8 +38,8 @@ void torch_close(struct ckpt_tree *t);
 /* The file of a piece, pinned from now on; the caller unrefs. */
 int torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
 int torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct torch_archive *ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* The graph of the piece of a record. */
-int torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The graph of the piece of a record. *ret_cost (which may be NULL): what it took, in bytes; also of a failure. */
+int torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- boxes.c: sharded tensors --- */
 /* Their boxes must tile the tensor: -ENODATA for a hole, -EUCLEAN for one outside or an overlap. Reads nothing of the pieces. */
