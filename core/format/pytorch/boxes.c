@@ -9,7 +9,7 @@
 #include "core/base/util.h"
 #include "core/format/pytorch/torch.h"
 
-#define MAX_PAIRS ((uint64_t)1 << 26) /* of boxes that are compared, to see whether they overlap */
+#define MAX_PAIRS ((uint64_t)1 << 22) /* of boxes that are compared, to see whether they overlap */
 
 static uint64_t itemsize_of(const struct torch_sharded *s)
 {
