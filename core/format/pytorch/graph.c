@@ -306,6 +306,13 @@ const char *torch_str(const struct torch_graph *g, torch_value v, size_t *ret_le
     return (const char *)p + (wide ? 5 : 2);
 }
 
+bool torch_same_str(const struct torch_graph *g, torch_value a, torch_value b)
+{
+    size_t n, m;
+    const char *p = torch_str(g, a, &n), *q = torch_str(g, b, &m);
+    return n == m && !memcmp(p, q, n);
+}
+
 bool torch_str_is(const struct torch_graph *g, torch_value v, const char *text)
 {
     size_t len;

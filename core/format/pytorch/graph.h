@@ -74,6 +74,7 @@ bool torch_int(const struct torch_graph *g, torch_value v, int64_t *ret);
 void torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
 double torch_float(const struct torch_graph *g, torch_value v);
 const char *torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len); /* UTF-8 */
+bool torch_same_str(const struct torch_graph *g, torch_value a, torch_value b);     /* of two strings */
 bool torch_str_is(const struct torch_graph *g, torch_value v, const char *text); /* false, too, for what is no string */
 /* The name itself, or the one that was called, or the class of the object or storage; TORCH_NO_GLOBAL, NULL: it has none. */
 uint32_t torch_global_number(const struct torch_graph *g, torch_value v);

@@ -6,12 +6,12 @@
 #include "core/format/pytorch/metadata.h"
 
 #include "core/base/util.h"
+#include "core/format/pytorch/branch.h"
 #include "core/format/pytorch/pickle.h"
 #include "core/format/pytorch/record.h"
 
 #include <xxhash.h>
 
-#define NO_BRANCH UINT32_MAX
 #define MAX_NAME  65535
 #define MAX_DIMS  64 /* that PyTorch allows */
 #define MAX_BOXES 100000 /* beyond the values of the pickle: what it has in several places */
@@ -34,10 +34,7 @@ struct loader {
     struct ckpt_tree *tree;
     struct ckpt_buf *records;
     struct table paths, places;
-    struct branch *branches;
-    uint32_t branch_count, branch_cap;
-    uint32_t *branch_slots; /* 1 + number; 0: free */
-    uint32_t branch_slots_size;
+    struct torch_branches branches;
     uint64_t boxes_left;
     struct ckpt_err *err;
 };
@@ -89,13 +86,6 @@ static uint64_t hash_of(const struct torch_graph *g, torch_value name, torch_val
     return h ^ h >> 32;
 }
 
-static bool same_text(const struct torch_graph *g, torch_value a, torch_value b)
-{
-    size_t n, m;
-    const char *p = torch_str(g, a, &n), *q = torch_str(g, b, &m);
-    return n == m && !memcmp(p, q, n);
-}
-
 static bool same_offsets(const struct torch_graph *g, torch_value a, torch_value b)
 {
     if (a == TORCH_NOTHING || b == TORCH_NOTHING)
@@ -115,7 +105,7 @@ static uint32_t *slot_of(const struct torch_graph *g, const struct table *t, tor
     uint32_t at = (uint32_t)hash_of(g, name, offsets) & (t->size - 1);
     for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
         const struct entry *e = &t->entries[t->slots[at] - 1];
-        if (same_text(g, e->name, name) && same_offsets(g, e->offsets, offsets))
+        if (torch_same_str(g, e->name, name) && same_offsets(g, e->offsets, offsets))
             break;
     }
     return &t->slots[at];
@@ -353,99 +343,15 @@ static int load_leaf(struct loader *l, torch_value name, torch_value metadata, t
     return 0;
 }
 
-/* --- branches --- */
+/* --- all of it --- */
 
-struct branch {
-    uint32_t parent, next, first, last; /* NO_BRANCH: none */
-    torch_value key;
-    torch_value value; /* of a leaf; of others TORCH_NOTHING, until they are made */
-};
-
-static int new_branch(struct loader *l, uint32_t parent, torch_value key, uint32_t *ret)
-{
-    if (l->branch_count == l->branch_cap) {
-        uint32_t cap = l->branch_cap ? l->branch_cap + l->branch_cap / 2 : 64;
-        struct branch *p = realloc(l->branches, cap * sizeof *p);
-        if (!p)
-            return memory(l);
-        l->branches = p;
-        l->branch_cap = cap;
-    }
-    *ret = l->branch_count++;
-    l->branches[*ret] = (struct branch){parent, NO_BRANCH, NO_BRANCH, NO_BRANCH, key, TORCH_NOTHING};
-    if (parent == NO_BRANCH)
-        return 0;
-    struct branch *p = &l->branches[parent];
-    if (p->first == NO_BRANCH)
-        p->first = *ret;
-    else
-        l->branches[p->last].next = *ret;
-    p->last = *ret;
-    return 0;
-}
-
-static uint64_t branch_hash(const struct torch_graph *g, uint32_t parent, torch_value key)
-{
-    size_t len;
-    int64_t n;
-    const char *text = torch_kind(g, key) == TORCH_STR ? torch_str(g, key, &len) : NULL;
-    uint64_t h = text ? XXH3_64bits(text, len) : torch_int(g, key, &n) ? (uint64_t)n + 1 : 0;
-    h = (h ^ (uint64_t)parent << 32 ^ parent) * 0x9e3779b97f4a7c15;
-    return h ^ h >> 32;
-}
-
-static bool same_key(const struct torch_graph *g, torch_value a, torch_value b)
-{
-    int64_t n, m;
-    if (torch_kind(g, a) != torch_kind(g, b))
-        return false;
-    return torch_kind(g, a) == TORCH_STR ? same_text(g, a, b) : torch_int(g, a, &n) && torch_int(g, b, &m) && n == m;
-}
-
-static uint32_t *branch_slot(struct loader *l, uint32_t parent, torch_value key)
-{
-    uint32_t mask = l->branch_slots_size - 1, at = (uint32_t)branch_hash(&l->g, parent, key) & mask;
-    for (; l->branch_slots[at]; at = (at + 1) & mask) {
-        const struct branch *b = &l->branches[l->branch_slots[at] - 1];
-        if (b->parent == parent && same_key(&l->g, b->key, key))
-            break;
-    }
-    return &l->branch_slots[at];
-}
-
-static int grow_branch_slots(struct loader *l)
-{
-    if (l->branch_count * 2ull < l->branch_slots_size)
-        return 0;
-    free(l->branch_slots);
-    l->branch_slots_size = l->branch_slots_size ? l->branch_slots_size * 2 : 256;
-    l->branch_slots = calloc(l->branch_slots_size, sizeof *l->branch_slots);
-    if (!l->branch_slots)
-        return memory(l);
-    for (uint32_t i = 1; i < l->branch_count; i++)
-        *branch_slot(l, l->branches[i].parent, l->branches[i].key) = i + 1;
-    return 0;
-}
-
-/* The branch of a key, made where it is not there yet. */
 static int step(struct loader *l, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
 {
     if (!is_name(&l->g, key) && torch_kind(&l->g, key) != TORCH_INT)
         return malformed(l, "planner_data has a path of other things than strings and integers");
-    if (l->branches[parent].value != TORCH_NOTHING)
+    if (l->branches.all[parent].value != TORCH_NOTHING)
         return malformed(l, "one leaf lies within another");
-    int r = grow_branch_slots(l);
-    if (r < 0)
-        return r;
-    uint32_t *slot = branch_slot(l, parent, key);
-    *ret_new = !*slot;
-    if (!*slot) {
-        r = new_branch(l, parent, key, ret);
-        if (r == 0)
-            *slot = *ret + 1;
-    } else
-        *ret = *slot - 1;
-    return r;
+    return torch_branch_step(&l->branches, &l->g, parent, key, ret, ret_new) < 0 ? memory(l) : 0;
 }
 
 static int add_leaf(struct loader *l, torch_value name, torch_value leaf)
@@ -465,65 +371,15 @@ static int add_leaf(struct loader *l, torch_value name, torch_value leaf)
     if (r == 0 && !new)
         return malformed(l, "two leaves have the same place");
     if (r == 0)
-        l->branches[at].value = leaf;
+        l->branches.all[at].value = leaf;
     return r;
 }
-
-/* Keys that are the numbers from 0 on are those of a list; then *ret has the values in order. */
-static int sequence(struct loader *l, uint32_t branch, uint32_t count, torch_value **ret)
-{
-    int64_t n;
-    torch_value *items = malloc((count + 1) * sizeof *items);
-    if (!items)
-        return memory(l);
-    for (uint32_t i = 0; i < count; i++)
-        items[i] = TORCH_NOTHING;
-    for (uint32_t at = l->branches[branch].first; at != NO_BRANCH; at = l->branches[at].next) {
-        torch_value key = l->branches[at].key;
-        if (torch_kind(&l->g, key) != TORCH_INT || !torch_int(&l->g, key, &n) || n < 0 || n >= count) {
-            free(items);
-            return 0;
-        }
-        items[n] = l->branches[at].value; /* no two have the same key */
-    }
-    *ret = items;
-    return 1;
-}
-
-static int make_container(struct loader *l, uint32_t branch)
-{
-    torch_value *items = NULL, pair[2], made;
-    uint32_t count = 0;
-    for (uint32_t at = l->branches[branch].first; at != NO_BRANCH; at = l->branches[at].next)
-        count++;
-    int list = count ? sequence(l, branch, count, &items) : 0;
-    if (list < 0)
-        return list;
-    int r = torch_new_container(&l->g, list ? TORCH_LIST : TORCH_DICT, false, &made);
-    if (list) {
-        if (r == 0)
-            r = torch_append(&l->g, made, items, count);
-        free(items);
-    }
-    for (uint32_t at = l->branches[branch].first; !list && r == 0 && at != NO_BRANCH; at = l->branches[at].next) {
-        pair[0] = l->branches[at].key;
-        pair[1] = l->branches[at].value;
-        r = torch_append(&l->g, made, pair, 2);
-    }
-    if (r < 0)
-        return r == -EFBIG ? ckpt_fail(l->err, EUCLEAN, ".metadata describes more than is read of one") : memory(l);
-    l->branches[branch].value = made;
-    return 0;
-}
-
-/* --- all of it --- */
 
 static int load_leaves(struct loader *l, torch_value leaves)
 {
     struct torch_walk w;
     torch_value name, metadata, leaf = TORCH_NOTHING;
-    uint32_t root = 0;
-    int r = new_branch(l, NO_BRANCH, TORCH_NOTHING, &root);
+    int r = torch_branches_init(&l->branches) < 0 ? memory(l) : 0;
     torch_walk_init(&w, &l->g, leaves);
     while (r == 0 && torch_walk_next(&w, &name) && torch_walk_next(&w, &metadata)) {
         r = load_leaf(l, name, metadata, &leaf);
@@ -532,13 +388,10 @@ static int load_leaves(struct loader *l, torch_value leaves)
     }
     if (r == 0 && ckpt_buf_error(l->records))
         r = memory(l);
-    /* What is in a branch has a higher number. */
-    for (uint32_t i = l->branch_count; r == 0 && i-- > 0;)
-        if (l->branches[i].value == TORCH_NOTHING)
-            r = make_container(l, i);
-    if (r == 0)
-        l->g.top = l->branches[root].value;
-    return r;
+    if (r < 0)
+        return r;
+    r = torch_branches_make(&l->branches, &l->g, &l->g.top);
+    return r == -EFBIG ? ckpt_fail(l->err, EUCLEAN, ".metadata describes more than is read of one") : r < 0 ? memory(l) : 0;
 }
 
 static int load(struct loader *l)
@@ -565,8 +418,7 @@ int torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, str
     r = load(&l);
     table_clear(&l.paths);
     table_clear(&l.places);
-    free(l.branches);
-    free(l.branch_slots);
+    torch_branches_clear(&l.branches);
     if (r < 0)
         torch_graph_clear(&l.g);
     else

@@ -90,8 +90,8 @@ static int add_record(struct walk *w, const struct place *p, enum ckpt_node_kind
 
 static int add_complex(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
-    torch_value args = torch_args(g, v);
-    return add_record(w, p, CKPT_NODE_ARRAY, torch_add_complex(w->n->records, torch_float(g, torch_item(g, args, 0)), torch_float(g, torch_item(g, args, 1))));
+    torch_value re = torch_item(g, torch_args(g, v), 0), im = torch_item(g, torch_args(g, v), 1);
+    return add_record(w, p, CKPT_NODE_ARRAY, torch_add_complex(w->n->records, torch_float(g, re), torch_float(g, im)));
 }
 
 /* What it takes to make the text of a value, in nodes. */

@@ -10,28 +10,20 @@
 #include "core/format/pytorch/pickle.h"
 
 #include "core/base/util.h"
+#include "core/format/pytorch/memo.h"
 #include "core/format/pytorch/opcode.h"
-#include "core/format/pytorch/record.h"
+#include "core/format/pytorch/rebuild.h"
 
 #include <stdio.h>
 
 #define MAX_STACK    (1u << 21)
 #define MAX_MARKS    (1u << 20)
-#define MAX_FETCHED  (1u << 21) /* entries of the memo */
 #define MAX_KEY_DEPTH 8         /* of tuples in a key */
 #define MAX_LOOKS    (1u << 28) /* at items: what is in a tuple or list that many others share is looked at for each of them */
-#define TORCH_DIMS   64         /* that PyTorch allows */
 
 struct entry {
     torch_value value;
     uint32_t start; /* words there were when its making began */
-};
-
-struct memo {
-    uint32_t *keys;
-    torch_value *values; /* TORCH_NOTHING: not set yet */
-    uint8_t *used;
-    uint32_t size, count; /* size: a power of two */
 };
 
 struct machine {
@@ -42,7 +34,7 @@ struct machine {
     uint32_t depth, stack_cap;
     uint32_t *marks; /* depths */
     uint32_t mark_count, mark_cap;
-    struct memo memo;
+    struct torch_memo memo;
     uint32_t memoized;
     uint32_t floor; /* words that may be referred to from elsewhere than the stack */
     uint32_t looks;
@@ -71,69 +63,16 @@ static int made(struct machine *m, int r)
 
 /* --- the memo --- */
 
-static uint32_t memo_slot(const struct memo *memo, uint32_t key)
-{
-    uint32_t at = (key * 2654435761u) >> 8 & (memo->size - 1);
-    while (memo->used[at] && memo->keys[at] != key)
-        at = (at + 1) & (memo->size - 1);
-    return at;
-}
-
-static void memo_free(struct memo *memo)
-{
-    free(memo->keys);
-    free(memo->values);
-    free(memo->used);
-}
-
-static int memo_grow(struct memo *memo)
-{
-    struct memo new = {.size = memo->size ? memo->size * 2 : 256, .count = memo->count};
-    new.keys = malloc(new.size * sizeof *new.keys);
-    new.values = malloc(new.size * sizeof *new.values);
-    new.used = calloc(new.size, 1);
-    if (!new.keys || !new.values || !new.used) {
-        memo_free(&new);
-        return -ENOMEM;
-    }
-    for (uint32_t i = 0; i < memo->size; i++)
-        if (memo->used[i]) {
-            uint32_t at = memo_slot(&new, memo->keys[i]);
-            new.used[at] = 1;
-            new.keys[at] = memo->keys[i];
-            new.values[at] = memo->values[i];
-        }
-    memo_free(memo);
-    *memo = new;
-    return 0;
-}
-
 static int memo_expect(struct machine *m, uint32_t key)
 {
-    struct memo *memo = &m->memo;
-    if (memo->count >= memo->size / 2 && memo_grow(memo) < 0)
-        return no_room(m, -ENOMEM);
-    uint32_t at = memo_slot(memo, key);
-    if (memo->used[at])
-        return 0;
-    if (memo->count == MAX_FETCHED)
-        return no_room(m, -EFBIG);
-    memo->used[at] = 1;
-    memo->keys[at] = key;
-    memo->values[at] = TORCH_NOTHING;
-    memo->count++;
-    return 0;
+    int r = torch_memo_expect(&m->memo, key);
+    return r < 0 ? no_room(m, r) : 0;
 }
 
 static void memo_put(struct machine *m, uint32_t key, torch_value value)
 {
-    if (!m->memo.count)
-        return;
-    uint32_t at = memo_slot(&m->memo, key);
-    if (!m->memo.used[at])
-        return;
-    m->memo.values[at] = value;
-    m->floor = m->g.count;
+    if (torch_memo_put(&m->memo, key, value))
+        m->floor = m->g.count;
 }
 
 static int check_protocol(struct machine *m, uint8_t protocol)
@@ -376,153 +315,22 @@ static int op_fill_marked(struct machine *m, enum torch_kind kind)
     return r < 0 ? r : fill(m, kind, from);
 }
 
-/* --- storages and tensors --- */
+/* --- calls --- */
 
-/* False: no number, or none that a size_t of 64 bits holds with its sign. */
-static bool digits(const char *p, size_t len, uint64_t *ret)
-{
-    if (!len || len > 18 || (len > 1 && *p == '0'))
-        return false;
-    *ret = 0;
-    for (size_t i = 0; i < len; i++) {
-        if (p[i] < '0' || p[i] > '9')
-            return false;
-        *ret = *ret * 10 + (uint64_t)(p[i] - '0');
-    }
-    return true;
-}
-
-/* ('storage', class, key, location, number of elements) */
 static int op_persistent_id(struct machine *m)
 {
-    const struct torch_graph *g = &m->g;
+    struct torch_storage s;
+    torch_value v;
     int r = need(m, 1);
+    if (r == 0)
+        r = torch_rebuild_storage(&m->g, m->stack[m->depth - 1].value, &s, m->err);
     if (r < 0)
         return r;
-    torch_value id = m->stack[m->depth - 1].value;
-    uint32_t start = m->stack[m->depth - 1].start;
-    if (torch_kind(g, id) != TORCH_TUPLE || torch_count(g, id) != 5 || !torch_str_is(g, torch_item(g, id, 0), "storage") ||
-        !torch_is(g, torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) || torch_kind(g, torch_item(g, id, 2)) != TORCH_STR ||
-        torch_kind(g, torch_item(g, id, 3)) != TORCH_STR || torch_kind(g, torch_item(g, id, 4)) != TORCH_INT)
-        return malformed(m, "a persistent id is not that of a storage");
-    const struct torch_global *global = torch_global_of(g, torch_item(g, id, 1));
-    struct torch_storage s = {.global = torch_global_number(g, torch_item(g, id, 1))};
-    size_t len;
-    const char *key = torch_str(g, torch_item(g, id, 2), &len);
-    int64_t count;
-    if (!digits(key, len, &s.key))
-        s.fault = TORCH_BAD_KEY;
-    else if (!torch_int(g, torch_item(g, id, 4), &count) || count < 0 || ckpt_mul((uint64_t)count, global->itemsize, &s.size))
-        s.fault = TORCH_BAD_SIZE;
-    torch_value v;
-    m->depth--;
+    uint32_t start = m->stack[--m->depth].start;
     give_back(m, start);
     r = made(m, torch_new_storage(&m->g, &s, &v));
     return r < 0 ? r : push_from(m, v, start);
 }
-
-/* The numbers of a size or stride, of which the record keeps CKPT_MAX_DIMS. */
-static int read_numbers(struct machine *m, torch_value v, uint64_t ret[CKPT_MAX_DIMS], unsigned *ret_count, enum torch_fault *fault)
-{
-    const struct torch_graph *g = &m->g;
-    if (torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
-        v = torch_item(g, torch_args(g, v), 0);
-    if (torch_kind(g, v) != TORCH_TUPLE)
-        return malformed(m, "the size or stride of a tensor is no tuple");
-    uint32_t count = torch_count(g, v);
-    for (uint32_t i = 0; i < count && i < TORCH_DIMS; i++) {
-        int64_t n;
-        if (torch_kind(g, torch_item(g, v, i)) != TORCH_INT)
-            return malformed(m, "the size or stride of a tensor has what is no integer");
-        if (!torch_int(g, torch_item(g, v, i), &n) || n < 0)
-            *fault = TORCH_BAD_NUMBER;
-        else if (i < CKPT_MAX_DIMS)
-            ret[i] = (uint64_t)n;
-    }
-    *ret_count = (unsigned)CKPT_MIN(count, (uint32_t)TORCH_DIMS + 1);
-    return 0;
-}
-
-/* Do all elements lie in the storage? */
-static bool inside(const struct torch_tensor *t)
-{
-    uint64_t last = t->offset, step, itemsize = ckpt_dtype_info(t->dtype)->size;
-    bool over = false;
-    for (unsigned i = 0; i < t->ndim; i++) {
-        if (!t->shape[i])
-            return true;
-        over |= ckpt_mul(t->shape[i] - 1, t->stride[i], &step) || ckpt_add(last, step, &last);
-    }
-    return !over && last < t->size / itemsize;
-}
-
-/* {'conj': True}, {'neg': True}, or None. */
-static int read_metadata(struct machine *m, torch_value v, struct torch_tensor *t)
-{
-    const struct torch_graph *g = &m->g;
-    if (torch_kind(g, v) == TORCH_NONE)
-        return 0;
-    if (torch_kind(g, v) != TORCH_DICT)
-        return malformed(m, "the metadata of a tensor are no dict");
-    torch_value conj = torch_get(g, v, "conj"), neg = torch_get(g, v, "neg");
-    if (conj != TORCH_NOTHING && torch_kind(g, conj) == TORCH_BOOL && torch_truth(g, conj))
-        t->flip ^= CKPT_FLIP_IMAG;
-    if (neg != TORCH_NOTHING && torch_kind(g, neg) == TORCH_BOOL && torch_truth(g, neg))
-        t->flip ^= CKPT_FLIP_REAL | CKPT_FLIP_IMAG;
-    if (ckpt_dtype_info(t->dtype)->klass != CKPT_DC_COMPLEX)
-        t->flip &= CKPT_FLIP_REAL;
-    return 0;
-}
-
-static enum torch_fault fault_of(const struct torch_tensor *t, unsigned strides)
-{
-    if (t->ndim != strides || t->ndim > TORCH_DIMS)
-        return TORCH_BAD_RANK;
-    if (t->dtype == CKPT_DT_OTHER)
-        return TORCH_ODD_TYPE;
-    if (t->ndim > CKPT_MAX_DIMS)
-        return TORCH_MANY_DIMS;
-    const struct ckpt_dtype_info *info = ckpt_dtype_info(t->dtype);
-    if (t->flip && info->klass != CKPT_DC_COMPLEX && (info->klass != CKPT_DC_FLOAT || info->size == 1)) /* the sign is not one bit */
-        return TORCH_NEGATED;
-    return inside(t) ? TORCH_FINE : TORCH_OUTSIDE;
-}
-
-/* (storage, offset, size, stride, requires_grad, hooks[, dtype][, metadata]) */
-static int rebuild_tensor(struct machine *m, torch_value args, bool v3, struct torch_tensor *t)
-{
-    const struct torch_graph *g = &m->g;
-    uint32_t count = torch_count(g, args), fixed = v3 ? 7 : 6;
-    unsigned strides;
-    int64_t offset;
-    if (count != fixed && count != fixed + 1)
-        return malformed(m, "a tensor has too few or too many arguments");
-    torch_value storage = torch_item(g, args, 0), type = v3 ? torch_item(g, args, 6) : torch_item(g, args, 0);
-    if (torch_kind(g, storage) != TORCH_STORAGE)
-        return malformed(m, "a tensor has no storage");
-    if (torch_kind(g, torch_item(g, args, 1)) != TORCH_INT)
-        return malformed(m, "the offset of a tensor is no integer");
-    if (v3 && !torch_is(g, type, TORCH_GLOBAL, TORCH_IS_DTYPE))
-        return malformed(m, "the type of a tensor is none");
-    struct torch_storage s;
-    torch_storage_of(g, storage, &s);
-    *t = (struct torch_tensor){.fault = (enum torch_fault)s.fault, .archive = g->archive, .key = s.key, .size = s.size};
-    t->dtype = (enum ckpt_dtype)torch_global_of(g, type)->dtype;
-    t->type = t->dtype == CKPT_DT_OTHER ? torch_global_number(g, type) : 0;
-    if (!torch_int(g, torch_item(g, args, 1), &offset) || offset < 0)
-        t->fault = TORCH_BAD_NUMBER;
-    t->offset = (uint64_t)offset;
-    int r = read_numbers(m, torch_item(g, args, 2), t->shape, &t->ndim, &t->fault);
-    if (r == 0)
-        r = read_numbers(m, torch_item(g, args, 3), t->stride, &strides, &t->fault);
-    if (r == 0 && count > fixed)
-        r = read_metadata(m, torch_item(g, args, fixed), t);
-    if (r == 0 && !t->fault)
-        t->fault = fault_of(t, strides);
-    return r;
-}
-
-/* --- calls --- */
 
 static int replace_by_tensor(struct machine *m, uint32_t start, const struct torch_tensor *t)
 {
@@ -644,7 +452,7 @@ static int op_reduce(struct machine *m)
     switch (global->meaning) {
     case TORCH_IS_TENSOR_V2:
     case TORCH_IS_TENSOR_V3:
-        r = rebuild_tensor(m, args, global->meaning == TORCH_IS_TENSOR_V3, &t);
+        r = torch_rebuild_tensor(&m->g, args, global->meaning == TORCH_IS_TENSOR_V3, &t, m->err);
         return r < 0 ? r : replace_by_tensor(m, start, &t);
     case TORCH_IS_SPARSE:
         t.fault = TORCH_SPARSE;
@@ -723,7 +531,7 @@ static int op_empty_set(struct machine *m)
 
 static int op_get(struct machine *m, uint32_t key)
 {
-    torch_value v = m->memo.values[memo_slot(&m->memo, key)];
+    torch_value v = torch_memo_get(&m->memo, key);
     return v == TORCH_NOTHING ? malformed(m, "something is fetched from the memo that was never put there") : push(m, v);
 }
 
@@ -835,7 +643,7 @@ int torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, s
     int r = len > TORCH_MAX_PICKLE ? ckpt_fail(err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", len, TORCH_MAX_PICKLE) : run(&m);
     free(m.stack);
     free(m.marks);
-    memo_free(&m.memo);
+    torch_memo_clear(&m.memo);
     if (r < 0)
         torch_graph_clear(&m.g);
     else

@@ -12,7 +12,8 @@
 #define TORCH_FILE_MARK 1 /* of blobs that are files */
 
 struct torch {
-    struct ckpt_buf records; /* a node's ref: of an array, where its record begins; of a blob, its bytes in the strings (with a mark: the path of its file) */
+    /* A node's ref: of an array, where its record begins; of a blob, its bytes in the strings, or with TORCH_FILE_MARK the path of its file. */
+    struct ckpt_buf records;
     struct ckpt_layouts *layouts;
     struct torch_archive archive; /* of a checkpoint that is a file */
     pthread_mutex_t lock;         /* what follows */
