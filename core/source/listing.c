@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * How a step that is being deleted is kept out of sight: rm -r takes a step away file by file, under its final name. A step
- * that was whole and whose directory has changed since, or whose parts do not fit together, is hidden until nothing has
- * happened to it for QUIET_NS; if it is then still there, it is shown as what it is.
+ * that was whole and whose directory has changed since is hidden until nothing has happened to it for CHANGED_NS, one whose parts do not fit
+ * together for QUIET_NS; if it is then still there, it is shown as what it is.
  */
 #include "core/source/listing.h"
 
@@ -15,6 +15,7 @@
 #include <time.h>
 
 #define QUIET_NS 2000000000ll
+#define CHANGED_NS 10000000000ll /* of what was whole: on a busy disk a deletion may stand still for seconds */
 #define RACY_NS 2000000000ll /* a change this soon after another may leave the time stamp as it is */
 
 static int64_t realtime_ns(void)
@@ -24,11 +25,16 @@ static int64_t realtime_ns(void)
     return ts.tv_sec * 1000000000ll + ts.tv_nsec;
 }
 
-/* Nothing has happened to it for a while. A time stamp from the far future is another machine's, and says nothing. */
-static bool is_quiet(const struct ckpt_stat *st)
+/* Nothing has happened to it for so long. A time stamp from the far future is another machine's, and says nothing. */
+static bool is_quiet_for(const struct ckpt_stat *st, int64_t ns)
 {
     int64_t age = realtime_ns() - CKPT_MAX(st->mtime_ns, st->ctime_ns);
-    return age > QUIET_NS || age < -QUIET_NS;
+    return age > ns || age < -ns;
+}
+
+static bool is_quiet(const struct ckpt_stat *st)
+{
+    return is_quiet_for(st, QUIET_NS);
 }
 
 static uint32_t hash_name(const char *name)
@@ -178,7 +184,7 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
     bool quiet = !e->busy && is_quiet(&e->st);
     bool was_whole = same && old->kind == CKPT_ENTRY_TREE && old->st.mtime_ns != e->st.mtime_ns;
     bool was_going = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden && !strncmp(old->hidden, "changed", 7);
-    if (!quiet && (was_whole || was_going))
+    if ((was_whole || was_going) && (!quiet || !is_quiet_for(&e->st, CHANGED_NS)))
         return hide(e, "changed since it was committed: it is being deleted, or written to in place");
     if (!quiet && !e->probe.settled && (e->probe.bits || e->step_name))
         e->probe.bits = e->probe.bits ? e->probe.bits : 1; /* decided when it is known whether this is a root */

@@ -101,7 +101,7 @@ static int store_get(void *arg, const char *name, struct ckpt_extent *ret, struc
 
 /* --- steps that are being deleted --- */
 
-#define QUIET_NS 2000000000ll /* whoever deletes a checkpoint may be held up for a while between two files */
+#define QUIET_NS 5000000000ll /* whoever deletes a checkpoint may be held up for a while between two files */
 
 /* Whether anything changed between two looks at a directory and what it holds, two levels down; and when that was last. */
 struct print {
@@ -181,7 +181,7 @@ static bool is_vanishing(struct orbax *o, const char *array)
     if (before && before == atomic_load(&o->stable_print) && long_ago(newest))
         return false;
     bool gone = !before || (loaded && before != loaded);
-    for (int looks = 0; !gone && (looks < 4 || !long_ago(newest)) && looks < 200; looks++) {
+    for (int looks = 0; !gone && (looks < 4 || !long_ago(newest)) && looks < 400; looks++) {
         nanosleep(&(struct timespec){.tv_nsec = 25000000}, NULL);
         now_newest = newest;
         gone = fingerprint(o, array, &now_newest) != before || now_newest != newest;
