@@ -764,7 +764,8 @@ static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret
         r = ckpt_fail(err, ENOMEM, "out of memory");
     else
         r = orbax_is_item(ckpt_pins_dir(pins), "") ? add_item(o, "", 0, err) : load_step(o, err);
-    bool missing = r == -ENOENT || o->incomplete || o->guessed;
+    /* Without anything in it, it may be the last moment of a deletion. */
+    bool missing = r == -ENOENT || o->incomplete || o->guessed || t->nodes[0].first == CKPT_NO_NODE;
     for (unsigned i = 0; i < o->count && r == 0; i++) {
         struct ckpt_err pin_err = {0};
         int pinned = o->items[i].db ? ckpt_ocdbt_pin(o->items[i].db, &pin_err) : 0;
