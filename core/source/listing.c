@@ -287,6 +287,8 @@ static int settle_entries(struct maker *m)
     for (size_t i = 0; i < l->count; i++)
         l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK && l->entries[i].step_name &&
                    l->entries[i].probe.bits > 1;
+    /* One whose steps are all on their way in or out is still one. */
+    l->root |= m->old && m->old->root && m->old->dir.ino == l->dir.ino && m->old->dir.dev == l->dir.dev;
     l->latest = SIZE_MAX;
     bool taken = false;
     for (size_t i = 0; i < l->count; i++) {
