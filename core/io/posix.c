@@ -156,12 +156,14 @@ static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn 
         close(fd);
         return -saved;
     }
-    int r = 0;
+    /* One that has been removed is no empty directory, though readdir makes it one. */
+    struct stat own;
+    int r = fstat(dirfd(dir), &own) == 0 && !own.st_nlink ? -ENOENT : 0;
     while (r == 0) {
         errno = 0;
         struct dirent *e = readdir(dir);
         if (!e) {
-            r = -errno;
+            r = errno ? -errno : fstat(dirfd(dir), &own) == 0 && !own.st_nlink ? -ENOENT : 0;
             break;
         }
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
