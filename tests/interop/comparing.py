@@ -7,9 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from arrays import SLICES, random_slice
 from check_fixtures import escape
-
-SLICES = 200
 
 
 def flatten(tree, path=()):
@@ -73,20 +72,6 @@ def compare_leaf(top, path, leaf):
         same_array(npy, want)
         return want
     return None
-
-
-def random_slice(rng, shape):
-    """A NumPy slice as text, and as NumPy takes it."""
-    parts = []
-    for size in shape[:rng.randint(1, len(shape))]:
-        if size and rng.random() < 0.3:
-            parts.append(str(rng.randrange(-size, size)))
-            continue
-        start, stop = ("" if rng.random() < 0.3 else str(rng.randint(-size, size + 1)) for _ in range(2))
-        step = rng.choice(["", "", ":", ":2", ":-1", ":3"])
-        parts.append(f"{start}:{stop}{step}")
-    text = ",".join(parts)
-    return text, eval(f"numpy_index[{text}]", {"numpy_index": np.s_})
 
 
 def compare(top, tree, seed):

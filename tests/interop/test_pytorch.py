@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import check_fixtures
-from comparing import SLICES, random_slice
+from arrays import SLICES, random_slice
 
 SAVER = Path(__file__).parent / "torch_save.py"
 
