@@ -301,16 +301,9 @@ void fs_json_time(FILE *out, int64_t ns)
 
 /* --- progress --- */
 
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 void fs_progress_begin(struct fs_progress *p)
 {
-    *p = (struct fs_progress){.on = isatty(STDERR_FILENO), .begin_ns = now_ns()};
+    *p = (struct fs_progress){.on = isatty(STDERR_FILENO), .begin_ns = ckpt_monotonic_ns()};
 }
 
 static void draw_bar(const struct fs_progress *p, char buf[64])
@@ -330,7 +323,7 @@ void fs_progress_add(struct fs_progress *p, const char *path, uint64_t bytes)
     p->done += bytes;
     if (!p->on)
         return;
-    int64_t now = now_ns();
+    int64_t now = ckpt_monotonic_ns();
     if (now - p->shown_ns < PROGRESS_NS)
         return;
     p->shown_ns = now;
@@ -355,5 +348,5 @@ void fs_progress_clear(struct fs_progress *p)
     if (p->shown)
         fputs("\r\033[K", stderr);
     p->shown = false;
-    p->shown_ns = now_ns();
+    p->shown_ns = ckpt_monotonic_ns();
 }

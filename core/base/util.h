@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scope cleanup, checked arithmetic, little-endian access, small helpers. */
+/* Scope cleanup, checked arithmetic, little-endian access, clocks, small helpers. */
 #ifndef CKPT_BASE_UTIL_H
 #define CKPT_BASE_UTIL_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static inline void ckpt_cleanup_free(void *p)
@@ -87,6 +89,65 @@ static inline uint64_t ckpt_le64(const void *p)
     uint64_t v;
     memcpy(&v, p, sizeof v);
     return v;
+}
+
+static inline int64_t ckpt_clock_ns(clockid_t clock)
+{
+    struct timespec ts;
+    clock_gettime(clock, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+static inline int64_t ckpt_realtime_ns(void) /* since 1970 */
+{
+    return ckpt_clock_ns(CLOCK_REALTIME);
+}
+static inline int64_t ckpt_monotonic_ns(void)
+{
+    return ckpt_clock_ns(CLOCK_MONOTONIC);
+}
+
+/* Spreads the bits of a number over all of the result: the end of a hash. */
+static inline uint64_t ckpt_mix(uint64_t h)
+{
+    h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9;
+    h = (h ^ h >> 27) * 0x94d049bb133111eb;
+    return h ^ h >> 31;
+}
+
+static inline bool ckpt_has_bit(const uint64_t *bits, uint32_t number)
+{
+    return bits[number / 64] >> number % 64 & 1;
+}
+static inline void ckpt_set_bit(uint64_t *bits, uint32_t number)
+{
+    bits[number / 64] |= (uint64_t)1 << number % 64;
+}
+
+/* The result of a getxattr or listxattr call whose answer is known: its length, copied where there is room; len 0 asks for it alone. */
+static inline ssize_t ckpt_give_xattr(const void *value, size_t n, char *buf, size_t len)
+{
+    if (len && n > len)
+        return -ERANGE;
+    if (len && n)
+        memcpy(buf, value, n);
+    return (ssize_t)n;
+}
+
+/* Bytes read, fewer than len only at the end of the file; or a negative errno. */
+static inline ssize_t ckpt_pread(int fd, void *buf, size_t len, uint64_t off)
+{
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(off + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
 }
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "ckptfs is written for little-endian machines");

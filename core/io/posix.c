@@ -244,19 +244,7 @@ static int posix_readlink(struct ckpt_backend *base, const char *path, char *buf
 
 static ssize_t posix_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
 {
-    struct posix_file *f = (struct posix_file *)base;
-    size_t done = 0;
-    while (done < len) {
-        ssize_t n = pread(f->fd, (char *)buf + done, len - done, (off_t)(off + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        done += (size_t)n;
-    }
-    return (ssize_t)done;
+    return ckpt_pread(((struct posix_file *)base)->fd, buf, len, off);
 }
 
 static int posix_fd(struct ckpt_file *base)

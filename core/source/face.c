@@ -389,15 +389,10 @@ static int visit(void *arg, const char *name, enum ckpt_ftype type)
 static int visit_step(void *arg, const char *file, enum ckpt_ftype type)
 {
     struct face_listing *l = arg;
-    char name[256], path[4096];
+    char name[CKPT_STEP_NAME + 1], path[4096];
     struct ckpt_stat st;
-    size_t n = strlen(file);
-    if (type != CKPT_FT_FILE || n <= 5 || n > 255 || strcmp(file + n - 5, ".json"))
-        return 0;
-    memcpy(name, file, n - 5);
-    name[n - 5] = 0;
     /* Something of the disk's goes before it. */
-    if (!ckpt_step_name(name, NULL) || join(l->dir->path, name, path) < 0 || ckpt_backend_stat(l->src->backend, path, &st) == 0)
+    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) || join(l->dir->path, name, path) < 0 || ckpt_backend_stat(l->src->backend, path, &st) == 0)
         return 0;
     return l->visit(l->arg, name, 0, CKPT_DIR);
 }

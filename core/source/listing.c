@@ -18,17 +18,10 @@
 #define CHANGED_NS 10000000000ll /* of what was whole: on a busy disk a deletion may stand still for seconds */
 #define RACY_NS 2000000000ll /* a change this soon after another may leave the time stamp as it is */
 
-static int64_t realtime_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 /* Nothing has happened to it for so long. A time stamp from the far future is another machine's, and says nothing. */
 static bool is_quiet_for(const struct ckpt_stat *st, int64_t ns)
 {
-    int64_t age = realtime_ns() - CKPT_MAX(st->mtime_ns, st->ctime_ns);
+    int64_t age = ckpt_realtime_ns() - CKPT_MAX(st->mtime_ns, st->ctime_ns);
     return age > ns || age < -ns;
 }
 
@@ -184,7 +177,7 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
     bool quiet = !e->busy && is_quiet(&e->st);
     bool was_whole = same && old->kind == CKPT_ENTRY_TREE && old->st.mtime_ns != e->st.mtime_ns;
     bool was_going = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden && !strncmp(old->hidden, "changed", 7);
-    if ((was_whole || was_going) && (!quiet || !is_quiet_for(&e->st, CHANGED_NS)))
+    if ((was_whole || was_going) && (e->busy || !is_quiet_for(&e->st, CHANGED_NS)))
         return hide(e, "changed since it was committed: it is being deleted, or written to in place");
     if (!quiet && !e->probe.settled && (e->probe.bits || e->step_name))
         e->probe.bits = e->probe.bits ? e->probe.bits : 1; /* decided when it is known whether this is a root */
@@ -196,15 +189,10 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
 static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
 {
     struct maker *m = arg;
-    size_t n = strlen(name);
-    char step[256];
+    char step[CKPT_STEP_NAME + 1];
     double number;
     int r;
-    if (type != CKPT_FT_FILE || n < 6 || n > 255 || strcmp(name + n - 5, ".json"))
-        return 0;
-    memcpy(step, name, n - 5);
-    step[n - 5] = 0;
-    if (!ckpt_step_name(step, &number))
+    if (type != CKPT_FT_FILE || !ckpt_step_of_file(name, step, &number))
         return 0;
     if ((r = add_name(m, step, CKPT_FT_FILE)) < 0)
         return r;
@@ -214,7 +202,7 @@ static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
     e->is_step = e->step_name = true;
     e->reader = &ckpt_store_reader;
     e->probe = (struct ckpt_probe){.bits = 64, .settled = true};
-    e->file = malloc(sizeof CKPT_STORE_DIR + n + 16);
+    e->file = malloc(sizeof CKPT_STORE_DIR + strlen(name) + 16);
     if (!e->file)
         return -ENOMEM;
     sprintf(e->file, CKPT_STORE_DIR "/steps/%s", name);
@@ -369,7 +357,7 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
         return -ENOMEM;
     struct maker m = {.source = source, .path = path, .old = old, .l = l, .plain = is_plain(path)};
     atomic_init(&l->refs, 1);
-    l->taken_ns = realtime_ns();
+    l->taken_ns = ckpt_realtime_ns();
     int r = ckpt_backend_stat(source, path, &l->dir);
     if (r == 0)
         r = ckpt_backend_list(source, path, add_name, &m);

@@ -7,8 +7,6 @@
 #include "core/base/util.h"
 #include "core/source/source.h"
 
-#include <time.h>
-
 struct removal {
     struct ckpt_stage_removed what; /* a tree's nodes have the numbers of its manifest's */
     uint32_t count;       /* of them */
@@ -16,30 +14,6 @@ struct removal {
     int64_t changed_ns;   /* CLOCK_MONOTONIC */
     bool failed;          /* no copy could be made since */
 };
-
-static int64_t monotonic_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
-static int64_t realtime_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
-static bool has_bit(const uint64_t *bits, uint32_t number)
-{
-    return bits[number / 64] >> number % 64 & 1;
-}
-
-static void set_bit(uint64_t *bits, uint32_t number)
-{
-    bits[number / 64] |= (uint64_t)1 << number % 64;
-}
 
 static void removal_free(struct removal *r)
 {
@@ -54,7 +28,7 @@ bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node)
         return false;
     CKPT_GUARD(&src->lock);
     const struct removal *r = n->removal;
-    return r && node < r->count && has_bit(r->what.nodes, node);
+    return r && node < r->count && ckpt_has_bit(r->what.nodes, node);
 }
 
 void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, int64_t *mtime_ns)
@@ -63,7 +37,7 @@ void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, 
         return;
     CKPT_GUARD(&src->lock);
     const struct removal *r = n->removal;
-    if (r && dir < r->count && has_bit(r->what.dirs, dir))
+    if (r && dir < r->count && ckpt_has_bit(r->what.dirs, dir))
         *mtime_ns = r->what.time_ns;
 }
 
@@ -132,10 +106,10 @@ int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bo
             r = begin(t.node, t.tree->count);
             if (r == 0) {
                 struct removal *now = t.node->removal;
-                set_bit(now->what.nodes, node);
-                set_bit(now->what.dirs, dir);
-                now->what.time_ns = realtime_ns();
-                now->changed_ns = monotonic_ns();
+                ckpt_set_bit(now->what.nodes, node);
+                ckpt_set_bit(now->what.dirs, dir);
+                now->what.time_ns = ckpt_realtime_ns();
+                now->changed_ns = ckpt_monotonic_ns();
                 now->pid = who->pid;
                 now->failed = false;
             }
@@ -168,7 +142,7 @@ static struct node *next_removal(struct ckpt_source *src, struct node *root, dou
     for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_serial[i]; n; n = n->next_serial)
             if (n->removal && n->parent == root->id && !n->stale && !n->removal->failed &&
-                monotonic_ns() - n->removal->changed_ns >= (int64_t)(seconds * 1e9)) {
+                ckpt_monotonic_ns() - n->removal->changed_ns >= (int64_t)(seconds * 1e9)) {
                 n->removal->failed = true; /* until it has not */
                 n->uses++;
                 return n;

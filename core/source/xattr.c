@@ -102,15 +102,6 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id)
     return all;
 }
 
-static ssize_t give(const char *value, size_t n, char *buf, size_t len)
-{
-    if (len && n > len)
-        return -ERANGE;
-    if (len && n)
-        memcpy(buf, value, n);
-    return (ssize_t)n;
-}
-
 /* The attributes that a leaf or directory of a store was written with: an object of hex strings; NULL: none. */
 static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
 {
@@ -139,7 +130,7 @@ static ssize_t own_attribute(struct ckpt_source *src, uint64_t id, const char *n
             sscanf(item->valuestring + 2 * i, "%2x", &byte);
             value[i] = (char)byte;
         }
-        r = value ? give(value, n, buf, len) : -ENOMEM;
+        r = value ? ckpt_give_xattr(value, n, buf, len) : -ENOMEM;
     }
     cJSON_Delete(all);
     return r;
@@ -172,7 +163,7 @@ ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, ch
         return strncmp(name, "user.", 5) ? -ENODATA : own_attribute(src, id, name, buf, len);
     cJSON *all = describe(src, id);
     const cJSON *item = ckpt_json_get(all, name + strlen(PREFIX));
-    ssize_t r = item ? give(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
+    ssize_t r = item ? ckpt_give_xattr(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
     cJSON_Delete(all);
     return r;
 }
@@ -202,7 +193,7 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
     cJSON_Delete(own);
     ssize_t r = ckpt_buf_error(&names);
     if (r == 0)
-        r = give((char *)names.data, names.len, buf, len);
+        r = ckpt_give_xattr((char *)names.data, names.len, buf, len);
     ckpt_buf_clear(&names);
     cJSON_Delete(all);
     return r;

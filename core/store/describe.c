@@ -129,7 +129,7 @@ static int write_pieces(void *arg, const struct walk_at *at, struct ckpt_err *er
 
 static int begin_manifest(struct commit *c, int out, struct ckpt_manifest_writer **ret, struct ckpt_err *err)
 {
-    struct ckpt_manifest_info info = {.name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_now_ns(), .metadata = (char *)c->in->metadata};
+    struct ckpt_manifest_info info = {.name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_realtime_ns(), .metadata = (char *)c->in->metadata};
     struct stat st;
     if (c->in->id)
         snprintf(info.id, sizeof info.id, "%s", c->in->id);

@@ -65,25 +65,25 @@ static int mark_step(struct gc *g, const char *step)
     return r < 0 ? ckpt_fail_in(g->err, -r, "step %s: nothing is collected while this manifest cannot be read", step) : 0;
 }
 
-static int mark_part(void *arg, struct ckpt_file *part)
+static int mark_part(void *arg, struct ckpt_file *part, struct ckpt_err *err)
 {
     struct gc *g = arg;
     struct ckpt_manifest_info info = {0};
-    int r = ckpt_manifest_each(part, &info, mark_node, &g->named, g->err);
+    int r = ckpt_manifest_each(part, &info, mark_node, &g->named, err);
     ckpt_manifest_info_clear(&info);
-    return r < 0 ? ckpt_fail_in(g->err, -r, "the part of a writer cannot be read, and nothing is collected meanwhile") : 0;
+    return r < 0 ? ckpt_fail_in(err, -r, "the part of a writer cannot be read, and nothing is collected meanwhile") : 0;
 }
 
 /* What writers have of steps that wait for others. */
 static int mark_parts(struct gc *g)
 {
-    int r = ckpt_writers_parts(g->store, mark_part, g);
+    int r = ckpt_writers_parts(g->store, mark_part, g, g->err);
     return r < 0 && (!g->err || g->err->code != -r) ? ckpt_fail(g->err, -r, "the parts of writers cannot be listed: %s", strerror(-r)) : r;
 }
 
 static int mark(struct gc *g, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
-    g->begin_ns = ckpt_now_ns();
+    g->begin_ns = ckpt_realtime_ns();
     int r = ckpt_store_steps(g->store, false, &g->steps, &g->step_count, g->err);
     for (size_t i = 0; i < g->step_count && r == 0; i++) {
         r = mark_step(g, g->steps[i].name);

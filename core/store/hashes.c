@@ -14,7 +14,7 @@ void ckpt_hashes_init(struct ckpt_hashes *h)
 {
     *h = (struct ckpt_hashes){0};
     if (getrandom(h->seed, sizeof h->seed, 0) != sizeof h->seed)
-        h->seed[0] = (uint64_t)ckpt_now_ns();
+        h->seed[0] = (uint64_t)ckpt_realtime_ns();
 }
 
 void ckpt_hashes_clear(struct ckpt_hashes *h)

@@ -11,10 +11,12 @@
 
 /* bytes random bytes as hex digits, with a NUL. */
 void ckpt_random_hex(char *ret, size_t bytes);
-int64_t ckpt_now_ns(void); /* since 1970 */
 
 /* Each name in a directory but "." and ".."; a nonzero result of visit ends it and is returned. */
 int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, const char *name), void *arg) CKPT_MUST_USE;
+
+/* All of a small file, NUL-terminated, to be freed. -EFBIG beyond max bytes. */
+int ckpt_text_at(int dir, const char *path, size_t max, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* What a new store has, as text. */
 int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;

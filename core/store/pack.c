@@ -53,7 +53,7 @@ int pack_new(struct commit *c)
         return -ENOMEM;
     p->fd = -1;
     if (getrandom(&p->seed, sizeof p->seed, 0) != sizeof p->seed)
-        p->seed = (uint64_t)ckpt_now_ns();
+        p->seed = (uint64_t)ckpt_realtime_ns();
     c->pack = p;
     return 0;
 }

@@ -128,7 +128,7 @@ int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct c
 
 static void apply_rules(const struct ckpt_retention *r, struct judgement *j)
 {
-    uint64_t now = (uint64_t)ckpt_now_ns();
+    uint64_t now = (uint64_t)ckpt_realtime_ns();
     for (size_t i = 0; i < j->count; i++) {
         const struct ckpt_store_step *step = &j->steps[i];
         bool *keep = &j->keep[i];

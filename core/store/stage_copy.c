@@ -16,15 +16,10 @@ struct copying {
     const struct ckpt_stage_removed *removed;
 };
 
-static bool has_bit(const uint64_t *bits, uint32_t number)
-{
-    return bits[number / 64] >> number % 64 & 1;
-}
-
 /* The time of a directory that was there before. */
 static int set_dir_time(const struct copying *c, const char *path, uint32_t number, int64_t mtime_ns)
 {
-    int64_t ns = c->removed && has_bit(c->removed->dirs, number) ? c->removed->time_ns : mtime_ns;
+    int64_t ns = c->removed && ckpt_has_bit(c->removed->dirs, number) ? c->removed->time_ns : mtime_ns;
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {ns / 1000000000, ns % 1000000000}};
     return utimensat(c->step->tree, path, times, 0) < 0 ? -errno : 0;
 }
@@ -123,7 +118,7 @@ static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node
     struct copying *c = arg;
     const char *dir = n->parent && n->parent < c->dir_cap ? c->dirs[n->parent] : "";
     char path[PATH_MAX];
-    if (c->removed && has_bit(c->removed->nodes, number))
+    if (c->removed && ckpt_has_bit(c->removed->nodes, number))
         return 0;
     if (!dir)
         return -EUCLEAN;

@@ -403,33 +403,17 @@ int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret)
     return stage_shares(h->inode, ret);
 }
 
-static ssize_t read_own(int fd, void *buf, size_t len, uint64_t off)
-{
-    size_t done = 0;
-    while (done < len) {
-        ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(off + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        done += (size_t)n;
-    }
-    return (ssize_t)done;
-}
-
 ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint64_t off)
 {
     struct stage_inode *n = h->inode;
     struct ckpt_ref ref;
     if (atomic_load(&n->shared) == 0)
-        return read_own(h->fd, buf, len, off);
+        return ckpt_pread(h->fd, buf, len, off);
     pthread_mutex_lock(&n->content);
     int shared = stage_shares(n, &ref);
     pthread_mutex_unlock(&n->content);
     if (!shared)
-        return read_own(h->fd, buf, len, off);
+        return ckpt_pread(h->fd, buf, len, off);
     pthread_mutex_lock(&h->lock);
     int r = h->payload ? 0 : open_payload(n->step, &ref, &h->payload);
     pthread_mutex_unlock(&h->lock);

@@ -6,13 +6,6 @@
 
 #define ID_BITS 40
 
-static uint64_t mix(uint64_t h)
-{
-    h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9;
-    h = (h ^ h >> 27) * 0x94d049bb133111eb;
-    return h ^ h >> 31;
-}
-
 static struct stage_inode **id_bucket(struct ckpt_stages *set, uint64_t id)
 {
     return &set->by_id[id % STAGE_BUCKETS];
@@ -20,12 +13,12 @@ static struct stage_inode **id_bucket(struct ckpt_stages *set, uint64_t id)
 
 static struct stage_inode **key_bucket(struct ckpt_stages *set, dev_t dev, ino_t ino)
 {
-    return &set->by_key[mix(ino ^ (uint64_t)dev << 48) % STAGE_BUCKETS];
+    return &set->by_key[ckpt_mix(ino ^ (uint64_t)dev << 48) % STAGE_BUCKETS];
 }
 
 uint64_t ckpt_stage_ino(const struct ckpt_stages *set, dev_t dev, ino_t ino)
 {
-    return mix(ino * 0x9e3779b97f4a7c15 + dev + set->opt.first_id) >> 1 | 16;
+    return ckpt_mix(ino * 0x9e3779b97f4a7c15 + dev + set->opt.first_id) >> 1 | 16;
 }
 
 static struct stage_inode *find_id(struct ckpt_stages *set, uint64_t id)

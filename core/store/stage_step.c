@@ -25,13 +25,6 @@
 #define MAX_WRITERS 4096
 #define MAX_FDS 8192 /* that inodes may hold, beside those that are in use */
 
-static int64_t monotonic_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 /* --- what keeps it --- */
 
 void stage_step_unref(struct stage_step *step)
@@ -129,7 +122,7 @@ void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
     CKPT_GUARD(&step->set->lock);
     step->touched = true;
     step->tried = false;
-    step->changed_ns = monotonic_ns();
+    step->changed_ns = ckpt_monotonic_ns();
     add_writer(step, who->pid);
 }
 
@@ -154,28 +147,9 @@ int stage_read_text(int dir, const char *name, char *buf, size_t len)
 
 int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len)
 {
-    struct stat st;
     *ret = NULL;
-    CKPT_AUTOFD int fd = openat(step->work, STAGE_METADATA, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -errno;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if ((uint64_t)st.st_size > STAGE_METADATA_MAX)
-        return -EFBIG;
-    char *text = malloc((size_t)st.st_size + 1);
-    if (!text)
-        return -ENOMEM;
-    ssize_t n = pread(fd, text, (size_t)st.st_size, 0);
-    if (n < 0) {
-        int r = -errno;
-        free(text);
-        return r;
-    }
-    text[n] = 0;
-    *ret = text;
-    *ret_len = (size_t)n;
-    return 0;
+    int r = ckpt_text_at(step->work, STAGE_METADATA, STAGE_METADATA_MAX, ret, ret_len);
+    return r == -ENOENT ? 0 : r;
 }
 
 static int open_dirs(struct stage_step *step, const char *id)
@@ -206,7 +180,7 @@ static int add_step(struct stage_step *step, const char *name)
     if (r == 0) { /* the top stays known without references */
         stage_put(step->top);
         ckpt_stage_forget(step->set, attr.id, 1);
-        step->changed_ns = monotonic_ns();
+        step->changed_ns = ckpt_monotonic_ns();
     }
     return r;
 }
@@ -512,15 +486,18 @@ static void open_name(struct stage_step *step, char *ret, size_t len)
         }
 }
 
+/* For pthread_cond_timedwait. */
+static struct timespec deadline(int64_t ns)
+{
+    int64_t at = ckpt_realtime_ns() + ns;
+    return (struct timespec){at / 1000000000, at % 1000000000};
+}
+
 /* Nobody writes, and nothing is under way. Under freeze's writer. */
 static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += CLOSE_WAIT_NS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    struct timespec until = deadline(CLOSE_WAIT_NS);
     CKPT_GUARD(&set->lock);
     while (step->open_writes && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
         ;
@@ -531,8 +508,7 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
                          step->open_writes == 1 ? "it" : "them");
     }
     while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++; /* an interruption wakes nobody */
+        until = deadline(1000000000); /* an interruption wakes nobody */
         pthread_cond_timedwait(&set->idle, &set->lock, &until);
     }
     return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
@@ -598,7 +574,7 @@ static bool is_settled(struct stage_step *step)
 {
     double number;
     return step->touched && !step->open_writes && ckpt_step_name(step->name, &number) &&
-           monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && writers_ended(step);
+           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && writers_ended(step);
 }
 
 /* Once more when changes are kept out: a writer may have begun since it was seen. */
@@ -826,7 +802,7 @@ static void tidy(struct ckpt_stages *set)
     struct ckpt_err err = {0};
     struct ckpt_gc_result result;
     pthread_mutex_lock(&set->lock);
-    bool wanted = set->gc_wanted, gc = wanted || (set->gc_ns && monotonic_ns() > set->gc_ns);
+    bool wanted = set->gc_wanted, gc = wanted || (set->gc_ns && ckpt_monotonic_ns() > set->gc_ns);
     set->gc_wanted = false;
     if (gc)
         set->gc_ns = 0;
@@ -837,7 +813,7 @@ static void tidy(struct ckpt_stages *set)
         ckpt_log(CKPT_LOG_WARN, "%s: gc: %s", set->store->path, err.text);
     else if (result.objects || wanted) {
         CKPT_GUARD(&set->lock);
-        set->gc_ns = monotonic_ns() + (int64_t)(set->store->trash_keep + 1) * 1000000000;
+        set->gc_ns = ckpt_monotonic_ns() + (int64_t)(set->store->trash_keep + 1) * 1000000000;
     }
 }
 
@@ -845,11 +821,7 @@ static void *settler(void *arg)
 {
     struct ckpt_stages *set = arg;
     for (;;) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += TICK_NS;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
+        struct timespec until = deadline(TICK_NS);
         pthread_mutex_lock(&set->lock);
         while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
             ;

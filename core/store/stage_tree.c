@@ -247,15 +247,6 @@ static bool is_kept(const char *name)
            !strcmp(name, PREFIX "pinned");
 }
 
-static ssize_t give(const char *value, size_t n, char *buf, size_t len)
-{
-    if (len && n > len)
-        return -ERANGE;
-    if (len && n)
-        memcpy(buf, value, n);
-    return (ssize_t)n;
-}
-
 /* state, and error where the last commit failed: of a step's own directory. */
 static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, size_t len)
 {
@@ -264,27 +255,27 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, si
         return -ENODATA;
     name += strlen(PREFIX);
     if (!strcmp(name, "state"))
-        return give("staged", 6, buf, len);
+        return ckpt_give_xattr("staged", 6, buf, len);
     if (!strcmp(name, "metadata")) {
         CKPT_AUTOFREE char *text = NULL;
         size_t text_len;
         int r = stage_metadata(step, &text, &text_len);
-        return r < 0 ? r : text ? give(text, text_len, buf, len) : -ENODATA;
+        return r < 0 ? r : text ? ckpt_give_xattr(text, text_len, buf, len) : -ENODATA;
     }
     CKPT_GUARD(&step->set->lock);
     double number;
     char text[CKPT_STEP_NAME + 16];
     if (!strcmp(name, "pinned") && *step->base_id) { /* the pin of the step that it changes */
         snprintf(text, sizeof text, "%s.pin", step->name);
-        return give(faccessat(step->set->store->steps, text, F_OK, 0) == 0 ? "1" : "0", 1, buf, len);
+        return ckpt_give_xattr(faccessat(step->set->store->steps, text, F_OK, 0) == 0 ? "1" : "0", 1, buf, len);
     }
     if (!strcmp(name, "error") && step->error)
-        return give(step->error, strlen(step->error), buf, len);
+        return ckpt_give_xattr(step->error, strlen(step->error), buf, len);
     if (strcmp(name, "step") || !ckpt_step_name(step->name, &number))
         return -ENODATA;
     struct ckpt_buf shown = CKPT_BUF_INIT;
     ckpt_add_json_number(&shown, number);
-    ssize_t r = ckpt_buf_error(&shown) ? -ENOMEM : give((char *)shown.data, shown.len, buf, len);
+    ssize_t r = ckpt_buf_error(&shown) ? -ENOMEM : ckpt_give_xattr((char *)shown.data, shown.len, buf, len);
     ckpt_buf_clear(&shown);
     return r;
 }
@@ -323,7 +314,7 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
     stage_put(n);
     got = ckpt_buf_error(&out);
     if (got == 0)
-        got = give((char *)out.data, out.len, buf, len);
+        got = ckpt_give_xattr((char *)out.data, out.len, buf, len);
     ckpt_buf_clear(&out);
     return got;
 }

@@ -70,18 +70,11 @@ static int try_whole(struct stage_step *step, struct ckpt_writers *w, const char
 
 /* --- waiting --- */
 
-static double now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
 static int wait_for_others(struct stage_step *step, struct ckpt_writers *w, const char *name, const char *part, atomic_bool *interrupted,
                            struct ckpt_err *err)
 {
     const struct ckpt_stage_options *o = &step->set->opt;
-    for (double end = now() + o->commit_timeout;;) {
+    for (int64_t end = ckpt_monotonic_ns() + (int64_t)(o->commit_timeout * 1e9);;) {
         int r = try_whole(step, w, name, interrupted, err);
         if (r == 0)
             r = ckpt_writers_done(w, part, err);
@@ -89,7 +82,7 @@ static int wait_for_others(struct stage_step *step, struct ckpt_writers *w, cons
             return CKPT_MIN(r, 0);
         if (interrupted && atomic_load(interrupted))
             return ckpt_fail(err, EINTR, "the commit was interrupted");
-        if (now() >= end) {
+        if (ckpt_monotonic_ns() >= end) {
             char missing[160];
             ckpt_writers_missing(w, o->writers, missing, sizeof missing);
             return ckpt_fail(err, ETIMEDOUT, "%s: of %u writers these did not arrive within %g s: %s. Sync again to go on waiting, or remove the step", name,

@@ -59,11 +59,7 @@ static int add_step(void *arg, int dir, const char *name)
     char step[CKPT_STEP_NAME + 1], pin[CKPT_STEP_FILE];
     struct stat st;
     double number;
-    size_t n = strlen(name);
-    if (n < 6 || n - 5 > CKPT_STEP_NAME || strcmp(name + n - 5, ".json"))
-        return 0;
-    snprintf(step, sizeof step, "%.*s", (int)(n - 5), name);
-    if (!ckpt_step_name(step, &number) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+    if (!ckpt_step_of_file(name, step, &number) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
         return 0;
     if (l->count == l->room) {
         size_t room = l->room ? 2 * l->room : 64;

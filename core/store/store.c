@@ -23,19 +23,12 @@ static const char *const directories[] = {"steps", "objects", "staging", "trash"
 
 /* --- small things --- */
 
-int64_t ckpt_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 void ckpt_random_hex(char *ret, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++) {
         uint8_t byte;
         if (getrandom(&byte, 1, 0) != 1)
-            byte = (uint8_t)(ckpt_now_ns() >> 8 * (i % 4));
+            byte = (uint8_t)(ckpt_realtime_ns() >> 8 * (i % 4));
         sprintf(ret + 2 * i, "%02x", byte);
     }
 }
@@ -63,6 +56,35 @@ int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, 
     }
     closedir(names);
     return r;
+}
+
+int ckpt_text_at(int dir, const char *path, size_t max, char **ret, size_t *ret_len)
+{
+    struct stat st;
+    CKPT_AUTOFD int fd = openat(dir, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return -errno;
+    if ((uint64_t)st.st_size > max)
+        return -EFBIG;
+    char *text = malloc((size_t)st.st_size + 1);
+    ssize_t n = text ? ckpt_pread(fd, text, (size_t)st.st_size, 0) : -ENOMEM;
+    if (n < 0) {
+        free(text);
+        return (int)n;
+    }
+    text[n] = 0;
+    *ret = text;
+    *ret_len = (size_t)n;
+    return 0;
+}
+
+bool ckpt_step_of_file(const char *file, char ret[CKPT_STEP_NAME + 1], double *ret_number)
+{
+    size_t n = strlen(file);
+    if (n < 6 || n - 5 > CKPT_STEP_NAME || strcmp(file + n - 5, ".json") != 0)
+        return false;
+    snprintf(ret, CKPT_STEP_NAME + 1, "%.*s", (int)(n - 5), file);
+    return ckpt_step_name(ret, ret_number);
 }
 
 bool ckpt_step_name(const char *name, double *ret_number)

@@ -61,6 +61,8 @@ int ckpt_store_config_each(const struct ckpt_store_config *c, int (*visit)(void 
 
 /* A name that a step can be committed under: digits, or a prefix, '_' and digits; not over 240 bytes, no '/'. */
 bool ckpt_step_name(const char *name, double *ret_number);
+/* The step of a manifest's file name in steps/ ("7.json"); false for a file that is none. ret_number may be NULL. */
+bool ckpt_step_of_file(const char *file, char ret[CKPT_STEP_NAME + 1], double *ret_number);
 
 /* The flock: a descriptor to close, or an error. Waits. */
 int ckpt_store_lock(struct ckpt_store *s, bool exclusive) CKPT_MUST_USE;

@@ -151,7 +151,7 @@ static int not_empty(void *arg, int dir, const char *name)
 /* Between making one and locking it, its owner has no lock. */
 static bool is_young(const struct stat *st, unsigned keep)
 {
-    return ckpt_now_ns() - ctime_ns(st) < CKPT_MAX(keep, STAGING_KEEP) * 1000000000ll;
+    return ckpt_realtime_ns() - ctime_ns(st) < CKPT_MAX(keep, STAGING_KEEP) * 1000000000ll;
 }
 
 /* The lock of a staging directory that nobody owns, held; -1 if somebody does. */
@@ -244,7 +244,7 @@ static int purge_staging(void *arg, int dir, const char *name)
 
 int ckpt_trash_purge(struct ckpt_store *s, bool dry, struct ckpt_gc_result *ret, struct ckpt_err *err)
 {
-    struct purging p = {s, ret, ckpt_now_ns() - s->trash_keep * 1000000000ll, dry, false};
+    struct purging p = {s, ret, ckpt_realtime_ns() - s->trash_keep * 1000000000ll, dry, false};
     int r = ckpt_names_each(s->trash, "steps", purge_file, &p);
     p.objects = true;
     if (r == 0)

@@ -39,6 +39,13 @@ static bool is_there(int dir, const char *name)
     return faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* `done` and `failed`. */
+static int read_text(int dir, const char *name, char **ret)
+{
+    size_t len;
+    return ckpt_text_at(dir, name, DONE_MAX, ret, &len);
+}
+
 /* "K-of-N.json" */
 static bool is_part(const char *name, unsigned *ret_k, unsigned *ret_n)
 {
@@ -103,8 +110,6 @@ static int open_place(struct ckpt_writers *w)
     w->dir = openat(w->store->dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     return w->dir < 0 ? -errno : 0;
 }
-
-static int read_text(int dir, const char *name, char **ret);
 
 int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret, struct ckpt_err *err)
 {
@@ -350,26 +355,6 @@ int ckpt_writers_put(struct ckpt_writers *w, unsigned k, unsigned n, int work, c
     return fail(w, r, "its part cannot be put beside the others", err);
 }
 
-static int read_text(int dir, const char *name, char **ret)
-{
-    struct stat st;
-    CKPT_AUTOFD int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return -errno;
-    size_t len = (size_t)CKPT_MIN((uint64_t)st.st_size, (uint64_t)DONE_MAX);
-    char *text = calloc(1, len + 1);
-    if (!text)
-        return -ENOMEM;
-    ssize_t n = pread(fd, text, len, 0);
-    if (n < 0) {
-        int r = -errno;
-        free(text);
-        return r;
-    }
-    *ret = text;
-    return 0;
-}
-
 int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err *err)
 {
     CKPT_AUTOFREE char *text = NULL;
@@ -447,10 +432,12 @@ int ckpt_writers_lock(struct ckpt_writers *w, struct ckpt_err *err)
 }
 
 struct visiting {
-    struct ckpt_writers *w;
-    int (*visit)(void *arg, struct ckpt_file *part, struct ckpt_err *err);
+    struct ckpt_store *store;
+    const char *step;
+    ckpt_part_fn *visit;
     void *arg;
     struct ckpt_err *err;
+    bool may_go; /* nobody holds the lock */
 };
 
 static int visit_part(void *arg, int dir, const char *name)
@@ -460,17 +447,19 @@ static int visit_part(void *arg, int dir, const char *name)
     unsigned k, n;
     if (!is_part(name, &k, &n))
         return 0;
-    int r = open_part(v->w->store, v->w->step, name, &file);
+    int r = open_part(v->store, v->step, name, &file);
+    if (r == -ENOENT && v->may_go)
+        return 0;
     if (r < 0)
-        return fail(v->w, r, "the part of a writer cannot be opened", v->err);
+        return ckpt_fail(v->err, -r, "step %s: the part of a writer cannot be opened: %s", v->step, strerror(-r));
     r = v->visit(v->arg, file, v->err);
     ckpt_file_unref(file);
     return r;
 }
 
-int ckpt_writers_each(struct ckpt_writers *w, int (*visit)(void *arg, struct ckpt_file *part, struct ckpt_err *err), void *arg, struct ckpt_err *err)
+int ckpt_writers_each(struct ckpt_writers *w, ckpt_part_fn *visit, void *arg, struct ckpt_err *err)
 {
-    struct visiting v = {w, visit, arg, err};
+    struct visiting v = {w->store, w->step, visit, arg, err, false};
     return ckpt_names_each(w->dir, ".", visit_part, &v);
 }
 
@@ -548,46 +537,24 @@ int ckpt_writers_withdraw(struct ckpt_store *s, const char *step, unsigned k, un
     return r == 0 ? put_aside(s, step) : CKPT_MIN(r, 0);
 }
 
-struct listing {
-    struct ckpt_store *store;
-    int (*visit)(void *arg, struct ckpt_file *part);
-    void *arg;
-    const char *step;
-};
-
-static int visit_waiting(void *arg, int dir, const char *name)
-{
-    struct listing *l = arg;
-    struct ckpt_file *file;
-    unsigned k, n;
-    if (!is_part(name, &k, &n))
-        return 0;
-    int r = open_part(l->store, l->step, name, &file);
-    if (r < 0)
-        return r == -ENOENT ? 0 : r;
-    r = l->visit(l->arg, file);
-    ckpt_file_unref(file);
-    return r;
-}
-
 static int visit_step(void *arg, int dir, const char *name)
 {
-    struct listing *l = arg;
+    struct visiting *v = arg;
     char done[CKPT_STEP_NAME + 8];
     if (strlen(name) > CKPT_STEP_NAME)
         return 0;
     snprintf(done, sizeof done, "%s/done", name);
     if (is_there(dir, done))
         return 0;
-    l->step = name;
-    int r = ckpt_names_each(dir, name, visit_waiting, l);
+    v->step = name;
+    int r = ckpt_names_each(dir, name, visit_part, v);
     return r == -ENOENT || r == -ENOTDIR ? 0 : r;
 }
 
-int ckpt_writers_parts(struct ckpt_store *s, int (*visit)(void *arg, struct ckpt_file *part), void *arg)
+int ckpt_writers_parts(struct ckpt_store *s, ckpt_part_fn *visit, void *arg, struct ckpt_err *err)
 {
-    struct listing l = {s, visit, arg, NULL};
-    int r = ckpt_names_each(s->dir, PLACE, visit_step, &l);
+    struct visiting v = {s, NULL, visit, arg, err, true};
+    int r = ckpt_names_each(s->dir, PLACE, visit_step, &v);
     return r == -ENOENT ? 0 : r;
 }
 
@@ -601,7 +568,7 @@ static int tidy_step(void *arg, int dir, const char *name)
     bool done = fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW) == 0;
     if (!done && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return 0;
-    int64_t age = ckpt_now_ns() - (st.st_ctim.tv_sec * 1000000000ll + st.st_ctim.tv_nsec);
+    int64_t age = ckpt_realtime_ns() - (st.st_ctim.tv_sec * 1000000000ll + st.st_ctim.tv_nsec);
     return age > (done ? KEEP_DONE : KEEP_PARTS) * 1000000000ll ? put_aside(arg, name) : 0;
 }
 

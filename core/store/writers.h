@@ -30,9 +30,10 @@ int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err 
 int ckpt_writers_lock(struct ckpt_writers *w, struct ckpt_err *err) CKPT_MUST_USE;
 /* 1: all parts are there, and nothing has come of them yet. 0: some are missing, or it has. */
 int ckpt_writers_complete(struct ckpt_writers *w, unsigned n, struct ckpt_err *err) CKPT_MUST_USE;
+/* A nonzero result ends the visits. */
+typedef int ckpt_part_fn(void *arg, struct ckpt_file *part, struct ckpt_err *err);
 /* By who holds the lock. */
-int ckpt_writers_each(struct ckpt_writers *w, int (*visit)(void *arg, struct ckpt_file *part, struct ckpt_err *err), void *arg,
-                      struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_writers_each(struct ckpt_writers *w, ckpt_part_fn *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
 /* result: 0, or the error that all who wait shall get. */
 int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_err *why) CKPT_MUST_USE;
 /* Those that are not there, as text ("1, 3"). */
@@ -43,7 +44,7 @@ bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *p
 /* A writer gives its part up. */
 int ckpt_writers_withdraw(struct ckpt_store *s, const char *step, unsigned k, unsigned n) CKPT_MUST_USE;
 /* Each part that still waits; what it names must stay. -ENOENT of a part that goes meanwhile is no error. */
-int ckpt_writers_parts(struct ckpt_store *s, int (*visit)(void *arg, struct ckpt_file *part), void *arg) CKPT_MUST_USE;
+int ckpt_writers_parts(struct ckpt_store *s, ckpt_part_fn *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
 /* Put aside what nobody waits for any more. */
 int ckpt_writers_tidy(struct ckpt_store *s) CKPT_MUST_USE;
 

@@ -23,19 +23,12 @@ struct builder {
 
 static atomic_uint_fast64_t next_id = 1;
 
-static uint64_t mix(uint64_t h)
-{
-    h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9;
-    h = (h ^ h >> 27) * 0x94d049bb133111eb;
-    return h ^ h >> 31;
-}
-
 static uint64_t hash_bytes(uint64_t h, const char *p, size_t len)
 {
     h ^= 0xcbf29ce484222325;
     for (size_t i = 0; i < len; i++)
         h = (h ^ (uint8_t)p[i]) * 0x100000001b3;
-    return mix(h);
+    return ckpt_mix(h);
 }
 
 static int set_grow(struct set *s, uint64_t (*hash)(void *, uint32_t), void *arg)
@@ -77,7 +70,7 @@ static uint64_t hash_string(void *arg, uint32_t string)
 static uint64_t hash_dir(void *arg, uint32_t node)
 {
     const struct ckpt_node *n = &((struct ckpt_tree *)arg)->nodes[node];
-    return mix((uint64_t)n->parent << 32 | n->key);
+    return ckpt_mix((uint64_t)n->parent << 32 | n->key);
 }
 
 int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t *ret)
@@ -176,7 +169,7 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
         return ckpt_fail(err, ENOMEM, "out of memory");
     uint32_t at = 0;
     if (kind == CKPT_NODE_DIR && !t->exact) {
-        at = (uint32_t)mix((uint64_t)parent << 32 | string) & (b->dirs.size - 1);
+        at = (uint32_t)ckpt_mix((uint64_t)parent << 32 | string) & (b->dirs.size - 1);
         for (; b->dirs.slots[at] != CKPT_NO_NODE; at = (at + 1) & (b->dirs.size - 1)) {
             const struct ckpt_node *n = &t->nodes[b->dirs.slots[at]];
             if (n->parent == parent && n->key == string) {
@@ -366,7 +359,7 @@ static uint64_t hash_name(uint32_t parent, const char *name, size_t len, const c
         h = (h ^ (uint8_t)name[i]) * 0x100000001b3;
     for (size_t i = 0; i < suffix_len; i++)
         h = (h ^ (uint8_t)suffix[i]) * 0x100000001b3;
-    return mix(h);
+    return ckpt_mix(h);
 }
 
 uint32_t ckpt_tree_lookup_suffix(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len, const char *suffix)
@@ -504,6 +497,15 @@ void ckpt_tree_unref(struct ckpt_tree *t)
     free(t->metadata);
     pthread_mutex_destroy(&t->lock);
     free(t);
+}
+
+int ckpt_tree_give(struct ckpt_tree *t, int r, struct ckpt_tree **ret)
+{
+    if (r < 0)
+        ckpt_tree_unref(t);
+    else
+        *ret = t;
+    return r;
 }
 
 size_t ckpt_tree_memory(const struct ckpt_tree *t)

@@ -126,6 +126,9 @@ int ckpt_tree_set_name(struct ckpt_tree *t, uint32_t node, const char *name, siz
 /* Names, and the table for lookups. No node may be added afterwards. */
 int ckpt_tree_finish(struct ckpt_tree *t, struct ckpt_err *err) CKPT_MUST_USE;
 
+/* How an opening ends: with r 0 *ret gets the tree, else that is closed. Returns r. */
+int ckpt_tree_give(struct ckpt_tree *t, int r, struct ckpt_tree **ret);
+
 /* --- use --- */
 struct ckpt_tree *ckpt_tree_ref(struct ckpt_tree *t);
 void ckpt_tree_unref(struct ckpt_tree *t);

@@ -118,15 +118,8 @@ ssize_t ckpt_rendering_read(const struct ckpt_rendering *r, void *buf, size_t le
         memcpy(buf, r->text.data + off, len);
         return (ssize_t)len;
     }
-    for (size_t done = 0; done < len;) {
-        ssize_t n = pread(r->fd, (char *)buf + done, len - done, (off_t)(off + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        done += (size_t)n;
-    }
-    return (ssize_t)len;
+    ssize_t n = ckpt_pread(r->fd, buf, len, off);
+    return n < 0 || (size_t)n == len ? n : -EIO;
 }
 
 static struct ckpt_rendering *find_kept(struct ckpt_renderings *all, const struct ckpt_viewed *f)

@@ -72,11 +72,7 @@ static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
     r = flax_state_load(s, &(struct flax_dialect){0}, t, 0, err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
-    if (r < 0)
-        ckpt_tree_unref(t);
-    else
-        *ret = t;
-    return r;
+    return ckpt_tree_give(t, r, ret);
 }
 
 const struct ckpt_reader ckpt_flax_reader = {

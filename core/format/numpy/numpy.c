@@ -234,16 +234,6 @@ static int begin(const struct ckpt_opening *o, const struct ckpt_format *format,
     return 0;
 }
 
-/* The end of opening, well or not. */
-static int finish(struct ckpt_tree *t, int r, struct ckpt_tree **ret)
-{
-    if (r < 0)
-        ckpt_tree_unref(t);
-    else
-        *ret = t;
-    return r;
-}
-
 /* What has no array in it that can be read is no archive of arrays, be it damaged or of another kind. */
 static int check_arrays(struct ckpt_tree *t, struct ckpt_err *err)
 {
@@ -278,7 +268,7 @@ static int npy_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
         r = ckpt_tree_set_name(t, node, name, strlen(name), err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
-    return finish(t, r < 0 ? r : check_arrays(t, err), ret);
+    return ckpt_tree_give(t, r < 0 ? r : check_arrays(t, err), ret);
 }
 
 /* A member, in directories that are made as they are needed. */
@@ -318,7 +308,7 @@ static int npz_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
         r = add_member(t, i, err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
-    return finish(t, r < 0 ? r : check_arrays(t, err), ret);
+    return ckpt_tree_give(t, r < 0 ? r : check_arrays(t, err), ret);
 }
 
 static int npy_probe(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)

@@ -159,9 +159,7 @@ static uint64_t fingerprint(struct orbax *o, const char *array, int64_t *ret_new
 /* Nothing has happened to it for a while; a time stamp from the far future says nothing. */
 static bool long_ago(int64_t ns)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    int64_t age = now.tv_sec * 1000000000ll + now.tv_nsec - ns;
+    int64_t age = ckpt_realtime_ns() - ns;
     return age > QUIET_NS || age < -QUIET_NS;
 }
 
@@ -782,11 +780,7 @@ static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret
         load_custom_metadata(o);
         r = ckpt_tree_finish(t, err);
     }
-    if (r < 0)
-        ckpt_tree_unref(t);
-    else
-        *ret = t;
-    return r;
+    return ckpt_tree_give(t, r, ret);
 }
 
 const struct ckpt_reader ckpt_orbax_reader = {

@@ -146,11 +146,7 @@ static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
         r = ckpt_add_beside(&(struct ckpt_beside){.tree = t, .is_own = is_own, .mark = TORCH_FILE_MARK}, err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
-    if (r < 0)
-        ckpt_tree_unref(t);
-    else
-        *ret = t;
-    return r;
+    return ckpt_tree_give(t, r, ret);
 }
 
 const struct ckpt_reader ckpt_dcp_reader = {

@@ -74,11 +74,7 @@ static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, st
     if (r < 0)
         return r;
     r = load(t, o, err);
-    if (r < 0)
-        ckpt_tree_unref(t);
-    else
-        *ret = t;
-    return r;
+    return ckpt_tree_give(t, r, ret);
 }
 
 const struct ckpt_reader ckpt_pytorch_reader = {

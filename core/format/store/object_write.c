@@ -19,17 +19,10 @@
 
 int ckpt_input_read(int fd, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
-    for (size_t done = 0; done < len;) {
-        ssize_t n = pread(fd, (uint8_t *)buf + done, len - done, (off_t)(off + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return ckpt_fail(err, errno, "cannot read the file: %s", strerror(errno));
-        if (n == 0)
-            return ckpt_fail(err, EBADMSG, "the file became shorter while it was read");
-        done += (size_t)n;
-    }
-    return 0;
+    ssize_t n = ckpt_pread(fd, buf, len, off);
+    if (n < 0)
+        return ckpt_fail(err, (int)-n, "cannot read the file: %s", strerror((int)-n));
+    return (size_t)n < len ? ckpt_fail(err, EBADMSG, "the file became shorter while it was read") : 0;
 }
 
 /* The codec's bytes alone. dst has room for ckpt_object_bound(). */
