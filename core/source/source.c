@@ -3,7 +3,6 @@
 
 #include "core/base/util.h"
 
-#include <dirent.h>
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -13,26 +12,12 @@
 #define KEPT_FILES 256 /* plain files that are kept open */
 #define INSIDE ((uint64_t)1 << 40)
 
-static int64_t monotonic_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
-static uint64_t mix(uint64_t h)
-{
-    h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9;
-    h = (h ^ h >> 27) * 0x94d049bb133111eb;
-    return h ^ h >> 31;
-}
-
 static uint64_t hash_text(uint64_t h, const char *p)
 {
     h ^= 0xcbf29ce484222325;
     for (; *p; p++)
         h = (h ^ (uint8_t)*p) * 0x100000001b3;
-    return mix(h);
+    return ckpt_mix(h);
 }
 
 /* --- nodes: under src->lock --- */
@@ -143,7 +128,7 @@ static uint64_t node_ino(const struct node *n)
 {
     /* The manifest of a store's step has the time of the step's own directory. */
     int64_t time = n->manifest && n->st.btime_ns ? n->st.btime_ns : n->st.mtime_ns;
-    uint64_t ino = mix(hash_text(n->st.dev * 31 + n->st.ino, n->path) ^ (n->kind == NODE_TREE ? (uint64_t)time : (uint64_t)n->kind)) >> 1;
+    uint64_t ino = ckpt_mix(hash_text(n->st.dev * 31 + n->st.ino, n->path) ^ (n->kind == NODE_TREE ? (uint64_t)time : (uint64_t)n->kind)) >> 1;
     return ino < 16 ? ino + 16 : ino;
 }
 
@@ -192,7 +177,7 @@ static void node_insert(struct ckpt_source *src, struct node *n, uint64_t id)
 int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
 {
     CKPT_GUARD(&n->load);
-    int64_t now = monotonic_ns();
+    int64_t now = ckpt_monotonic_ns();
     if (n->listing && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9)) {
         *ret = ckpt_listing_ref(n->listing);
         return 0;
@@ -375,14 +360,14 @@ int source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret,
     struct ckpt_err own = {0};
     int r = -n->err.code;
     /* What failed is not tried at every call. */
-    if (!r || monotonic_ns() - n->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
+    if (!r || ckpt_monotonic_ns() - n->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
         r = open_tree(src, n, ret, &own);
         if (r < 0 && !own.code)
             ckpt_fail(&own, -r, "%s", strerror(-r));
         if (r < 0 && r != -ENOENT)
             ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
         n->err = r == -ENOENT ? (struct ckpt_err){0} : own;
-        n->err_ns = monotonic_ns();
+        n->err_ns = ckpt_monotonic_ns();
     } else
         own = n->err;
     if (r < 0) {
@@ -471,9 +456,9 @@ int source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, 
 
 /* --- attributes --- */
 
-static uint64_t inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
+uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
 {
-    uint64_t ino = mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1;
+    uint64_t ino = ckpt_mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1;
     return ino < 16 ? ino + 16 : ino;
 }
 
@@ -542,7 +527,7 @@ static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
         return r;
     ret->forever = true;
     ret->view = t->file.view != CKPT_VIEW_LISTED;
-    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : inner_ino(n, t->file.node, t->file.view);
+    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : source_inner_ino(n, t->file.node, t->file.view);
     if (ckpt_viewed_is_dir(&t->file)) {
         ret->type = CKPT_DIR;
         source_removal_time(src, t->node, t->file.node, &ret->mtime_ns);
@@ -631,7 +616,7 @@ static const char *top_name(uint64_t parent, const char *name, char *buf)
     return name;
 }
 
-static bool reserved(uint64_t parent, const char *name)
+bool source_is_reserved(uint64_t parent, const char *name)
 {
     return parent == CKPT_ROOT && (!strcmp(name, ".ckptfs") || !strcmp(name, ".files"));
 }
@@ -673,7 +658,7 @@ static int add_slice(struct ckpt_source *src, struct node *n, uint32_t node, boo
     s->npy = npy;
     s->refs = 1;
     s->sel = *sel;
-    s->ino = hash_text(inner_ino(n, node, npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE), s->text) >> 1 | 16;
+    s->ino = hash_text(source_inner_ino(n, node, npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE), s->text) >> 1 | 16;
     n->slices[free_slot] = s;
     n->inner++;
     *ret = free_slot;
@@ -1099,9 +1084,7 @@ static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt
     int r = source_control(src, name, &content, &len, err);
     if (r < 0)
         return r;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    st.mtime_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
+    st.mtime_ns = ckpt_realtime_ns();
     struct node *n = node_new(src, CKPT_CONTROL, name, name, NODE_CONTROL, &st);
     if (!n) {
         free(content);
@@ -1185,7 +1168,7 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
     if (strlen(name) > 255)
         return ckpt_fail(err, ENAMETOOLONG, "the name is longer than 255 bytes");
-    if (reserved(parent, name))
+    if (source_is_reserved(parent, name))
         return strcmp(name, ".files") ? ckpt_getattr(src, CKPT_CONTROL, ret, err) : lookup_face(src, ret, err);
     if (parent & CKPT_STAGED)
         return lookup_staged(src, parent, name, ret, err);
@@ -1481,258 +1464,6 @@ ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t 
 {
     struct counted_give g = {.src = src, .give = give, .arg = arg};
     return read_any(src, id, NULL, len, off, &g, err);
-}
-
-/* --- directories --- */
-
-struct ckpt_dir {
-    struct ckpt_source *src;
-    uint64_t id;
-    struct target target;
-    uint32_t node;              /* inside a tree */
-    struct ckpt_listing *listing;
-    int fd;                     /* of a staged directory */
-    DIR *entries;
-    struct steps {              /* staged ones, of a root; what is in a directory of the files face */
-        char (*names)[256];
-        uint64_t *inos;
-        enum ckpt_type *types;
-        size_t count, cap;
-    } steps;
-};
-
-static int note_name(void *arg, const char *name, uint64_t ino, enum ckpt_type type)
-{
-    struct steps *s = arg;
-    if (s->count == s->cap) {
-        size_t cap = s->cap ? s->cap * 2 : 16;
-        char (*names)[256] = realloc(s->names, cap * sizeof *names);
-        if (names)
-            s->names = names;
-        uint64_t *inos = names ? realloc(s->inos, cap * sizeof *inos) : NULL;
-        if (inos)
-            s->inos = inos;
-        enum ckpt_type *types = inos ? realloc(s->types, cap * sizeof *types) : NULL;
-        if (!types)
-            return -ENOMEM;
-        s->types = types;
-        s->cap = cap;
-    }
-    snprintf(s->names[s->count], sizeof *s->names, "%s", name);
-    s->types[s->count] = type;
-    s->inos[s->count++] = ino;
-    return 0;
-}
-
-static int note_step(void *arg, const char *name, uint64_t ino)
-{
-    return note_name(arg, name, ino, CKPT_DIR);
-}
-
-static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
-{
-    struct ckpt_stages *set = source_set(d->src, id);
-    int fd, r = set ? ckpt_stage_opendir(set, id, &fd) : -ESTALE;
-    if (r < 0)
-        return ckpt_fail(err, -r, "%s", strerror(-r));
-    d->id = id;
-    d->fd = fd;
-    d->entries = fdopendir(fd);
-    if (!d->entries) {
-        close(fd);
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    }
-    return 0;
-}
-
-static bool is_staged_name(const struct ckpt_dir *d, const char *name)
-{
-    for (size_t i = 0; i < d->steps.count; i++)
-        if (!strcmp(d->steps.names[i], name))
-            return true;
-    return false;
-}
-
-/* Positions are those of the directory on disk. */
-static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
-{
-    if (pos)
-        seekdir(d->entries, (long)pos);
-    else
-        rewinddir(d->entries);
-    for (;;) {
-        errno = 0;
-        struct dirent *e = readdir(d->entries);
-        struct stat st;
-        if (!e)
-            return errno ? -errno : 0;
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || ckpt_stage_hides(source_set(d->src, d->id), d->id, e->d_name))
-            continue;
-        snprintf(ret->name, sizeof ret->name, "%s", e->d_name);
-        ret->type = e->d_type == DT_DIR ? CKPT_DIR : CKPT_FILE;
-        ret->next = (uint64_t)telldir(d->entries);
-        ret->ino = fstat(d->fd, &st) == 0 ? ckpt_stage_ino(source_set(d->src, d->id), st.st_dev, e->d_ino) : e->d_ino;
-        return 1;
-    }
-}
-
-int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
-{
-    struct ckpt_dir *d = calloc(1, sizeof *d);
-    if (!d)
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    d->src = src;
-    d->id = id;
-    d->fd = -1;
-    *ret_forever = false;
-    bool face = id & CKPT_STAGED && source_set(src, id) && ckpt_stage_is_face(source_set(src, id), id);
-    bool staged = id & CKPT_STAGED && !face;
-    int r = staged ? opendir_staged(d, id, err) : source_target(src, face ? CKPT_FACE : id, &d->target, err);
-    if (r == 0 && !staged && !face) {
-        uint64_t copy;
-        r = d->target.node->stale ? -ESTALE : source_copied(src, &d->target, &copy);
-        if (r == 1) {
-            r = opendir_staged(d, copy, err);
-            ckpt_forget(src, copy, 1);
-        }
-    }
-    if (r < 0 || d->entries) {
-        if (r < 0) {
-            source_done(src, &d->target);
-            free(d);
-        } else
-            *ret = d;
-        return r;
-    }
-    struct node *n = d->target.node;
-    if (d->target.tree || n->kind == NODE_TREE) {
-        r = source_enter(src, &d->target, &d->node, err);
-        if (r == 0 && !ckpt_viewed_is_dir(&d->target.file))
-            r = ckpt_fail(err, ENOTDIR, "not a directory");
-        *ret_forever = n != src->root;
-    } else if (n->kind == NODE_DIR) {
-        r = source_listing(src, n, &d->listing, err);
-        if (r == 0 && n->stages)
-            r = ckpt_stage_each(n->stages, note_step, &d->steps);
-    } else if (n->kind == NODE_FACE)
-        r = source_face_each(src, n, note_name, &d->steps);
-    else if (n->kind != NODE_CONTROL_DIR)
-        r = ckpt_fail(err, ENOTDIR, "not a directory");
-    if (r < 0) {
-        ckpt_closedir(d);
-        return r;
-    }
-    *ret = d;
-    return 0;
-}
-
-void ckpt_closedir(struct ckpt_dir *d)
-{
-    ckpt_listing_unref(d->listing);
-    if (d->entries)
-        closedir(d->entries);
-    free(d->steps.names);
-    free(d->steps.inos);
-    free(d->steps.types);
-    source_done(d->src, &d->target);
-    free(d);
-}
-
-uint64_t ckpt_dir_id(const struct ckpt_dir *d)
-{
-    return d->id;
-}
-
-bool ckpt_dir_in_tree(const struct ckpt_dir *d)
-{
-    return d->target.tree != NULL;
-}
-
-static void copy_name(struct ckpt_dir *d, struct ckpt_dirent *ret, const char *name)
-{
-    if (reserved(d->id, name))
-        snprintf(ret->name, sizeof ret->name, "%%2E%s", name + 1);
-    else
-        snprintf(ret->name, sizeof ret->name, "%s", name);
-}
-
-static int readdir_tree(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
-{
-    const struct ckpt_tree *t = d->target.tree;
-    uint32_t node = pos ? t->nodes[pos].next : t->nodes[d->node].first;
-    while (node != CKPT_NO_NODE && source_is_removed(d->src, d->target.node, node))
-        node = t->nodes[node].next;
-    if (node == CKPT_NO_NODE)
-        return 0;
-    struct ckpt_buf name = CKPT_BUF_INIT;
-    ckpt_tree_name(t, node, &name);
-    ckpt_buf_addc(&name, 0);
-    int r = ckpt_buf_error(&name);
-    if (r == 0) {
-        copy_name(d, ret, (char *)name.data);
-        ret->type = t->nodes[node].kind == CKPT_NODE_DIR ? CKPT_DIR : CKPT_FILE;
-        ret->ino = inner_ino(d->target.node, node, CKPT_VIEW_LISTED);
-        ret->next = node;
-        r = 1;
-    }
-    ckpt_buf_clear(&name);
-    return r;
-}
-
-int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
-{
-    atomic_fetch_add_explicit(&d->src->readdirs, 1, memory_order_relaxed);
-    if (d->entries)
-        return readdir_staged(d, pos, ret);
-    if (d->target.tree)
-        return pos < d->target.tree->count ? readdir_tree(d, pos, ret) : 0;
-    if (d->target.node->kind == NODE_CONTROL_DIR) {
-        for (uint64_t n = 0; source_control_names[n]; n++)
-            if (n == pos) {
-                snprintf(ret->name, sizeof ret->name, "%s", source_control_names[n]);
-                ret->type = CKPT_FILE;
-                ret->ino = 16 + n;
-                ret->next = n + 1;
-                return 1;
-            }
-        return 0;
-    }
-    const struct ckpt_listing *l = d->listing;
-    uint64_t first = l ? l->count + 2 : 0; /* of the staged steps */
-    for (; l && pos < l->count; pos++) {
-        const struct ckpt_entry *e = &l->entries[pos];
-        char path[4096], link[4096];
-        if (e->kind == CKPT_ENTRY_HIDDEN || is_staged_name(d, e->name))
-            continue;
-        if (e->kind == CKPT_ENTRY_LINK &&
-            (snprintf(path, sizeof path, "%s%s%s", d->target.node->path, *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
-             source_link_target(d->src, path, link, sizeof link) < 0))
-            continue;
-        copy_name(d, ret, e->name);
-        ret->type = e->kind == CKPT_ENTRY_LINK ? CKPT_LINK : e->kind == CKPT_ENTRY_FILE ? CKPT_FILE : CKPT_DIR;
-        ret->ino = e->st.ino; /* a hint; the attributes have the true one */
-        ret->next = pos + 1;
-        return 1;
-    }
-    for (; pos < first; pos++) {
-        bool latest = pos == l->count;
-        if (latest ? l->latest == SIZE_MAX : !l->best)
-            continue;
-        copy_name(d, ret, latest ? "latest" : "best");
-        ret->type = CKPT_LINK;
-        ret->ino = l->dir.ino;
-        ret->next = pos + 1;
-        return 1;
-    }
-    if (pos - first < d->steps.count) {
-        size_t i = pos - first;
-        copy_name(d, ret, d->steps.names[i]);
-        ret->type = d->steps.types[i];
-        ret->ino = d->steps.inos[i];
-        ret->next = pos + 1;
-        return 1;
-    }
-    return 0;
 }
 
 /* --- life --- */

@@ -151,6 +151,10 @@ int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret
 /* The root that a tree is a step of, where that is a native one that has staged steps; NULL. */
 struct node *source_root_of(struct ckpt_source *src, const struct node *tree);
 
+/* The inode number of something inside a checkpoint. */
+uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view);
+/* A name directly under the mount's top that belongs to the mount. */
+bool source_is_reserved(uint64_t parent, const char *name);
 /* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
 int source_take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
                      const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
