@@ -5,7 +5,7 @@
  * being many files, and keys of any kind are possible. Chunks are not compressed, and split an array along one dimension only, so that one
  * after another they are its elements in C order.
  */
-#include "core/view/orbax_files.h"
+#include "core/view/orbax_private.h"
 
 #include "core/base/util.h"
 #include "core/format/json.h"
@@ -17,75 +17,11 @@
 #define CHUNK     ((uint64_t)16 << 20) /* a chunk has at most so many bytes, unless there would be very many */
 #define CHUNKS    65536                /* or about so many */
 #define ALIGN     ((uint64_t)64)       /* of the beginning of an array in the data file */
-#define FILES     9                    /* of one checkpoint, at most */
 #define MAX_PARAM 60000                /* bytes of a name; a database's keys have at most 65,535 */
 #define NODES     "d/0f8b4c1d2e6a49578cb3a1d07e52f964"
 #define DATA      "d/7c21e9f05b3d4a8e96f1c8d2b40a6e35"
-#define HANDLER   "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 
-enum fate { OUT, ARRAY, KEY_ARRAY, SCALAR, STRING, NONE }; /* KEY_ARRAY: key data of JAX's typed random keys */
-
-/* How an array is cut along dimension `axis`: `runs` (the product of those before it) times `cuts` pieces of `rows` rows. */
-struct grid {
-    unsigned axis;
-    uint64_t rows, cuts, runs;
-    uint64_t piece, run, padded; /* bytes of a chunk, of a run in the array, of one in the file: the last chunk of a run is a whole one */
-};
-
-/* An array or a number. */
-struct part {
-    uint32_t node;
-    uint32_t name_len;
-    uint64_t name;      /* in `names` */
-    uint64_t off, size; /* in the data file */
-    uint64_t run, padded;
-    uint8_t dtype;
-};
-
-struct entry { /* a key of the database */
-    uint32_t part;
-    uint64_t chunk; /* 0: the array's metadata; else 1 + the chunk's number */
-};
-
-struct file {
-    const char *path;
-    struct ckpt_rendering *text; /* NULL: the data file */
-};
-
-struct ckpt_orbax_files {
-    struct ckpt_views *views;
-    struct ckpt_tree *tree;
-    struct part *parts; /* in the order of the data file */
-    size_t part_count, part_cap;
-    uint64_t data;      /* bytes of the data file */
-    struct file files[FILES];
-    size_t count;
-};
-
-struct string { /* a leaf that is one */
-    uint32_t node, name_len;
-    uint64_t name;
-};
-
-struct maker {
-    struct ckpt_orbax_files *out;
-    struct ckpt_tree *tree;
-    uint32_t top;
-    uint8_t *fates; /* of each node; of a container whether it is a sequence */
-    struct ckpt_buf names;
-    struct entry *entries;
-    size_t entry_count, entry_cap;
-    struct string *strings;
-    size_t string_count, string_cap;
-    bool keys; /* there are typed random keys */
-    bool bare; /* the tree is one leaf, without a key */
-    int64_t time_ns;
-    ckpt_left_out_fn *left_out;
-    void *arg;
-    struct ckpt_err *err;
-};
-
-static int no_memory(const struct maker *m)
+int orbax_maker_no_memory(const struct maker *m)
 {
     return ckpt_fail(m->err, ENOMEM, "out of memory");
 }
@@ -99,7 +35,7 @@ static int grow(const struct maker *m, void *items, size_t size, size_t count, s
     size_t more = *cap ? *cap + *cap / 2 : 64;
     void *q = realloc(*p, more * size);
     if (!q)
-        return no_memory(m);
+        return orbax_maker_no_memory(m);
     *p = q;
     *cap = more;
     return 0;
@@ -108,7 +44,7 @@ static int grow(const struct maker *m, void *items, size_t size, size_t count, s
 /* --- names --- */
 
 /* The keys from the top down to a node: the number of nodes in path, the node itself first. */
-static unsigned path_of(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH])
+unsigned orbax_maker_path(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH])
 {
     unsigned n = 0;
     for (uint32_t at = node; at != m->top && n < CKPT_MAX_DEPTH; at = m->tree->nodes[at].parent)
@@ -121,7 +57,7 @@ static void add_param(const struct maker *m, uint32_t node, struct ckpt_buf *out
 {
     uint32_t path[CKPT_MAX_DEPTH];
     size_t len;
-    for (unsigned n = path_of(m, node, path); n-- > 0;) {
+    for (unsigned n = orbax_maker_path(m, node, path); n-- > 0;) {
         const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[n]].key, &len);
         ckpt_buf_add(out, key, len);
         if (n)
@@ -129,7 +65,7 @@ static void add_param(const struct maker *m, uint32_t node, struct ckpt_buf *out
     }
 }
 
-static void tell(struct maker *m, uint32_t node, const char *why)
+void orbax_maker_tell(struct maker *m, uint32_t node, const char *why)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
     m->fates[node] = OUT;
@@ -170,8 +106,7 @@ static const char *zarr_type(enum ckpt_dtype dtype)
     return dtype <= CKPT_DT_C128 && dtype != CKPT_DT_BF16 ? info->descr : info->name;
 }
 
-/* The implementation of typed random keys that an array is the data of; an empty buffer: it is not. */
-static void key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret)
+void orbax_maker_key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret)
 {
     struct ckpt_buf json = CKPT_BUF_INIT;
     ret->len = 0;
@@ -225,8 +160,7 @@ static void grid_of(const struct part *p, const struct ckpt_array *a, struct gri
         make_grid(g, 0, NULL, ckpt_dtype_info(p->dtype)->size);
 }
 
-/* NULL where a part is a number. The caller unrefs. */
-static int layout_of(const struct maker *m, const struct part *p, struct ckpt_array **ret)
+int orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret)
 {
     *ret = NULL;
     return m->tree->nodes[p->node].kind == CKPT_NODE_ARRAY ? ckpt_tree_layout(m->tree, p->node, ret, m->err) : 0;
@@ -257,7 +191,7 @@ static int judge_array(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
     char why[128];
     int r = ckpt_tree_layout(m->tree, node, &a, &own);
     if (r == -EOPNOTSUPP) {
-        tell(m, node, own.text);
+        orbax_maker_tell(m, node, own.text);
         return 0;
     }
     if (r < 0)
@@ -265,12 +199,12 @@ static int judge_array(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
     *ret = a->dtype;
     m->fates[node] = ARRAY;
     if (a->unsupported)
-        tell(m, node, a->why);
+        orbax_maker_tell(m, node, a->why);
     else if (!zarr_type(a->dtype)) {
         snprintf(why, sizeof why, "Orbax has no type for %s", ckpt_array_type(a));
-        tell(m, node, why);
+        orbax_maker_tell(m, node, why);
     } else {
-        key_impl(m, node, a, &impl);
+        orbax_maker_key_impl(m, node, a, &impl);
         if (impl.len)
             m->fates[node] = KEY_ARRAY;
         m->keys |= impl.len > 0;
@@ -286,12 +220,12 @@ static int judge_value(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
     struct ckpt_value value;
     int r = ckpt_tree_value(m->tree, node, &json, &value, m->err);
     if (r == 0 && (r = ckpt_buf_error(&json)) < 0)
-        r = no_memory(m);
+        r = orbax_maker_no_memory(m);
     if (r == 0) {
         *ret = value.dtype;
         m->fates[node] = *json.data == '"' ? STRING : *json.data == 'n' ? NONE : SCALAR;
         if (m->fates[node] == SCALAR && !zarr_type(value.dtype))
-            tell(m, node, value.dtype == CKPT_DT_OTHER ? "an integer of more than 64 bits" : "Orbax has no type for it");
+            orbax_maker_tell(m, node, value.dtype == CKPT_DT_OTHER ? "an integer of more than 64 bits" : "Orbax has no type for it");
     }
     ckpt_buf_clear(&json);
     return r;
@@ -317,18 +251,18 @@ static int judge_leaf(struct maker *m, uint32_t node)
     int r = 0;
     add_param(m, node, &m->names);
     if (ckpt_buf_error(&m->names))
-        return no_memory(m);
+        return orbax_maker_no_memory(m);
     size_t len = m->names.len - name;
     if (m->tree->nodes[node].kind == CKPT_NODE_ARRAY)
         r = judge_array(m, node, &dtype);
     else if (m->tree->nodes[node].kind == CKPT_NODE_VALUE)
         r = judge_value(m, node, &dtype);
     else
-        tell(m, node, "a blob");
+        orbax_maker_tell(m, node, "a blob");
     enum fate fate = m->fates[node];
     const char *why = r < 0 || fate == OUT ? NULL : why_not((char *)m->names.data + name, len, fate);
     if (why)
-        tell(m, node, why);
+        orbax_maker_tell(m, node, why);
     if (r < 0 || why || fate == OUT || fate == NONE) {
         m->names.len = name;
         return r;
@@ -390,7 +324,7 @@ static int drop_twins(struct maker *m)
     CKPT_AUTOFREE struct sibling *all = malloc(((size_t)m->tree->count + 1) * sizeof *all);
     size_t n = 0, len;
     if (!all)
-        return no_memory(m);
+        return orbax_maker_no_memory(m);
     for (uint32_t node = next_node(m, m->top); node != m->top; node = next_node(m, node)) {
         if (nodes[node].kind != CKPT_NODE_DIR && m->fates[node] == OUT)
             continue;
@@ -404,7 +338,7 @@ static int drop_twins(struct maker *m)
             continue;
         uint32_t out = nodes[b].kind != CKPT_NODE_DIR ? b : a;
         if (nodes[out].kind != CKPT_NODE_DIR)
-            tell(m, out, "something else has the same key");
+            orbax_maker_tell(m, out, "something else has the same key");
         if (out == b)
             all[i].node = a; /* what a third one is compared with */
     }
@@ -436,7 +370,7 @@ static int add_entry_key(const struct maker *m, const struct entry *e, struct ck
         ckpt_buf_adds(out, ".zarray");
         return 0;
     }
-    int r = layout_of(m, p, &a);
+    int r = orbax_maker_layout(m, p, &a);
     if (r < 0)
         return r;
     struct grid g;
@@ -498,9 +432,9 @@ static int drop_equal_names(struct maker *m)
         b.len = 0;
         r = add_entry_key(m, &m->entries[i], &b);
         if (r == 0 && (ckpt_buf_error(&a) || ckpt_buf_error(&b)))
-            r = no_memory(m);
+            r = orbax_maker_no_memory(m);
         if (r == 0 && i && a.len == b.len && !memcmp(a.data, b.data, a.len))
-            tell(m, m->out->parts[m->entries[i].part].node, "another array has the same joined name");
+            orbax_maker_tell(m, m->out->parts[m->entries[i].part].node, "another array has the same joined name");
         struct ckpt_buf swap = a;
         a = b;
         b = swap;
@@ -525,7 +459,7 @@ static int lay_out_data(struct maker *m)
         struct part *p = &f->parts[i];
         struct ckpt_array *a;
         struct grid g;
-        r = layout_of(m, p, &a);
+        r = orbax_maker_layout(m, p, &a);
         if (r < 0)
             break;
         grid_of(p, a, &g);
@@ -552,7 +486,7 @@ static int add_zarray(const struct maker *m, const struct part *p, struct ckpt_b
 {
     struct ckpt_array *a;
     struct grid g;
-    int r = layout_of(m, p, &a);
+    int r = orbax_maker_layout(m, p, &a);
     if (r < 0)
         return r;
     grid_of(p, a, &g);
@@ -569,7 +503,7 @@ static int add_zarray(const struct maker *m, const struct part *p, struct ckpt_b
         ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)a->shape[d]);
     ckpt_buf_adds(out, "],\"zarr_format\":2}");
     ckpt_array_unref(a);
-    return ckpt_buf_error(out) ? no_memory(m) : 0;
+    return ckpt_buf_error(out) ? orbax_maker_no_memory(m) : 0;
 }
 
 static int write_entry(struct maker *m, struct ckpt_ocdbt_writer *w, const struct entry *e, struct ckpt_buf *key, struct ckpt_buf *value)
@@ -587,7 +521,7 @@ static int write_entry(struct maker *m, struct ckpt_ocdbt_writer *w, const struc
             return r;
         r = ckpt_ocdbt_write(w, key, value->data, value->len, 0);
     } else {
-        r = layout_of(m, p, &a);
+        r = orbax_maker_layout(m, p, &a);
         if (r < 0)
             return r;
         grid_of(p, a, &g);
@@ -606,7 +540,7 @@ static struct ckpt_rendering *add_file(struct maker *m, const char *path)
     if (text)
         f->files[f->count++] = (struct file){path, text};
     else
-        (void)no_memory(m);
+        (void)orbax_maker_no_memory(m);
     return text;
 }
 
@@ -649,334 +583,20 @@ static int make_database(struct maker *m)
     return r;
 }
 
-/* --- _METADATA --- */
-
-/* The children of a list or tuple in the order of their indices; NULL where they are not 0, 1, ... all kept: then it is a dict. */
-static uint32_t *sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count)
-{
-    const struct ckpt_node *nodes = m->tree->nodes;
-    uint32_t n = 0;
-    *ret_count = 0;
-    if (nodes[dir].container != CKPT_LIST && nodes[dir].container != CKPT_TUPLE)
-        return NULL;
-    for (uint32_t at = nodes[dir].first; at != CKPT_NO_NODE; at = nodes[at].next)
-        n++;
-    uint32_t *all = malloc((n + (size_t)1) * sizeof *all);
-    for (uint32_t i = 0; all && i < n; i++)
-        all[i] = CKPT_NO_NODE;
-    for (uint32_t at = nodes[dir].first; all && at != CKPT_NO_NODE; at = nodes[at].next) {
-        size_t len;
-        const char *key = ckpt_tree_text(m->tree, nodes[at].key, &len);
-        uint64_t index = 0;
-        bool good = len && len < 11 && (*key != '0' || len == 1) && (nodes[at].kind == CKPT_NODE_DIR || m->fates[at] != OUT);
-        for (size_t i = 0; i < len && good; i++) {
-            good = key[i] >= '0' && key[i] <= '9';
-            index = index * 10 + (uint64_t)(key[i] - '0');
-        }
-        if (!good || index >= n || all[index] != CKPT_NO_NODE) {
-            free(all);
-            return NULL;
-        }
-        all[index] = at;
-    }
-    *ret_count = n;
-    return all;
-}
-
-static void add_quoted(struct ckpt_buf *out, const char *text, size_t len)
-{
-    ckpt_buf_addc(out, '\'');
-    for (size_t i = 0; i < len; i++) {
-        if (text[i] == '\'' || text[i] == '\\')
-            ckpt_buf_addc(out, '\\');
-        ckpt_buf_addc(out, text[i]);
-    }
-    ckpt_buf_addc(out, '\'');
-}
-
-static int add_metadata_entry(struct maker *m, struct ckpt_rendering *out, uint32_t node, const char *type, bool skip)
-{
-    uint32_t path[CKPT_MAX_DEPTH];
-    unsigned n = path_of(m, node, path);
-    struct ckpt_buf label = CKPT_BUF_INIT, *text = &out->text;
-    size_t len;
-    ckpt_buf_addc(&label, '(');
-    for (unsigned i = n; i-- > 0;) {
-        const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[i]].key, &len);
-        add_quoted(&label, key, len);
-        ckpt_buf_adds(&label, i ? ", " : n == 1 ? "," : "");
-    }
-    ckpt_buf_addc(&label, ')');
-    int r = ckpt_buf_error(&label);
-    if (r == 0) {
-        if (ckpt_rendering_text_size(out) > sizeof "{\"tree_metadata\":{")
-            ckpt_buf_addc(text, ',');
-        ckpt_buf_add_json_string(text, (char *)label.data, label.len);
-        ckpt_buf_adds(text, ":{\"key_metadata\":[");
-    }
-    for (unsigned i = n; r == 0 && i-- > 0;) {
-        const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[i]].key, &len);
-        ckpt_buf_adds(text, "{\"key\":");
-        ckpt_buf_add_json_string(text, key, len);
-        ckpt_buf_addf(text, ",\"key_type\":%d}%s", m->fates[m->tree->nodes[path[i]].parent] ? 1 : 2, i ? "," : "");
-    }
-    if (r == 0)
-        ckpt_buf_addf(text, "],\"value_metadata\":{\"value_type\":\"%s\",\"skip_deserialize\":%s}}", type, skip ? "true" : "false");
-    ckpt_buf_clear(&label);
-    ckpt_rendering_flush(out);
-    return r < 0 || ckpt_buf_error(text) ? no_memory(m) : 0;
-}
-
-static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_t dir);
-
-/* *some: something was written. */
-static int add_metadata_node(struct maker *m, struct ckpt_rendering *out, uint32_t node, bool *some)
-{
-    static const struct {
-        const char *type;
-        bool skip;
-    } types[] = {[ARRAY] = {"np.ndarray", false}, [KEY_ARRAY] = {"jax.Array", false}, [SCALAR] = {"scalar", false},
-                 [STRING] = {"string", false},    [NONE] = {"None", true}};
-    if (m->tree->nodes[node].kind == CKPT_NODE_DIR) {
-        *some = true;
-        return add_metadata_dir(m, out, node);
-    }
-    unsigned fate = m->fates[node];
-    if (fate == OUT)
-        return 0;
-    *some = true;
-    return add_metadata_entry(m, out, node, types[fate].type, types[fate].skip);
-}
-
-static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_t dir)
-{
-    const struct ckpt_node *nodes = m->tree->nodes;
-    uint32_t n;
-    bool some = false;
-    int r = 0;
-    CKPT_AUTOFREE uint32_t *order = sequence(m, dir, &n);
-    m->fates[dir] = order != NULL;
-    for (uint32_t i = 0; i < n && r == 0; i++)
-        r = add_metadata_node(m, out, order[i], &some);
-    for (uint32_t at = nodes[dir].first; !order && at != CKPT_NO_NODE && r == 0; at = nodes[at].next)
-        r = add_metadata_node(m, out, at, &some);
-    if (r == 0 && !some)
-        r = add_metadata_entry(m, out, dir, !order ? "Dict" : nodes[dir].container == CKPT_LIST ? "List" : "Tuple", true);
-    return r;
-}
-
-/* The user's, which Orbax may keep with the tree and with the step. */
-static void add_own_metadata(const struct maker *m, struct ckpt_rendering *out, const char *none)
-{
-    const char *own = m->tree->metadata;
-    ckpt_buf_adds(&out->text, own && *own == '{' ? own : none);
-}
-
-static int write_metadata(struct maker *m, struct ckpt_rendering *out)
-{
-    ckpt_buf_adds(&out->text, "{\"tree_metadata\":{");
-    int r = add_metadata_dir(m, out, m->top);
-    ckpt_buf_addf(&out->text, "},\"use_ocdbt\":%s,\"use_zarr3\":false,\"store_array_data_equal_to_fill_value\":true,\"custom_metadata\":",
-                  m->out->part_count ? "true" : "false");
-    add_own_metadata(m, out, "null");
-    ckpt_buf_addc(&out->text, '}');
-    return r;
-}
-
-/* --- _strings.json --- */
-
-static unsigned rank(uint8_t c)
-{
-    return c == '/' ? 0 : c;
-}
-
-/* By the parts of their names between slashes. */
-static int by_tokens(const void *pa, const void *pb, void *arg)
-{
-    const struct maker *m = arg;
-    const struct string *a = pa, *b = pb;
-    const uint8_t *x = m->names.data + a->name, *y = m->names.data + b->name;
-    for (uint32_t i = 0; i < CKPT_MIN(a->name_len, b->name_len); i++)
-        if (x[i] != y[i])
-            return rank(x[i]) < rank(y[i]) ? -1 : 1;
-    if (a->name_len != b->name_len)
-        return a->name_len < b->name_len ? -1 : 1;
-    return a->node < b->node ? -1 : a->node > b->node;
-}
-
-/* A part of a JSON pointer as the member's name that it means. */
-static void add_token(struct ckpt_buf *out, const char *text, size_t len)
-{
-    struct ckpt_buf plain = CKPT_BUF_INIT;
-    for (size_t i = 0; i < len; i++)
-        if (text[i] == '~')
-            ckpt_buf_addc(&plain, text[++i] == '1' ? '/' : '~');
-        else
-            ckpt_buf_addc(&plain, text[i]);
-    ckpt_buf_add_json_string(out, plain.data ? (char *)plain.data : "", plain.len);
-    if (ckpt_buf_error(&plain))
-        out->error = ckpt_buf_error(&plain);
-    ckpt_buf_clear(&plain);
-}
-
-/* A string would have to be an object too (a, a/b), or two have one name: the first is kept. */
-static void drop_strings(struct maker *m)
-{
-    size_t kept = 0;
-    if (m->string_count)
-        qsort_r(m->strings, m->string_count, sizeof *m->strings, by_tokens, m);
-    for (size_t i = 0; i < m->string_count; i++) {
-        const struct string *s = &m->strings[i], *last = kept ? &m->strings[kept - 1] : NULL;
-        const uint8_t *name = m->names.data + s->name;
-        if (m->fates[s->node] == OUT)
-            continue;
-        if (last && last->name_len <= s->name_len && !memcmp(m->names.data + last->name, name, last->name_len) &&
-            (last->name_len == s->name_len || name[last->name_len] == '/'))
-            tell(m, s->node, "another string has the same joined name, or a part of it");
-        else
-            m->strings[kept++] = *s;
-    }
-    m->string_count = kept;
-}
-
-static int write_strings(struct maker *m, struct ckpt_rendering *out)
-{
-    struct ckpt_buf *text = &out->text;
-    const char *last = NULL;
-    size_t last_len = 0;
-    unsigned depth = 0;
-    int r = 0;
-    ckpt_buf_addc(text, '{');
-    for (size_t i = 0; i < m->string_count && r == 0; i++) {
-        const struct string *s = &m->strings[i];
-        const char *name = (char *)m->names.data + s->name;
-        unsigned common = 0;
-        size_t begin = 0; /* behind the objects that this one is in together with the last */
-        for (size_t k = 0; last && k < CKPT_MIN(last_len, (size_t)s->name_len) && name[k] == last[k]; k++)
-            if (name[k] == '/') {
-                common++;
-                begin = k + 1;
-            }
-        for (; depth > common; depth--)
-            ckpt_buf_addc(text, '}');
-        if (i)
-            ckpt_buf_addc(text, ',');
-        for (const char *slash; (slash = memchr(name + begin, '/', s->name_len - begin)); begin = (size_t)(slash + 1 - name), depth++) {
-            add_token(text, name + begin, (size_t)(slash - name) - begin);
-            ckpt_buf_adds(text, ":{");
-        }
-        add_token(text, name + begin, s->name_len - begin);
-        ckpt_buf_addc(text, ':');
-        r = ckpt_tree_value(m->tree, s->node, text, NULL, m->err);
-        last = name;
-        last_len = s->name_len;
-        ckpt_rendering_flush(out);
-    }
-    for (depth++; depth; depth--)
-        ckpt_buf_addc(text, '}');
-    return r;
-}
-
-/* --- what Orbax wants of typed random keys --- */
-
-static void add_base64(struct ckpt_buf *out, const uint8_t *p, size_t len)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    for (size_t i = 0; i < len; i += 3) {
-        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < len ? p[i + 2] : 0);
-        ckpt_buf_addc(out, digits[v >> 18]);
-        ckpt_buf_addc(out, digits[v >> 12 & 63]);
-        ckpt_buf_addc(out, i + 1 < len ? digits[v >> 6 & 63] : '=');
-        ckpt_buf_addc(out, i + 2 < len ? digits[v & 63] : '=');
-    }
-}
-
-static int write_shardings(struct maker *m, struct ckpt_rendering *out)
-{
-    const char *before = "{";
-    for (size_t i = 0; i < m->out->part_count; i++) {
-        const struct part *p = &m->out->parts[i];
-        if (m->fates[p->node] != KEY_ARRAY)
-            continue;
-        ckpt_buf_addf(&out->text, "%s\"", before);
-        add_base64(&out->text, m->names.data + p->name, p->name_len);
-        ckpt_buf_adds(&out->text, "\":\"{\\\"sharding_type\\\": \\\"SingleDeviceSharding\\\", \\\"device_str\\\": \\\"cpu:0\\\"}\"");
-        before = ",";
-        ckpt_rendering_flush(out);
-    }
-    ckpt_buf_addc(&out->text, '}');
-    return 0;
-}
-
-static void add_shape(struct ckpt_buf *out, const char *name, const struct ckpt_array *a)
-{
-    ckpt_buf_addf(out, ",\"%s\":[", name);
-    for (unsigned d = 0; d < a->ndim; d++)
-        ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)a->shape[d]);
-    ckpt_buf_addc(out, ']');
-}
-
-static int write_array_metadatas(struct maker *m, struct ckpt_rendering *out)
-{
-    struct ckpt_buf impl = CKPT_BUF_INIT, *text = &out->text;
-    const char *before = "{\"array_metadatas\":[";
-    int r = 0;
-    for (size_t i = 0; i < m->out->part_count && r == 0; i++) {
-        const struct part *p = &m->out->parts[i];
-        struct ckpt_array *a;
-        if (m->fates[p->node] != KEY_ARRAY || (r = layout_of(m, p, &a)) < 0)
-            continue;
-        key_impl(m, p->node, a, &impl);
-        ckpt_buf_addf(text, "%s{\"array_metadata\":{\"param_name\":", before);
-        ckpt_buf_add_json_string(text, (char *)m->names.data + p->name, p->name_len);
-        add_shape(text, "write_shape", a);
-        add_shape(text, "chunk_shape", a);
-        ckpt_buf_adds(text, ",\"ext_metadata\":{\"random_key_impl\":");
-        ckpt_buf_add_json_string(text, impl.data ? (char *)impl.data : "", impl.len);
-        ckpt_buf_adds(text, "}}}");
-        before = ",";
-        ckpt_array_unref(a);
-        ckpt_rendering_flush(out);
-    }
-    ckpt_buf_adds(text, "]}");
-    ckpt_buf_clear(&impl);
-    return r;
-}
-
-/* --- the step's own --- */
-
-static int write_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out)
-{
-    ckpt_buf_addf(&out->text,
-                  "{\"item_handlers\":\"" HANDLER "\",\"metrics\":{},\"performance_metrics\":{},\"init_timestamp_nsecs\":%lld,"
-                  "\"commit_timestamp_nsecs\":%lld,\"custom_metadata\":",
-                  (long long)m->time_ns, (long long)m->time_ns);
-    add_own_metadata(m, out, "{}");
-    ckpt_buf_addc(&out->text, '}');
-    return 0;
-}
-
-static int write_success(struct maker *m, struct ckpt_rendering *out)
-{
-    (void)m;
-    ckpt_buf_adds(&out->text, "Checkpoint commit was successful");
-    return 0;
-}
-
 static int make_files(struct maker *m)
 {
-    int r = make_text(m, "_CHECKPOINT_METADATA", write_checkpoint_metadata);
+    int r = make_text(m, "_CHECKPOINT_METADATA", orbax_text_checkpoint_metadata);
     if (r == 0)
-        r = make_text(m, "_METADATA", write_metadata);
+        r = make_text(m, "_METADATA", orbax_text_metadata);
     if (r == 0 && m->string_count)
-        r = make_text(m, "_strings.json", write_strings);
+        r = make_text(m, "_strings.json", orbax_text_strings);
     if (r == 0 && m->keys)
-        r = make_text(m, "_sharding", write_shardings);
+        r = make_text(m, "_sharding", orbax_text_shardings);
     if (r == 0 && m->keys)
-        r = make_text(m, "array_metadatas/process_0", write_array_metadatas);
+        r = make_text(m, "array_metadatas/process_0", orbax_text_array_metadatas);
     if (r == 0 && m->out->part_count)
         r = make_database(m);
-    return r == 0 ? make_text(m, "commit_success.txt", write_success) : r;
+    return r == 0 ? make_text(m, "commit_success.txt", orbax_text_success) : r;
 }
 
 static int make(struct maker *m)
@@ -984,7 +604,7 @@ static int make(struct maker *m)
     m->names.max = SIZE_MAX / 2;
     m->fates = calloc(m->tree->count, 1);
     if (!m->fates || ckpt_buf_reserve(&m->names, 1) < 0)
-        return no_memory(m);
+        return orbax_maker_no_memory(m);
     int r = judge(m);
     if (r == 0)
         r = drop_twins(m);
@@ -992,7 +612,7 @@ static int make(struct maker *m)
         r = drop_equal_names(m);
     if (r < 0)
         return r;
-    drop_strings(m);
+    orbax_text_drop_strings(m);
     r = lay_out_data(m);
     return r == 0 ? make_files(m) : r;
 }
@@ -1003,7 +623,7 @@ int ckpt_orbax_files_new(struct ckpt_views *v, struct ckpt_tree *tree, uint32_t 
     struct maker m = {.tree = tree, .top = top, .time_ns = time_ns, .left_out = left_out, .arg = arg, .err = err};
     m.out = calloc(1, sizeof *m.out);
     if (!m.out)
-        return no_memory(&m);
+        return orbax_maker_no_memory(&m);
     m.out->views = v;
     m.out->tree = tree;
     int r = make(&m);
