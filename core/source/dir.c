@@ -13,8 +13,8 @@ struct ckpt_dir {
     struct target target;
     uint32_t node;              /* inside a tree */
     struct ckpt_listing *listing;
-    int fd;                     /* of a staged directory */
-    DIR *entries;
+    DIR *entries;               /* of a staged directory */
+    dev_t dev;                  /* that it is on */
     struct steps {              /* staged ones, of a root; what is in a directory of the files face */
         char (*names)[256];
         uint64_t *inos;
@@ -58,12 +58,14 @@ static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
     d->id = id;
-    d->fd = fd;
-    d->entries = fdopendir(fd);
+    struct stat st;
+    d->entries = fstat(fd, &st) == 0 ? fdopendir(fd) : NULL;
     if (!d->entries) {
+        r = errno;
         close(fd);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_fail(err, r, "%s", strerror(r));
     }
+    d->dev = st.st_dev;
     return 0;
 }
 
@@ -85,15 +87,14 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
     for (;;) {
         errno = 0;
         struct dirent *e = readdir(d->entries);
-        struct stat st;
         if (!e)
             return errno ? -errno : 0;
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || ckpt_stage_hides(source_set(d->src, d->id), d->id, e->d_name))
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
         snprintf(ret->name, sizeof ret->name, "%s", e->d_name);
         ret->type = e->d_type == DT_DIR ? CKPT_DIR : CKPT_FILE;
         ret->next = (uint64_t)telldir(d->entries);
-        ret->ino = fstat(d->fd, &st) == 0 ? ckpt_stage_ino(source_set(d->src, d->id), st.st_dev, e->d_ino) : e->d_ino;
+        ret->ino = ckpt_stage_ino(source_set(d->src, d->id), d->dev, e->d_ino);
         return 1;
     }
 }
@@ -105,7 +106,6 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
         return ckpt_fail(err, ENOMEM, "out of memory");
     d->src = src;
     d->id = id;
-    d->fd = -1;
     *ret_forever = false;
     bool face = id & CKPT_STAGED && source_set(src, id) && ckpt_stage_is_face(source_set(src, id), id);
     bool staged = id & CKPT_STAGED && !face;

@@ -15,7 +15,6 @@
 
 struct step_files {
     struct ckpt_backend base;
-    struct ckpt_source *src;
     struct ckpt_files *files;
     size_t count;        /* of the files */
     struct ckpt_stat st; /* of the step's own directory */
@@ -195,7 +194,6 @@ static int open_step(struct ckpt_source *src, const char *path, const struct ckp
         return -ENOMEM;
     b->base.ops = &step_ops;
     atomic_init(&b->base.refs, 1);
-    b->src = src;
     b->st = *st;
     pthread_mutex_init(&b->lock, NULL);
     int r = ckpt_walk(src, CKPT_ROOT, path, &attr, NULL);
