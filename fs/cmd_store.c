@@ -205,17 +205,16 @@ int fs_prune_main(int argc, char **argv)
 
 struct counting {
     bool on;
-    struct timespec shown;
+    int64_t shown_ns; /* CLOCK_MONOTONIC; 0: never */
 };
 
 static void show_count(void *arg, uint64_t done, uint64_t total)
 {
     struct counting *c = arg;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    if (!c->on || (now.tv_sec - c->shown.tv_sec) * 1000 + (now.tv_nsec - c->shown.tv_nsec) / 1000000 < 100)
+    int64_t now = ckpt_monotonic_ns();
+    if (!c->on || now - c->shown_ns < 100000000)
         return;
-    c->shown = now;
+    c->shown_ns = now;
     fprintf(stderr, "\r%llu of %llu manifests read\033[K", (unsigned long long)done, (unsigned long long)total);
 }
 
@@ -254,7 +253,7 @@ int fs_gc_main(int argc, char **argv)
         s->trash_keep = (unsigned)keep;
     struct counting c = {.on = isatty(STDERR_FILENO)};
     int r = ckpt_store_gc(s, o.dry, show_count, &c, &result, &err);
-    if (c.shown.tv_sec)
+    if (c.shown_ns)
         fputs("\r\033[K", stderr);
     ckpt_store_close(s);
     if (r < 0)

@@ -19,9 +19,7 @@ struct wait {
 
 static double now(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+    return (double)ckpt_monotonic_ns() / 1e9;
 }
 
 /* Of several the one that follows next, so that a loop over wait sees them all. */
