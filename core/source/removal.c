@@ -42,7 +42,7 @@ void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, 
 }
 
 /* The node stays known meanwhile. Under the source's lock. */
-static int begin(struct node *n, uint32_t count)
+static int begin(struct ckpt_source *src, struct node *n, uint32_t count)
 {
     if (n->removal)
         return 0;
@@ -58,17 +58,19 @@ static int begin(struct node *n, uint32_t count)
     r->count = count;
     n->removal = r;
     n->uses++;
+    src->removals++;
     atomic_store(&n->removing, true);
     return 0;
 }
 
-void source_forget_removal(struct node *n)
+void source_forget_removal(struct ckpt_source *src, struct node *n)
 {
     if (!n->removal)
         return;
     removal_free(n->removal);
     n->removal = NULL;
     n->uses--;
+    src->removals--;
     atomic_store(&n->removing, false);
 }
 
@@ -103,7 +105,7 @@ int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bo
         r = ckpt_stage_exists(root->stages, t.node->name) ? 1 : find(src, &t, dir, name, is_dir, &node);
         if (r == 0) {
             CKPT_GUARD(&src->lock);
-            r = begin(t.node, t.tree->count);
+            r = begin(src, t.node, t.tree->count);
             if (r == 0) {
                 struct removal *now = t.node->removal;
                 ckpt_set_bit(now->what.nodes, node);
@@ -130,7 +132,7 @@ int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n,
     if (r == 0 && removed) {
         ckpt_stage_touched(root->stages, n->name, &who);
         CKPT_GUARD(&src->lock);
-        source_forget_removal(n);
+        source_forget_removal(src, n);
     }
     return r;
 }
@@ -138,6 +140,8 @@ int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n,
 /* A step of a root of which something is removed, the last for at least so long ago; kept. NULL: none. */
 static struct node *next_removal(struct ckpt_source *src, struct node *root, double seconds)
 {
+    if (!atomic_load(&src->removals)) /* looked for several times a second, and rare */
+        return NULL;
     CKPT_GUARD(&src->lock);
     for (unsigned i = 0; i < CKPT_BUCKETS; i++)
         for (struct node *n = src->by_serial[i]; n; n = n->next_serial)

@@ -76,7 +76,7 @@ static void node_free(struct ckpt_source *src, struct node *n)
         ckpt_cache_drop_tree(src->cache, n->tree->id);
         ckpt_tree_unref(n->tree);
     }
-    source_forget_removal(n);
+    source_forget_removal(src, n);
     ckpt_backend_unref(n->files);
     ckpt_pins_unref(n->pins);
     ckpt_listing_unref(n->listing);
@@ -322,12 +322,14 @@ int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_
     struct stat st;
     if (n->st.type != CKPT_FT_FILE)
         return 0;
-    CKPT_GUARD(&src->lock);
-    int fd = n->file ? ckpt_file_fd(n->file) : -1;
-    if (fd < 0 || (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
-                   (uint64_t)st.st_size == n->st.size))
-        return 0;
-    return ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+    pthread_mutex_lock(&src->lock);
+    struct ckpt_file *f = n->file ? ckpt_file_ref(n->file) : NULL;
+    pthread_mutex_unlock(&src->lock);
+    int fd = f ? ckpt_file_fd(f) : -1;
+    bool same = fd < 0 || (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
+                           (uint64_t)st.st_size == n->st.size);
+    ckpt_file_unref(f);
+    return same ? 0 : ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
 }
 
 static int open_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
@@ -764,7 +766,7 @@ void source_replaced(struct ckpt_source *src, struct node *root, const char *nam
         return;
     n->stale = true;
     unname(src, n);
-    source_forget_removal(n);
+    source_forget_removal(src, n);
 }
 
 void source_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to)

@@ -101,6 +101,7 @@ struct ckpt_source {
     uint64_t trees, tree_bytes; /* as of the last count, and what was opened since */
     unsigned since_count;
     unsigned kept_files;
+    atomic_uint removals;       /* nodes of which something is removed */
     struct node *root;
     struct node *sets[CKPT_SETS];  /* native roots with staged steps, by the number in their ids */
     unsigned set_count;
@@ -181,7 +182,7 @@ void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, 
 int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_err *err) CKPT_MUST_USE;
 /* The same of all steps of a root of which nothing more was removed for so many seconds. */
 void source_settle_removals(struct ckpt_source *src, struct node *root, double seconds);
-void source_forget_removal(struct node *n); /* under the source's lock */
+void source_forget_removal(struct ckpt_source *src, struct node *n); /* under the source's lock */
 
 /* control.c: the text of a control file; -ENOENT. */
 int source_control(struct ckpt_source *src, const char *name, uint8_t **ret, size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;
