@@ -3,6 +3,7 @@
 
 #include "core/base/util.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
 #define MAX_BYTES ((uint64_t)1 << 62)
@@ -56,6 +57,17 @@ int ckpt_array_settle(struct ckpt_array *a, const unsigned *order)
     return 0;
 }
 
+void ckpt_array_refuse(struct ckpt_array *a, const char *fmt, ...)
+{
+    va_list ap;
+    if (a->unsupported)
+        return;
+    a->unsupported = EOPNOTSUPP;
+    va_start(ap, fmt);
+    vsnprintf(a->why, sizeof a->why, fmt, ap);
+    va_end(ap);
+}
+
 int ckpt_array_of_npy(const struct ckpt_npy *npy, struct ckpt_array **ret)
 {
     unsigned order[CKPT_MAX_DIMS];
@@ -74,10 +86,8 @@ int ckpt_array_of_npy(const struct ckpt_npy *npy, struct ckpt_array **ret)
         *a->descr = '<';
     for (unsigned i = 0; i < a->ndim; i++)
         order[i] = a->ndim - 1 - i;
-    if (!a->itemsize || a->itemsize > MAX_ITEM) {
-        a->unsupported = EOPNOTSUPP;
-        snprintf(a->why, sizeof a->why, "parts of arrays whose elements have %u bytes are not shown", a->itemsize);
-    }
+    if (!a->itemsize || a->itemsize > MAX_ITEM)
+        ckpt_array_refuse(a, "parts of arrays whose elements have %u bytes are not shown", a->itemsize);
     int r = ckpt_array_settle(a, npy->fortran ? order : NULL);
     if (r < 0)
         ckpt_array_unref(a);

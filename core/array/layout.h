@@ -46,6 +46,8 @@ struct ckpt_array *ckpt_array_new(enum ckpt_dtype dtype, unsigned ndim, const ui
 /* Compute what follows from shape and chunk (C order when `order` is NULL; else order[i] is the logical dimension stored i-th outermost).
  * -EUCLEAN for a zero chunk or sizes beyond 2^62. */
 int ckpt_array_settle(struct ckpt_array *a, const unsigned *order) CKPT_MUST_USE;
+/* It is known, but cannot be decoded (EOPNOTSUPP), and why, in `why`. The first reason stays. */
+void ckpt_array_refuse(struct ckpt_array *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /*
  * The layout of what follows an .npy header: one uncompressed chunk, and the header's length as origin. Elements of no bytes, or of very
  * many, are not supported.

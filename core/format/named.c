@@ -3,7 +3,6 @@
 
 #include "core/base/util.h"
 
-#include <stdio.h>
 #include <xxhash.h>
 
 uint64_t ckpt_name_hash(const char *name, size_t len)
@@ -127,8 +126,7 @@ int ckpt_layout_unsupported(const char *type, unsigned ndim, const uint64_t *sha
         ckpt_array_unref(a);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }
-    a->unsupported = EOPNOTSUPP;
-    snprintf(a->why, sizeof a->why, "%s", why);
+    ckpt_array_refuse(a, "%s", why);
     if (ckpt_array_settle(a, NULL) < 0) {
         ckpt_array_unref(a);
         return ckpt_fail(err, EUCLEAN, "a tensor has an impossible shape");

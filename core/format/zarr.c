@@ -72,14 +72,6 @@ static int get_chunk_shape(struct ckpt_array *a, const cJSON *item)
     return 0;
 }
 
-static void not_supported(struct ckpt_array *a, const char *fmt, const char *name)
-{
-    if (a->unsupported)
-        return;
-    a->unsupported = EOPNOTSUPP;
-    snprintf(a->why, sizeof a->why, fmt, name);
-}
-
 /* The element of a float type nearest to a value, by trying all of them: done once an array, and only for odd fill values. False: the type
  * has no such infinity or NaN. */
 static bool nearest_small_float(enum ckpt_dtype dt, double v, uint8_t *element)
@@ -212,7 +204,7 @@ static int set_dtype(struct ckpt_array *a, const char *descr)
     bool big;
     if (!ckpt_dtype_by_descr(descr, &dt, &big)) {
         a->dtype = CKPT_DT_U8;
-        not_supported(a, "the element type %.60s is not supported", descr);
+        ckpt_array_refuse(a, "the element type %.60s is not supported", descr);
         a->itemsize = 1;
         return 0;
     }
@@ -248,7 +240,7 @@ static int parse_v2(struct parse *p, const cJSON *root)
         for (unsigned i = 0; i < a->ndim; i++)
             p->order[i] = a->ndim - 1 - i;
     if (filters && !cJSON_IsNull(filters) && cJSON_GetArraySize(filters))
-        not_supported(a, "%s are not supported", "filters");
+        ckpt_array_refuse(a, "filters are not supported");
     if (cJSON_IsObject(compressor)) {
         const cJSON *id = ckpt_json_get(compressor, "id");
         enum ckpt_codec_id codec;
@@ -256,7 +248,7 @@ static int parse_v2(struct parse *p, const cJSON *root)
             return malformed(p->err, "compressor");
         name_codec(a, id->valuestring, compressor);
         if (!codec_by_name(id->valuestring, &codec))
-            not_supported(a, "the compressor %.60s is not supported", id->valuestring);
+            ckpt_array_refuse(a, "the compressor %.60s is not supported", id->valuestring);
         else if (push_codec(&a->codecs, codec) < 0)
             return malformed(p->err, "compressor");
     } else if (compressor && !cJSON_IsNull(compressor))
@@ -322,7 +314,7 @@ static int parse_sharding(struct parse *p, const cJSON *config, struct level **r
         else if (!strcmp(name->valuestring, "bytes"))
             l->index_big = is_big(ckpt_json_get(e, "configuration"));
         else
-            not_supported(a, "the index codec %.60s is not supported", name->valuestring);
+            ckpt_array_refuse(a, "the index codec %.60s is not supported", name->valuestring);
     }
     *ret = l;
     return 0;
@@ -365,7 +357,7 @@ static int parse_codecs(struct parse *p, const cJSON *codecs)
                 r = push_codec(chain, id) < 0 ? malformed(p->err, "too many codecs") : 0;
             } else {
                 name_codec(a, name->valuestring, NULL);
-                not_supported(a, "the codec %.60s is not supported", name->valuestring);
+                ckpt_array_refuse(a, "the codec %.60s is not supported", name->valuestring);
                 chain = chain ? chain : &a->codecs;
             }
             if (r < 0)
@@ -410,7 +402,7 @@ static int parse_v3(struct parse *p, const cJSON *root)
     } else
         set_dtype(a, type_name);
     if (cJSON_GetArraySize(transformers))
-        not_supported(a, "%s are not supported", "storage transformers");
+        ckpt_array_refuse(a, "storage transformers are not supported");
     p->z->fill_known = fill_element(a->dtype, ckpt_json_get(root, "fill_value"), a->fill);
     const cJSON *codecs = ckpt_json_get(root, "codecs");
     return codecs ? parse_codecs(p, codecs) : malformed(p->err, "codecs");

@@ -176,10 +176,9 @@ static int make_array(const struct type *type, const struct shape *shape, struct
     }
     a->itemsize = type->itemsize;
     if (!shown)
-        snprintf(a->why, sizeof a->why, "arrays of more than %d dimensions are not shown", CKPT_MAX_DIMS);
+        ckpt_array_refuse(a, "arrays of more than %d dimensions are not shown", CKPT_MAX_DIMS);
     else if (type->lost)
-        snprintf(a->why, sizeof a->why, "Flax does not read arrays of this type back, so what it means is not known for sure");
-    a->unsupported = *a->why ? EOPNOTSUPP : 0;
+        ckpt_array_refuse(a, "Flax does not read arrays of this type back, so what it means is not known for sure");
     if (ckpt_array_settle(a, NULL) < 0) {
         ckpt_array_unref(a);
         return ckpt_fail(err, EUCLEAN, "the shape of an array is beyond all bounds");

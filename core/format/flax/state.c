@@ -428,8 +428,7 @@ static int long_string(const struct ckpt_mp_token *t, struct ckpt_array **ret, s
     *ret = ckpt_array_new(CKPT_DT_OTHER, 0, NULL);
     if (!*ret)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    (*ret)->unsupported = EOPNOTSUPP;
-    snprintf((*ret)->why, sizeof (*ret)->why, "a string of %" PRIu64 " bytes: those over %" PRIu64 " MiB are not shown", t->len, MAX_STRING >> 20);
+    ckpt_array_refuse(*ret, "a string of %" PRIu64 " bytes: those over %" PRIu64 " MiB are not shown", t->len, MAX_STRING >> 20);
     return 0;
 }
 

@@ -5,8 +5,6 @@
 #include "core/base/util.h"
 #include "core/format/pytorch/global.h"
 
-#include <stdio.h>
-
 static const struct {
     int code;
     const char *text;
@@ -35,11 +33,10 @@ int torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array 
         ckpt_array_unref(a);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }
-    a->unsupported = faults[fault].code;
     if (fault == TORCH_ODD_TYPE)
-        snprintf(a->why, sizeof a->why, "its type, torch.%s, is not supported", torch_global(type)->name);
+        ckpt_array_refuse(a, "its type, torch.%s, is not supported", torch_global(type)->name);
     else
-        snprintf(a->why, sizeof a->why, "%s", faults[fault].text);
+        ckpt_array_refuse(a, "%s", faults[fault].text);
     *ret = a;
     return 0;
 }
