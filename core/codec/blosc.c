@@ -88,7 +88,7 @@ static int blosc_all(const uint8_t *src, const struct blosc_info *info, uint8_t 
 
 static int blosc_decode(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len, struct ckpt_err *err)
 {
-    struct blosc_info info;
+    struct blosc_info info = {0};
     int r = blosc_check(src, src_len, dst_len, &info, err);
     return r < 0 ? r : blosc_all(src, &info, dst, err);
 }

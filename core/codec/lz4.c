@@ -34,7 +34,7 @@ static int lz4_size(const uint8_t *src, size_t src_len, uint64_t expect, size_t 
 
 static int lz4_decode(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len, struct ckpt_err *err)
 {
-    size_t size;
+    size_t size = 0;
     int r = lz4_size(src, src_len, dst_len, &size, err);
     if (r < 0)
         return r;

@@ -120,7 +120,7 @@ static int scalar(struct ckpt_mp *mp, struct ckpt_mp_token *t, uint8_t c, struct
 
 int ckpt_mp_next(struct ckpt_mp *mp, struct ckpt_mp_token *t, struct ckpt_err *err)
 {
-    uint8_t c;
+    uint8_t c = 0;
     int r = take(mp, &c, 1, err);
     *t = (struct ckpt_mp_token){0};
     if (r < 0)

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/random.h>
-#include <time.h>
+#include <sys/stat.h>
 
 #define DIR_MODE 0777 /* the umask decides */
 #define FILE_MODE 0666
