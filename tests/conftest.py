@@ -1,6 +1,11 @@
 """Fixtures of all tests."""
 import os
 
+# before a test imports JAX: eight devices of the CPU
+os.environ["JAX_PLATFORMS"] = "cpu"
+if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
 import pytest
 
 import util

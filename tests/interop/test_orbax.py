@@ -6,9 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
