@@ -1,82 +1,17 @@
-"""Every shell session of docs/semantics.md does what the page says.
-
-A block ```console holds commands ("$ ", continued with "> ") and what they print, stderr included. Each block runs in bash in a folder
-of its own that is as the page's introduction says. In the output "..." stands for any text in a line, and alone in a line for any lines.
-"""
+"""Every shell session of docs/semantics.md does what the page says. Each runs in a folder of its own that is as the page's introduction says."""
 import os
-import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
+import pages
 import util
+from pages import matches, session
 
 PAGE = util.TESTS.parent / "docs/semantics.md"
 LEAST = 35                                                 # blocks; fewer mean that they are no longer found
 PREPARED = "mnt", "runs"
-
-
-def blocks(text):
-    """(heading, line number, lines) of each console block."""
-    heading, found, inside = "", [], None
-    for number, line in enumerate(text.splitlines(), 1):
-        if inside is not None:
-            if line == "```":
-                found.append((heading, number - len(inside), inside))
-                inside = None
-            else:
-                inside.append(line)
-        elif line == "```console":
-            inside = []
-        elif line.startswith("#"):
-            heading = line.lstrip("# ")
-    assert inside is None, f"{PAGE.name}: a block does not end"
-    return found
-
-
-def session(lines):
-    """[[command, [lines of output]], ...]"""
-    steps = []
-    for line in lines:
-        if line.startswith("$ "):
-            steps.append([line[2:], []])
-        elif line.startswith("> ") and steps and not steps[-1][1]:
-            steps[-1][0] += "\n" + line[2:]
-        else:
-            assert steps, f"output before the first command: {line}"
-            steps[-1][1].append(line)
-    return steps
-
-
-def matches(want, got):
-    """Do lines of output match, wildcards included?"""
-    if not want:
-        return not got
-    if want[0] == "...":
-        return any(matches(want[1:], got[n:]) for n in range(len(got) + 1))
-    pattern = ".*".join(re.escape(part) for part in want[0].split("..."))
-    return bool(got) and re.fullmatch(pattern, got[0]) is not None and matches(want[1:], got[1:])
-
-
-def run(steps, folder, limit=util.LIMIT):
-    """Run the commands in one shell; the output of each, as lines."""
-    mark = "@@@ the end of a command @@@"
-    script = "".join(f"{command}\n{{ s=$?; printf '\\n%s\\n' '{mark}'; (exit $s); }} 2>/dev/null\n" for command, _ in steps)
-    bin_folder = folder.parent / "bin"
-    bin_folder.mkdir(exist_ok=True)
-    for name, target in ("ckptfs", util.CKPTFS), ("python3", sys.executable):
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{target}" "$@"\n')
-        (bin_folder / name).chmod(0o755)
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", "umask 022\n" + script], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=limit)
-    said = done.stdout.decode(errors="replace")
-    assert not util.SUSPICIOUS.search(said), said
-    parts = said.split(f"\n{mark}\n")
-    assert len(parts) == len(steps) + 1 and not parts[-1], f"the shell ended early:\n{said}"
-    return [part.split("\n")[:-1] if part.endswith("\n") else part.split("\n") if part else [] for part in parts[:-1]]
 
 
 @pytest.fixture
@@ -96,7 +31,7 @@ def folder(tmp_path, mount, module_mount):
             util.unmount(here / name, "-l")
 
 
-PAGE_BLOCKS = blocks(PAGE.read_text())
+PAGE_BLOCKS = pages.blocks(PAGE)
 
 
 def test_enough_blocks():
@@ -119,12 +54,9 @@ def test_differences_are_seen(tmp_path):
     here.mkdir()
     steps = session(["$ cd / && x=1", "$ echo a; printf b", "a", "b", "$ echo $x >&2", "1", "$ for i in 1 2", "> do echo $i; done", "1", "2",
                      "$ false", "$ echo $?", "1"])
-    assert run(steps, here) == [want for _, want in steps]
+    assert pages.run(steps, here) == [want for _, want in steps]
 
 
-@pytest.mark.parametrize("lines", [pytest.param(lines, id=f"{heading}:{number}") for heading, number, lines in PAGE_BLOCKS])
-def test_example(lines, folder):
-    steps = session(lines)
-    assert steps, "a block without a command"
-    for (command, want), got in zip(steps, run(steps, folder)):
-        assert matches(want, got), "\n".join([f"$ {command}", "--- the page says", *want, "--- it is", *got])
+@pytest.mark.parametrize("block", PAGE_BLOCKS, ids=lambda block: f"{block.heading}:{block.number}")
+def test_example(block, folder):
+    pages.check_console(block, folder)
