@@ -1,6 +1,7 @@
 """Flax's guide "Save and load checkpoints" with the libraries that it is about, unmodified: each of its calls with its folder in MOUNT/.files of a native
 root, and with a plain folder. Both give the same, and what is saved there opens up as a tree in the mount."""
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -81,6 +82,13 @@ def test_the_source_is_a_plain_folder(both):
     both.run_to(len(CALLS) - 1)
     files, source = both.mounted / ".files/flax_ckpt", Path(both.mounted.source) / "flax_ckpt"
     util.run("diff", "-r", files, source)
+
+
+def test_refused_calls_are_told():
+    """The page has a line for each."""
+    page = (util.TESTS.parent / "docs/examples/guide.md").read_text()
+    told = re.findall(r"^\| .* \| `(\w+)` \| .* \|$", page.partition("## What Orbax and Flax refuse")[2], re.M)
+    assert sorted(told) == sorted(error.__name__ for error in REFUSED.values())
 
 
 def free_port():

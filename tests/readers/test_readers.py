@@ -1,31 +1,30 @@
-"""Readers in C, Go and JavaScript: a leaf and a slice by path, compared with NumPy."""
+"""The readers of docs/examples in C, Go and JavaScript: a leaf and a slice by path, compared with NumPy."""
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import util
 
-HERE = Path(__file__).parent
+EXAMPLES = util.TESTS.parent / "docs/examples"
 
 
 def build_c(folder):
-    command = ["cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-o", folder / "read", HERE / "read.c"]
+    command = ["cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-o", folder / "read", EXAMPLES / "read.c"]
     subprocess.run(command, check=True, timeout=60)
     return [folder / "read"]
 
 
 def build_go(folder):
     environment = os.environ | {"GO111MODULE": "off", "GOFLAGS": "", "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"}
-    subprocess.run(["go", "build", "-o", folder / "read", HERE / "read.go"], check=True, timeout=240, env=environment)
+    subprocess.run(["go", "build", "-o", folder / "read", EXAMPLES / "read.go"], check=True, timeout=240, env=environment)
     return [folder / "read"]
 
 
 def build_javascript(_):
-    return ["node", HERE / "read.js"]
+    return ["node", EXAMPLES / "read.js"]
 
 
 @pytest.fixture(scope="module", params=[build_c, build_go, build_javascript], ids=lambda build: build.__name__.removeprefix("build_"))
