@@ -1,6 +1,8 @@
 """Flax's guide "Save and load checkpoints", section by section, with this client."""
+import os
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,12 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from flax.core import freeze
-from flax.training import train_state
+from flax.training import checkpoints, orbax_utils, train_state
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import PyTreeCheckpointer
 
 import ckptfs
+import util
 from test_client_leaves import same
 
 
@@ -139,6 +144,78 @@ def test_legacy(mnt):
     assert ckptfs.restore(mnt / "latest") == {"n": 2} and ckptfs.restore(mnt / "checkpoint_1") == {"n": 1}
 
 
+def test_legacy_keep(mnt):
+    """prefix, keep_every_n_steps and latest_checkpoint; an earlier step is not saved over a later one."""
+    manager = ckptfs.CheckpointManager(mnt, step_prefix="test", max_to_keep=3, keep_period=2)
+    for step in range(6):
+        assert manager.save(step, {"n": step})
+    assert sorted(os.listdir(mnt)) == ["latest", "test_0", "test_2", "test_3", "test_4", "test_5"] and os.readlink(mnt / "latest") == "test_5"
+    assert not manager.save(1, {"n": 9}) and manager.all_steps() == [0, 2, 3, 4, 5]
+    assert manager.restore() == ckptfs.restore(mnt / "latest") == {"n": 5}
+
+
+def test_best(mnt):
+    """max_to_keep of the best by their metrics, as with best_fn of Orbax; the latest stays."""
+    with ckptfs.CheckpointManager(mnt, max_to_keep=2, best_fn=lambda metrics: metrics["loss"], best_mode="min", asynchronous=True) as manager:
+        for step, loss in enumerate([3.0, 2.0, 0.5, 1.0, 0.7]):
+            manager.save(step, {"n": step}, metrics={"loss": loss})
+        manager.wait_until_finished()
+        assert manager.all_steps() == [2, 4] and manager.best_step() == 2 and manager.latest_step() == 4 and manager.metrics(2) == {"loss": 0.5}
+
+
+def test_by_hand(saved):
+    """What transforms are for: a raw restore, a change of the dicts, and a save."""
+    mnt, checkpoint = saved
+    raw = ckptfs.restore(mnt / "4")
+    raw["model"]["batch_stats"] = np.flip(np.arange(10))
+    raw["settings"] = raw.pop("config")
+    ckptfs.save(mnt / "5", raw)
+    target = {"model": make_state(CustomTrainState, batch_stats=np.arange(10)), "settings": {"dimensions": np.array([0, 0])}}
+    got = ckptfs.restore(mnt / "5", target)
+    equal(got["model"].opt_state, checkpoint["model"].opt_state)
+    assert got["model"].batch_stats.tolist() == list(range(9, -1, -1)) and got["settings"]["dimensions"].tolist() == [5, 3]
+
+
+def test_sharded(mnt):
+    """Several devices: to the shardings of a reference that is smaller, to others, and without any; in the background."""
+    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(4, 2), ("x", "y"))
+    both, columns = NamedSharding(mesh, PartitionSpec("x", "y")), NamedSharding(mesh, PartitionSpec(None, "y"))
+    array = jax.device_put(np.arange(8 * 2).reshape(8, 2), both)
+    with ckptfs.CheckpointManager(mnt, max_to_keep=2, asynchronous=True) as manager:
+        manager.save(0, {"model": array})
+        reference = {"model": jax.device_put(np.arange(8).reshape(4, 2), both)}
+        with pytest.raises(ValueError, match=r"model: stored is int\d+ \(8, 2\), wanted int\d+ \(4, 2\)"):
+            manager.restore(0, reference)
+        got = manager.restore(0, reference, check=False)
+        equal(got, {"model": array})
+        assert got["model"].sharding == both and got["model"].addressable_shards[0].data.shape == (2, 1)
+        got = manager.restore(0, sharding=columns)
+        equal(got, {"model": array})
+        assert got["model"].sharding == columns
+        equal(manager.restore(0), {"model": np.asarray(array)})
+
+
+def test_what_orbax_and_flax_save(mnt):
+    """In .files, by their own calls, each restored to the same target."""
+    checkpoint, before = make_checkpoint(), flax.config.flax_use_orbax_checkpointing
+    try:
+        for orbax in False, True:
+            flax.config.update("flax_use_orbax_checkpointing", orbax)
+            checkpoints.save_checkpoint(mnt / ".files", checkpoint, int(orbax), keep=2)
+    finally:
+        flax.config.update("flax_use_orbax_checkpointing", before)
+    with PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(mnt / ".files/7", checkpoint)
+        for name in "checkpoint_0", "checkpoint_1", "7":
+            util.wait_for((mnt / name).is_dir, 10)
+            equal(ckptfs.restore(mnt / name, make_target()), checkpoint)
+        ckptfs.save(mnt / "8", checkpoint)
+        target = make_target()
+        got = checkpointer.restore(mnt / ".files/8", item=target, restore_args=orbax_utils.restore_args_from_target(target))
+        equal(got["model"].params, checkpoint["model"].params)
+        np.testing.assert_array_equal(got["model"].opt_state[1][0].mu["bias"], checkpoint["model"].opt_state[1][0].mu["bias"])
+
+
 def test_async(mnt):
     """Continue with your work until a time when you want to wait; donated arrays stay whole in the checkpoint."""
     step = jax.jit(lambda params: jax.tree.map(lambda a: a + 1, params), donate_argnums=0)
@@ -159,6 +236,17 @@ def test_single_array(mnt):
     equal(ckptfs.restore(mnt / "1", jnp.zeros((2, 3))), jnp.arange(6.0).reshape(2, 3))
     ckptfs.save(mnt / "2", 0.25)
     assert ckptfs.restore(mnt / "2") == 0.25
+
+
+def test_leaves(mnt):
+    """None, numbers, strings and empty containers, raw and to a target."""
+    tree = {"none": None, "int": 3, "float": 0.5, "bool": True, "text": "adam", "numpy": np.float32(1.5), "zero": jnp.zeros(()), "no": {}, "list": [], "tuple": ()}
+    ckptfs.save(mnt / "1", tree)
+    raw = ckptfs.restore(mnt / "1")
+    assert {k: v for k, v in raw.items() if k not in ("numpy", "zero")} == {k: v for k, v in tree.items() if k not in ("numpy", "zero")}
+    assert raw["numpy"] == 1.5 and raw["numpy"].dtype == np.float32 and same(raw["zero"], np.zeros((), "f4"))
+    got = ckptfs.restore(mnt / "1", tree | {"int": 0, "float": 0.0, "bool": False, "text": ""})
+    assert jax.tree.structure(got) == jax.tree.structure(tree) and got["text"] == "adam" and got["int"] == 3 and got["zero"].shape == ()
 
 
 def test_random_keys(mnt):
