@@ -8,7 +8,7 @@ the installed libraries refuse although the guide has them, wherever the folder 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Callable
 
 import flax
@@ -44,7 +44,7 @@ class Guide:
         return os.path.relpath(path, self.folder)
 
     def close(self):
-        for name in "checkpoint_manager", "async_checkpoint_manager", "named_manager", "orbax_checkpointer", "async_checkpointer":
+        for name in "checkpoint_manager", "async_checkpoint_manager", "named_manager", "orbax_checkpointer", "async_checkpointer", "multi_checkpointer":
             if hasattr(self, name):
                 getattr(self, name).close()
 
@@ -537,8 +537,7 @@ def as_saved(tree, flax_file):
     if hasattr(tree, "_fields"):
         return as_saved(tree._asdict(), flax_file) if tree._fields else {} if flax_file else None
     if isinstance(tree, flax.struct.PyTreeNode):
-        return as_saved(flax.serialization.to_state_dict(tree) if flax_file else {f: getattr(tree, f) for f in tree.__dataclass_fields__
-                        if tree.__dataclass_fields__[f].metadata.get("pytree_node", True)}, flax_file)
+        return {f.name: as_saved(getattr(tree, f.name), flax_file) for f in fields(tree) if f.metadata.get("pytree_node", True)}
     if isinstance(tree, dict):
         return {key: as_saved(value, flax_file) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
