@@ -79,6 +79,17 @@ int ckpt_disk_truncate(int fd, uint64_t size)
     return r;
 }
 
+int ckpt_disk_punch(int fd, uint64_t size)
+{
+    if (!ckpt_disk_hooked())
+        return DISK_CALL(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size));
+    int r = ckpt_disk_hook();
+    if (r == 0)
+        r = DISK_CALL(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size));
+    ckpt_disk_hooked_fd(r, "punch", fd, NULL, &size, NULL, 0);
+    return r;
+}
+
 int ckpt_disk_fsync(int fd)
 {
     if (!ckpt_disk_hooked())

@@ -22,6 +22,7 @@
 int ckpt_disk_open(int dir, const char *path, int flags, mode_t mode) CKPT_MUST_USE;
 int ckpt_disk_write(int fd, const void *buf, size_t len, uint64_t off) CKPT_MUST_USE; /* all of it */
 int ckpt_disk_truncate(int fd, uint64_t size) CKPT_MUST_USE;
+int ckpt_disk_punch(int fd, uint64_t size) CKPT_MUST_USE; /* its first bytes become zeros, which take no room; its size stays */
 int ckpt_disk_fsync(int fd) CKPT_MUST_USE; /* of a file or a directory */
 int ckpt_disk_syncfs(int fd) CKPT_MUST_USE; /* all of the file system that it is on */
 int ckpt_disk_mkdir(int dir, const char *path, mode_t mode) CKPT_MUST_USE;

@@ -5,6 +5,7 @@
  *   open PATH FLAGS MODE          numbers are decimal, but for modes, which are octal
  *   write PATH OFFSET LENGTH AT   the data are at AT of FILE.data
  *   truncate PATH SIZE
+ *   punch PATH SIZE
  *   fsync PATH
  *   mkdir PATH MODE
  *   rename PATH PATH FLAGS

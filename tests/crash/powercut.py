@@ -36,7 +36,7 @@ class Inode:
     def change(self, *op):
         self.ops.append(op)
         apply(op, self.data, self.xattrs)
-        if op[0] in ("write", "truncate"):
+        if op[0] in ("write", "truncate", "punch"):
             self.snapshot = None
 
     def fsync(self):
@@ -51,6 +51,9 @@ def apply(op, data, xattrs):
     elif op[0] == "truncate":
         del data[op[1]:]
         data.extend(bytes(op[1] - len(data)))
+    elif op[0] == "punch":
+        count = min(op[1], len(data))
+        data[:count] = bytes(count)
     elif op[0] == "setxattr":
         xattrs[op[1]] = op[2]
     else:
@@ -175,8 +178,8 @@ class Disk:
         elif op == "write":
             off, length, at = map(int, rest)
             self.find(path).change("write", off, data[at:at + length])
-        elif op == "truncate":
-            self.find(path).change("truncate", int(rest[0]))
+        elif op in ("truncate", "punch"):
+            self.find(path).change(op, int(rest[0]))
         elif op == "fsync":
             self.find(path).fsync()
         elif op == "syncfs":
