@@ -272,6 +272,7 @@ static void detach(void)
 
 static void prepare_process(void)
 {
+    signal(SIGIO, SIG_IGN); /* whoever breaks a lease of ours would end the daemon */
     struct rlimit rl;
     if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max) { /* files of checkpoints are kept open */
         rl.rlim_cur = rl.rlim_max;

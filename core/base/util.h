@@ -48,6 +48,13 @@ static inline pthread_mutex_t *ckpt_lock(pthread_mutex_t *m)
         (p) = NULL;                                                                                                    \
         steal_;                                                                                                        \
     })
+/* The same of a descriptor. */
+#define CKPT_STEAL_FD(fd)                                                                                              \
+    ({                                                                                                                 \
+        int steal_ = (fd);                                                                                             \
+        (fd) = -1;                                                                                                     \
+        steal_;                                                                                                        \
+    })
 
 #define CKPT_MIN(a, b)                                                                                                 \
     ({                                                                                                                 \

@@ -114,7 +114,7 @@ static int check_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
         return 0;
     int r = leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
-        r = f.is_shared ? 0 : leaf_array(arg, &f, &npy, err);
+        r = leaf_array(arg, &f, &npy, err);
         leaf_close(&f);
     }
     r = only_incomplete(r);

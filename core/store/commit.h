@@ -33,6 +33,9 @@ struct ckpt_hold {
 };
 /* Hold an object that is in objects/ (or in the trash). -ENOENT: it is in neither. */
 int ckpt_hold_object(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256]) CKPT_MUST_USE;
+/* The object that content is in, decoded: of the store, or one that is only held, be it that no commit has put it there yet, or that gc has
+ * taken it away. The cache must outlive it. */
+int ckpt_hold_open(struct ckpt_hold *h, struct ckpt_cache *cache, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /*
  * The content of a file as an object that is held and durable: found, or made with the store's codec. Files under CKPT_SMALL bytes are left to
  * the commit, which packs them (only their hash is computed; ref->object is all zeros). name: one that ends in ".npy" may be an array.
@@ -54,8 +57,8 @@ struct ckpt_commit {
     const char *base_id;    /* the id of the manifest that this is a change of: it may be replaced, and nothing else; NULL: none */
     enum ckpt_object_codec codec;
     const char *metadata;   /* JSON, or NULL */
-    /* Content that is known already from when the file was closed: 1 and *ret. NULL: none is. */
-    int (*known)(void *arg, const struct stat *st, struct ckpt_ref *ret);
+    /* Content that is known already from when the file was closed: 1 and *ret; or 0, or -EBUSY: somebody can still change it. NULL: none is. */
+    int (*known)(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret);
     void *arg;
     /* Of one of several writers: pieces of arrays stay pieces, and instead of being given the step's name the manifest, a file of that name in
      * `work`, is handed to put, when all that it names is in place. NULL: it becomes a step. */

@@ -194,14 +194,10 @@ static int add_small(struct commit *c, size_t number, struct leaf_file *f, struc
     return r < 0 ? r : pack_add(c, number, data, f->size, err);
 }
 
-static int add_large(struct commit *c, size_t number, const struct walk_at *at, struct leaf_file *f, struct ckpt_err *err)
+static int add_large(struct commit *c, size_t number, const struct walk_at *at, struct leaf_file *f, const struct ckpt_ref *known, struct ckpt_err *err)
 {
-    struct ckpt_ref known;
-    bool is_known = c->in->known && c->in->known(c->in->arg, &f->st, &known) == 1 && known.size == f->size &&
-                    !memcmp(known.sha256, known.object, CKPT_SHA256);
-    int fd = f->fd;
-    f->fd = -1;
-    int r = submit(c, number, at, fd, f->size, HOLD_ALIAS_OF, at->dir, at->name, is_known ? &known : NULL);
+    bool is_known = known && known->size == f->size && !memcmp(known->sha256, known->object, CKPT_SHA256);
+    int r = submit(c, number, at, CKPT_STEAL_FD(f->fd), f->size, HOLD_ALIAS_OF, at->dir, at->name, is_known ? known : NULL);
     return r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : 0;
 }
 
@@ -209,6 +205,7 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
 {
     size_t number;
     struct ckpt_npy npy;
+    struct ckpt_ref known;
     char *text;
     int r = add_leaf(c, &number);
     if (r == 0 && f->is_shared)
@@ -217,6 +214,9 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
         return no_memory(err);
     if (f->is_shared)
         return 0;
+    int is_known = c->in->known ? c->in->known(c->in->arg, f->fd, &f->st, &known) : 0;
+    if (is_known < 0)
+        return ckpt_fail(err, EBUSY, "is still open for writing, or mapped by a program: close and unmap it first");
     if (leaf_name_ends(at->name, ".json") && (r = leaf_value(c, f, &text, err)) == 1) {
         free(text);
         c->leaves[number].size = f->size;
@@ -227,7 +227,7 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
         r = leaf_array(c, f, &npy, err);
     if (r < 0)
         return r;
-    return f->size < CKPT_SMALL ? add_small(c, number, f, err) : add_large(c, number, at, f, err);
+    return f->size < CKPT_SMALL ? add_small(c, number, f, err) : add_large(c, number, at, f, is_known ? &known : NULL, err);
 }
 
 static int content_file(void *arg, const struct walk_at *at, struct ckpt_err *err)

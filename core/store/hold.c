@@ -84,15 +84,42 @@ int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha
     return r;
 }
 
+static int open_dir(struct ckpt_hold *h, struct ckpt_backend **ret)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", h->dir);
+    return ckpt_backend_open_posix(path, ret, NULL);
+}
+
+int ckpt_hold_open(struct ckpt_hold *h, struct ckpt_cache *cache, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
+{
+    struct ckpt_pins *pins = NULL; /* for this file alone, so that it is not held open longer */
+    struct ckpt_backend *dir = NULL;
+    uint64_t size = memcmp(ref->sha256, ref->object, CKPT_SHA256) ? UINT64_MAX : ref->size;
+    int r = ckpt_pins_new(h->store->files, &pins);
+    if (r == 0)
+        r = ckpt_object_open(pins, cache, ref->object, size, ret, err);
+    if (r == -ENOENT) {
+        ckpt_pins_unref(CKPT_STEAL(pins));
+        r = open_dir(h, &dir);
+        if (r == 0)
+            r = ckpt_pins_new(dir, &pins);
+        if (r == 0)
+            r = ckpt_object_open_held(pins, cache, ref->object, size, ret, err);
+    }
+    ckpt_pins_unref(pins);
+    ckpt_backend_unref(dir);
+    return r;
+}
+
 /* What is held under a name of hold/: 1 and *ret, or 0. */
 static int look_at_held(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
 {
-    char path[64], name[HOLD_NAME];
+    char name[HOLD_NAME];
     struct ckpt_backend *b;
     struct ckpt_file *file;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", h->dir);
     hold_name(sha256, "", name);
-    int r = ckpt_backend_open_posix(path, &b, NULL);
+    int r = open_dir(h, &b);
     if (r < 0)
         return r;
     r = ckpt_backend_open(b, name, &file);

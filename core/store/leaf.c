@@ -49,32 +49,6 @@ static int shared_begin(struct commit *c)
     return r;
 }
 
-static int open_object(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
-{
-    struct ckpt_pins *pins;
-    int r = ckpt_pins_new(c->store->files, &pins); /* of its own, which forgets the file when it is closed */
-    if (r < 0)
-        return ckpt_fail(err, -r, "%s", strerror(-r));
-    uint64_t size = memcmp(ref->object, ref->sha256, CKPT_SHA256) ? UINT64_MAX : ref->size;
-    r = ckpt_object_open(pins, c->shared->cache, ref->object, size, ret, err);
-    ckpt_pins_unref(pins);
-    return r;
-}
-
-/* An object that gc took away, while it is held here, goes back to its place; with the lock, so that it is still there to be opened. */
-static int open_held(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
-{
-    if (!c->hold.store)
-        return -ENOENT;
-    CKPT_AUTOFD int lock = ckpt_store_lock(c->store, false);
-    if (lock < 0)
-        return ckpt_fail(err, -lock, "%s: the lock cannot be taken: %s", c->store->path, strerror(-lock));
-    int r = commit_put_object(c, ref->object, NULL);
-    if (r < 0)
-        return r == -ENOENT ? r : ckpt_fail(err, -r, "an object cannot be put back: %s", strerror(-r));
-    return open_object(c, ref, ret, err);
-}
-
 int shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
 {
     int r = shared_begin(c);
@@ -83,11 +57,9 @@ int shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file *
     struct commit_shared *s = c->shared;
     if (!s->object || memcmp(s->sha256, ref->object, CKPT_SHA256)) {
         struct ckpt_file *object;
-        r = open_object(c, ref, &object, err);
-        if (r == -ENOENT && (r = open_held(c, ref, &object, err)) == -ENOENT)
-            r = ckpt_fail(err, EIO, "its content is missing from the store");
+        r = ckpt_hold_open(&c->hold, s->cache, ref, &object, err);
         if (r < 0)
-            return r;
+            return ckpt_fail(err, r == -ENOENT ? EIO : -r, "its content cannot be read: %s", r == -ENOENT ? "it is missing from the store" : strerror(-r));
         if (s->object)
             ckpt_file_unref(s->object);
         s->object = object;

@@ -124,11 +124,11 @@ void ckpt_stage_flush(struct ckpt_stage_handle *h);
 int ckpt_stage_fsync(struct ckpt_stage_handle *h) CKPT_MUST_USE;
 /* Of a directory; of a step's own that has a step's name it is the commit. */
 int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
-/* The kernel writes to the file itself from now on: that it was changed is taken for granted when it is closed. */
+/* The kernel reads and writes the file itself from now on: that it was changed is taken for granted. Whoever calls this ignores SIGIO. */
 void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h);
 /* The first ref->size bytes, which is all there are, have just been copied from stored content. */
 void ckpt_stage_copied(struct ckpt_stage_handle *h, const struct ckpt_ref *ref);
-/* The descriptor of the file that holds the bytes, for as long as the handle is open; -1 for a reference. */
+/* The descriptor of the file that holds the bytes, for as long as the handle is open; -1 if the kernel must not have it. */
 int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h);
 
 /* --- directories: a descriptor to read entries from (fdopendir), to be closed --- */

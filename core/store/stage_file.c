@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open files of staged steps. A reference file gets bytes of its own before the first change (stage_own). When the last writer closes a
- * file, a thread of the pool makes its object, so that it is hashed, encoded and durable by the time of the commit.
+ * Open files of staged steps. A reference file gets bytes of its own before the first change (stage_own). When the last writer has closed a
+ * file, a thread of the pool makes its object, so that it is hashed, encoded and durable by the time of the commit. Then its own bytes are
+ * not needed any more: the file becomes a reference file, and the disk never has to take them.
+ *
+ * The kernel may write to a file by itself, and does so, where it is mapped, also after the last close. A file that it was once given is
+ * therefore believed to be at rest only when a lease on it shows that nobody else has it open.
  */
 #include "core/store/stage_private.h"
+
+#include "core/store/commit_private.h"
 
 #include <stdio.h>
 #include <linux/magic.h>
@@ -33,43 +39,27 @@ int stage_shares(struct stage_inode *n, struct ckpt_ref *ret)
     return known;
 }
 
-int stage_make_ref(int fd, const struct ckpt_ref *ref)
+static int mark_ref(int fd, const struct ckpt_ref *ref)
 {
     char text[CKPT_REF_TEXT];
     ckpt_ref_print(ref, text);
-    int r = ckpt_disk_setxattr(fd, CKPT_REF_XATTR, text, strlen(text));
-    return r < 0 ? r : ckpt_disk_truncate(fd, ref->size);
+    return ckpt_disk_setxattr(fd, CKPT_REF_XATTR, text, strlen(text));
 }
 
-static int open_object(struct ckpt_stages *set, const struct ckpt_ref *ref, uint64_t size, struct ckpt_file **ret)
+int stage_make_ref(int fd, const struct ckpt_ref *ref)
 {
-    struct ckpt_pins *pins; /* for this file alone, so that it is not held open longer */
-    int r = ckpt_pins_new(set->dir, &pins);
-    if (r < 0)
-        return r;
-    r = ckpt_object_open(pins, set->cache, ref->object, size, ret, NULL);
-    ckpt_pins_unref(pins);
-    return r;
+    int r = mark_ref(fd, ref);
+    return r < 0 ? r : ckpt_disk_truncate(fd, ref->size);
 }
 
 static int open_payload(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret)
 {
-    struct ckpt_stages *set = step->set;
-    uint64_t size = memcmp(ref->sha256, ref->object, CKPT_SHA256) ? UINT64_MAX : ref->size;
-    int r = open_object(set, ref, size, ret);
-    if (r != -ENOENT)
-        return r;
-    /* Another mount's gc has taken it away; the step holds it. It is put back under its name, where it may be taken away again. */
-    char name[2 * CKPT_HEX], path[CKPT_OBJECT_PATH], sums[CKPT_OBJECT_PATH + 8];
-    ckpt_hash_hex(ref->object, name);
-    ckpt_object_path(ref->object, path);
-    snprintf(sums, sizeof sums, "%s.sums", path);
-    if (ckpt_disk_link(step->hold, name, step->set->store->objects, path) < 0)
-        return -ENOENT;
-    strcat(name, ".sums");
-    if (ckpt_disk_link(step->hold, name, step->set->store->objects, sums) < 0 && ref->codec == CKPT_OBJECT_NONE)
-        return -ENOENT;
-    return open_object(set, ref, size, ret);
+    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    struct ckpt_err err = {0};
+    int r = ckpt_hold_open(&hold, step->set->cache, ref, ret, &err);
+    if (r < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: content of a staged file: %s", step->set->store->path, err.code ? err.text : strerror(-r));
+    return r == -ENOENT ? -EIO : r;
 }
 
 int stage_own(struct stage_inode *n, int fd, uint64_t keep)
@@ -104,10 +94,96 @@ int stage_own(struct stage_inode *n, int fd, uint64_t keep)
     if (r == 0)
         r = ckpt_disk_removexattr(fd, CKPT_REF_XATTR);
     if (r == 0) {
+        n->keeps_bytes = true; /* who changes it once may do so again */
         atomic_store(&n->shared, 0);
         stage_dirty(n);
     }
     return r;
+}
+
+/* --- files at rest --- */
+
+#define STRAGGLES 8 /* waits, the first of 100 µs, each twice as long as the one before: the kernel ends the use of a file a little after its close */
+
+/*
+ * A lease, which is given back at once. -EAGAIN: for reading, somebody may write to the file, by a descriptor or a mapping; for writing, somebody has
+ * it. Under the content's lock, or with the step frozen: meanwhile the file cannot be opened.
+ */
+static int try_lease(int fd, int type)
+{
+    for (unsigned i = 0;; i++) {
+        if (fcntl(fd, F_SETLEASE, type) == 0)
+            return fcntl(fd, F_SETLEASE, F_UNLCK) < 0 ? -errno : 0;
+        if (errno != EAGAIN || i == STRAGGLES)
+            return -errno;
+        nanosleep(&(struct timespec){.tv_nsec = 100000l << i}, NULL);
+    }
+}
+
+bool stage_has_leases(int dir)
+{
+    CKPT_AUTOFD int fd = openat(dir, "store.json", O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && try_lease(fd, F_RDLCK) == 0;
+}
+
+int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret)
+{
+    struct stage_step *step = arg;
+    pthread_mutex_lock(&step->set->lock);
+    struct stage_inode *n = stage_find(step->set, st);
+    bool known = n && n->known && n->known_gen == atomic_load(&n->gen) && n->made.size == (uint64_t)st->st_size;
+    bool unseen = n ? atomic_load(&n->unseen) : step->set->leases; /* an earlier mount may have given it to the kernel */
+    if (known)
+        *ret = n->made;
+    pthread_mutex_unlock(&step->set->lock);
+    return known ? 1 : unseen && try_lease(fd, F_RDLCK) == -EAGAIN ? -EBUSY : 0;
+}
+
+/*
+ * Does its object, which is made, make its own bytes needless? Not those that a user has made durable, which are on the disk already, and not
+ * those of pieces, which are joined soon. Under the set's lock.
+ */
+static bool may_let_go(const struct stage_inode *n)
+{
+    return n->known && n->known_gen == atomic_load(&n->gen) && !n->opens && !n->unlinked && !atomic_load(&n->keeps_bytes) &&
+           atomic_load(&n->shared) == 0 && n->name && !pieces_stem(n->name) && !n->step->face && !n->step->set->closing;
+}
+
+/* With its content locked: nobody can open it meanwhile, and fd is the only descriptor that is known of. */
+static void let_go_locked(struct stage_inode *n, int fd)
+{
+    struct stage_step *step = n->step;
+    struct stat st;
+    char name[CKPT_HEX];
+    pthread_mutex_lock(&step->set->lock);
+    bool wanted = may_let_go(n) && atomic_load(&step->state) == STAGE_OPEN;
+    struct ckpt_ref ref = n->made;
+    pthread_mutex_unlock(&step->set->lock);
+    ckpt_hash_hex(ref.object, name);
+    if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != ref.size)
+        return; /* what is stored as it is has no object before the commit, which makes this file one */
+    if ((atomic_load(&n->unseen) && try_lease(fd, F_WRLCK) < 0) || mark_ref(fd, &ref) < 0)
+        return;
+    n->shares = ref;
+    atomic_store(&n->shared, 1);
+    if (ckpt_disk_punch(fd, ref.size) == 0) /* for its user nothing was written */
+        (void)!futimens(fd, (const struct timespec[]){st.st_atim, st.st_mtim});
+}
+
+/* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken over. */
+static void let_go(struct stage_inode *n, int fd)
+{
+    bool free_to_change = pthread_rwlock_tryrdlock(&n->step->freeze) == 0; /* else a commit is under way, which takes all of it away */
+    if (free_to_change)
+        pthread_mutex_lock(&n->content);
+    CKPT_AUTOFD int own = free_to_change ? stage_reopen(fd, O_RDWR) : -1;
+    close(fd);
+    if (own >= 0)
+        let_go_locked(n, own);
+    if (free_to_change) {
+        pthread_mutex_unlock(&n->content);
+        stage_leave(n->step);
+    }
 }
 
 /* --- objects in the background --- */
@@ -117,9 +193,45 @@ int stage_own(struct stage_inode *n, int fd, uint64_t keep)
 
 struct job {
     struct stage_inode *inode;
-    int fd;
+    int fd; /* to read from */
     uint64_t size;
+    bool copied; /* from stored content, which it still is if nothing has changed it since */
+    struct timespec copied_ctime;
+    struct ckpt_ref made;
 };
+
+/* Is there something to make, and nobody who will change it? Under the set's lock. */
+static bool wants_object(const struct stage_inode *n, const struct stat *st)
+{
+    return (uint64_t)st->st_size >= CKPT_SMALL && !n->open_writes && !n->queued && !n->unlinked && atomic_load(&n->shared) != 1 && !n->step->face &&
+           (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
+}
+
+static bool is_as_copied(const struct job *job)
+{
+    struct stage_step *step = job->inode->step;
+    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    struct stat st;
+    return job->copied && fstat(job->fd, &st) == 0 && (uint64_t)st.st_size == job->made.size && st.st_ctim.tv_sec == job->copied_ctime.tv_sec &&
+           st.st_ctim.tv_nsec == job->copied_ctime.tv_nsec && ckpt_hold_object(&hold, job->made.object) == 0;
+}
+
+static int find_content(struct job *job, struct ckpt_err *err)
+{
+    struct stage_inode *n = job->inode;
+    struct stage_step *step = n->step;
+    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    if (atomic_load(&step->state) == STAGE_GONE)
+        return -ESTALE;
+    if (atomic_load(&n->unseen)) {
+        CKPT_GUARD(&n->content);
+        if (try_lease(job->fd, F_RDLCK) < 0)
+            return -EBUSY;
+    }
+    return is_as_copied(job) ? 0 : ckpt_hold_file(&hold, job->fd, "X.npy", step->set->opt.codec, false, &n->cancel, &job->made, err);
+}
+
+static void queue_object(struct stage_inode *n, int fd, const struct stat *st, const struct ckpt_stage_handle *copied);
 
 static void make_object(void *arg)
 {
@@ -127,23 +239,32 @@ static void make_object(void *arg)
     struct stage_inode *n = job->inode;
     struct stage_step *step = n->step;
     struct ckpt_stages *set = step->set;
-    struct ckpt_hold hold = {.store = set->store, .dir = step->hold};
-    struct ckpt_ref made;
     struct ckpt_err err = {0};
+    struct stat st;
     uint64_t gen = atomic_load(&n->gen);
-    int r = atomic_load(&step->state) == STAGE_GONE ? -ESTALE
-                                                    : ckpt_hold_file(&hold, job->fd, "X.npy", set->opt.codec, false, &n->cancel, &made, &err);
+    int r = find_content(job, &err);
     if (r < 0 && r != -ESTALE && r != -ECANCELED) /* the commit will try again, and tell */
-        ckpt_log(CKPT_LOG_DEBUG, "%s: %s", set->store->path, err.text);
-    close(job->fd);
+        ckpt_log(CKPT_LOG_DEBUG, "%s: %s", set->store->path, err.code ? err.text : strerror(-r));
     pthread_mutex_lock(&set->lock);
     set->job_bytes -= job->size;
     n->queued = false;
+    n->uses++;
     if (r == 0 && gen == atomic_load(&n->gen)) {
         n->known = true;
         n->known_gen = gen;
-        n->made = made;
+        n->made = job->made;
     }
+    bool needless = may_let_go(n);
+    if (gen != atomic_load(&n->gen) && fstat(job->fd, &st) == 0 && wants_object(n, &st)) /* it was changed, and closed, meanwhile */
+        queue_object(n, CKPT_STEAL_FD(job->fd), &st, NULL);
+    pthread_cond_broadcast(&set->idle);
+    pthread_mutex_unlock(&set->lock);
+    if (needless)
+        let_go(n, CKPT_STEAL_FD(job->fd));
+    if (job->fd >= 0)
+        close(job->fd);
+    pthread_mutex_lock(&set->lock);
+    n->uses--;
     step->jobs--;
     pthread_cond_broadcast(&set->idle);
     stage_reap(n);
@@ -151,17 +272,21 @@ static void make_object(void *arg)
     free(job);
 }
 
-/* Takes the descriptor over. Under the set's lock. */
-static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
+/* Takes the descriptor over. copied: the handle by which it was, or NULL. Under the set's lock. */
+static void queue_object(struct stage_inode *n, int fd, const struct stat *st, const struct ckpt_stage_handle *copied)
 {
     struct stage_step *step = n->step;
     struct ckpt_stages *set = step->set;
     struct job *job = malloc(sizeof *job);
     if (job) {
         *job = (struct job){n, fd, (uint64_t)st->st_size};
+        if (copied) {
+            job->copied = true;
+            job->copied_ctime = copied->copied_ctime;
+            job->made = copied->made;
+        }
         n->queued = true;
         atomic_store(&n->cancel, false);
-        n->queued_ctime = st->st_ctim;
         step->jobs++;
         set->job_bytes += job->size;
         if (ckpt_pool_submit(set->pool, make_object, job) == 0)
@@ -172,13 +297,6 @@ static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
     }
     free(job);
     close(fd);
-}
-
-/* Is there something to make, and nobody else who will change it? Under the set's lock. */
-static bool wants_object(const struct stage_inode *n, const struct stat *st, unsigned writers)
-{
-    return (uint64_t)st->st_size >= CKPT_SMALL && n->open_writes == writers && !n->queued && !n->unlinked && atomic_load(&n->shared) != 1 &&
-           !n->step->face && (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
 }
 
 /* --- handles --- */
@@ -204,6 +322,9 @@ static struct ckpt_stage_handle *handle_new(struct stage_inode *n, int fd, int f
 void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h)
 {
     h->unseen = true;
+    atomic_store(&h->inode->unseen, true);
+    if (h->write)
+        stage_dirty(h->inode);
 }
 
 /* Does every change of a file whose times were looked at since the last one give it another time? Elsewhere two within a tick look like one. */
@@ -228,33 +349,12 @@ void ckpt_stage_copied(struct ckpt_stage_handle *h, const struct ckpt_ref *ref)
     h->made = *ref;
 }
 
-static bool hold_copied(struct ckpt_stage_handle *h)
-{
-    struct stage_step *step = h->inode->step;
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
-    return ckpt_hold_object(&hold, h->made.object) == 0;
-}
-
-/* Nothing has been written since its object was begun. */
-static bool is_as_queued(const struct ckpt_stage_handle *h, const struct stat *st)
-{
-    const struct timespec *t = &h->inode->queued_ctime;
-    return st->st_ctim.tv_sec == t->tv_sec && st->st_ctim.tv_nsec == t->tv_nsec && has_fine_times(h->fd);
-}
-
 void ckpt_stage_flush(struct ckpt_stage_handle *h)
 {
-    struct stage_inode *n = h->inode;
-    struct ckpt_stages *set = n->step->set;
-    struct stat st;
-    if (!h->write || fstat(h->fd, &st) < 0)
+    struct ckpt_stages *set = h->inode->step->set;
+    if (!h->write)
         return;
     CKPT_GUARD(&set->lock);
-    if (h->unseen && !is_as_queued(h, &st))
-        stage_dirty(n);
-    int fd = wants_object(n, &st, 1) && !h->copied ? fcntl(h->fd, F_DUPFD_CLOEXEC, 0) : -1;
-    if (fd >= 0)
-        queue_object(n, fd, &st);
     if (set->flushing == FLUSHERS)
         return;
     set->flushing++;
@@ -269,33 +369,26 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
     struct stage_step *step = n->step;
     struct ckpt_stages *set = step->set;
     struct stat st = {0};
-    bool same = h->write && fstat(h->fd, &st) == 0 && h->copied && (uint64_t)st.st_size == h->made.size &&
-                st.st_ctim.tv_sec == h->copied_ctime.tv_sec && st.st_ctim.tv_nsec == h->copied_ctime.tv_nsec && hold_copied(h);
-    bool unseen = h->write && h->unseen && !same;
-    if (unseen)
+    bool large = h->write && fstat(h->fd, &st) == 0 && (uint64_t)st.st_size >= CKPT_SMALL;
+    int fd = large ? stage_reopen(h->fd, O_RDONLY) : -1;
+    close(h->fd); /* first: a lease is refused while it is open */
+    if (h->write && h->unseen)
         stage_touch(step, &(struct ckpt_caller){0});
     ckpt_file_unref(h->payload);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_lock(&set->lock);
-    if (unseen && !is_as_queued(h, &st))
-        stage_dirty(n);
     n->opens--;
     if (h->write) {
         n->open_writes--;
         step->open_writes--;
         pthread_cond_broadcast(&set->idle);
     }
-    if (same && !n->open_writes) { /* nothing has touched it since it was copied */
-        n->known = true;
-        n->known_gen = atomic_load(&n->gen);
-        n->made = h->made;
-    }
-    if (h->write && wants_object(n, &st, 0))
-        queue_object(n, h->fd, &st);
-    else
-        close(h->fd);
+    if (fd >= 0 && wants_object(n, &st))
+        queue_object(n, CKPT_STEAL_FD(fd), &st, h->copied ? h : NULL);
     stage_reap(n);
     pthread_mutex_unlock(&set->lock);
+    if (fd >= 0)
+        close(fd);
     free(h);
 }
 
@@ -306,42 +399,60 @@ static int backing_flags(int flags)
     return access | (flags & O_DSYNC) | O_NONBLOCK | O_NOCTTY;
 }
 
+/* With its content locked: let_go() may have a lease, which would refuse the descriptor or be broken by it. */
+static int open_locked(struct stage_inode *n, int flags, struct ckpt_stage_handle **ret)
+{
+    bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
+    int fd = stage_reopen(n->fd, backing_flags(flags | (change ? O_RDWR : 0)));
+    int r = CKPT_MIN(fd, 0);
+    if (r == 0 && change)
+        r = stage_own(n, fd, flags & O_TRUNC ? 0 : UINT64_MAX);
+    else if (r == 0)
+        stage_shares(n, NULL); /* known from now on: ckpt_stage_handle_fd asks */
+    if (r == 0 && (flags & O_TRUNC)) {
+        r = ckpt_disk_truncate(fd, 0);
+        stage_dirty(n);
+    }
+    /* Counted as open before a commit can begin, and before its bytes can go. */
+    if (r == 0 && !(*ret = handle_new(n, fd, flags)))
+        r = -ENOMEM;
+    if (r < 0 && fd >= 0)
+        close(fd);
+    return r;
+}
+
 int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret)
 {
     struct stage_inode *n;
     int r = stage_get(set, id, &n);
     if (r < 0)
         return r;
-    bool write = (flags & O_ACCMODE) != O_RDONLY;
-    int fd = n->dir ? -EISDIR : stage_reopen(n->fd, backing_flags(flags));
-    r = CKPT_MIN(fd, 0);
-    if (r == 0 && (write || (flags & O_TRUNC))) {
-        r = stage_enter(n->step);
-        if (r == 0) {
-            pthread_mutex_lock(&n->content);
-            r = stage_own(n, fd, flags & O_TRUNC ? 0 : UINT64_MAX);
-            if (r == 0 && (flags & O_TRUNC)) {
-                r = ckpt_disk_truncate(fd, 0);
-                stage_dirty(n);
-            }
-            pthread_mutex_unlock(&n->content);
+    bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
+    r = n->dir ? -EISDIR : change ? stage_enter(n->step) : 0;
+    if (r == 0) {
+        pthread_mutex_lock(&n->content);
+        r = open_locked(n, flags, ret);
+        pthread_mutex_unlock(&n->content);
+        if (change) {
             stage_touch(n->step, who);
-            /* Counted as open before a commit can begin. */
-            if (r == 0 && !(*ret = handle_new(n, fd, flags)))
-                r = -ENOMEM;
             stage_leave(n->step);
         }
-    } else if (r == 0) {
-        pthread_mutex_lock(&n->content);
-        stage_shares(n, NULL); /* known from now on: ckpt_stage_handle_fd asks */
-        pthread_mutex_unlock(&n->content);
-        if (!(*ret = handle_new(n, fd, flags)))
-            r = -ENOMEM;
     }
-    if (r < 0 && fd >= 0)
-        close(fd);
     stage_put(n);
     return r;
+}
+
+/* It may be there already, and let_go() may have a lease on it, for an instant. */
+static int create(int dir, const char *name, int flags, mode_t mode)
+{
+    int fd;
+    for (unsigned i = 0; i < 100; i++) {
+        fd = ckpt_disk_open(dir, name, O_CREAT | O_NOFOLLOW | (flags & O_EXCL) | backing_flags(flags | O_RDWR), mode & 07777);
+        if (fd != -EAGAIN)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return fd;
 }
 
 int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, int flags, const struct ckpt_caller *who,
@@ -357,7 +468,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
         stage_put(dir);
         return r;
     }
-    int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : ckpt_disk_open(dir->fd, name, O_CREAT | O_NOFOLLOW | (flags & O_EXCL) | O_CLOEXEC | backing_flags(flags | O_RDWR), mode & 07777);
+    int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : create(dir->fd, name, flags, mode);
     r = CKPT_MIN(fd, 0);
     if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchown(fd, who->uid, who->gid) < 0 && geteuid() == 0)
         r = -errno;
@@ -375,9 +486,9 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
             stage_dirty(n);
         } else if (atomic_load(&n->shared) < 0 && !ret->st.st_size)
             atomic_store(&n->shared, 0);
-        pthread_mutex_unlock(&n->content);
         if (r == 0 && !(*ret_handle = handle_new(n, fd, O_RDWR)))
             r = -ENOMEM;
+        pthread_mutex_unlock(&n->content);
         if (r == 0)
             r = stage_stat(n, ret);
         stage_put(n);
@@ -394,7 +505,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
 
 int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h)
 {
-    return atomic_load(&h->inode->shared) == 0 ? h->fd : -1;
+    return h->inode->step->set->leases && atomic_load(&h->inode->shared) == 0 ? h->fd : -1;
 }
 
 int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret)
@@ -418,7 +529,7 @@ ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint
     int r = h->payload ? 0 : open_payload(n->step, &ref, &h->payload);
     pthread_mutex_unlock(&h->lock);
     if (r < 0)
-        return r == -ENOENT ? -EIO : r;
+        return r;
     len = off < ref.size ? (size_t)CKPT_MIN((uint64_t)len, ref.size - off) : 0;
     return len ? ckpt_file_read(h->payload, buf, len, ref.offset + off) : 0;
 }
@@ -478,6 +589,9 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
 
 int ckpt_stage_fsync(struct ckpt_stage_handle *h)
 {
+    pthread_mutex_lock(&h->inode->content);
+    h->inode->keeps_bytes = true; /* they are on the disk from now on */
+    pthread_mutex_unlock(&h->inode->content);
     int r = ckpt_disk_fsync(h->fd);
     /* The bytes of a reference file are an object that the step holds. */
     return r == 0 && atomic_load(&h->inode->shared) == 1 ? ckpt_disk_fsync(h->inode->step->hold) : r;

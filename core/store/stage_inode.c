@@ -339,6 +339,7 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     n->step = step;
     n->fd = -1;
     atomic_init(&n->shared, S_ISREG(st->st_mode) ? -1 : 0);
+    atomic_init(&n->keeps_bytes, st->st_size > 0); /* a staged file of an earlier mount may have been made durable */
     pthread_mutex_init(&n->content, NULL);
     step->uses++;
     struct stage_inode **b = id_bucket(set, n->id);
@@ -399,15 +400,9 @@ void stage_dirty(struct stage_inode *n)
     atomic_store(&n->cancel, true);
 }
 
-int stage_known(void *arg, const struct stat *st, struct ckpt_ref *ret)
+struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st)
 {
-    struct stage_step *step = arg;
-    CKPT_GUARD(&step->set->lock);
-    struct stage_inode *n = find_key(step->set, st->st_dev, st->st_ino);
-    if (!n || !n->known || n->known_gen != atomic_load(&n->gen) || n->made.size != (uint64_t)st->st_size)
-        return 0;
-    *ret = n->made;
-    return 1;
+    return find_key(set, st->st_dev, st->st_ino);
 }
 
 void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)

@@ -68,11 +68,12 @@ struct stage_inode {
     pthread_mutex_t content;
     atomic_int shared;        /* is it a reference file? -1: not looked at yet */
     struct ckpt_ref shares;   /* of a reference file, once `shared` is 1: under content */
+    atomic_bool keeps_bytes;  /* they stay, also when there is an object of them */
     atomic_uint_fast64_t gen; /* changes of its bytes */
     bool known;               /* `made` is the content as of known_gen: under the set's lock */
     bool queued;
-    atomic_bool cancel;           /* its object is not wanted any more */
-    struct timespec queued_ctime; /* of the file then */
+    atomic_bool cancel;       /* its object is not wanted any more */
+    atomic_bool unseen;       /* the kernel was given it, and may have changed it, or have mapped it */
     uint64_t known_gen;
     struct ckpt_ref made;
 };
@@ -82,7 +83,7 @@ struct ckpt_stage_handle {
     int fd;                     /* of the staged file */
     bool write;
     bool unseen;                /* the kernel writes by itself */
-    bool copied;                /* `made` is what it was at copied_ns, when its bytes were copied from there */
+    bool copied;                /* `made` is what it was at copied_ctime, when its bytes were copied from there */
     struct timespec copied_ctime;
     struct ckpt_ref made;
     pthread_mutex_t lock;
@@ -106,6 +107,7 @@ struct ckpt_stages {
     uint64_t next_id;
     struct stage_inode *oldest, *newest; /* open descriptors, by their last use */
     unsigned fds, fd_limit;
+    bool leases;              /* files may be given to the kernel, since it can be asked whether it still uses them */
     bool closing;
     pthread_t settler;
     bool settling;
@@ -136,7 +138,8 @@ void stage_dirty(struct stage_inode *n);
 void stage_reap(struct stage_inode *n);
 /* "/proc/self/fd/N", by which an O_PATH descriptor is opened. */
 int stage_reopen(int fd, int flags);
-int stage_known(void *arg, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
+/* The inode of a file on disk, or NULL. Under the set's lock. */
+struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st);
 
 /* --- stage_step.c --- */
 /* Keep commits out while its tree is changed. -ESTALE: it is gone. */
@@ -176,5 +179,8 @@ int stage_shares(struct stage_inode *n, struct ckpt_ref *ret);
 /* Give a reference file bytes of its own, the first `keep` of them as they were. Caller holds content. */
 int stage_own(struct stage_inode *n, int fd, uint64_t keep) CKPT_MUST_USE;
 int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
+int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
+/* Has the file system leases, by which it is known who else has a file open? dir: of the store. */
+bool stage_has_leases(int dir);
 
 #endif

@@ -785,7 +785,7 @@ static void settle(struct ckpt_stages *set)
         pthread_mutex_unlock(&set->lock);
         if (!step)
             return;
-        struct ckpt_commit c = {.store = set->store, .work = step->work, .tree = step->tree, .name = name};
+        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
         struct ckpt_err err = {0};
         if (!is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
             if (ckpt_commit_check(&c, &err) < 0)
@@ -931,6 +931,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     if (!options->set_codec)
         set->opt.codec = store->config.codec;
     set->gc_wanted = true;
+    set->leases = stage_has_leases(store->dir);
     pthread_mutex_init(&set->lock, NULL);
     pthread_cond_init(&set->idle, NULL);
     int r = ckpt_backend_open_posix(path, &set->dir, err);

@@ -180,10 +180,10 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
 
 static int set_size(struct stage_inode *n, uint64_t size)
 {
+    CKPT_GUARD(&n->content);
     CKPT_AUTOFD int fd = n->dir ? -EISDIR : stage_reopen(n->fd, O_RDWR | O_NONBLOCK);
     if (fd < 0)
         return fd;
-    CKPT_GUARD(&n->content);
     struct ckpt_ref ref;
     if (stage_shares(n, &ref) && ref.size == size)
         return 0;
@@ -217,6 +217,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
             times[0].tv_nsec = UTIME_OMIT;
         if (!(what & CKPT_SET_MTIME))
             times[1].tv_nsec = UTIME_OMIT;
+        CKPT_GUARD(&n->content); /* a file whose bytes are let go gets back the times that it had */
         r = utimensat(AT_FDCWD, path, times, 0) < 0 ? -errno : 0;
     }
     if (r == 0)

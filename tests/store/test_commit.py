@@ -1,8 +1,10 @@
 """What a commit refuses, what a change of a committed step is, and what steps share."""
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
+import mmap
 import os
 import re
 import shutil
@@ -10,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -80,7 +83,6 @@ def test_open_for_reading_is_fine(step):
 
 def test_mapped_for_writing(step, root):
     """A mapping keeps the file open after its descriptor was closed."""
-    import mmap
     with open(step / "m.bin", "w+b") as f:
         f.truncate(5000)
         view = mmap.mmap(f.fileno(), 5000)
@@ -90,6 +92,127 @@ def test_mapped_for_writing(step, root):
     view.close()
     accepted(step)
     assert (step / "m.bin").read_bytes()[:3] == b"\1\2\0"
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
+LIBC.munmap.argtypes = ctypes.c_void_p, ctypes.c_size_t
+
+
+@contextlib.contextmanager
+def mapping(path, size, write=True):
+    """A file's bytes, mapped; its descriptor is closed, unlike that of Python's own mmap."""
+    fd = os.open(path, os.O_RDWR if write else os.O_RDONLY)
+    at = LIBC.mmap(None, size, mmap.PROT_READ | (mmap.PROT_WRITE if write else 0), mmap.MAP_SHARED, fd, 0)
+    os.close(fd)
+    assert at not in (None, ctypes.c_void_p(-1).value)
+    try:
+        yield memoryview((ctypes.c_char * size).from_address(at)).cast("B")
+    finally:
+        LIBC.munmap(at, size)
+
+
+@pytest.mark.parametrize("size", [5000, 4_000_000])
+@pytest.mark.parametrize("compressible", [True, False])
+@pytest.mark.parametrize("late", [0, 0.3])
+def test_mapped_and_closed(writable, step, root, size, compressible, late):
+    """What is written through a mapping after the last close belongs to the step, which is not committed while that can still be."""
+    first = bytes(size) if compressible else trees.noise(size)
+    (step / "m.bin").write_bytes(first)
+    with mapping(step / "m.bin", size) as view:
+        view[:1000] = bytes(range(100)) * 10
+        time.sleep(late)
+        view[:1000] = b"x" * 1000                          # no page of it is new
+        assert "m.bin" in refused(step, root, errno.EBUSY)
+        view[2000:3000] = b"y" * 1000
+    accepted(step)
+    assert (step / "m.bin").read_bytes() == b"x" * 1000 + first[1000:2000] + b"y" * 1000 + first[3000:]
+    trees.check_hashes(writable, "7")
+
+
+def test_close_by_a_child(step):
+    """A child that was forked while a file is written closes it when it becomes another program, or ends; the writer goes on."""
+    data = np.zeros(20_000_000, np.uint8)
+    ending = threading.Event()
+
+    def fork():
+        while not ending.is_set():
+            subprocess.run(["true"], close_fds=False)
+    forker = threading.Thread(target=fork)
+    forker.start()
+    try:
+        for turn in range(1, 11):
+            data[:] = turn
+            fd = os.open(step / "a.bin", os.O_RDWR | os.O_CREAT)
+            os.write(fd, data)
+            os.close(fd)
+            fd = os.open(step / "a.bin", os.O_RDWR)
+            os.pwrite(fd, data, 0)                         # of the same length: the file's size tells nothing
+            os.close(fd)
+            commit(step)
+            assert (np.fromfile(step / "a.bin", np.uint8) == turn).all()
+    finally:
+        ending.set()
+        forker.join()
+
+
+def staged_file(root, name):
+    return next((root / ".ckptstore/staging").glob(f"*/tree/{name}"))
+
+
+def is_let_go(root, name):
+    return staged_file(root, name).stat().st_blocks * 512 < 65536
+
+
+def test_stored_bytes_are_let_go(step, root):
+    """Once the content of a closed file is stored, the file in staging takes no room; nobody sees a difference."""
+    a = np.arange(2_000_000) // 7
+    np.save(step / "a.npy", a)
+    os.utime(step / "a.npy", ns=(5, 123_456_789_012_345_678))
+    wait_for(lambda: is_let_go(root, "a.npy"))
+    assert os.stat(step / "a.npy").st_mtime_ns == 123_456_789_012_345_678 and os.path.getsize(step / "a.npy") == 16_000_128
+    assert (np.load(step / "a.npy") == a).all() and np.load(step / "a.npy", mmap_mode="r")[-1] == a[-1]
+    shutil.copyfile(step / "a.npy", step / "copy.npy")
+    os.link(step / "a.npy", step / "link.npy")
+    with open(step / "a.npy", "r+b") as f:                 # it gets its bytes back, and keeps them
+        f.seek(-8, os.SEEK_END)
+        f.write(np.int64(-1).tobytes())
+    with open(step / "short.npy", "wb") as f:
+        f.write((step / "copy.npy").read_bytes()[:1_000_000])
+    wait_for(lambda: is_let_go(root, "short.npy"))
+    assert "short.npy" in refused(step, root, errno.EBADMSG)
+    os.truncate(step / "short.npy", 500_000)
+    os.rename(step / "short.npy", step / "short")
+    accepted(step)
+    changed = a.copy()
+    changed[-1] = -1
+    assert (np.load(step / "a.npy") == changed).all() and (np.load(step / "link.npy") == changed).all() and (np.load(step / "copy.npy") == a).all()
+    assert (step / "short").read_bytes() == (step / "copy.npy").read_bytes()[:500_000]
+
+
+def test_bytes_that_stay(step, root):
+    """What its user has made durable, and what somebody reads, or has mapped."""
+    a = np.arange(2_000_000) // 7
+    for name in "synced", "read", "mapped", "free":
+        with open(step / f"{name}.npy", "wb") as f:
+            np.save(f, a)
+            if name == "synced":
+                f.flush()
+                os.fsync(f.fileno())
+            reader = open(step / "read.npy", "rb", buffering=0) if name == "read" else None
+        if name == "read":
+            kept = reader
+        if name == "mapped":
+            with mapping(step / "mapped.npy", 16_000_128, write=False) as view:
+                np.save(step / "free.npy", a + 1)
+                wait_for(lambda: is_let_go(root, "free.npy"))
+                time.sleep(0.2)
+                assert bytes(view[-8:]) == a[-1:].tobytes() and not any(is_let_go(root, f"{name}.npy") for name in ("synced", "read", "mapped"))
+    assert kept.seek(-8, os.SEEK_END) and kept.read() == a[-1:].tobytes()
+    kept.close()
+    accepted(step)
+    assert all((np.load(step / f"{name}.npy") == a).all() for name in ("synced", "read", "mapped"))
 
 
 def test_close_is_enough(writable):

@@ -491,7 +491,7 @@ static void test_refs(void)
 
 /* --- objects made before the commit --- */
 
-static int tell_known(void *arg, const struct stat *st, struct ckpt_ref *ret)
+static int tell_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret)
 {
     const struct ckpt_ref *ref = arg;
     *ret = *ref;

@@ -348,20 +348,33 @@ static void object_close(struct ckpt_file *base)
 
 /* --- opening --- */
 
-/* What is stored under the hash and suffix: among the objects, or in the trash; or among the objects again, if it was just taken out of the trash. */
-static int open_stored(struct ckpt_pins *pins, const uint8_t sha256[CKPT_SHA256], const char *suffix, struct ckpt_file **ret)
+/* A store's directory, or one where objects have their hash for a name. */
+struct place {
+    struct ckpt_pins *pins;
+    bool held;
+};
+
+/*
+ * What is stored under the hash and suffix. In a store among the objects, or in the trash; or among the objects again, if it was just taken out
+ * of the trash.
+ */
+static int open_stored(struct place at, const uint8_t sha256[CKPT_SHA256], const char *suffix, struct ckpt_file **ret)
 {
     char path[CKPT_OBJECT_PATH], live[2 * CKPT_OBJECT_PATH], trash[2 * CKPT_OBJECT_PATH];
     ckpt_object_path(sha256, path);
+    if (at.held) {
+        snprintf(live, sizeof live, "%s%s", path + 3, suffix);
+        return ckpt_pins_open(at.pins, live, ret);
+    }
     snprintf(live, sizeof live, "objects/%s%s", path, suffix);
     snprintf(trash, sizeof trash, "trash/objects/%s%s", path + 3, suffix);
-    int r = ckpt_pins_open(pins, live, ret);
+    int r = ckpt_pins_open(at.pins, live, ret);
     if (r == -ENOENT)
-        r = ckpt_pins_open(pins, trash, ret);
-    return r == -ENOENT ? ckpt_pins_open(pins, live, ret) : r;
+        r = ckpt_pins_open(at.pins, trash, ret);
+    return r == -ENOENT ? ckpt_pins_open(at.pins, live, ret) : r;
 }
 
-static int open_as_stored(struct object *o, struct ckpt_pins *pins, uint64_t size, struct ckpt_err *err)
+static int open_as_stored(struct object *o, struct place at, uint64_t size, struct ckpt_err *err)
 {
     int r = ckpt_object_stat(o->file, o->info.sha256, size, &o->info, err);
     if (r < 0)
@@ -374,7 +387,7 @@ static int open_as_stored(struct object *o, struct ckpt_pins *pins, uint64_t siz
         return r > 0 ? open_encoded(o, &f, err) : r < 0 ? r : ckpt_fail(err, EUCLEAN, "the object has changed");
     }
     struct ckpt_file *sums;
-    r = open_stored(pins, o->info.sha256, ".sums", &sums);
+    r = open_stored(at, o->info.sha256, ".sums", &sums);
     if (r < 0)
         return ckpt_fail(err, r == -ENOENT ? EUCLEAN : -r, r == -ENOENT ? "its sums are missing" : "its sums cannot be read: %s",
                          strerror(-r));
@@ -383,7 +396,7 @@ static int open_as_stored(struct object *o, struct ckpt_pins *pins, uint64_t siz
     return r;
 }
 
-static int object_new(struct ckpt_pins *pins, struct ckpt_cache *cache, struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256],
+static int object_new(struct place at, struct ckpt_cache *cache, struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256],
                       uint64_t size, struct object **ret, struct ckpt_err *err)
 {
     struct object *o = calloc(1, sizeof *o);
@@ -393,7 +406,7 @@ static int object_new(struct ckpt_pins *pins, struct ckpt_cache *cache, struct c
     o->cache = cache;
     o->file = ckpt_file_ref(file);
     memcpy(o->info.sha256, sha256, CKPT_SHA256);
-    int r = open_as_stored(o, pins, size, err);
+    int r = open_as_stored(o, at, size, err);
     if (r < 0) {
         object_close(&o->base);
         return r;
@@ -405,7 +418,7 @@ static int object_new(struct ckpt_pins *pins, struct ckpt_cache *cache, struct c
 }
 
 /* The reference is given back when it fails. */
-static int share(struct object *o, struct ckpt_pins *pins, uint64_t size, struct ckpt_err *err)
+static int share(struct object *o, struct place at, uint64_t size, struct ckpt_err *err)
 {
     struct ckpt_file *sums;
     if (size != UINT64_MAX && size != o->info.size) {
@@ -414,27 +427,39 @@ static int share(struct object *o, struct ckpt_pins *pins, uint64_t size, struct
         return r;
     }
     /* Pinned here too, for when it is opened again. */
-    if (o->info.codec == CKPT_OBJECT_NONE && open_stored(pins, o->info.sha256, ".sums", &sums) == 0)
+    if (o->info.codec == CKPT_OBJECT_NONE && open_stored(at, o->info.sha256, ".sums", &sums) == 0)
         ckpt_file_unref(sums);
+    return 0;
+}
+
+static int open_in(struct place at, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_file **ret,
+                   struct ckpt_err *err)
+{
+    char hex[CKPT_HEX];
+    struct ckpt_file *file;
+    ckpt_hash_hex(sha256, hex);
+    int r = open_stored(at, sha256, "", &file);
+    if (r < 0)
+        return ckpt_fail(err, -r, r == -ENOENT ? "object %s is missing from the store" : "object %s: %s", hex, strerror(-r));
+    struct object *o = find_shared(cache, file, sha256);
+    r = o ? share(o, at, size, err) : object_new(at, cache, file, sha256, size, &o, err);
+    ckpt_file_unref(file);
+    if (r < 0)
+        return ckpt_fail_in(err, -r, "object %s", hex);
+    *ret = &o->base;
     return 0;
 }
 
 int ckpt_object_open(struct ckpt_pins *pins, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size,
                      struct ckpt_file **ret, struct ckpt_err *err)
 {
-    char hex[CKPT_HEX];
-    struct ckpt_file *file;
-    ckpt_hash_hex(sha256, hex);
-    int r = open_stored(pins, sha256, "", &file);
-    if (r < 0)
-        return ckpt_fail(err, -r, r == -ENOENT ? "object %s is missing from the store" : "object %s: %s", hex, strerror(-r));
-    struct object *o = find_shared(cache, file, sha256);
-    r = o ? share(o, pins, size, err) : object_new(pins, cache, file, sha256, size, &o, err);
-    ckpt_file_unref(file);
-    if (r < 0)
-        return ckpt_fail_in(err, -r, "object %s", hex);
-    *ret = &o->base;
-    return 0;
+    return open_in((struct place){pins, false}, cache, sha256, size, ret, err);
+}
+
+int ckpt_object_open_held(struct ckpt_pins *pins, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                          struct ckpt_file **ret, struct ckpt_err *err)
+{
+    return open_in((struct place){pins, true}, cache, sha256, size, ret, err);
 }
 
 static const struct ckpt_backend_ops encoded_ops = {

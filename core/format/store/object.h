@@ -73,6 +73,9 @@ int ckpt_object_stat(struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256], 
  * pinned in `pins`. The cache must outlive the file. */
 int ckpt_object_open(struct ckpt_pins *pins, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size,
                      struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The same of an object that a staged step holds: pins is of its hold/ (docs/format.md). -ENOENT: it does not. */
+int ckpt_object_open_held(struct ckpt_pins *pins, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                          struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The descriptor and true for an object that is stored as its very bytes, so that the kernel may be given it. */
 bool ckpt_object_raw_fd(struct ckpt_file *object, int *ret_fd);
 
