@@ -195,10 +195,6 @@ int pack_finish(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- publish.c --- */
 
-/* An object has its place in objects/, put there from hold/ if it must; the caller holds the lock. *ret_touched (may be NULL) becomes true when it
- * was put there. -ENOENT: it is nowhere. */
-int commit_put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool *ret_touched) CKPT_MUST_USE;
-
 /* Is the name free, or its step one that may be replaced? -EEXIST. */
 int commit_allowed(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 /* All objects go where the manifest says that they are, then the manifest (a file of that mode in work) becomes the step's. */

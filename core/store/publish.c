@@ -12,6 +12,8 @@
 
 #define TEMP_OBJECT "object.tmp"
 #define TEMP_STEP "replaced.tmp"
+#define FOLDERS 256
+#define SYNCERS 8u   /* threads */
 #define SETTLED 600 /* seconds after which a folder of objects is on the disk, whoever changed it */
 
 static bool look_up(int dir, const char *name, struct stat *ret)
@@ -69,7 +71,8 @@ static int put_from_trash(struct commit *c, const uint8_t sha256[CKPT_SHA256], c
     return link_object(c, c->store->trash, object, sums, path);
 }
 
-int commit_put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool *ret_touched)
+/* An object has its place in objects/, put there from hold/ if it must; then *ret_touched is set. -ENOENT: it is nowhere. */
+static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool *ret_touched)
 {
     char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH], name[HOLD_NAME], sums[HOLD_NAME];
     struct ckpt_object_info info;
@@ -89,28 +92,69 @@ int commit_put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool 
     int r = is_live ? hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
     if (r != 0)
         return CKPT_MIN(r, 0);
-    if (ret_touched)
-        *ret_touched = true;
+    *ret_touched = true;
     if (is_live)
         return replace_object(c, name, sums, path);
     return is_held ? link_object(c, c->hold.dir, name, sums, path) : put_from_trash(c, sha256, path);
 }
 
-/* Another commit may have put something there just now that we have found, and not have made it durable yet. */
-static bool is_young(const struct ckpt_store *s, const char *folder)
+/* --- their folders, each of which is a number of two hexadecimal digits --- */
+
+static void folder_name(unsigned folder, char ret[3])
 {
-    struct stat st;
-    return !look_up(s->objects, folder, &st) || time(NULL) - st.st_mtime < SETTLED;
+    static const char digits[] = "0123456789abcdef";
+    ret[0] = digits[folder >> 4];
+    ret[1] = digits[folder & 15];
+    ret[2] = 0;
 }
 
-static int fsync_folder(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool touched, bool *any)
+/* Another commit may have put something there just now that we have found, and not have made it durable yet. */
+static bool is_young(const struct ckpt_store *s, unsigned folder)
 {
-    char folder[3];
-    snprintf(folder, sizeof folder, "%02x", sha256[0]);
-    if (!touched && !is_young(c->store, folder))
-        return 0;
-    *any = true;
-    return ckpt_disk_fsync_dir(c->store->objects, folder);
+    char name[3];
+    struct stat st;
+    folder_name(folder, name);
+    return !look_up(s->objects, name, &st) || time(NULL) - st.st_mtime < SETTLED;
+}
+
+struct syncing {
+    const struct ckpt_store *store;
+    const bool *wanted;
+    atomic_uint next; /* folder */
+    atomic_int error;
+};
+
+static void *fsync_some(void *arg)
+{
+    struct syncing *s = arg;
+    for (unsigned i; (i = atomic_fetch_add(&s->next, 1)) < FOLDERS && !atomic_load(&s->error);) {
+        char name[3];
+        folder_name(i, name);
+        int r = s->wanted[i] ? ckpt_disk_fsync_dir(s->store->objects, name) : 0, none = 0;
+        if (r < 0)
+            atomic_compare_exchange_strong(&s->error, &none, r);
+    }
+    return NULL;
+}
+
+/*
+ * Those that are wanted, and the directory that they are in. All of them have been changed before the first is synced: where there is a journal
+ * that one fsync writes all of it, and elsewhere the disk is asked by several threads at once to flush, which it does once for all.
+ */
+static int fsync_folders(const struct ckpt_store *store, const bool wanted[FOLDERS])
+{
+    struct syncing s = {.store = store, .wanted = wanted};
+    pthread_t threads[SYNCERS - 1];
+    unsigned count = 0, running = 0;
+    for (unsigned i = 0; i < FOLDERS; i++)
+        count += wanted[i];
+    while (running + 1 < CKPT_MIN(count, SYNCERS) && pthread_create(&threads[running], NULL, fsync_some, &s) == 0)
+        running++;
+    fsync_some(&s);
+    while (running)
+        pthread_join(threads[--running], NULL);
+    int r = atomic_load(&s.error);
+    return r == 0 && count ? ckpt_disk_fsync(store->objects) : r;
 }
 
 static int by_hash(const void *a, const void *b)
@@ -141,19 +185,18 @@ static int list_objects(struct commit *c, const uint8_t ***ret, size_t *ret_coun
 /* All of them have their places, durably. *ret_missing: the one that is nowhere. */
 static int put_objects(struct commit *c, const uint8_t **list, size_t count, const uint8_t **ret_missing)
 {
-    bool touched = false, any = false;
+    bool named[FOLDERS] = {false}, touched[FOLDERS] = {false};
     int r = 0;
     for (size_t i = 0; i < count && r == 0; i++) {
+        named[list[i][0]] = true;
         if (i == 0 || memcmp(list[i], list[i - 1], CKPT_SHA256))
-            r = commit_put_object(c, list[i], &touched);
+            r = put_object(c, list[i], &touched[list[i][0]]);
         if (r == -ENOENT)
             *ret_missing = list[i];
-        if (r == 0 && (i + 1 == count || list[i + 1][0] != list[i][0])) {
-            r = fsync_folder(c, list[i], touched, &any);
-            touched = false;
-        }
     }
-    return r == 0 && any ? ckpt_disk_fsync(c->store->objects) : r;
+    for (unsigned i = 0; i < FOLDERS; i++)
+        touched[i] |= named[i] && is_young(c->store, i);
+    return r == 0 ? fsync_folders(c->store, touched) : r;
 }
 
 static int publish_objects(struct commit *c, struct ckpt_err *err)
