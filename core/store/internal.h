@@ -23,6 +23,8 @@ int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;
 
 /* steps/NAME.json for reading. */
 int ckpt_store_manifest(struct ckpt_store *s, const char *step, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* Is there a step of that name, whose manifest has this id? */
+bool ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id);
 /* As ckpt_store_delete, by a caller that holds the lock. */
 int ckpt_store_delete_locked(struct ckpt_store *s, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
 /* Pins without a step; by a caller that holds the lock exclusively. */

@@ -159,9 +159,9 @@ int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_
 #define STAGE_METADATA "metadata"
 #define STAGE_METADATA_MAX ((size_t)16 << 20)
 int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
-/* put: as in struct ckpt_commit. ret_id: the manifest's. */
+/* put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
 int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
-                     atomic_bool *interrupted, char ret_id[33], struct ckpt_err *err) CKPT_MUST_USE;
+                     atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
 int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;

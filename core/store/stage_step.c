@@ -515,19 +515,19 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
 }
 
 int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
-                     atomic_bool *interrupted, char ret_id[33], struct ckpt_err *err)
+                     atomic_bool *interrupted, char id[33], struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_store_config config;
     CKPT_AUTOFREE char *metadata = NULL;
-    char *id = ret_id;
     size_t len;
     bool same_name = !strcmp(name, step->name);
     int r = stage_metadata(step, &metadata, &len);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: its metadata cannot be read: %s", name, strerror(-r));
     r = ckpt_store_config_read(set->store, &config, err);
-    ckpt_random_hex(id, 16);
+    if (!*id)
+        ckpt_random_hex(id, 16);
     if (r == 0 && (r = ckpt_disk_replace(step->work, "commit", id, strlen(id))) < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     struct ckpt_commit c = {
@@ -591,7 +591,7 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
-    char *name = NULL, id[33];
+    char *name = NULL, id[33] = "";
     pthread_rwlock_wrlock(&step->freeze);
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
     if (r == 0 && !(name = strdup(as ? as : step->name)))
@@ -710,16 +710,7 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
 /* Is the committed step of that name still the one that was copied? */
 static bool is_base(struct stage_step *step, const char *name)
 {
-    char path[300];
-    struct ckpt_file *manifest;
-    struct ckpt_manifest_info info = {0};
-    snprintf(path, sizeof path, "steps/%s.json", name);
-    if (ckpt_backend_open(step->set->dir, path, &manifest) < 0)
-        return false;
-    bool same = ckpt_manifest_info(manifest, &info, NULL) == 0 && !strcmp(info.id, step->base_id);
-    ckpt_manifest_info_clear(&info);
-    ckpt_file_unref(manifest);
-    return same;
+    return ckpt_store_step_is(step->set->store, name, step->base_id);
 }
 
 /* Only its name, where that commits nothing. */
@@ -841,9 +832,7 @@ static void *settler(void *arg)
 /* Did the commit that this step was in the middle of happen? */
 static bool was_committed(struct stage_step *step, const char *name)
 {
-    char id[64], path[300];
-    struct ckpt_file *manifest;
-    struct ckpt_manifest_info info = {0};
+    char id[64];
     if (stage_read_text(step->work, "commit", id, sizeof id) < 0)
         return false;
     if (ckpt_writers_was_done(step->set->store, name, id))
@@ -851,13 +840,7 @@ static bool was_committed(struct stage_step *step, const char *name)
     /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
     struct ckpt_store_step *steps;
     size_t count;
-    bool found = false;
-    snprintf(path, sizeof path, "steps/%s.json", name);
-    if (ckpt_backend_open(step->set->dir, path, &manifest) == 0) {
-        found = ckpt_manifest_info(manifest, &info, NULL) == 0 && !strcmp(info.id, id);
-        ckpt_manifest_info_clear(&info);
-        ckpt_file_unref(manifest);
-    }
+    bool found = ckpt_store_step_is(step->set->store, name, id);
     if (!found && ckpt_store_steps(step->set->store, true, &steps, &count, NULL) == 0) {
         for (size_t i = 0; i < count; i++)
             found |= !strcmp(steps[i].id, id);

@@ -39,6 +39,8 @@ static int make_whole(struct stage_step *step, struct ckpt_writers *w, const cha
     if (r == 0 && !(whole->name = strdup(name)))
         r = ckpt_fail(err, ENOMEM, "out of memory");
     if (r == 0)
+        r = ckpt_writers_id(w, id, err);
+    if (r == 0)
         r = ckpt_writers_each(w, add_part, whole, err);
     if (r == 0)
         r = stage_run_commit(whole, name, NULL, NULL, interrupted, id, err);
@@ -103,7 +105,7 @@ int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *in
 {
     struct ckpt_stages *set = step->set;
     struct putting p = {.opt = &set->opt};
-    char part[33], before[64] = "";
+    char part[33] = "", before[64] = "";
     if (*step->base_id)
         return ckpt_fail(err, EOPNOTSUPP, "%s: several writers make a new step; a committed one is changed in a mount without writers=", name);
     (void)!stage_read_text(step->work, "commit", before, sizeof before);

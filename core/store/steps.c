@@ -117,6 +117,18 @@ static void read_heads(struct list *l)
     l->count = kept;
 }
 
+bool ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id)
+{
+    struct ckpt_manifest_info info = {0};
+    struct ckpt_file *manifest;
+    if (ckpt_store_manifest(s, step, &manifest, NULL) < 0)
+        return false;
+    bool same = ckpt_manifest_info(manifest, &info, NULL) == 0 && !strcmp(info.id, id);
+    ckpt_manifest_info_clear(&info);
+    ckpt_file_unref(manifest);
+    return same;
+}
+
 int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **ret, size_t *ret_count, struct ckpt_err *err)
 {
     struct list l = {.store = s};

@@ -3,6 +3,7 @@
  * writers/NAME/ has `lock`, a part K-of-N.json for each writer that has come, and `done` or `failed` when something came of them, with the ids of the parts that
  * it came of. Names change
  * under the lock only, but for the whole directory's, which goes to the trash in one call: so who has it open can tell what became of it.
+ * Whoever makes the step may be killed before it has written `done`. So the step's id is told by the parts, and the next one who takes the lock writes it.
  */
 #include "core/store/writers.h"
 
@@ -60,8 +61,19 @@ static void part_name(unsigned k, unsigned n, char ret[32])
 
 /* --- the place --- */
 
+/* If the step was made of these parts, and nobody has said so. */
+static int note_made(struct ckpt_writers *w)
+{
+    char path[CKPT_STEP_FILE + 8], id[33];
+    snprintf(path, sizeof path, "steps/%s.json", w->step);
+    if (!is_there(w->store->dir, path) || is_there(w->dir, "done"))
+        return 0;
+    int r = ckpt_writers_id(w, id, NULL);
+    return r == 0 && ckpt_store_step_is(w->store, w->step, id) ? ckpt_writers_finish(w, 0, NULL) : r;
+}
+
 /* The directory's lock, if that is still the step's; -ESTALE: it was put aside. */
-static int lock_place(const struct ckpt_writers *w)
+static int lock_place(struct ckpt_writers *w)
 {
     char path[CKPT_STEP_NAME + 16];
     struct stat ours, now;
@@ -75,6 +87,8 @@ static int lock_place(const struct ckpt_writers *w)
     if (r == 0 && (fstat(w->dir, &ours) < 0 || fstatat(w->store->dir, path, &now, AT_SYMLINK_NOFOLLOW) < 0 || ours.st_ino != now.st_ino ||
                    ours.st_dev != now.st_dev))
         r = -ESTALE;
+    if (r == 0)
+        r = note_made(w);
     if (r < 0) {
         close(fd);
         return r;
@@ -461,6 +475,28 @@ int ckpt_writers_each(struct ckpt_writers *w, ckpt_part_fn *visit, void *arg, st
 {
     struct visiting v = {w->store, w->step, visit, arg, err, false};
     return ckpt_names_each(w->dir, ".", visit_part, &v);
+}
+
+/* In whatever order they come. */
+static int mix_id(void *arg, struct ckpt_file *part, struct ckpt_err *err)
+{
+    struct ckpt_manifest_info info = {0};
+    XXH128_hash_t *all = arg;
+    int r = ckpt_manifest_info(part, &info, err);
+    if (r == 0) {
+        XXH128_hash_t one = XXH3_128bits(info.id, strlen(info.id));
+        *all = (XXH128_hash_t){all->low64 ^ one.low64, all->high64 ^ one.high64};
+    }
+    ckpt_manifest_info_clear(&info);
+    return r;
+}
+
+int ckpt_writers_id(struct ckpt_writers *w, char ret[33], struct ckpt_err *err)
+{
+    XXH128_hash_t all = {0, 0};
+    int r = ckpt_writers_each(w, mix_id, &all, err);
+    snprintf(ret, 33, "%016llx%016llx", (unsigned long long)all.high64, (unsigned long long)all.low64);
+    return r;
 }
 
 static int add_id(void *arg, struct ckpt_file *part, struct ckpt_err *err)

@@ -32,7 +32,9 @@ int ckpt_writers_lock(struct ckpt_writers *w, struct ckpt_err *err) CKPT_MUST_US
 int ckpt_writers_complete(struct ckpt_writers *w, unsigned n, struct ckpt_err *err) CKPT_MUST_USE;
 /* A nonzero result ends the visits. */
 typedef int ckpt_part_fn(void *arg, struct ckpt_file *part, struct ckpt_err *err);
-/* By who holds the lock. */
+/* These two by who holds the lock. */
+/* The id that a step of these parts has, whoever makes it. */
+int ckpt_writers_id(struct ckpt_writers *w, char ret[33], struct ckpt_err *err) CKPT_MUST_USE;
 int ckpt_writers_each(struct ckpt_writers *w, ckpt_part_fn *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
 /* result: 0, or the error that all who wait shall get. */
 int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_err *why) CKPT_MUST_USE;
