@@ -1,12 +1,15 @@
 """Several mounts, one of them perhaps killed, write one step together: it is there when all have come, and never in part."""
 import errno
+import io
 import os
+import pickle
 import random
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -224,47 +227,271 @@ def test_options(root, tmp_path, options, said):
     assert said in done.stderr
 
 
+# --- killed
+
 WRITER = """
-import os, sys, numpy as np
-m, k, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-a = np.arange(8 * 40_000.0).reshape(8, 40_000)
-rows = 8 // n
-os.makedirs(m + "/7/params", exist_ok=True)
-np.save(f"{m}/7/params/a@{k * rows}:{(k + 1) * rows},:.npy", a[k * rows:(k + 1) * rows])
-np.save(m + "/7/shared.npy", np.arange(50_000, dtype=np.float32))
-open(f"{m}/7/count{k}.json", "w").write(f"{k}\\n")
-fd = os.open(m + "/7", os.O_RDONLY)
-os.fsync(fd)
+import os, pickle, sys
+step, files = sys.argv[1], pickle.load(open(sys.argv[2], "rb"))
+
+def go_on(said):
+    print(said, flush=True)
+    return sys.stdin.readline()
+
+try:
+    if go_on("ready"):
+        for path, data in files.items():
+            os.makedirs(os.path.dirname(f"{step}/{path}"), exist_ok=True)
+            with open(f"{step}/{path}", "wb", buffering=0) as f:
+                for at in range(0, len(data), 1 << 15):
+                    f.write(data[at:at + (1 << 15)])
+        go_on("written")
+        fd = os.open(step, os.O_RDONLY)
+        os.fsync(fd)
+    print(0)
+except OSError as e:
+    print(e.errno)
 """
+PHASES = "writing", "sync", "wait", "publish"
+KILLED = "daemon", "program", "both"
+ENOUGH = 40                                                # kills, to see each phase several times
 
 
-def test_killed_at_any_point(mount, root):
-    """One of four daemons and its program are killed: nothing is there, or all. Mounted again, the writer goes on where it was."""
-    rng, seed = random.Random(), random.randrange(1 << 30)
-    rng.seed(seed)
-    print("seed", seed)
-    for turn in range(KILLS):
-        mounts = [mount(root, "writers=4", f"writer={k}", "refresh=0.2", "commit_timeout=3") for k in range(4)]
-        programs = [subprocess.Popen([sys.executable, "-c", WRITER, m.top, str(k), "4"], stderr=subprocess.DEVNULL) for k, m in enumerate(mounts)]
-        victim = rng.randrange(4)
-        time.sleep(rng.uniform(0.05, 0.6))
-        mounts[victim].crash()
-        programs[victim].kill()
-        for p in programs:
-            p.wait(util.LIMIT)
-        if trees.committed(root) == []:
-            again = mount(root, "writers=4", f"writer={victim}", "refresh=0.2", "commit_timeout=20")
-            mounts[victim] = again
-            programs = [subprocess.Popen([sys.executable, "-c", WRITER, m.top, str(k), "4"]) for k, m in enumerate(mounts)]
-            assert [p.wait(util.LIMIT) for p in programs] == [0] * 4
-        reader = mount(root, "ro")
-        assert np.array_equal(np.load(reader / "7/params/a.npy"), ARRAY) and np.array_equal(np.load(reader / "7/shared.npy"), SHARED)
-        assert sorted(os.listdir(reader / "7")) == ["count0.json", "count1.json", "count2.json", "count3.json", "params", "shared.npy"]
-        for m in [reader, *(m for m in mounts if m.top.exists())]:
-            m.stop()
-        util.ckptfs("verify", root)
-        m = mount(root, trees.EXPLICIT)
-        run("rm", "-r", m / "7")
-        for name in os.listdir(m.top):                     # what the killed one had staged, if the others were done
-            run("rm", "-r", m / name)
+class Program:
+    """A process that writes what a writer has of a step. It writes, and then calls sync, when it is told to."""
+
+    def __init__(self, step, files):
+        self.pipe = subprocess.Popen([sys.executable, "-IS", "-c", WRITER, step, files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.said() == "ready"
+
+    def said(self):
+        """A line, "" if it was killed."""
+        return self.pipe.stdout.readline().strip()
+
+    def go_on(self):
+        print(file=self.pipe.stdin, flush=True)
+
+    def end(self):
+        """What its calls came to: 0, an errno, None if it was killed."""
+        out, _ = self.pipe.communicate(timeout=util.LIMIT)
+        words = [word for word in out.split() if word != "written"]
+        return int(words[-1]) if words else None
+
+    def kill(self):
+        self.pipe.kill()
+        self.pipe.wait(util.LIMIT)
+
+
+class Killing:
+    """Steps by n writers, of which one is killed, in a phase of its work that is chosen, at a random time in it."""
+
+    def __init__(self, mount, root, folder, n, rng):
+        self.root, self.folder, self.n, self.rng = root, folder, n, rng
+        self.mount = lambda k, **more: mount(root, f"writers={n}", f"writer={k}", "refresh=0.1", "commit_timeout=1", **more)
+        self.mounts = [self.mount(k) for k in range(n)]
+        self.reader = mount(root, "ro", "refresh=0.1")
+        self.length = {"wait": 0.2}                        # seconds of each phase, at most
+        self.fell = Counter()                              # (phase that it was in, what was killed)
+        self.ended = Counter()                             # what became of the steps
+
+    def begin(self, turn):
+        """Another content each time, or nothing of it would be new. The pieces of an array, what all have, a value and a blob."""
+        self.turn, self.step, rows = turn, str(turn), 8 // self.n
+        self.programs = []
+        for m in *self.mounts, self.reader:
+            m.renew_patience()
+        for k in range(self.n):
+            files = {f"params/a@{k * rows}:{(k + 1) * rows},:.npy": npy((ARRAY + turn)[k * rows:(k + 1) * rows]), "shared.npy": npy(SHARED + turn),
+                     f"count{k}.json": b"%d\n" % turn, f"blob{k}": trees.noise(100_000, turn * self.n + k)}
+            (self.folder / f"files{k}").write_bytes(pickle.dumps(files))
+            self.programs.append(self.program(k))
+
+    def program(self, k):
+        return Program(self.mounts[k] / self.step, self.folder / f"files{k}")
+
+    def parts(self):
+        """The writers whose parts are there."""
+        try:
+            return {int(name.split("-")[0]) for name in os.listdir(self.root / f".ckptstore/writers/{self.step}") if "-of-" in name}
+        except FileNotFoundError:
+            return set()
+
+    def is_whole(self):
+        return (self.root / f".ckptstore/steps/{self.step}.json").exists()
+
+    def measure(self):
+        """How long each phase takes when nobody is killed."""
+        self.begin(1)
+        last = self.programs[-1]
+        for p in self.programs:
+            p.go_on()
+        start = time.monotonic()
+        assert last.said() == "written"
+        self.length["writing"] = time.monotonic() - start
+        for p in self.programs[:-1]:
+            p.go_on()
+        util.wait_for(lambda: len(self.parts()) == self.n - 1, every=0.001)
+        start = time.monotonic()
+        last.go_on()
+        util.wait_for(lambda: len(self.parts()) == self.n, every=0.0005)
+        self.length["sync"] = time.monotonic() - start
+        util.wait_for(self.is_whole, every=0.0005)
+        self.length["publish"] = time.monotonic() - start - self.length["sync"]
+        assert [p.end() for p in self.programs] == [0] * self.n
+        self.check_whole()
+        run("rm", "-r", self.mounts[0] / self.step)
+
+    def lead_to(self, phase, victim, held):
+        """All but one go on to their end; that one waits, where nothing shall be published yet."""
+        for p in self.programs:
+            p.go_on()
+        for k, p in enumerate(self.programs):
+            if k not in (victim, held) or k == held and phase == "publish":
+                assert p.said() == "written"
+                p.go_on()
+        if phase == "writing":
+            return
+        assert self.programs[victim].said() == "written"
+        if phase == "publish":
+            util.wait_for(lambda: len(self.parts()) == self.n - 1, every=0.001)
+        self.programs[victim].go_on()
+        if phase in ("wait", "publish"):
+            util.wait_for(lambda: victim in self.parts(), every=0.0005)
+
+    def phase(self, victim, led_to):
+        if self.is_whole():
+            return "whole"
+        parts = self.parts()
+        if victim in parts:
+            return "publish" if len(parts) == self.n else "wait"
+        return "writing" if led_to == "writing" else "sync"
+
+    def kill(self, phase, victim, what):
+        time.sleep(self.rng.uniform(0, self.length[phase]))
+        if what != "program":
+            self.mounts[victim].daemon.kill()
+        if what != "daemon":
+            self.programs[victim].pipe.kill()
+        self.fell[self.phase(victim, phase), what] += 1
+
+    def one(self, turn, phase):
+        victim, other = self.rng.sample(range(self.n), 2)
+        what = self.rng.choice(KILLED)
+        self.begin(turn)
+        self.lead_to(phase, victim, other)
+        self.kill(phase, victim, what)
+        if phase != "publish":                             # who was held back goes on
+            assert self.programs[other].said() == "written"
+            self.programs[other].go_on()
+        self.after(victim, other, what)
+
+    def after(self, victim, other, what):
+        """Nothing is there, or all; the others know; and then it is made after all, or dropped. `other` may have been late, too."""
+        if what != "program":
+            self.mounts[victim].daemon.wait()
+            self.programs[victim].kill()                   # before the mount goes, or it would write below
+            self.mounts[victim].crash()
+        got = {k: p.end() for k, p in enumerate(self.programs) if k != victim}
+        self.programs[victim].kill()
+        if self.is_whole():
+            self.check_whole()
+        assert set(got.values()) <= {0, errno.ETIMEDOUT} and (self.is_whole() or 0 not in got.values()), got
+        for k, code in got.items():
+            if code:
+                said = attribute(self.mounts[k] / self.step, "error")
+                assert set(said.split("s: ")[-1].split(".")[0].split(", ")) <= {str(victim), str(other)}, said
+        if what != "program":
+            self.mounts[victim] = self.mount(victim)
+        self.drop() if not self.is_whole() and self.rng.random() < 0.3 else self.resume(victim)
+
+    def resume(self, victim):
+        """All come again, the one that was killed with all that it has; a timeout says that one can go on waiting."""
+        self.ended["whole without it" if self.is_whole() else "resumed"] += 1
+        for _ in range(20):
+            again = [self.program(k) for k, m in enumerate(self.mounts) if state(m / self.step) != "committed"]
+            for p in again:
+                p.go_on()
+            for p in again:
+                p.go_on()
+            got = [p.end() for p in again]
+            assert set(got) <= {0, errno.ETIMEDOUT}, got
+            if self.is_whole() and not any(got):
+                break
+        self.check_whole()
+        run("rm", "-r", self.mounts[victim] / self.step)
+        util.wait_for(lambda: all(not (m / self.step).exists() for m in self.mounts))
+
+    def drop(self):
+        self.ended["dropped"] += 1
+        for m in self.mounts:
+            if (m / self.step).exists():
+                run("rm", "-r", m / self.step)
+        assert not self.parts() and not self.is_whole() and not any((m / self.step).exists() for m in self.mounts)
+
+    def check_whole(self):
+        top = self.reader / self.step
+        util.wait_for(top.exists)
+        assert np.array_equal(np.load(top / "params/a.npy"), ARRAY + self.turn) and np.array_equal(np.load(top / "shared.npy"), SHARED + self.turn)
+        assert sorted(os.listdir(top)) == sorted(["params", "shared.npy", *(f"count{k}.json" for k in range(self.n)), *(f"blob{k}" for k in range(self.n))])
+        for k in range(self.n):
+            assert (top / f"count{k}.json").read_text() == f"{self.turn}\n" and (top / f"blob{k}").read_bytes() == trees.noise(100_000, self.turn * self.n + k)
+
+
+def npy(a):
+    f = io.BytesIO()
+    np.save(f, a)
+    return f.getvalue()
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_killed_at_any_point(mount, root, tmp_path, n):
+    """A writer's daemon, its program or both are killed while it writes, syncs, waits for the others, publishes: the step is there whole or not at all, who
+    waits is told who is missing, and then the step is made after all, or dropped."""
+    seed = int(os.environ.get("WRITER_SEED", random.randrange(1 << 30)))
+    killing = Killing(mount, root, tmp_path, n, random.Random(seed))
+    killing.measure()
+    try:
+        for turn in range(KILLS):
+            killing.one(turn + 2, PHASES[turn % len(PHASES)])
+    finally:
+        print(f"\n{n} writers, seed {seed}, turn {killing.turn}")
+        for phase in *PHASES, "whole":
+            print(f"  {phase}:", ", ".join(f"{what} {killing.fell[phase, what]}" for what in KILLED), f"({killing.length.get(phase, 0) * 1000:.0f} ms)")
+        print(" ", dict(killing.ended))
+    assert "0 faults" in util.ckptfs("verify", root).stdout
+    if KILLS >= ENOUGH:
+        assert all(sum(killing.fell[phase, what] for what in KILLED) >= KILLS / 20 for phase in PHASES)
+    killing.reader.stop()
+    for m in killing.mounts:
         m.stop()
+    util.ckptfs("gc", root)
+    assert trees.committed(root) == [] and os.listdir(root / ".ckptstore/staging") == []
+
+
+def test_killed_at_each_call(mount, root, tmp_path):
+    """The daemon of the last of two writers ends at each call that changes the disk, of its part, of the step, of what it says to the other. (At every
+    sixteenth, if few kills are wanted.)"""
+    rng = random.Random()
+    every = 1 if KILLS >= ENOUGH else 16
+    killing = Killing(mount, root, tmp_path, 2, rng)
+    for turn in range(1 + rng.randrange(every), 1000, every):
+        killing.mounts[1].stop()
+        try:
+            killing.mounts[1] = killing.mount(1, prefix=("env", f"CKPTFS_DISK_FAIL={turn}:KILL"))
+        except AssertionError:                             # at a call that the mount itself makes
+            killing.mounts[1] = killing.mount(1)
+            continue
+        killing.begin(turn)
+        for k, p in enumerate(killing.programs):
+            p.go_on()
+            p.go_on()
+            if k == 0:
+                util.wait_for(lambda: 0 in killing.parts(), every=0.001)
+        killing.programs[1].pipe.wait(util.LIMIT)
+        time.sleep(0.1)                                    # what it does in the background
+        if killing.mounts[1].daemon.poll() is None:
+            break
+        killing.fell[killing.phase(1, "sync")] += 1
+        killing.after(1, 0, "daemon")
+    print(f"\n{turn} calls, {dict(killing.fell)}, {dict(killing.ended)}")
+    assert turn > 30 and [p.end() for p in killing.programs] == [0, 0]
+    killing.check_whole()
