@@ -26,7 +26,7 @@ QUICK_OPS = ("load", "leaf", "command", "metadata")  # that need little memory
 
 
 class Bench:
-    """What a scenario needs: the two workers, mounts, and a place for its figures."""
+    """What a scenario needs: the workers, mounts, and a place for its figures."""
 
     def __init__(self, args, shape, sets, directory):
         self.binary, self.shape, self.sets, self.directory = args.binary, shape, sets, directory
@@ -35,6 +35,7 @@ class Bench:
         self.without_ckptfs = args.no_ckptfs
         self.round = 0
         self.orbax, self.files = Worker("orbax_worker.py"), Worker("files_worker.py")
+        self.trainers = {library: Worker("train_worker.py") for library in ("orbax", "ckptfs")}
         self.samples = {}     # name: seconds of each round
         self.cpu = {}         # name: CPU seconds, of the process that asked
         self.errors = {}      # name: the last failure
@@ -47,7 +48,7 @@ class Bench:
     def record(self, name, process, op, **arguments):
         try:
             if op not in QUICK_OPS:
-                self.files.ask("settle", most=SETTLE)
+                self.settle()
             found = process.ask(op, **arguments)
         except WorkerError as error:
             self.fail(name, error)
@@ -55,6 +56,9 @@ class Bench:
         for seconds in found if isinstance(found, list) else [found]:
             self.note(name, seconds["wall"])
             self.cpu.setdefault(name, []).append(seconds["cpu"])
+
+    def settle(self):
+        self.files.ask("settle", most=SETTLE)
 
     def note(self, name, value):
         self.samples.setdefault(name, []).append(value)
@@ -204,8 +208,8 @@ def main():
     try:
         result = run(args, bench, sets, chosen)
     finally:
-        bench.orbax.stop()
-        bench.files.stop()
+        for worker in (bench.orbax, bench.files, *bench.trainers.values()):
+            worker.stop()
         os.rmdir(directory)  # never a tree: a mount that is stuck stays, and says so
     path = os.path.join(args.scratch, "result.json")
     with open(path, "w") as file:

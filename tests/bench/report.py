@@ -139,6 +139,28 @@ def store_facts(result):
     return lines
 
 
+ASYNC_SIDES = {"orbax": "Orbax's `AsyncCheckpointer` to ext4", "ckptfs": "`ckptfs.AsyncCheckpointer` to a mount",
+               "files": "Orbax's `AsyncCheckpointer` to `MOUNT/.files`"}
+
+
+def asynchronous(result):
+    """The loop that saves in the background."""
+    lines = ["| | the loop waits in `save`, ms | at most, ms | the step is there after, ms | steps a second, alone | beside a save | the whole loop, ms |",
+             "|---|--:|--:|--:|--:|--:|--:|"]
+    found = {side: {what: result["samples"].get(f"float32 async {side} {what}") for what in ("blocked", "saved", "alone", "beside", "whole")}
+             for side in ASYNC_SIDES}
+    for side, text in ASYNC_SIDES.items():
+        of = found[side]
+        if of["blocked"]:
+            lines.append(f"| {text} | {milliseconds(median(of['blocked']))} | {milliseconds(max(of['blocked']))} | {milliseconds(median(of['saved']))} "
+                         f"| {1 / median(of['alone']):.1f} | {1 / median(of['beside']):.1f} | {milliseconds(median(of['whole']))} |")
+    theirs, ours = found["orbax"]["blocked"], found["ckptfs"]["blocked"]
+    if theirs and ours:
+        ratio = median(ours) / median(theirs)
+        lines += ["", f"The loop waits for the client {ratio:.2f}x as long as for Orbax (aim: at most 1x, {'met' if ratio <= 1 else '**missed**'})"]
+    return lines
+
+
 ORBAX_WAYS = {"standard_numpy": "`StandardCheckpointer().restore(path, target)`, NumPy arrays as target",
               "pytree": "`PyTreeCheckpointer().restore(path)`, JAX arrays",
               "pytree_numpy": "`PyTreeCheckpointer().restore(path, restore_args=…)`, NumPy arrays"}
@@ -289,6 +311,7 @@ def render(result):
              ["### The store against Orbax", ""] + table(result, STORE_AGAINST_ORBAX, True),
              ["### The store against plain files on ext4", ""] + table(result, STORE_AGAINST_EXT4, False),
              [""] + store_facts(result),
+             ["### Saves in the background", ""] + asynchronous(result),
              ["### Ways to restore everything", ""] + ways(result),
              ["### Facts", ""] + facts(result) + failures(result) + profiles(result)]
     return "\n\n".join("\n".join(part) for part in parts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of the store: durable saves, restores, bytes on disk, and what others notice while a large step commits.
+"""What is measured of the store: durable saves, saves in the background of a loop, restores, bytes on disk, and what others notice while a large step commits.
 
 Names are as in scenarios.py. A save is durable when it returns: through the mount by the rename that commits, elsewhere by fsync or syncfs.
 """
@@ -8,6 +8,9 @@ import shutil
 
 from mount import Mount
 from scenarios import sides
+from worker import WorkerError
+
+SAVES, STEPS = 3, 16   # of a training loop: STEPS steps before each save and after the last; a save should have ended before the next begins
 
 
 class Root:
@@ -159,10 +162,43 @@ def sharing(bench, dataset):
     sides(bench, ckptfs)
 
 
+def asynchronous(bench, dataset):
+    """A training loop that saves in the background: what it waits for in each call, and how much slower its steps are meanwhile."""
+    name = f"{dataset.name} async"
+    other = os.path.join(bench.data_dir, "saved")
+
+    def run(side, library, top):
+        paths = [os.path.join(top, str(number + 1)) for number in range(SAVES)]
+        try:
+            bench.settle()
+            found = bench.trainers[library].ask("train", library=library, paths=paths, reference=dataset.npy, steps=STEPS)
+        except WorkerError as error:
+            bench.fail(f"{name} {side}", error)
+            return
+        for what, seconds in found.items():
+            for value in seconds if isinstance(seconds, list) else [seconds]:
+                bench.note(f"{name} {side} {what}", value)
+
+    def orbax():
+        shutil.rmtree(other, ignore_errors=True)
+        os.sync()
+        run("orbax", "orbax", other)
+        shutil.rmtree(other, ignore_errors=True)
+
+    def ckptfs():
+        for side, library, folder in (("ckptfs", "ckptfs", ""), ("files", "orbax", ".files")):
+            os.sync()
+            with Root(bench) as root:
+                run(side, library, os.path.join(root.mount.point, folder))
+
+    sides(bench, orbax, ckptfs)
+
+
 def store_scenarios(sets):
     return {
         "save-float32": lambda bench: save(bench, sets["float32"]),
         "save-bfloat16": lambda bench: save(bench, sets["bfloat16"]),
+        "async-float32": lambda bench: asynchronous(bench, sets["float32"]),
         "store-restore": lambda bench: restore(bench, sets["float32"]),
         "store-sharing": lambda bench: sharing(bench, sets["float32"]),
         "store-waiting": lambda bench: waiting(bench, sets["float32"]),
