@@ -30,7 +30,7 @@ void ckpt_buf_add(struct ckpt_buf *buf, const void *data, size_t len);
 void ckpt_buf_adds(struct ckpt_buf *buf, const char *text);
 void ckpt_buf_addc(struct ckpt_buf *buf, char c);
 void ckpt_buf_addf(struct ckpt_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void ckpt_buf_vaddf(struct ckpt_buf *buf, const char *fmt, va_list ap);
+void ckpt_buf_vaddf(struct ckpt_buf *buf, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 int ckpt_buf_error(const struct ckpt_buf *buf);
 /* Hand the bytes out (NUL-terminated beyond len); the buffer is empty afterwards. NULL if an error stuck. */
 void *ckpt_buf_steal(struct ckpt_buf *buf, size_t *ret_len);

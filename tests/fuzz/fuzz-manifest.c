@@ -65,7 +65,7 @@ static int visit(void *arg, uint32_t number, const struct ckpt_manifest_node *n,
 static void read_all(const uint8_t *data, size_t size, bool copy)
 {
     struct ckpt_backend *b = ckpt_backend_new_memory();
-    struct ckpt_file *f;
+    struct ckpt_file *f = NULL;
     struct ckpt_manifest_info info;
     struct ckpt_err err = {0};
     struct copy c = {0};

@@ -29,7 +29,7 @@ static int64_t count_tokens(struct ckpt_file *f)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct ckpt_backend *b = ckpt_backend_new_memory();
-    struct ckpt_file *f;
+    struct ckpt_file *f = NULL;
     struct ckpt_mp mp;
     look_expect(b && ckpt_backend_memory_add(b, "checkpoint", data, size) == 0 && ckpt_backend_open(b, "checkpoint", &f) == 0, "no file");
     ckpt_mp_init(&mp, f, 0, size);

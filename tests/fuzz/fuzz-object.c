@@ -70,7 +70,7 @@ static void look_at(struct ckpt_file *f, const uint8_t *raw)
 static void open_and_look(struct ckpt_backend *b, const uint8_t sha256[CKPT_SHA256], const uint8_t *stored, size_t stored_len)
 {
     static struct ckpt_pool *pool; /* threads are slow to make */
-    struct ckpt_pins *pins;
+    struct ckpt_pins *pins = NULL;
     struct ckpt_cache *cache;
     struct ckpt_file *f;
     struct ckpt_err err = {0};

@@ -48,7 +48,7 @@ static void check_member(struct ckpt_zip *z, uint32_t i, size_t size, uint64_t *
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct ckpt_backend *b = ckpt_backend_new_memory();
-    struct ckpt_file *f;
+    struct ckpt_file *f = NULL;
     struct ckpt_zip *z;
     struct ckpt_err err = {0};
     uint64_t total = 0;

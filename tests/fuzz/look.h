@@ -96,7 +96,7 @@ static inline void look_at_node(struct ckpt_views *v, struct ckpt_tree *t, uint3
 static inline void look_at(const struct ckpt_reader *reader, struct ckpt_backend *b, const char *name)
 {
     static struct ckpt_pool *pool; /* threads are slow to make */
-    struct ckpt_pins *pins;
+    struct ckpt_pins *pins = NULL;
     struct ckpt_cache *cache;
     struct ckpt_views views;
     struct ckpt_tree *t;

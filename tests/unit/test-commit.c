@@ -14,7 +14,7 @@ static void test_values(struct root *r)
     static const char *const values[] = {"1", "-0.5e-3\n", " null ", "true", "false\n", "NaN", "Infinity", "-Infinity", "\"a\\u0000b\"",
                                          "\"\xc3\xa9\\ud800\"", "123456789012345678901234567890", "\t\"\"\r\n", "0"};
     static const char *const blobs[] = {"", "{}", "[1]", "01", "+1", ".5", "1.", "\"a", "\"\n\"", "\"\xff\"", "1 2", "nul", "-", "1e", "'a'",
-                                        "\xef\xbb\xbf" "1", "--1", "infinity"};
+                                        "\xef\xbb\xbf\x31", "--1", "infinity"};
     struct staged s;
     struct step step;
     char name[64];
