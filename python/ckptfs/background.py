@@ -9,7 +9,10 @@ import threading
 import traceback
 from typing import Any, Callable
 
-from . import reading, writing
+from . import parallel, reading, writing
+
+# Threads that write while the program computes: with more of them its own steps wait for a CPU, and the save ends little sooner.
+WRITERS = max(1, min(parallel.WORKERS, len(os.sched_getaffinity(0)) // 2))
 
 
 class AsyncCheckpointer:
@@ -21,7 +24,7 @@ class AsyncCheckpointer:
     """
 
     def __init__(self, *, workers: int | None = None):
-        """workers: threads that copy and write; 4 if None."""
+        """workers: threads that copy and write. If None 4 copy, which save() waits for, and one for each two CPUs, 4 at most, write."""
         self._workers = workers
         self._thread: threading.Thread | None = None
         self._error: list[BaseException] = []
@@ -40,7 +43,7 @@ class AsyncCheckpointer:
 
         def run() -> None:
             try:
-                writing.commit(path, snapshot, overwrite, together, self._workers)
+                writing.commit(path, snapshot, overwrite, together, self._workers or WRITERS)
                 if then:
                     then()
             except BaseException as e:
