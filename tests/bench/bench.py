@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bench's main program: data, rounds, report. See docs/performance.md for how to read what it finds."""
 import argparse
+import fcntl
 import fnmatch
 import json
 import os
@@ -199,6 +200,13 @@ def main():
         return 0
     if not args.no_ckptfs and not os.access(args.binary, os.X_OK):
         print(f"bench: {args.binary} is not built", file=sys.stderr)
+        return 1
+    os.makedirs(args.scratch, exist_ok=True)
+    lock = open(os.path.join(args.scratch, "lock"), "w")   # until the end: two runs would delete each other's roots
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"bench: another run uses {args.scratch}", file=sys.stderr)
         return 1
     options = [f"--{name}" for name in ("fresh", "quick") if getattr(args, name)]
     subprocess.run([sys.executable, os.path.join(HERE, "datasets.py"), args.scratch, *options], check=True,
