@@ -146,7 +146,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     fi->fh = (uintptr_t)handle;
-    fi->keep_cache = a.forever || a.staged;
+    fi->keep_cache = a.forever || (a.staged && !m->passthrough); /* what the kernel has written by itself is not in its cache of this file */
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
     int fd = handle ? ckpt_handle_fd(handle) : m->opt->passthrough ? ckpt_backing_fd(m->source, ino) : -1;
     int32_t backing = fs_passthrough_open(m->passthrough, ino, fd);
