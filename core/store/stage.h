@@ -128,7 +128,8 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
 void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h);
 /* The first ref->size bytes, which is all there are, have just been copied from stored content. */
 void ckpt_stage_copied(struct ckpt_stage_handle *h, const struct ckpt_ref *ref);
-/* The descriptor of the file that holds the bytes, for as long as the handle is open; -1 if the kernel must not have it. */
+/* A descriptor (O_PATH, so that it does not count as a use) of the file that holds the bytes, for as long as the handle is open; -1 if the kernel
+ * must not have it. */
 int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h);
 
 /* --- directories: a descriptor to read entries from (fdopendir), to be closed --- */

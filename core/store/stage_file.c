@@ -505,7 +505,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
 
 int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h)
 {
-    return h->inode->step->set->leases && atomic_load(&h->inode->shared) == 0 ? h->fd : -1;
+    return h->inode->step->set->leases && atomic_load(&h->inode->shared) == 0 ? h->inode->fd : -1;
 }
 
 int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret)

@@ -191,6 +191,23 @@ def test_stored_bytes_are_let_go(step, root):
     assert (step / "short").read_bytes() == (step / "copy.npy").read_bytes()[:500_000]
 
 
+@pytest.mark.parametrize("compressible", [True, False])
+def test_a_reader_does_not_matter(step, compressible):
+    """Who opened a file for reading while it was written, and keeps it open or mapped, does not keep it from being committed."""
+    data = bytes(2_000_000) if compressible else trees.noise(2_000_000)
+    with open(step / "a.bin", "wb") as f:
+        f.write(data[:-1])
+        f.flush()
+        reader = open(step / "a.bin", "rb", buffering=0)
+        with mapping(step / "a.bin", 1_000_000, write=False) as view:
+            f.write(data[-1:])
+            f.close()
+            accepted(step)
+            assert bytes(view[:100]) == data[:100]
+    assert reader.read() == data and (step / "a.bin").read_bytes() == data
+    reader.close()
+
+
 def test_bytes_that_stay(step, root):
     """What its user has made durable, and what somebody reads, or has mapped."""
     a = np.arange(2_000_000) // 7
