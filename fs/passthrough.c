@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 #define INIT_EXT        (1u << 30) /* FUSE_INIT_EXT, of flags */
+#define KILLPRIV_V2     (1u << 28) /* FUSE_HANDLE_KILLPRIV_V2, of flags */
 #define PASSTHROUGH     (1u << 5)  /* FUSE_PASSTHROUGH, of flags2 */
 #define OPEN_NOFLUSH    (1u << 5)  /* FOPEN_NOFLUSH */
 #define OPEN_PASSTHROUGH (1u << 7) /* FOPEN_PASSTHROUGH */
@@ -41,6 +42,7 @@ struct fs_passthrough {
     int dev;
     atomic_bool on;
     uint64_t greeting; /* the request whose answer is changed; 0: none yet */
+    uint32_t killpriv; /* KILLPRIV_V2, if the kernel knows it */
     pthread_mutex_t lock;
     struct open_file *files[BUCKETS];
 };
@@ -55,6 +57,7 @@ static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
     if (n >= (ssize_t)(sizeof *in + sizeof(struct fuse_init_in)) && in->opcode == FUSE_INIT) {
         const uint8_t *body = (const uint8_t *)buf + sizeof *in;
         uint32_t flags = ckpt_le32(body + INIT_FLAGS), flags2 = ckpt_le32(body + 16);
+        of_session->killpriv = flags & KILLPRIV_V2;
         if (flags & INIT_EXT && flags2 & PASSTHROUGH)
             of_session->greeting = in->unique;
     }
@@ -72,7 +75,8 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
         memcpy(at, iov[i].iov_base, iov[i].iov_len);
         at += iov[i].iov_len;
     }
-    uint32_t flags = ckpt_le32(body + INIT_FLAGS) | INIT_EXT, flags2 = ckpt_le32(body + INIT_FLAGS2) | PASSTHROUGH, depth = 1;
+    /* We drop set-id bits ourselves, when a file is opened to be changed. Else the kernel asks for security.capability before each write. */
+    uint32_t flags = ckpt_le32(body + INIT_FLAGS) | INIT_EXT | p->killpriv, flags2 = ckpt_le32(body + INIT_FLAGS2) | PASSTHROUGH, depth = 1;
     memcpy(body + INIT_FLAGS, &flags, 4);
     memcpy(body + INIT_FLAGS2, &flags2, 4);
     memcpy(body + INIT_DEPTH, &depth, 4);

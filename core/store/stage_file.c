@@ -399,12 +399,23 @@ static int backing_flags(int flags)
     return access | (flags & O_DSYNC) | O_NONBLOCK | O_NOCTTY;
 }
 
+int stage_drop_setid(int fd, const struct ckpt_caller *who)
+{
+    struct stat st;
+    if (!who->uid || fstat(fd, &st) < 0 || !(st.st_mode & (S_ISUID | S_ISGID)))
+        return 0;
+    mode_t drop = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
+    return fchmod(fd, st.st_mode & 07777 & ~drop) < 0 ? -errno : 0;
+}
+
 /* With its content locked: let_go() may have a lease, which would refuse the descriptor or be broken by it. */
-static int open_locked(struct stage_inode *n, int flags, struct ckpt_stage_handle **ret)
+static int open_locked(struct stage_inode *n, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret)
 {
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
     int fd = stage_reopen(n->fd, backing_flags(flags | (change ? O_RDWR : 0)));
     int r = CKPT_MIN(fd, 0);
+    if (r == 0 && change)
+        r = stage_drop_setid(fd, who);
     if (r == 0 && change)
         r = stage_own(n, fd, flags & O_TRUNC ? 0 : UINT64_MAX);
     else if (r == 0)
@@ -431,7 +442,7 @@ int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struc
     r = n->dir ? -EISDIR : change ? stage_enter(n->step) : 0;
     if (r == 0) {
         pthread_mutex_lock(&n->content);
-        r = open_locked(n, flags, ret);
+        r = open_locked(n, flags, who, ret);
         pthread_mutex_unlock(&n->content);
         if (change) {
             stage_touch(n->step, who);

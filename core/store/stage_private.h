@@ -178,6 +178,8 @@ int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const st
 int stage_shares(struct stage_inode *n, struct ckpt_ref *ret);
 /* Give a reference file bytes of its own, the first `keep` of them as they were. Caller holds content. */
 int stage_own(struct stage_inode *n, int fd, uint64_t keep) CKPT_MUST_USE;
+/* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves it one. */
+int stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
 int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
 /* Has the file system leases, by which it is known who else has a file open? dir: of the store. */

@@ -178,7 +178,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
     return r;
 }
 
-static int set_size(struct stage_inode *n, uint64_t size)
+static int set_size(struct stage_inode *n, uint64_t size, const struct ckpt_caller *who)
 {
     CKPT_GUARD(&n->content);
     CKPT_AUTOFD int fd = n->dir ? -EISDIR : stage_reopen(n->fd, O_RDWR | O_NONBLOCK);
@@ -187,7 +187,9 @@ static int set_size(struct stage_inode *n, uint64_t size)
     struct ckpt_ref ref;
     if (stage_shares(n, &ref) && ref.size == size)
         return 0;
-    int r = stage_own(n, fd, size);
+    int r = stage_drop_setid(fd, who);
+    if (r == 0)
+        r = stage_own(n, fd, size);
     if (r == 0)
         r = ckpt_disk_truncate(fd, size);
     stage_dirty(n);
@@ -210,7 +212,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
     if (r == 0 && (what & CKPT_SET_MODE))
         r = chmod(path, st->st_mode & 07777) < 0 ? -errno : 0;
     if (r == 0 && (what & CKPT_SET_SIZE))
-        r = set_size(n, (uint64_t)st->st_size);
+        r = set_size(n, (uint64_t)st->st_size, who);
     if (r == 0 && (what & (CKPT_SET_ATIME | CKPT_SET_MTIME))) {
         struct timespec times[2] = {st->st_atim, st->st_mtim};
         if (!(what & CKPT_SET_ATIME))

@@ -704,6 +704,29 @@ def test_other_users(mount, tmp_path):
     assert os.stat(step / "open/x").st_uid == 65534
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("change", ["open(sys.argv[1], 'r+').write('x')", "os.truncate(sys.argv[1], 1)", "open(sys.argv[1], 'w')"])
+def test_set_id_bits(mount, tmp_path, change):
+    """Who writes to another one's program takes away that it runs with its owner's rights."""
+    root = tmp_path / "root"
+    root.mkdir()
+    util.ckptfs("init", root)
+    m = mount(root, EXPLICIT, "allow_other")
+    (m / "7").mkdir()
+    (m / "7/program").write_text("#!")
+    os.chmod(m / "7/program", 0o6777)
+    assert os.stat(m / "7/program").st_mode & 0o7777 == 0o6777
+    code = f"import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); {change}"
+    fd = os.open(m / "7/program", os.O_RDONLY)             # the way there is root's own
+    run(sys.executable, "-c", code, f"/proc/self/fd/{fd}", pass_fds=[fd])
+    os.close(fd)
+    assert os.stat(m / "7/program").st_mode & 0o7777 == 0o777
+    os.chmod(m / "7/program", 0o4755)
+    (m / "7/program").write_text("root may")
+    trees.commit(m / "7")
+    assert (m / "7/program").read_text() == "root may"
+
+
 # --- locks
 
 def try_lock(path, how):
