@@ -150,3 +150,16 @@ void ckpt_buf_add_json_string(struct ckpt_buf *buf, const char *text, size_t len
     }
     ckpt_buf_addc(buf, '"');
 }
+
+void ckpt_buf_add_base64url(struct ckpt_buf *buf, const void *data, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const uint8_t *p = data;
+    for (size_t i = 0; i < len; i += 3) {
+        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < len ? p[i + 2] : 0);
+        ckpt_buf_addc(buf, digits[v >> 18]);
+        ckpt_buf_addc(buf, digits[v >> 12 & 63]);
+        ckpt_buf_addc(buf, i + 1 < len ? digits[v >> 6 & 63] : '=');
+        ckpt_buf_addc(buf, i + 2 < len ? digits[v & 63] : '=');
+    }
+}

@@ -40,5 +40,7 @@ size_t ckpt_utf8_length(const uint8_t *p, size_t left);
 bool ckpt_utf8(const void *text, size_t len); /* all of it is UTF-8 */
 /* A JSON string literal, quotes included, of bytes that should be UTF-8 (bad sequences become U+FFFD). */
 void ckpt_buf_add_json_string(struct ckpt_buf *buf, const char *text, size_t len);
+/* RFC 4648, section 5, with its padding. */
+void ckpt_buf_add_base64url(struct ckpt_buf *buf, const void *data, size_t len);
 
 #endif

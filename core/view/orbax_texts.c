@@ -238,18 +238,6 @@ int orbax_text_strings(struct maker *m, struct ckpt_rendering *out)
 
 /* --- what Orbax wants of typed random keys --- */
 
-static void add_base64(struct ckpt_buf *out, const uint8_t *p, size_t len)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    for (size_t i = 0; i < len; i += 3) {
-        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < len ? p[i + 2] : 0);
-        ckpt_buf_addc(out, digits[v >> 18]);
-        ckpt_buf_addc(out, digits[v >> 12 & 63]);
-        ckpt_buf_addc(out, i + 1 < len ? digits[v >> 6 & 63] : '=');
-        ckpt_buf_addc(out, i + 2 < len ? digits[v & 63] : '=');
-    }
-}
-
 int orbax_text_shardings(struct maker *m, struct ckpt_rendering *out)
 {
     const char *before = "{";
@@ -258,7 +246,7 @@ int orbax_text_shardings(struct maker *m, struct ckpt_rendering *out)
         if (m->fates[p->node] != KEY_ARRAY)
             continue;
         ckpt_buf_addf(&out->text, "%s\"", before);
-        add_base64(&out->text, m->names.data + p->name, p->name_len);
+        ckpt_buf_add_base64url(&out->text, m->names.data + p->name, p->name_len);
         ckpt_buf_adds(&out->text, "\":\"{\\\"sharding_type\\\": \\\"SingleDeviceSharding\\\", \\\"device_str\\\": \\\"cpu:0\\\"}\"");
         before = ",";
         ckpt_rendering_flush(out);

@@ -376,18 +376,6 @@ static void orbax_pin(struct ckpt_tree *t, uint32_t node)
 
 /* --- advice for people: sharding, PRNG keys --- */
 
-static void base64url(const uint8_t *p, size_t len, struct ckpt_buf *buf)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    for (size_t i = 0; i < len; i += 3) {
-        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < len ? p[i + 2] : 0);
-        ckpt_buf_addc(buf, digits[v >> 18]);
-        ckpt_buf_addc(buf, digits[v >> 12 & 63]);
-        ckpt_buf_addc(buf, i + 1 < len ? digits[v >> 6 & 63] : '=');
-        ckpt_buf_addc(buf, i + 2 < len ? digits[v & 63] : '=');
-    }
-}
-
 static struct ckpt_json_reader *open_json(struct ckpt_tree *t, struct orbax_item *item, const char *name, struct ckpt_file **ret)
 {
     CKPT_AUTOFREE char *path = orbax_path(item, name);
@@ -407,7 +395,7 @@ static void describe_sharding(struct ckpt_tree *t, struct orbax_item *item, cons
     struct ckpt_buf want = CKPT_BUF_INIT, key = {.max = 1 << 20}, text = {.max = 4 << 20};
     if (!json)
         return;
-    base64url(param->data, param->len, &want);
+    ckpt_buf_add_base64url(&want, param->data, param->len);
     int r = ckpt_json_enter_object(json, NULL);
     while (r == 0 && ckpt_json_member(json, &key, NULL) == 1) {
         bool found = key.len == want.len && !memcmp(key.data, want.data, want.len);
