@@ -157,6 +157,20 @@ static inline ssize_t ckpt_pread(int fd, void *buf, size_t len, uint64_t off)
     return (ssize_t)done;
 }
 
+/* All of it: 0, or a negative errno. For files that are nobody's data; those of a store are written by core/io/disk.h. */
+static inline int ckpt_pwrite(int fd, const void *buf, size_t len, uint64_t off)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t n = pwrite(fd, (const char *)buf + done, len - done, (off_t)(off + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "ckptfs is written for little-endian machines");
 
 #endif

@@ -3,10 +3,9 @@
 #include "core/codec/codec.h"
 
 #include "core/base/buf.h"
+#include "core/base/temporary.h"
 #include "core/base/util.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 
 ssize_t ckpt_stage_pull(struct ckpt_stage *stage, void *buf, size_t len, struct ckpt_err *err)
@@ -64,32 +63,8 @@ static int temp_file(struct ckpt_err *err)
     const char *dir = getenv("TMPDIR");
     if (!dir || !*dir)
         dir = "/var/tmp"; /* /tmp is often memory, which is what is to be saved */
-    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0)
-        return fd;
-    char path[4096];
-    int n = snprintf(path, sizeof path, "%s/ckptfs-XXXXXX", dir);
-    if (n < 0 || (size_t)n >= sizeof path)
-        return ckpt_fail(err, ENAMETOOLONG, "the name of the temporary directory is too long");
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd < 0)
-        return ckpt_fail(err, errno, "cannot make a temporary file in %s: %m", dir);
-    unlink(path);
-    return fd;
-}
-
-static int write_all(int fd, const uint8_t *data, size_t len, struct ckpt_err *err)
-{
-    while (len) {
-        ssize_t n = write(fd, data, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return ckpt_fail(err, errno, "cannot write to a temporary file: %m");
-        data += n;
-        len -= (size_t)n;
-    }
-    return 0;
+    int fd = ckpt_temporary(dir);
+    return fd < 0 ? ckpt_fail(err, -fd, "cannot make a temporary file in %s: %s", dir, strerror(-fd)) : fd;
 }
 
 /*
@@ -106,7 +81,7 @@ static int whole_spill(struct ckpt_stage *stage, struct ckpt_buf *head, uint64_t
     if (!piece)
         return ckpt_fail(err, ENOMEM, "out of memory");
     uint64_t total = head->len;
-    int r = write_all(fd, head->data, head->len, err);
+    int r = ckpt_pwrite(fd, head->data, head->len, 0);
     ckpt_buf_clear(head);
     while (r == 0) {
         ssize_t n = ckpt_stage_pull(stage, piece, CKPT_CODEC_WINDOW, err);
@@ -114,13 +89,13 @@ static int whole_spill(struct ckpt_stage *stage, struct ckpt_buf *head, uint64_t
             return (int)n;
         if (n == 0)
             break;
-        total += (size_t)n;
-        if (total > max)
+        if (total + (size_t)n > max)
             return ckpt_codec_fail_longer(err, stage->ops->name, max);
-        r = write_all(fd, piece, (size_t)n, err);
+        r = ckpt_pwrite(fd, piece, (size_t)n, total);
+        total += (size_t)n;
     }
     if (r < 0)
-        return r;
+        return ckpt_fail(err, -r, "cannot write to a temporary file: %s", strerror(-r));
     void *map = mmap(NULL, total, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED)
         return ckpt_fail(err, errno, "cannot map a temporary file: %m");

@@ -18,6 +18,7 @@
 #include "core/tree/chunk.h"
 
 #include "core/base/log.h"
+#include "core/base/temporary.h"
 #include "core/base/util.h"
 
 #include <fcntl.h>
@@ -204,36 +205,6 @@ static void unlock(struct ckpt_cache *c)
 /* What a chunk costs besides its data: its own struct, its stream's window. */
 #define OVERHEAD sizeof(struct ckpt_chunk)
 
-static int open_spill(struct ckpt_cache *c)
-{
-    int fd = open(c->opt.spill_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd < 0) {
-        char path[4096];
-        if (snprintf(path, sizeof path, "%s/ckptfs-XXXXXX", c->opt.spill_dir) >= (int)sizeof path)
-            return -ENAMETOOLONG;
-        fd = mkostemp(path, O_CLOEXEC);
-        if (fd < 0)
-            return -errno;
-        unlink(path);
-    }
-    return fd;
-}
-
-static int write_all(int fd, const uint8_t *buf, size_t len, uint64_t off)
-{
-    while (len) {
-        ssize_t n = pwrite(fd, buf, len, (off_t)off);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        buf += n;
-        len -= (size_t)n;
-        off += (uint64_t)n;
-    }
-    return 0;
-}
-
 /* Move a decoded chunk that nobody holds from memory to a file. Called and returns with the lock held; false: drop it instead. */
 static bool move_out(struct ckpt_cache *c, struct ckpt_chunk *chunk)
 {
@@ -243,8 +214,8 @@ static bool move_out(struct ckpt_cache *c, struct ckpt_chunk *chunk)
     c->spilled += chunk->charged_spill = chunk->src.size;
     chunk->refs++;
     pthread_mutex_unlock(&c->lock);
-    int fd = open_spill(c);
-    bool ok = fd >= 0 && write_all(fd, chunk->mem, chunk->src.size, 0) == 0;
+    int fd = ckpt_temporary(c->opt.spill_dir);
+    bool ok = fd >= 0 && ckpt_pwrite(fd, chunk->mem, chunk->src.size, 0) == 0;
     pthread_mutex_lock(&c->lock);
     chunk->refs--;
     if (!ok || chunk->refs) { /* no room, or somebody came back for it meanwhile */
@@ -428,7 +399,7 @@ static void keep_block(struct ckpt_cache *c, struct ckpt_chunk *chunk, size_t le
     for (size_t done = 0; done < len;) {
         uint64_t at = (off + done) % chunk->ring;
         size_t n = (size_t)CKPT_MIN((uint64_t)(len - done), chunk->ring - at);
-        int r = write_all(chunk->fd, block + done, n, at);
+        int r = ckpt_pwrite(chunk->fd, block + done, n, at);
         if (r < 0) {
             /* Less is kept, so random reads decode again; sequential ones do not notice. */
             ckpt_log(CKPT_LOG_WARN, "%s: no room for decoded data (%s); reading large chunks at random will be slow", c->opt.spill_dir,
@@ -468,7 +439,7 @@ static void begin_anew(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t 
     if (room)
         c->spilled += chunk->charged_spill = ring;
     unlock(c);
-    int fd = room ? open_spill(c) : -ENOSPC;
+    int fd = room ? ckpt_temporary(c->opt.spill_dir) : -ENOSPC;
     pthread_mutex_lock(&chunk->lock);
     chunk->ring = ring;
     chunk->fd = fd < 0 ? -1 : fd;

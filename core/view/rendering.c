@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/view/rendering.h"
 
+#include "core/base/temporary.h"
 #include "core/base/util.h"
-
-#include <fcntl.h>
-#include <stdio.h>
 
 #define IN_MEMORY ((size_t)1 << 20)
 #define KEPT 64
@@ -45,34 +43,19 @@ void ckpt_rendering_unref(struct ckpt_rendering *r)
     free(r);
 }
 
-static int write_all(int fd, const void *data, size_t len, uint64_t off)
-{
-    for (size_t done = 0; done < len;) {
-        ssize_t n = pwrite(fd, (const char *)data + done, len - done, (off_t)(off + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        done += (size_t)n;
-    }
-    return 0;
-}
-
 static void move_to_file(struct ckpt_rendering *r)
 {
     if (r->error || !r->text.len)
         return;
     if (r->fd < 0) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/ckptfs-XXXXXX", r->spill_dir);
-        r->fd = mkostemp(path, O_CLOEXEC);
-        if (r->fd < 0) {
-            r->error = -errno;
+        int fd = ckpt_temporary(r->spill_dir);
+        if (fd < 0) {
+            r->error = fd;
             return;
         }
-        unlink(path);
+        r->fd = fd;
     }
-    r->error = write_all(r->fd, r->text.data, r->text.len, r->moved);
+    r->error = ckpt_pwrite(r->fd, r->text.data, r->text.len, r->moved);
     if (r->error)
         return;
     r->moved += r->text.len;
@@ -98,7 +81,7 @@ int ckpt_rendering_finish(struct ckpt_rendering *r)
 int ckpt_rendering_patch(struct ckpt_rendering *r, const void *data, size_t len, uint64_t off)
 {
     if (r->fd >= 0)
-        return write_all(r->fd, data, len, off);
+        return ckpt_pwrite(r->fd, data, len, off);
     memcpy(r->text.data + off, data, len);
     return 0;
 }
