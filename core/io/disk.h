@@ -6,6 +6,7 @@
  *   CKPTFS_DISK_FAIL=N:ENOSPC   call number N (from 1) and all after it fail; N:EIO; "N:ENOSPC:once" only that one; N:KILL ends the process
  *   CKPTFS_DISK_TRACE=FILE      each call is appended to FILE after it was made: a line "op path [path2] [numbers]", names as %XX where
  *                               they are not plain; of writes the data go to FILE.data
+ *   CKPTFS_DISK_SLOW=punch:50   calls of that name, as in a trace, take 50 ms more
  *
  * Paths are relative to an open directory. Any thread.
  */

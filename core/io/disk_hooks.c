@@ -37,6 +37,7 @@ static struct {
     int fail_code;           /* positive errno, 0: SIGKILL */
     bool fail_once;
     int trace, data; /* descriptors, or -1 */
+    const char *slow; /* a call's name and a colon, then milliseconds; NULL: none */
 } hooks = {.lock = PTHREAD_MUTEX_INITIALIZER, .trace = -1, .data = -1};
 
 static int error_by_name(const char *name, size_t len)
@@ -88,7 +89,10 @@ static void hooks_read(void)
         if (hooks.trace < 0 || hooks.data < 0)
             ckpt_log(CKPT_LOG_ERROR, "CKPTFS_DISK_TRACE: cannot write to %s", trace);
     }
-    if (!hooks.fail_at && hooks.trace < 0)
+    const char *slow = getenv("CKPTFS_DISK_SLOW");
+    if (slow && strchr(slow, ':'))
+        hooks.slow = slow;
+    if (!hooks.fail_at && hooks.trace < 0 && !hooks.slow)
         atomic_store(&ckpt_disk_unhooked, true);
 }
 
@@ -151,8 +155,17 @@ static void add_data(struct ckpt_buf *line, const void *data, size_t len)
     ckpt_buf_addf(line, " %zu %lld", len, end - (long long)len);
 }
 
+static void slow_down(const char *op)
+{
+    size_t len = strlen(op);
+    if (!hooks.slow || strncmp(hooks.slow, op, len) || hooks.slow[len] != ':')
+        return;
+    long ms = strtol(hooks.slow + len + 1, NULL, 10);
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
 /* Writes the line, and lets go of the lock. */
-static void hook_end(struct ckpt_buf *line)
+static void hook_end(const char *op, struct ckpt_buf *line)
 {
     if (line->len && hooks.trace >= 0) {
         ckpt_buf_addc(line, '\n');
@@ -161,6 +174,7 @@ static void hook_end(struct ckpt_buf *line)
     }
     ckpt_buf_clear(line);
     pthread_mutex_unlock(&hooks.lock);
+    slow_down(op);
 }
 
 static bool tracing(int r)
@@ -181,7 +195,7 @@ void ckpt_disk_hooked_paths(int r, const char *op, int dir, const char *path, in
         ckpt_buf_vaddf(&line, fmt, ap);
         va_end(ap);
     }
-    hook_end(&line);
+    hook_end(op, &line);
 }
 
 void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const uint64_t *number, const void *data, size_t len)
@@ -199,5 +213,5 @@ void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const 
         if (data)
             add_data(&line, data, len);
     }
-    hook_end(&line);
+    hook_end(op, &line);
 }

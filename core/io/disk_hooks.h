@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to disk.c: what CKPTFS_DISK_FAIL and CKPTFS_DISK_TRACE ask for. Between a hook and its end the lock of all calls is held. */
+/* Private to disk.c: what CKPTFS_DISK_FAIL, CKPTFS_DISK_TRACE and CKPTFS_DISK_SLOW ask for. Between a hook and its end the lock of all calls is held. */
 #ifndef CKPT_IO_DISK_HOOKS_H
 #define CKPT_IO_DISK_HOOKS_H
 

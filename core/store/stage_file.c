@@ -62,18 +62,38 @@ static int open_payload(struct stage_step *step, const struct ckpt_ref *ref, str
     return r == -ENOENT ? -EIO : r;
 }
 
+/* Its bytes are made otherwise, without change for its user: the times stay. From here on, and no more. With its content locked. */
+static int keep_times(struct stage_inode *n, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    CKPT_GUARD(&n->step->set->lock);
+    n->times[0] = st.st_atim;
+    n->times[1] = st.st_mtim;
+    atomic_fetch_add(&n->remade, 1);
+    return 0;
+}
+
+static int restore_times(struct stage_inode *n, int fd)
+{
+    int r = futimens(fd, n->times) < 0 ? -errno : 0;
+    atomic_fetch_add(&n->remade, 1);
+    return r;
+}
+
 int stage_own(struct stage_inode *n, int fd, uint64_t keep)
 {
     struct ckpt_ref ref;
     struct ckpt_file *payload = NULL;
     if (!stage_shares(n, &ref))
         return 0;
-    struct stat before;
-    int r = fstat(fd, &before) < 0 ? -errno : 0;
+    int r = 0;
     keep = CKPT_MIN(keep, ref.size);
-    if (r < 0)
-        return r;
     if (keep) {
+        r = keep_times(n, fd);
+        if (r < 0)
+            return r;
         CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
         r = buf ? open_payload(n->step, &ref, &payload) : -ENOMEM;
         for (uint64_t off = 0; off < keep && r == 0;) {
@@ -83,9 +103,8 @@ int stage_own(struct stage_inode *n, int fd, uint64_t keep)
             off += len;
         }
         ckpt_file_unref(payload);
-        /* For its user nothing was written. */
-        if (r == 0 && futimens(fd, (const struct timespec[]){before.st_atim, before.st_mtim}) < 0)
-            r = -errno;
+        int restored = restore_times(n, fd);
+        r = r < 0 ? r : restored;
         /* The bytes are there before the reference goes. */
         if (r == 0)
             r = ckpt_disk_fsync(fd);
@@ -162,12 +181,14 @@ static void let_go_locked(struct stage_inode *n, int fd)
     ckpt_hash_hex(ref.object, name);
     if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != ref.size)
         return; /* what is stored as it is has no object before the commit, which makes this file one */
-    if ((atomic_load(&n->unseen) && try_lease(fd, F_WRLCK) < 0) || mark_ref(fd, &ref) < 0)
+    if ((atomic_load(&n->unseen) && try_lease(fd, F_WRLCK) < 0) || keep_times(n, fd) < 0)
         return;
-    n->shares = ref;
-    atomic_store(&n->shared, 1);
-    if (ckpt_disk_punch(fd, ref.size) == 0) /* for its user nothing was written */
-        (void)!futimens(fd, (const struct timespec[]){st.st_atim, st.st_mtim});
+    if (mark_ref(fd, &ref) == 0) {
+        n->shares = ref;
+        atomic_store(&n->shared, 1);
+        (void)!ckpt_disk_punch(fd, ref.size);
+    }
+    (void)!restore_times(n, fd);
 }
 
 /* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken over. */

@@ -283,8 +283,17 @@ void stage_free_all(struct ckpt_stages *set)
 
 int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 {
-    if (fstatat(n->fd, "", &ret->st, AT_EMPTY_PATH) < 0)
-        return -errno;
+    unsigned remade;
+    do {
+        remade = atomic_load(&n->remade);
+        if (fstatat(n->fd, "", &ret->st, AT_EMPTY_PATH) < 0)
+            return -errno;
+        if (remade & 1) {
+            CKPT_GUARD(&n->step->set->lock);
+            ret->st.st_atim = n->times[0];
+            ret->st.st_mtim = n->times[1];
+        }
+    } while (remade != atomic_load(&n->remade));
     ret->id = n->id;
     ret->st.st_ino = ckpt_stage_ino(n->step->set, n->dev, n->ino);
     ret->st.st_dev = 0;

@@ -74,6 +74,8 @@ struct stage_inode {
     bool queued;
     atomic_bool cancel;       /* its object is not wanted any more */
     atomic_bool unseen;       /* the kernel was given it, and may have changed it, or have mapped it */
+    atomic_uint remade;       /* odd: its bytes are made otherwise, without change for its user, who sees `times`. Changed under content */
+    struct timespec times[2]; /* of access and of change: under the set's lock */
     uint64_t known_gen;
     struct ckpt_ref made;
 };

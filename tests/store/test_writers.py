@@ -1,8 +1,10 @@
 """What ordinary tools and libraries write becomes a step, in each of the ways to commit, and reads back byte for byte."""
+import ctypes
 import errno
 import json
 import mmap
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -334,6 +336,35 @@ def test_dd(writable):
     run("dd", "if=/dev/zero", f"of={step}/f.bin", "bs=1000", "count=1", "oflag=append", "conv=notrunc")
     commit(step)
     assert (step / "f.bin").read_bytes() == data + bytes(1000)
+
+
+def modified(path):
+    """The time of the last change in ns, by statx, as the file system has it at this moment."""
+    buf = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None, use_errno=True).statx(-100, os.fsencode(path), 0x2000, 0x7ff, buf):   # AT_FDCWD, AT_STATX_FORCE_SYNC
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    seconds, ns = struct.unpack_from("qI", buf, 112)
+    return seconds * 10 ** 9 + ns
+
+
+def test_times_stay(mount, root):
+    """A time that was set is seen at every moment, also while the bytes are stored otherwise behind it."""
+    m = mount(root, trees.EXPLICIT, prefix=("env", "CKPTFS_DISK_SLOW=punch:30"))
+    when = 1_600_000_000_123_456_789
+    data = trees.floats(500_000)                           # compresses, so that it is an object at once
+    (m / "7").mkdir()
+    path = m / "7/f.npy"
+    for _ in range(2):
+        with open(path, "r+b" if path.exists() else "wb") as f:   # the second time it gets its own bytes again
+            assert not path.stat().st_size or modified(path) == when
+            np.save(f, data)
+            f.flush()
+            os.utime(f.fileno(), ns=(when, when))
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            assert modified(path) == when
+    commit(m / "7")
+    assert os.stat(path).st_mtime_ns == when and (np.load(path) == data).all()
 
 
 def test_mmap(writable):
