@@ -239,7 +239,7 @@ static int lookup_inside(struct ckpt_source *src, struct node *dir, const char *
     if (r == 0)
         r = ckpt_backend_stat(dir->files, inside, &st);
     if (r == 0)
-        r = source_take_node(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE, &st, NULL, NULL, ret);
+        r = node_take(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE, &st, NULL, NULL, ret);
     if (r == 0)
         set_files(src, *ret, dir->files, inside);
     return r;
@@ -259,7 +259,7 @@ int source_face_step(struct ckpt_source *src, struct node *dir, const char *name
         return r;
     st.type = CKPT_FT_DIR;
     st.ino = st.ino * 31 + (uint64_t)st.btime_ns + 1; /* another step of that name is another directory */
-    r = source_take_node(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
+    r = node_take(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
     if (r < 0)
         return r;
     pthread_mutex_lock(&src->lock);
@@ -294,7 +294,7 @@ int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *na
     if (r < 0)
         return r == -ENOENT ? source_face_step(src, dir, name, ret) : r;
     enum node_kind kind = is_link ? NODE_LINK : st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE;
-    return source_take_node(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
+    return node_take(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
 }
 
 /* --- deletion: libraries delete their steps file by file --- */

@@ -143,8 +143,8 @@ static struct node *next_removal(struct ckpt_source *src, struct node *root, dou
     if (!atomic_load(&src->removals)) /* looked for several times a second, and rare */
         return NULL;
     CKPT_GUARD(&src->lock);
-    for (unsigned i = 0; i < CKPT_BUCKETS; i++)
-        for (struct node *n = src->by_serial[i]; n; n = n->next_serial)
+    for (unsigned i = 0; i < NODE_BUCKETS; i++)
+        for (struct node *n = src->nodes.by_serial[i]; n; n = n->next_serial)
             if (n->removal && n->parent == root->id && !n->stale && !n->removal->failed &&
                 ckpt_monotonic_ns() - n->removal->changed_ns >= (int64_t)(seconds * 1e9)) {
                 n->removal->failed = true; /* until it has not */

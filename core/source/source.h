@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Private to core/source: the nodes of the source's own directories, and how they, the trees inside of checkpoints and the
- * control files share one space of ids.
+ * Private to core/source: the source, and how its nodes, what is inside of checkpoints and staged steps share one space of ids.
  *
  * An id below 2^40 is a node of the source. Others name something inside a checkpoint: 23 bits which (the serial of its node), 8
  * bits how it is viewed, 32 bits the tree's node, or the number of a slice. Ids with bit 63 are of staged steps: 23 bits which root's, and
@@ -16,73 +15,14 @@
 
 #include "core/ckpt.h"
 #include "core/source/listing.h"
+#include "core/source/node.h"
 #include "core/store/stage.h"
 #include "core/view/view.h"
 
 #define CKPT_CONTROL 2 /* the id of .ckptfs */
 #define CKPT_FACE 3    /* of .files */
 
-enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL, NODE_FACE };
-
-struct slice {
-    uint32_t node;
-    bool npy;
-    uint64_t refs;
-    uint64_t ino;
-    char *text;
-    struct ckpt_selection sel;
-};
-
-struct node {
-    uint64_t id, ino;
-    enum node_kind kind;
-    uint64_t parent;
-    char *path, *name;        /* path in the source */
-    struct node *next_id, *next_name, *next_serial;
-    bool named;               /* found by (parent, name); a replaced one is not */
-    uint64_t refs;            /* look-ups */
-    uint64_t inner;           /* look-ups of what is inside (of a tree) */
-    uint64_t uses;            /* calls and open directories under way */
-    struct ckpt_stat st;
-    pthread_mutex_t load;
-
-    struct ckpt_listing *listing; /* DIR */
-    int64_t checked_ns;           /* CLOCK_MONOTONIC; 0: look again */
-    struct ckpt_store *store;     /* DIR that is a native root and may be changed, from the first change on */
-    struct ckpt_stages *stages;
-    struct ckpt_source *source;   /* of a root with stages: for what they call */
-    bool stale;                   /* TREE: another step has its name now */
-    struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
-    struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
-    atomic_bool removing;         /* there is some */
-    bool writable;                /* a native root that may be changed, or a step of its store */
-
-    uint32_t serial; /* TREE */
-    const struct ckpt_reader *reader;
-    const char *inside;       /* the checkpoint's name below the directory that it is read from ("" : it is the directory), as in its listing's entry */
-    char **old;               /* paths, names and manifests before renamings, which somebody may still look at */
-    size_t old_count;
-    struct ckpt_backend *blob; /* TREE that is a leaf of another one: what it is read from; `inside` is the file's name there */
-    char *dir;                /* TREE of a store, or that is a file: its directory's path in the source */
-    char *manifest;           /* TREE of a store: what `inside` points into */
-    bool is_step;
-    double number;
-    struct ckpt_pins *pins;
-    struct ckpt_tree *tree;
-    uint64_t tree_used;
-    struct ckpt_err err;      /* why it does not open */
-    int64_t err_ns;
-    struct slice **slices;
-    uint32_t slice_count;
-
-    char *link;               /* LINK: its target */
-    uint8_t *content;         /* CONTROL */
-    size_t content_len;
-    struct ckpt_file *file;   /* FILE, once it was read; TREE that is a file: what its tree was made from */
-};
-
-#define CKPT_BUCKETS 16384
-#define CKPT_SETS 256
+#define CKPT_SETS 256 /* of native roots with staged steps */
 
 struct ckpt_source {
     struct ckpt_backend *backend;
@@ -94,9 +34,7 @@ struct ckpt_source {
     struct ckpt_cache *cache;
     struct ckpt_views views;
     pthread_mutex_t lock;
-    struct node *by_id[CKPT_BUCKETS], *by_name[CKPT_BUCKETS], *by_serial[CKPT_BUCKETS];
-    uint64_t next_id;
-    uint32_t next_serial;
+    struct node_table nodes;
     uint64_t clock;
     uint64_t trees, tree_bytes; /* as of the last count, and what was opened since */
     unsigned since_count;
@@ -120,7 +58,7 @@ struct target {
     struct node *node;
     struct ckpt_tree *tree;
     struct ckpt_viewed file; /* inside a tree; for its top directory the node itself is named */
-    struct slice *slice;
+    const struct slice *slice;
 };
 int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err) CKPT_MUST_USE;
 void source_done(struct ckpt_source *src, struct target *t);
@@ -134,11 +72,6 @@ int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_
 /* blob.c: a backend whose only file is a leaf of a tree, as it is listed. Takes over a reference that a look-up of the id gave; NULL: no
  * memory, and nothing is taken. */
 struct ckpt_backend *source_blob(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_stat *st);
-
-/* What is known under a name of a root is not what it stands for any more. */
-void source_replaced(struct ckpt_source *src, struct node *root, const char *name);
-/* A committed step of a store has another name: its node, if it is known, goes with it. */
-void source_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);
 
 /* write.c: the staged steps of a native root; -EROFS where there can be none. */
 int source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret, struct ckpt_err *err) CKPT_MUST_USE;
@@ -154,11 +87,12 @@ struct node *source_root_of(struct ckpt_source *src, const struct node *tree);
 
 /* The inode number of something inside a checkpoint. */
 uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view);
+/* attr.c: the mode of a node as it is shown; its attributes, under the source's lock; those of what is inside of a checkpoint, as `id`. */
+uint32_t source_shown_mode(const struct node *n);
+void source_node_attr(const struct node *n, struct ckpt_attr *ret);
+int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* A name directly under the mount's top that belongs to the mount. */
 bool source_is_reserved(uint64_t parent, const char *name);
-/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
-int source_take_node(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
-                     const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
 /* What a link of the source says; -ENOENT where following it, here or from the mount, would lead outside. */
 int source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len) CKPT_MUST_USE;
 

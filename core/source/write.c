@@ -35,7 +35,7 @@ static void root_changed(void *arg, const char *name)
 {
     struct node *n = arg;
     if (name && n->source)
-        source_replaced(n->source, n, name);
+        node_replaced(n->source, n, name);
     CKPT_GUARD(&n->load);
     n->checked_ns = 0;
 }
@@ -400,7 +400,7 @@ static int rename_step(struct ckpt_source *src, struct place *p, const char *fro
         return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
     r = ckpt_store_rename(root->store, from, to, replace, err);
     if (r == 0)
-        source_rename_step(src, root, from, to);
+        node_rename_step(src, root, from, to);
     root_changed(root, NULL);
     return r;
 }

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attributes: of nodes, of what is in a checkpoint, of staged files. */
+#include "core/base/util.h"
+#include "core/source/source.h"
+
+uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
+{
+    uint64_t ino = ckpt_mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1;
+    return ino < 16 ? ino + 16 : ino;
+}
+
+/* A file that is a checkpoint is shown as a directory: who may read it may enter. */
+uint32_t source_shown_mode(const struct node *n)
+{
+    uint32_t mode = n->st.mode & (n->writable ? 0777 : 0555);
+    return n->kind == NODE_TREE && n->st.type == CKPT_FT_FILE ? mode | (mode & 0444) >> 2 : mode;
+}
+
+static void common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret)
+{
+    *ret = (struct ckpt_attr){.id = id, .nlink = CKPT_NLINK_UNKNOWN, .mtime_ns = n->st.mtime_ns, .uid = n->st.uid, .gid = n->st.gid};
+    ret->mode = source_shown_mode(n);
+    ret->atime_ns = ret->ctime_ns = ret->mtime_ns;
+}
+
+void source_node_attr(const struct node *n, struct ckpt_attr *ret)
+{
+    common_attr(n, n->id, ret);
+    ret->ino = n->ino;
+    switch (n->kind) {
+    case NODE_FILE:
+        ret->type = CKPT_FILE;
+        ret->size = n->st.size;
+        ret->stored = n->st.stored;
+        break;
+    case NODE_LINK:
+        ret->type = CKPT_LINK;
+        ret->fleeting = n->writable; /* a commit may change it at any time */
+        ret->size = strlen(n->link);
+        break;
+    case NODE_CONTROL:
+        ret->type = CKPT_FILE;
+        ret->size = n->content_len;
+        ret->snapshot = true;
+        break;
+    default:
+        ret->type = CKPT_DIR;
+        ret->fleeting = n->kind == NODE_TREE && n->writable;
+    }
+}
+
+/* What the checkpoint itself keeps of a leaf or directory, where it does. */
+static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_leaf_attrs own;
+    if (!t->tree->format->attrs)
+        return 0;
+    int r = t->tree->format->attrs(t->tree, t->file.node, &own, err);
+    if (r < 0)
+        return r;
+    ret->mode = own.mode & (t->node->writable ? 07777 : 0555);
+    ret->uid = own.uid;
+    ret->gid = own.gid;
+    ret->mtime_ns = ret->atime_ns = ret->ctime_ns = own.mtime_ns;
+    return 0;
+}
+
+int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    const struct node *n = t->node;
+    common_attr(n, id, ret);
+    int r = own_attr(t, ret, err);
+    if (r < 0)
+        return r;
+    ret->forever = true;
+    ret->view = t->file.view != CKPT_VIEW_LISTED;
+    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : source_inner_ino(n, t->file.node, t->file.view);
+    if (ckpt_viewed_is_dir(&t->file)) {
+        ret->type = CKPT_DIR;
+        source_removal_time(src, t->node, t->file.node, &ret->mtime_ns);
+        return 0;
+    }
+    ret->type = CKPT_FILE;
+    ret->mode &= n->writable && !ret->view ? 07777 : 0444;
+    /* A leaf that cannot be read at all is listed, but not found by name: so opening it gives the error. */
+    return ckpt_view_size(&src->views, &t->file, &ret->size, &ret->stored, err);
+}
+
+static int staged_attr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = source_set(src, id);
+    struct ckpt_stage_attr attr;
+    int r = set ? ckpt_stage_getattr(set, id, &attr) : -ESTALE;
+    if (r < 0)
+        return ckpt_fail(err, -r, "the step is not staged any more");
+    source_attr_of_stage(&attr, ret);
+    return 0;
+}
+
+/* Where a committed step has a staged copy: mode, owner and times are the copy's. The bytes, and so the size, stay what readers have open. */
+static void copied_attr(struct ckpt_source *src, const struct target *t, struct ckpt_attr *ret)
+{
+    struct ckpt_attr copy;
+    uint64_t id;
+    if (t->node->kind != NODE_TREE || t->node->stale || source_copied(src, t, &id) != 1)
+        return;
+    if (staged_attr(src, id, &copy, NULL) == 0) {
+        ret->mode = copy.mode;
+        ret->uid = copy.uid;
+        ret->gid = copy.gid;
+        ret->mtime_ns = copy.mtime_ns;
+        ret->atime_ns = copy.atime_ns;
+        ret->ctime_ns = copy.ctime_ns;
+        ret->forever = false;
+        ret->staged = true;
+    }
+    ckpt_forget(src, id, 1);
+}
+
+int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct target t;
+    atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
+    if (id & CKPT_STAGED)
+        return staged_attr(src, id, ret, err);
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    if (t.tree) {
+        r = source_inner_attr(src, &t, id, ret, err);
+        if (r == 0 && t.file.view == CKPT_VIEW_LISTED)
+            copied_attr(src, &t, ret);
+    } else {
+        if ((t.node->kind == NODE_DIR || t.node->kind == NODE_FILE || t.node->kind == NODE_FACE) && !t.node->files) {
+            struct ckpt_stat st;
+            if (ckpt_backend_stat(src->backend, t.node->path, &st) == 0) {
+                pthread_mutex_lock(&src->lock);
+                if (st.ino == t.node->st.ino && st.dev == t.node->st.dev)
+                    t.node->st = st;
+                pthread_mutex_unlock(&src->lock);
+            }
+        }
+        pthread_mutex_lock(&src->lock);
+        source_node_attr(t.node, ret);
+        pthread_mutex_unlock(&src->lock);
+        source_removal_time(src, t.node, 0, &ret->mtime_ns);
+        copied_attr(src, &t, ret);
+    }
+    source_done(src, &t);
+    return r;
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to core/source: the nodes of the source's own directories, and the table of them. What is in a checkpoint has no nodes, but slices, which
+ * are numbered as they are looked up. The table and the counts are under the source's lock, which is never held across input or output.
+ */
+#ifndef CKPT_SOURCE_NODE_H
+#define CKPT_SOURCE_NODE_H
+
+#include "core/source/listing.h"
+#include "core/store/stage.h"
+#include "core/view/view.h"
+
+enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL, NODE_FACE };
+
+struct slice {
+    struct slice *next;       /* in the table's bucket */
+    const struct node *of;    /* the checkpoint */
+    uint32_t node;            /* of its tree */
+    uint32_t number;          /* of the slice, in ids */
+    bool npy;
+    uint64_t refs;
+    uint64_t ino;
+    char *text;
+    struct ckpt_selection sel;
+};
+
+struct node {
+    uint64_t id, ino;
+    enum node_kind kind;
+    uint64_t parent;
+    char *path, *name;        /* path in the source */
+    struct node *next_id, *next_name, *next_serial;
+    bool named;               /* found by (parent, name); a replaced one is not */
+    uint64_t refs;            /* look-ups */
+    uint64_t inner;           /* look-ups of what is inside (of a tree) */
+    uint64_t uses;            /* calls and open directories under way */
+    struct ckpt_stat st;
+    pthread_mutex_t load;
+
+    struct ckpt_listing *listing; /* DIR */
+    int64_t checked_ns;           /* CLOCK_MONOTONIC; 0: look again */
+    struct ckpt_store *store;     /* DIR that is a native root and may be changed, from the first change on */
+    struct ckpt_stages *stages;
+    struct ckpt_source *source;   /* of a root with stages: for what they call */
+    bool stale;                   /* TREE: another step has its name now */
+    struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
+    struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
+    atomic_bool removing;         /* there is some */
+    bool writable;                /* a native root that may be changed, or a step of its store */
+
+    uint32_t serial; /* TREE */
+    const struct ckpt_reader *reader;
+    const char *inside;       /* the checkpoint's name below the directory that it is read from ("" : it is the directory), as in its listing's entry */
+    char **old;               /* paths, names and manifests before renamings, which somebody may still look at */
+    size_t old_count;
+    struct ckpt_backend *blob; /* TREE that is a leaf of another one: what it is read from; `inside` is the file's name there */
+    char *dir;                /* TREE of a store, or that is a file: its directory's path in the source */
+    char *manifest;           /* TREE of a store: what `inside` points into */
+    bool is_step;
+    double number;
+    struct ckpt_pins *pins;
+    struct ckpt_tree *tree;
+    uint64_t tree_used;
+    struct ckpt_err err;      /* why it does not open */
+    int64_t err_ns;
+    struct slice **slices;    /* by their numbers; NULL: the number is free */
+    uint32_t slice_count;
+    uint32_t slice_free;      /* no lower number is free */
+
+    char *link;               /* LINK: its target */
+    uint8_t *content;         /* CONTROL */
+    size_t content_len;
+    struct ckpt_file *file;   /* FILE, once it was read; TREE that is a file: what its tree was made from */
+};
+
+#define NODE_BUCKETS 16384
+#define NODE_INSIDE ((uint64_t)1 << 40) /* ids from here on name something inside a checkpoint */
+
+struct node_table {
+    struct node *by_id[NODE_BUCKETS], *by_name[NODE_BUCKETS], *by_serial[NODE_BUCKETS];
+    struct slice *slices[NODE_BUCKETS];
+    uint64_t next_id;
+    uint32_t next_serial;
+};
+
+struct ckpt_source;
+
+struct node *node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st) CKPT_MUST_USE;
+/* One that is in no table any more, without the lock. */
+void node_free(struct ckpt_source *src, struct node *n);
+
+/* Under the lock; NULL: not there. */
+struct node *node_by_id(struct node_table *t, uint64_t id);
+/* The node itself, or the checkpoint in which an id is. */
+struct node *node_of_id(struct node_table *t, uint64_t id);
+
+/* Under the lock. id: NODE_NEXT: the next one. */
+#define NODE_NEXT 0
+void node_insert(struct node_table *t, struct node *n, uint64_t id);
+/* It is not found by its name any more, but still by its id. */
+void node_unname(struct node_table *t, struct node *n);
+/* Take a node that nothing refers to out of the table; the caller frees it. NULL: it stays. */
+struct node *node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_USE;
+
+/* A checkpoint that is a file of this directory. */
+int node_set_file(struct node *n, const struct node *dir) CKPT_MUST_USE;
+/* The node that is known already where `fresh`, which is taken over, would be, or that one; with a reference more. e: what is told of a TREE. */
+void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret);
+/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
+int node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
+              const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
+
+/* What is known under a name of a root is not what it stands for any more. */
+void node_replaced(struct ckpt_source *src, struct node *root, const char *name);
+/* A committed step of a store has another name: its node, if it is known, goes with it. */
+void node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);
+
+/* A slice by its text, found or made, with a reference more of it and of what is inside of its checkpoint. *ret is a copy. */
+int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
+                    struct slice *ret) CKPT_MUST_USE;
+/* Under the lock; NULL: not there. */
+const struct slice *node_slice(const struct node *n, uint32_t number);
+void node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count);
+
+#endif
