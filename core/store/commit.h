@@ -24,6 +24,16 @@ void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT]);
 bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret);
 
 /*
+ * The first bytes of an array's file, kept in an attribute of a file that becomes a reference, so that a commit need not decode a chunk to know its
+ * header: the content's SHA-256, by which they are known to be of it, and then the bytes. _keep: fd has the content still; files that do not begin
+ * as .npy files have none kept. _kept: their number, 0 if there are none.
+ */
+#define CKPT_HEAD_XATTR "user.ckptfs.head"
+#define CKPT_HEAD ((size_t)256)
+int ckpt_head_keep(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
+size_t ckpt_head_kept(int fd, const struct ckpt_ref *ref, uint8_t ret[CKPT_HEAD]);
+
+/*
  * The work area of one staged step: hold/ has hard links to the objects that it will need, and objects made for it that are not in
  * objects/ yet. `dir` is borrowed.
  */

@@ -158,7 +158,10 @@ static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *r
 {
     uint8_t head[HEAD];
     CKPT_AUTOFREE uint8_t *large = NULL;
-    size_t len = (size_t)CKPT_MIN((uint64_t)HEAD, f->size);
+    size_t kept = f->is_shared ? ckpt_head_kept(f->fd, &f->ref, head) : 0, len = (size_t)CKPT_MIN((uint64_t)HEAD, f->size);
+    *ret_read = true;
+    if (kept && (kept == f->size || header_bytes(head, kept) <= kept))
+        return ckpt_npy_parse(head, kept, ret, err);
     int r = leaf_read(c, f, head, len, 0, err);
     *ret_read = r == 0;
     if (r < 0)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* References as text: "ref1 SHA256 OBJECT SIZE OFFSET STORED CODEC". */
+/* References as text: "ref1 SHA256 OBJECT SIZE OFFSET STORED CODEC". And the first bytes of what they stand for. */
 #include "core/store/commit.h"
 
 #include "core/base/util.h"
+#include "core/io/disk.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/xattr.h>
 
 #define MAX_SIZE ((uint64_t)1 << 62)
 
@@ -52,4 +54,26 @@ bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret)
         return false;
     *ret = ref;
     return true;
+}
+
+int ckpt_head_keep(int fd, const struct ckpt_ref *ref)
+{
+    uint8_t value[CKPT_SHA256 + CKPT_HEAD], *head = value + CKPT_SHA256;
+    ssize_t n = pread(fd, head, CKPT_MIN(CKPT_HEAD, ref->size), 0);
+    if (n < 0)
+        return -errno;
+    if (n < 6 || memcmp(head, "\x93NUMPY", 6))
+        return 0;
+    memcpy(value, ref->sha256, CKPT_SHA256);
+    return ckpt_disk_setxattr(fd, CKPT_HEAD_XATTR, value, CKPT_SHA256 + (size_t)n);
+}
+
+size_t ckpt_head_kept(int fd, const struct ckpt_ref *ref, uint8_t ret[CKPT_HEAD])
+{
+    uint8_t value[CKPT_SHA256 + CKPT_HEAD];
+    ssize_t n = fgetxattr(fd, CKPT_HEAD_XATTR, value, sizeof value);
+    if (n <= (ssize_t)CKPT_SHA256 || memcmp(value, ref->sha256, CKPT_SHA256))
+        return 0;
+    memcpy(ret, value + CKPT_SHA256, (size_t)n - CKPT_SHA256);
+    return (size_t)n - CKPT_SHA256;
 }

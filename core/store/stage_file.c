@@ -183,7 +183,7 @@ static void let_go_locked(struct stage_inode *n, int fd)
         return; /* what is stored as it is has no object before the commit, which makes this file one */
     if ((atomic_load(&n->unseen) && try_lease(fd, F_WRLCK) < 0) || keep_times(n, fd) < 0)
         return;
-    if (mark_ref(fd, &ref) == 0) {
+    if (ckpt_head_keep(fd, &ref) == 0 && mark_ref(fd, &ref) == 0) {
         n->shares = ref;
         atomic_store(&n->shared, 1);
         (void)!ckpt_disk_punch(fd, ref.size);

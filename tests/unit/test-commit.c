@@ -489,6 +489,53 @@ static void test_refs(void)
     root_end(&r);
 }
 
+/* The first bytes of an array that a reference keeps, as it came to be one: believed of the same content only. */
+static void test_head(void)
+{
+    struct root r;
+    struct staged s;
+    struct step one, two;
+    uint8_t head[CKPT_HEAD], value[CKPT_SHA256 + CKPT_HEAD];
+    root_begin(&r);
+    staged_begin(&r, &s);
+    add_mixed(&s);
+    struct ckpt_ref ref = {.size = 2400128, .sha256 = {7}};
+    int fd = open(file_path(s.tree, "params/w.npy"), O_RDWR), plain = open(file_path(s.tree, "params/noise"), O_RDWR);
+    CHECK(ckpt_head_kept(fd, &ref, head) == 0);
+    CHECK(ckpt_head_keep(fd, &ref) == 0 && ckpt_head_kept(fd, &ref, head) == CKPT_HEAD);
+    CHECK(pread(fd, value, CKPT_HEAD, 0) == CKPT_HEAD && !memcmp(head, value, CKPT_HEAD));
+    ref.sha256[31] = 1;
+    CHECK(ckpt_head_kept(fd, &ref, head) == 0);
+    CHECK(ckpt_head_keep(plain, &ref) == 0 && ckpt_head_kept(plain, &ref, head) == 0);
+    close(fd);
+    close(plain);
+    CHECK(commit_as(&s, "1") == 0);
+    staged_end(&s);
+    step_read(&r, "1", &one);
+    const struct ckpt_manifest_node *w = &step_get(&one, "params/w.npy")->n;
+    CHECK(w->npy.ndim == 1);
+
+    /* The same bytes of data in another shape, under the name of this content and of another. */
+    struct ckpt_buf other = CKPT_BUF_INIT;
+    ckpt_npy_add_header(&other, w->npy.descr, 2, (const uint64_t[]){w->npy.shape[0] / 2, 2});
+    for (unsigned same = 0; same < 2; same++) {
+        staged_begin(&r, &s);
+        make_ref(&s, "w.npy", w);
+        memcpy(value, w->sha256, CKPT_SHA256);
+        value[0] ^= !same;
+        memcpy(value + CKPT_SHA256, other.data, other.len);
+        CHECK(setxattr(file_path(s.tree, "w.npy"), CKPT_HEAD_XATTR, value, CKPT_SHA256 + other.len, 0) == 0);
+        CHECK(commit_as(&s, same ? "3" : "2") == 0);
+        step_read(&r, same ? "3" : "2", &two);
+        CHECK(step_get(&two, "w.npy")->n.npy.ndim == (same ? 2 : 1));
+        step_clear(&two);
+        staged_end(&s);
+    }
+    ckpt_buf_clear(&other);
+    step_clear(&one);
+    root_end(&r);
+}
+
 /* --- objects made before the commit --- */
 
 static int tell_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret)
@@ -919,6 +966,7 @@ int main(void)
     test_dedup();
     test_damaged_neighbour();
     test_refs();
+    test_head();
     test_known();
     test_alias();
     test_alias_left();
