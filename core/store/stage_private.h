@@ -149,21 +149,47 @@ int stage_enter(struct stage_step *step) CKPT_MUST_USE;
 void stage_leave(struct stage_step *step);
 /* A change was made by somebody. */
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
+/* Have all processes ended that have written to it? Under the set's lock. */
+bool stage_writers_ended(struct stage_step *step);
+/* Why it was not committed; NULL or no code: nothing is wrong. */
+void stage_set_error(struct stage_step *step, const struct ckpt_err *err);
+
+/* The step of a name, kept until it is put; NULL. */
+struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name);
+void stage_step_put(struct stage_step *step);
 void stage_step_unref(struct stage_step *step); /* under the set's lock */
 
-/* One that has no name yet; NULL: no memory. With its directories in staging/. And away with it. */
+/* One that has no name yet; NULL: no memory. With its directories in staging/, made or, of an id, opened: then its lock is held, or it has an owner
+ * and -EWOULDBLOCK is returned. */
 struct stage_step *stage_begin(struct ckpt_stages *set);
 int stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
+int stage_open_dirs(struct stage_step *step, const char *id) CKPT_MUST_USE;
+/* It is found by its name from now on. */
+int stage_publish(struct stage_step *step, const char *name) CKPT_MUST_USE;
+/* One that did not come to be, and its directory. */
 void stage_drop(struct stage_step *step);
+/* The root's own directory, once, when the set is opened. */
+int stage_open_face(struct ckpt_stages *set) CKPT_MUST_USE;
+/* Nobody finds it any more, and its directory goes. Under freeze's writer. */
+void stage_end(struct stage_step *step);
+bool stage_is_empty(int dir);
 /* A small file; NUL-terminated. */
 int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
 /* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is JSON. */
 #define STAGE_METADATA "metadata"
 #define STAGE_METADATA_MAX ((size_t)16 << 20)
 int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
+
+/* --- stage_commit.c --- */
 /* put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
 int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
                      atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
+/* as: the name of the step that it becomes; NULL: its own. if_settled: only if it still is; else -EAGAIN. */
+int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+/* Nobody writes, and nothing has changed for a while. Under the set's lock. */
+bool stage_is_settled(struct stage_step *step);
+/* So many ns from now, for pthread_cond_timedwait. */
+struct timespec stage_deadline(int64_t ns);
 
 /* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
 int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;

@@ -8,7 +8,6 @@
  */
 #include "core/store/stage_private.h"
 
-#include "core/format/json.h"
 #include "core/store/internal.h"
 #include "core/store/work.h"
 #include "core/store/writers.h"
@@ -16,14 +15,8 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <sys/file.h>
-#include <sys/resource.h>
-#include <sys/xattr.h>
-#include <time.h>
 
-#define TICK_NS 200000000l
-#define CLOSE_WAIT_NS 500000000l /* the kernel tells of a close a little after the program has gone on */
 #define MAX_WRITERS 4096
-#define MAX_FDS 8192 /* that inodes may hold, beside those that are in use */
 
 /* --- what keeps it --- */
 
@@ -102,7 +95,7 @@ static void add_writer(struct stage_step *step, pid_t thread)
     step->writers[step->writer_count++] = w;
 }
 
-static bool writers_ended(struct stage_step *step)
+bool stage_writers_ended(struct stage_step *step)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < step->writer_count; i++) {
@@ -126,7 +119,7 @@ void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
     add_writer(step, who->pid);
 }
 
-static void set_error(struct stage_step *step, const struct ckpt_err *err)
+void stage_set_error(struct stage_step *step, const struct ckpt_err *err)
 {
     CKPT_GUARD(&step->set->lock);
     free(step->error);
@@ -152,7 +145,7 @@ int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len)
     return r == -ENOENT ? 0 : r;
 }
 
-static int open_dirs(struct stage_step *step, const char *id)
+int stage_open_dirs(struct stage_step *step, const char *id)
 {
     snprintf(step->id, sizeof step->id, "%s", id);
     step->work = openat(step->set->store->staging, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -211,8 +204,7 @@ static struct stage_step *find_step(struct ckpt_stages *set, const char *name)
     return s;
 }
 
-/* The step of a name, kept until it is put. */
-static struct stage_step *get_step(struct ckpt_stages *set, const char *name)
+struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name)
 {
     CKPT_GUARD(&set->lock);
     struct stage_step *s = find_step(set, name);
@@ -221,7 +213,7 @@ static struct stage_step *get_step(struct ckpt_stages *set, const char *name)
     return s;
 }
 
-static void put_step(struct stage_step *step)
+void stage_step_put(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     CKPT_GUARD(&set->lock);
@@ -252,8 +244,7 @@ static void discard_dir(struct ckpt_stages *set, const char *id)
         free(r);
 }
 
-/* Under freeze's writer: nobody finds it any more. */
-static void end_step(struct stage_step *step)
+void stage_end(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     pthread_mutex_lock(&set->lock);
@@ -303,7 +294,7 @@ static int name_dir(struct stage_step *step, const char *name, const char *base_
     return r;
 }
 
-static int publish_step(struct stage_step *step, const char *name)
+int stage_publish(struct stage_step *step, const char *name)
 {
     struct ckpt_stages *set = step->set;
     int r = add_step(step, name);
@@ -318,7 +309,6 @@ static int publish_step(struct stage_step *step, const char *name)
     return 0;
 }
 
-/* One that did not come to be. */
 void stage_drop(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
@@ -333,17 +323,16 @@ void stage_drop(struct stage_step *step)
 
 int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
 {
-    struct stage_step *step = get_step(set, name);
+    struct stage_step *step = stage_step_get(set, name);
     if (!step)
         return -ENOENT;
     int fd = stage_reopen(step->tree, O_PATH);
     int r = fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
-    put_step(step);
+    stage_step_put(step);
     return r;
 }
 
-/* Once, when the set is opened. */
-static int open_face(struct ckpt_stages *set)
+int stage_open_face(struct ckpt_stages *set)
 {
     struct stage_step *face = stage_begin(set);
     if (!face)
@@ -352,7 +341,7 @@ static int open_face(struct ckpt_stages *set)
     face->tree = stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
     int r = face->tree < 0 ? face->tree : add_step(face, ".files");
     if (r < 0)
-        put_step(face);
+        stage_step_put(face);
     else
         set->face = face;
     return r;
@@ -382,11 +371,11 @@ bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
 
 void ckpt_stage_touched(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who)
 {
-    struct stage_step *step = get_step(set, name);
+    struct stage_step *step = stage_step_get(set, name);
     if (!step)
         return;
     stage_touch(step, who);
-    put_step(step);
+    stage_step_put(step);
 }
 
 void ckpt_stages_tidy(struct ckpt_stages *set)
@@ -418,13 +407,13 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
     if (r == 0)
         r = name_dir(step, name, "");
     if (r == 0)
-        r = publish_step(step, name);
+        r = stage_publish(step, name);
     if (r < 0) {
         stage_drop(step);
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     }
     stage_touch(step, who);
-    put_step(step);
+    stage_step_put(step);
     return ckpt_stage_find(set, name, ret);
 }
 
@@ -452,11 +441,11 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt
     if (r == 0)
         r = name_dir(step, name, info.id);
     if (r == 0)
-        r = publish_step(step, name);
+        r = stage_publish(step, name);
     if (r < 0 && step)
         stage_drop(step);
     else if (r == 0)
-        put_step(step);
+        stage_step_put(step);
     ckpt_manifest_info_clear(&info);
     ckpt_file_unref(manifest);
     if (r == -EEXIST) /* somebody else was quicker */
@@ -464,208 +453,9 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt
     return r < 0 ? ckpt_fail(err, -r, "%s: it cannot be opened for changes: %s", name, err && err->code ? err->text : strerror(-r)) : 0;
 }
 
-/* --- commit --- */
-
-/* The path in the step of a file that is open for writing. Under the set's lock. */
-static void open_name(struct stage_step *step, char *ret, size_t len)
-{
-    struct ckpt_stages *set = step->set;
-    char link[32], tree[PATH_MAX], path[PATH_MAX];
-    snprintf(ret, len, "a file");
-    snprintf(link, sizeof link, "/proc/self/fd/%d", step->tree);
-    ssize_t top = readlink(link, tree, sizeof tree - 1), n;
-    for (unsigned i = 0; i < STAGE_BUCKETS && top > 0; i++)
-        for (struct stage_inode *f = set->by_id[i]; f; f = f->next_id) {
-            if (f->step != step || !f->open_writes || f->fd < 0)
-                continue;
-            snprintf(link, sizeof link, "/proc/self/fd/%d", f->fd);
-            n = readlink(link, path, sizeof path - 1);
-            if (n > top + 1)
-                snprintf(ret, len, "%.*s", (int)(n - top - 1), path + top + 1);
-            return;
-        }
-}
-
-/* For pthread_cond_timedwait. */
-static struct timespec deadline(int64_t ns)
-{
-    int64_t at = ckpt_realtime_ns() + ns;
-    return (struct timespec){at / 1000000000, at % 1000000000};
-}
-
-/* Nobody writes, and nothing is under way. Under freeze's writer. */
-static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, struct ckpt_err *err)
-{
-    struct ckpt_stages *set = step->set;
-    struct timespec until = deadline(CLOSE_WAIT_NS);
-    CKPT_GUARD(&set->lock);
-    while (step->open_writes && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
-        ;
-    if (step->open_writes) {
-        char name[PATH_MAX];
-        open_name(step, name, sizeof name);
-        return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name, step->open_writes == 1 ? " is" : ", and others, are",
-                         step->open_writes == 1 ? "it" : "them");
-    }
-    while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
-        until = deadline(1000000000); /* an interruption wakes nobody */
-        pthread_cond_timedwait(&set->idle, &set->lock, &until);
-    }
-    return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
-}
-
-int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
-                     atomic_bool *interrupted, char id[33], struct ckpt_err *err)
-{
-    struct ckpt_stages *set = step->set;
-    struct ckpt_store_config config;
-    CKPT_AUTOFREE char *metadata = NULL;
-    size_t len;
-    bool same_name = !strcmp(name, step->name);
-    int r = stage_metadata(step, &metadata, &len);
-    if (r < 0)
-        return ckpt_fail(err, -r, "%s: its metadata cannot be read: %s", name, strerror(-r));
-    r = ckpt_store_config_read(set->store, &config, err);
-    if (!*id)
-        ckpt_random_hex(id, 16);
-    if (r == 0 && (r = ckpt_disk_replace(step->work, "commit", id, strlen(id))) < 0)
-        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
-    struct ckpt_commit c = {
-        .store = set->store,
-        .hold = {.store = set->store, .dir = step->hold},
-        .work = step->work,
-        .tree = step->tree,
-        .name = name,
-        .id = id,
-        .overwrite = set->opt.overwrite || put, /* of a part the caller has said whether it may be */
-        .base_id = same_name && *step->base_id ? step->base_id : NULL,
-        .codec = set->opt.set_codec ? set->opt.codec : config.codec,
-        .metadata = metadata && *metadata ? metadata : NULL,
-        .known = stage_known,
-        .arg = step,
-        .put = put,
-        .put_arg = put_arg,
-        .threads = set->opt.threads,
-        .interrupted = interrupted,
-    };
-    return r < 0 ? r : ckpt_commit_run(&c, err);
-}
-
-/* What retention does not keep goes with the commit, so that whoever looks afterwards sees what stays. */
-static void prune(struct ckpt_stages *set)
-{
-    struct ckpt_err err = {0};
-    int n = ckpt_store_prune(set->store, false, NULL, NULL, &err);
-    if (n > 0)
-        set->opt.changed(set->opt.arg, NULL);
-    if (n < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: retention: %s", set->store->path, err.text);
-}
-
-/* A step that was pinned while it was staged. */
-static bool has_pin(struct stage_step *step)
-{
-    char value[2];
-    return fgetxattr(step->tree, "user.ckpt.pinned", value, sizeof value) == 1 && value[0] == '1';
-}
-
-/* Nobody writes, and nothing has changed for a while. Under the set's lock. */
-static bool is_settled(struct stage_step *step)
-{
-    double number;
-    return step->touched && !step->open_writes && ckpt_step_name(step->name, &number) &&
-           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && writers_ended(step);
-}
-
-/* Once more when changes are kept out: a writer may have begun since it was seen. */
-static bool still_settled(struct stage_step *step)
-{
-    CKPT_GUARD(&step->set->lock);
-    if (is_settled(step))
-        return true;
-    step->tried = false;
-    return false;
-}
-
-static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
-{
-    struct ckpt_stages *set = step->set;
-    struct ckpt_err own = {0};
-    char *name = NULL, id[33] = "";
-    pthread_rwlock_wrlock(&step->freeze);
-    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
-    if (r == 0 && !(name = strdup(as ? as : step->name)))
-        r = -ENOMEM;
-    if (r == 0 && if_settled && !still_settled(step)) {
-        pthread_rwlock_unlock(&step->freeze);
-        free(name);
-        return -EAGAIN;
-    }
-    if (r == 0)
-        r = wait_quiet(step, interrupted, &own);
-    if (r == 0)
-        r = set->opt.writers ? stage_commit_part(step, name, interrupted, &own)
-                             : stage_run_commit(step, name, NULL, NULL, interrupted, id, &own);
-    if (r < 0 && !own.code)
-        ckpt_fail(&own, -r, "%s", strerror(-r));
-    bool pinned = r == 0 && has_pin(step);
-    if (r == 0) /* the committed step is seen before the staged one goes */
-        set->opt.changed(set->opt.arg, name);
-    if (r == 0)
-        end_step(step);
-    pthread_rwlock_unlock(&step->freeze);
-    if (pinned && ckpt_store_pin(set->store, name, true, &own) < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not pinned: %s", set->store->path, name, own.text);
-    if (r == 0) {
-        prune(set);
-        ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", set->store->path, name);
-        set->opt.changed(set->opt.arg, name);
-    } else if (r != -ESTALE) {
-        set_error(step, &own);
-        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", set->store->path, name ? name : "", own.text);
-    }
-    if (err)
-        *err = own;
-    free(name);
-    return r;
-}
-
-int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
-{
-    struct stage_step *step = get_step(set, name);
-    if (!step)
-        return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
-    int r = commit_as(step, NULL, false, who->interrupted, err);
-    put_step(step);
-    return r;
-}
-
-int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
-{
-    struct stage_inode *n;
-    double number;
-    int r = stage_get(set, id, &n);
-    if (r < 0)
-        return r;
-    struct stage_step *step = n->step;
-    pthread_mutex_lock(&set->lock);
-    bool commit = n == step->top && ckpt_step_name(step->name, &number);
-    step->uses++;
-    pthread_mutex_unlock(&set->lock);
-    CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
-    r = commit ? 0 : fd < 0 ? fd : ckpt_disk_fsync(fd);
-    if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
-        r = ckpt_disk_fsync(step->hold);
-    stage_put(n);
-    if (commit)
-        r = commit_as(step, NULL, false, who->interrupted, err);
-    put_step(step);
-    return r;
-}
-
 /* --- other ends, other names --- */
 
-static bool is_empty(int dir)
+bool stage_is_empty(int dir)
 {
     int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -683,12 +473,12 @@ static bool is_empty(int dir)
 
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
 {
-    struct stage_step *step = get_step(set, name);
+    struct stage_step *step = stage_step_get(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
     pthread_rwlock_wrlock(&step->freeze);
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
-    if (r == 0 && !is_empty(step->tree))
+    if (r == 0 && !stage_is_empty(step->tree))
         r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
     if (r == 0 && *step->base_id) {
         r = ckpt_store_delete(set->store, name, err);
@@ -699,9 +489,9 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
         r = r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
     }
     if (r == 0)
-        end_step(step);
+        stage_end(step);
     pthread_rwlock_unlock(&step->freeze);
-    put_step(step);
+    stage_step_put(step);
     if (r == 0)
         set->opt.changed(set->opt.arg, name);
     return r;
@@ -735,252 +525,19 @@ static int relabel(struct stage_step *step, const char *to)
 int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     double number;
-    struct stage_step *step = get_step(set, from), *there = get_step(set, to);
+    struct stage_step *step = stage_step_get(set, from), *there = stage_step_get(set, to);
     int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
-    if (r == 0 && there && !(is_empty(there->tree) && !*there->base_id))
+    if (r == 0 && there && !(stage_is_empty(there->tree) && !*there->base_id))
         r = ckpt_fail(err, set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", to);
     else if (r == 0 && there)
         r = ckpt_stage_remove(set, to, err);
     if (r == 0)
-        r = ckpt_step_name(to, &number) ? commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
+        r = ckpt_step_name(to, &number) ? stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
     if (r == 0 && *step->base_id && is_base(step, from)) /* the step that was changed has the new name alone */
         r = ckpt_store_delete(set->store, from, err);
     if (there)
-        put_step(there);
+        stage_step_put(there);
     if (step)
-        put_step(step);
+        stage_step_put(step);
     return r;
-}
-
-/* --- by itself --- */
-
-/* The next step that may be committed by itself, kept until it is put, and its name. Under the set's lock. */
-static struct stage_step *settled_step(struct ckpt_stages *set, char name[CKPT_STEP_NAME + 1])
-{
-    for (struct stage_step *s = set->steps; s; s = s->next)
-        if (!s->tried && is_settled(s)) {
-            s->tried = true;
-            s->uses++;
-            snprintf(name, CKPT_STEP_NAME + 1, "%s", s->name);
-            return s;
-        }
-    return NULL;
-}
-
-static void settle(struct ckpt_stages *set)
-{
-    for (;;) {
-        pthread_mutex_lock(&set->lock);
-        char name[CKPT_STEP_NAME + 1];
-        struct stage_step *step = set->opt.explicit_commit ? NULL : settled_step(set, name);
-        pthread_mutex_unlock(&set->lock);
-        if (!step)
-            return;
-        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
-        struct ckpt_err err = {0};
-        if (!is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
-            if (ckpt_commit_check(&c, &err) < 0)
-                set_error(step, &err);
-            else
-                (void)!commit_as(step, NULL, true, NULL, NULL);
-        }
-        put_step(step);
-    }
-}
-
-static void tidy(struct ckpt_stages *set)
-{
-    struct ckpt_err err = {0};
-    struct ckpt_gc_result result;
-    pthread_mutex_lock(&set->lock);
-    bool wanted = set->gc_wanted, gc = wanted || (set->gc_ns && ckpt_monotonic_ns() > set->gc_ns);
-    set->gc_wanted = false;
-    if (gc)
-        set->gc_ns = 0;
-    pthread_mutex_unlock(&set->lock);
-    if (!gc)
-        return;
-    if (ckpt_store_gc(set->store, false, NULL, NULL, &result, &err) < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: gc: %s", set->store->path, err.text);
-    else if (result.objects || wanted) {
-        CKPT_GUARD(&set->lock);
-        set->gc_ns = ckpt_monotonic_ns() + (int64_t)(set->store->trash_keep + 1) * 1000000000;
-    }
-}
-
-static void *settler(void *arg)
-{
-    struct ckpt_stages *set = arg;
-    for (;;) {
-        struct timespec until = deadline(TICK_NS);
-        pthread_mutex_lock(&set->lock);
-        while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
-            ;
-        bool closing = set->closing;
-        pthread_mutex_unlock(&set->lock);
-        if (closing)
-            return NULL;
-        if (set->opt.tick)
-            set->opt.tick(set->opt.arg);
-        settle(set);
-        tidy(set);
-    }
-}
-
-/* --- the set --- */
-
-/* Did the commit that this step was in the middle of happen? */
-static bool was_committed(struct stage_step *step, const char *name)
-{
-    char id[64];
-    if (stage_read_text(step->work, "commit", id, sizeof id) < 0)
-        return false;
-    if (ckpt_writers_was_done(step->set->store, name, id))
-        return true;
-    /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
-    struct ckpt_store_step *steps;
-    size_t count;
-    bool found = ckpt_store_step_is(step->set->store, name, id);
-    if (!found && ckpt_store_steps(step->set->store, true, &steps, &count, NULL) == 0) {
-        for (size_t i = 0; i < count; i++)
-            found |= !strcmp(steps[i].id, id);
-        ckpt_store_steps_free(steps, count);
-    }
-    return found;
-}
-
-static void adopt(struct ckpt_stages *set, const char *id)
-{
-    struct stage_step *step = stage_begin(set);
-    char name[256];
-    if (!step)
-        return;
-    int r = open_dirs(step, id);
-    if (r < 0) { /* it has an owner */
-        put_step(step);
-        return;
-    }
-    if (step->tree < 0 || step->hold < 0 || stage_read_text(step->work, "name", name, sizeof name) < 0 || was_committed(step, name)) {
-        stage_drop(step);
-        return;
-    }
-    if (stage_read_text(step->work, "base", step->base_id, sizeof step->base_id) < 0)
-        *step->base_id = 0;
-    if (faccessat(step->work, "ready", F_OK, 0) == 0) {
-        step->touched = true; /* it was about to commit by itself when the mount ended */
-        r = ckpt_disk_unlink(step->work, "ready", 0);
-    }
-    if (r == 0) {
-        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
-        r = ckpt_commit_recover(&c, NULL);
-    }
-    if (r == 0)
-        r = publish_step(step, name);
-    if (r < 0) {
-        ckpt_log(CKPT_LOG_WARN, "%s: staging/%s stays aside: %s", set->store->path, id, strerror(-r));
-        pthread_mutex_lock(&set->lock);
-        atomic_store(&step->state, STAGE_GONE);
-        step->top = NULL;
-        stage_let_go(step);
-        pthread_mutex_unlock(&set->lock);
-    } else
-        ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path, name);
-    put_step(step);
-}
-
-static int adopt_name(void *arg, const char *name, enum ckpt_ftype type)
-{
-    if (type == CKPT_FT_DIR)
-        adopt(arg, name);
-    return 0;
-}
-
-int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const struct ckpt_stage_options *options, struct ckpt_stages **ret,
-                     struct ckpt_err *err)
-{
-    struct ckpt_stages *set = calloc(1, sizeof *set);
-    CKPT_AUTOFREE char *path = malloc(strlen(store->path) + sizeof CKPT_STORE_DIR + 2);
-    if (!set || !path) {
-        free(set);
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    }
-    sprintf(path, "%s/" CKPT_STORE_DIR, store->path);
-    set->store = store;
-    set->cache = cache;
-    set->opt = *options;
-    struct rlimit files = {.rlim_cur = 1024};
-    getrlimit(RLIMIT_NOFILE, &files);
-    set->fd_limit = (unsigned)CKPT_MIN(CKPT_MAX(files.rlim_cur / 4, (rlim_t)64), (rlim_t)MAX_FDS);
-    if (!options->set_codec)
-        set->opt.codec = store->config.codec;
-    set->gc_wanted = true;
-    set->leases = stage_has_leases(store->dir);
-    pthread_mutex_init(&set->lock, NULL);
-    pthread_cond_init(&set->idle, NULL);
-    int r = ckpt_backend_open_posix(path, &set->dir, err);
-    if (r == 0 && (r = ckpt_pool_new(CKPT_MAX(options->threads, 1u), &set->pool)) < 0)
-        ckpt_fail(err, -r, "no threads can be made");
-    if (r == 0 && (r = open_face(set)) < 0)
-        ckpt_fail(err, -r, "%s: %s", store->path, strerror(-r));
-    if (r == 0)
-        r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
-    if (r == 0) {
-        set->settling = pthread_create(&set->settler, NULL, settler, set) == 0;
-        if (!set->settling)
-            r = ckpt_fail(err, EAGAIN, "no threads can be made");
-    }
-    if (r < 0)
-        ckpt_stages_close(set);
-    else
-        *ret = set;
-    return r;
-}
-
-/* Steps that would have committed by themselves do so in the next mount. */
-static void mark_ready(struct stage_step *step)
-{
-    double number;
-    if (!step->touched || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !writers_ended(step))
-        return;
-    int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-    if (fd >= 0)
-        close(fd);
-}
-
-void ckpt_stages_close(struct ckpt_stages *set)
-{
-    if (!set)
-        return;
-    pthread_mutex_lock(&set->lock);
-    set->closing = true;
-    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
-        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
-            atomic_store(&n->cancel, true);
-    pthread_cond_broadcast(&set->idle);
-    pthread_mutex_unlock(&set->lock);
-    if (set->settling)
-        pthread_join(set->settler, NULL);
-    ckpt_pool_free(set->pool);
-    pthread_mutex_lock(&set->lock);
-    if (set->face) {
-        set->face->next = set->steps;
-        set->steps = set->face;
-    }
-    for (struct stage_step *s = set->steps; s; s = s->next) {
-        if (!s->face)
-            mark_ready(s);
-        s->top = NULL;
-        s->uses++;
-    }
-    stage_free_all(set);
-    for (struct stage_step *s = set->steps, *next; s; s = next) {
-        next = s->next;
-        stage_step_unref(s); /* the list's, and the one above */
-        stage_step_unref(s);
-    }
-    pthread_mutex_unlock(&set->lock);
-    ckpt_backend_unref(set->dir);
-    pthread_cond_destroy(&set->idle);
-    pthread_mutex_destroy(&set->lock);
-    free(set);
 }

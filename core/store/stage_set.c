@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The staged steps of a root: taken over when it is opened, committed by themselves when they have settled, made ready for the next mount at its end. */
+#include "core/store/stage_private.h"
+
+#include "core/store/internal.h"
+#include "core/store/writers.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+
+#define TICK_NS 200000000l
+#define MAX_FDS 8192 /* that inodes may hold, beside those that are in use */
+
+/* --- by itself --- */
+
+/* The next step that may be committed by itself, kept until it is put, and its name. Under the set's lock. */
+static struct stage_step *settled_step(struct ckpt_stages *set, char name[CKPT_STEP_NAME + 1])
+{
+    for (struct stage_step *s = set->steps; s; s = s->next)
+        if (!s->tried && stage_is_settled(s)) {
+            s->tried = true;
+            s->uses++;
+            snprintf(name, CKPT_STEP_NAME + 1, "%s", s->name);
+            return s;
+        }
+    return NULL;
+}
+
+static void settle(struct ckpt_stages *set)
+{
+    for (;;) {
+        pthread_mutex_lock(&set->lock);
+        char name[CKPT_STEP_NAME + 1];
+        struct stage_step *step = set->opt.explicit_commit ? NULL : settled_step(set, name);
+        pthread_mutex_unlock(&set->lock);
+        if (!step)
+            return;
+        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
+        struct ckpt_err err = {0};
+        if (!stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
+            if (ckpt_commit_check(&c, &err) < 0)
+                stage_set_error(step, &err);
+            else
+                (void)!stage_commit_as(step, NULL, true, NULL, NULL);
+        }
+        stage_step_put(step);
+    }
+}
+
+static void tidy(struct ckpt_stages *set)
+{
+    struct ckpt_err err = {0};
+    struct ckpt_gc_result result;
+    pthread_mutex_lock(&set->lock);
+    bool wanted = set->gc_wanted, gc = wanted || (set->gc_ns && ckpt_monotonic_ns() > set->gc_ns);
+    set->gc_wanted = false;
+    if (gc)
+        set->gc_ns = 0;
+    pthread_mutex_unlock(&set->lock);
+    if (!gc)
+        return;
+    if (ckpt_store_gc(set->store, false, NULL, NULL, &result, &err) < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: gc: %s", set->store->path, err.text);
+    else if (result.objects || wanted) {
+        CKPT_GUARD(&set->lock);
+        set->gc_ns = ckpt_monotonic_ns() + (int64_t)(set->store->trash_keep + 1) * 1000000000;
+    }
+}
+
+static void *settler(void *arg)
+{
+    struct ckpt_stages *set = arg;
+    for (;;) {
+        struct timespec until = stage_deadline(TICK_NS);
+        pthread_mutex_lock(&set->lock);
+        while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
+            ;
+        bool closing = set->closing;
+        pthread_mutex_unlock(&set->lock);
+        if (closing)
+            return NULL;
+        if (set->opt.tick)
+            set->opt.tick(set->opt.arg);
+        settle(set);
+        tidy(set);
+    }
+}
+
+/* --- the set --- */
+
+/* Did the commit that this step was in the middle of happen? */
+static bool was_committed(struct stage_step *step, const char *name)
+{
+    char id[64];
+    if (stage_read_text(step->work, "commit", id, sizeof id) < 0)
+        return false;
+    if (ckpt_writers_was_done(step->set->store, name, id))
+        return true;
+    /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
+    struct ckpt_store_step *steps;
+    size_t count;
+    bool found = ckpt_store_step_is(step->set->store, name, id);
+    if (!found && ckpt_store_steps(step->set->store, true, &steps, &count, NULL) == 0) {
+        for (size_t i = 0; i < count; i++)
+            found |= !strcmp(steps[i].id, id);
+        ckpt_store_steps_free(steps, count);
+    }
+    return found;
+}
+
+static void adopt(struct ckpt_stages *set, const char *id)
+{
+    struct stage_step *step = stage_begin(set);
+    char name[256];
+    if (!step)
+        return;
+    int r = stage_open_dirs(step, id);
+    if (r < 0) { /* it has an owner */
+        stage_step_put(step);
+        return;
+    }
+    if (step->tree < 0 || step->hold < 0 || stage_read_text(step->work, "name", name, sizeof name) < 0 || was_committed(step, name)) {
+        stage_drop(step);
+        return;
+    }
+    if (stage_read_text(step->work, "base", step->base_id, sizeof step->base_id) < 0)
+        *step->base_id = 0;
+    if (faccessat(step->work, "ready", F_OK, 0) == 0) {
+        step->touched = true; /* it was about to commit by itself when the mount ended */
+        r = ckpt_disk_unlink(step->work, "ready", 0);
+    }
+    if (r == 0) {
+        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
+        r = ckpt_commit_recover(&c, NULL);
+    }
+    if (r == 0)
+        r = stage_publish(step, name);
+    if (r < 0) {
+        ckpt_log(CKPT_LOG_WARN, "%s: staging/%s stays aside: %s", set->store->path, id, strerror(-r));
+        pthread_mutex_lock(&set->lock);
+        atomic_store(&step->state, STAGE_GONE);
+        step->top = NULL;
+        stage_let_go(step);
+        pthread_mutex_unlock(&set->lock);
+    } else
+        ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path, name);
+    stage_step_put(step);
+}
+
+static int adopt_name(void *arg, const char *name, enum ckpt_ftype type)
+{
+    if (type == CKPT_FT_DIR)
+        adopt(arg, name);
+    return 0;
+}
+
+int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const struct ckpt_stage_options *options, struct ckpt_stages **ret,
+                     struct ckpt_err *err)
+{
+    struct ckpt_stages *set = calloc(1, sizeof *set);
+    CKPT_AUTOFREE char *path = malloc(strlen(store->path) + sizeof CKPT_STORE_DIR + 2);
+    if (!set || !path) {
+        free(set);
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    sprintf(path, "%s/" CKPT_STORE_DIR, store->path);
+    set->store = store;
+    set->cache = cache;
+    set->opt = *options;
+    struct rlimit files = {.rlim_cur = 1024};
+    getrlimit(RLIMIT_NOFILE, &files);
+    set->fd_limit = (unsigned)CKPT_MIN(CKPT_MAX(files.rlim_cur / 4, (rlim_t)64), (rlim_t)MAX_FDS);
+    if (!options->set_codec)
+        set->opt.codec = store->config.codec;
+    set->gc_wanted = true;
+    set->leases = stage_has_leases(store->dir);
+    pthread_mutex_init(&set->lock, NULL);
+    pthread_cond_init(&set->idle, NULL);
+    int r = ckpt_backend_open_posix(path, &set->dir, err);
+    if (r == 0 && (r = ckpt_pool_new(CKPT_MAX(options->threads, 1u), &set->pool)) < 0)
+        ckpt_fail(err, -r, "no threads can be made");
+    if (r == 0 && (r = stage_open_face(set)) < 0)
+        ckpt_fail(err, -r, "%s: %s", store->path, strerror(-r));
+    if (r == 0)
+        r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
+    if (r == 0) {
+        set->settling = pthread_create(&set->settler, NULL, settler, set) == 0;
+        if (!set->settling)
+            r = ckpt_fail(err, EAGAIN, "no threads can be made");
+    }
+    if (r < 0)
+        ckpt_stages_close(set);
+    else
+        *ret = set;
+    return r;
+}
+
+/* Steps that would have committed by themselves do so in the next mount. */
+static void mark_ready(struct stage_step *step)
+{
+    double number;
+    if (!step->touched || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !stage_writers_ended(step))
+        return;
+    int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        close(fd);
+}
+
+void ckpt_stages_close(struct ckpt_stages *set)
+{
+    if (!set)
+        return;
+    pthread_mutex_lock(&set->lock);
+    set->closing = true;
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
+            atomic_store(&n->cancel, true);
+    pthread_cond_broadcast(&set->idle);
+    pthread_mutex_unlock(&set->lock);
+    if (set->settling)
+        pthread_join(set->settler, NULL);
+    ckpt_pool_free(set->pool);
+    pthread_mutex_lock(&set->lock);
+    if (set->face) {
+        set->face->next = set->steps;
+        set->steps = set->face;
+    }
+    for (struct stage_step *s = set->steps; s; s = s->next) {
+        if (!s->face)
+            mark_ready(s);
+        s->top = NULL;
+        s->uses++;
+    }
+    stage_free_all(set);
+    for (struct stage_step *s = set->steps, *next; s; s = next) {
+        next = s->next;
+        stage_step_unref(s); /* the list's, and the one above */
+        stage_step_unref(s);
+    }
+    pthread_mutex_unlock(&set->lock);
+    ckpt_backend_unref(set->dir);
+    pthread_cond_destroy(&set->idle);
+    pthread_mutex_destroy(&set->lock);
+    free(set);
+}
