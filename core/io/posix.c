@@ -126,7 +126,7 @@ static int stat_at(int fd, const char *path, struct ckpt_stat *ret)
         .btime_ns = st.stx_mask & STATX_BTIME ? to_ns(&st.stx_btime) : 0,
         .dev = makedev(st.stx_dev_major, st.stx_dev_minor),
         .ino = st.stx_ino,
-        .mode = st.stx_mode & 0777,
+        .mode = st.stx_mode & 07777,
         .uid = st.stx_uid,
         .gid = st.stx_gid,
     };

@@ -12,7 +12,7 @@ uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view vi
 /* A file that is a checkpoint is shown as a directory: who may read it may enter. */
 uint32_t source_shown_mode(const struct node *n)
 {
-    uint32_t mode = n->st.mode & (n->writable ? 0777 : 0555);
+    uint32_t mode = n->st.mode & (n->writable ? 07777 : 0555);
     return n->kind == NODE_TREE && n->st.type == CKPT_FT_FILE ? mode | (mode & 0444) >> 2 : mode;
 }
 

@@ -77,7 +77,7 @@ static bool is_staged_name(const struct ckpt_dir *d, const char *name)
     return false;
 }
 
-/* Positions are those of the directory on disk. */
+/* Positions are those of the directory on disk. Once its step has ended that is taken apart, so what is left of it is no answer. */
 static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
 {
     if (pos)
@@ -87,8 +87,11 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
     for (;;) {
         errno = 0;
         struct dirent *e = readdir(d->entries);
+        int code = errno;
+        if (ckpt_stage_ended(source_set(d->src, d->id), d->id))
+            return -ESTALE;
         if (!e)
-            return errno ? -errno : 0;
+            return -code;
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
         snprintf(ret->name, sizeof ret->name, "%s", e->d_name);

@@ -483,6 +483,8 @@ int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint
                 const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct place from, to;
+    if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
+        return ckpt_fail(err, EINVAL, "a rename that does more than replace or exchange");
     int r = find_place(src, parent, &from, err);
     if (r < 0)
         return r;

@@ -158,7 +158,7 @@ static int show_top(struct commit *c, int out)
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
     if ((st.st_uid != geteuid() || st.st_gid != getegid()) && fchown(out, st.st_uid, st.st_gid) < 0 && geteuid() == 0)
         return -errno;
-    return fchmod(out, (st.st_mode & 0777) | 0400) < 0 || futimens(out, times) < 0 ? -errno : 0;
+    return fchmod(out, (st.st_mode & 01777) | 0400) < 0 || futimens(out, times) < 0 ? -errno : 0;
 }
 
 int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err)

@@ -88,7 +88,10 @@ int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name
 /* One more reference, to be forgotten. */
 int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id) CKPT_MUST_USE;
 void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count);
+/* Of a file that is open also when its step has ended. */
 int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* Has the step of this file or directory been committed, or removed? */
+bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id);
 
 enum { CKPT_SET_MODE = 1, CKPT_SET_UID = 2, CKPT_SET_GID = 4, CKPT_SET_SIZE = 8, CKPT_SET_ATIME = 16, CKPT_SET_MTIME = 32 };
 /* what: of st. Times: tv_nsec may be UTIME_NOW. */

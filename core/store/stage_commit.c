@@ -57,7 +57,7 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
     return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
 }
 
-int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
                      atomic_bool *interrupted, char id[33], struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
@@ -80,7 +80,7 @@ int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void 
         .tree = step->tree,
         .name = name,
         .id = id,
-        .overwrite = set->opt.overwrite || put, /* of a part the caller has said whether it may be */
+        .overwrite = overwrite,
         .base_id = same_name && *step->base_id ? step->base_id : NULL,
         .codec = set->opt.set_codec ? set->opt.codec : config.codec,
         .metadata = metadata && *metadata ? metadata : NULL,
@@ -115,7 +115,7 @@ static bool has_pin(struct stage_step *step)
 bool stage_is_settled(struct stage_step *step)
 {
     double number;
-    return step->touched && !step->open_writes && ckpt_step_name(step->name, &number) &&
+    return step->touched && !step->write_failed && !step->open_writes && ckpt_step_name(step->name, &number) &&
            ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && stage_writers_ended(step);
 }
 
@@ -147,7 +147,7 @@ int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, at
         r = wait_quiet(step, interrupted, &own);
     if (r == 0)
         r = set->opt.writers ? stage_commit_part(step, name, interrupted, &own)
-                             : stage_run_commit(step, name, NULL, NULL, interrupted, id, &own);
+                             : stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);

@@ -13,11 +13,13 @@
 
 #include <stdio.h>
 #include <linux/magic.h>
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 
 #define COPY ((size_t)1 << 20)
+#define FULL ((size_t)2 << 20) /* a disk with less room than that: a large write fails while there is still some */
 
 /* --- reference files --- */
 
@@ -384,6 +386,13 @@ void ckpt_stage_flush(struct ckpt_stage_handle *h)
     set->flushing--;
 }
 
+/* Whose writes the kernel makes by itself is not told that one failed; but then there is no room. */
+static bool is_full(int fd)
+{
+    struct statvfs fs;
+    return fstatvfs(fd, &fs) == 0 && (geteuid() ? fs.f_bavail : fs.f_bfree) < FULL / fs.f_frsize;
+}
+
 void ckpt_stage_release(struct ckpt_stage_handle *h)
 {
     struct stage_inode *n = h->inode;
@@ -392,9 +401,13 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
     struct stat st = {0};
     bool large = h->write && fstat(h->fd, &st) == 0 && (uint64_t)st.st_size >= CKPT_SMALL;
     int fd = large ? stage_reopen(h->fd, O_RDONLY) : -1;
+    bool full = h->write && h->unseen && is_full(h->fd);
     close(h->fd); /* first: a lease is refused while it is open */
-    if (h->write && h->unseen)
+    if (h->write && h->unseen) {
         stage_touch(step, &(struct ckpt_caller){0});
+        if (full)
+            stage_write_failed(step, -ENOSPC);
+    }
     ckpt_file_unref(h->payload);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_lock(&set->lock);
@@ -466,6 +479,7 @@ int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struc
         r = open_locked(n, flags, who, ret);
         pthread_mutex_unlock(&n->content);
         if (change) {
+            stage_write_failed(n->step, r);
             stage_touch(n->step, who);
             stage_leave(n->step);
         }
@@ -502,7 +516,9 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
     }
     int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : create(dir->fd, name, flags, mode);
     r = CKPT_MIN(fd, 0);
-    if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchown(fd, who->uid, who->gid) < 0 && geteuid() == 0)
+    struct stat above;
+    gid_t gid = fstatat(dir->fd, "", &above, AT_EMPTY_PATH) == 0 && above.st_mode & S_ISGID ? above.st_gid : who->gid;
+    if (r == 0 && (who->uid != geteuid() || gid != getegid()) && fchown(fd, who->uid, gid) < 0 && geteuid() == 0)
         r = -errno;
     if (r == 0 && fchmod(fd, mode & 07777) < 0) /* the caller's umask is applied already, and this process has another */
         r = -errno;
@@ -529,6 +545,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
     }
     if (r < 0 && fd >= 0)
         close(fd);
+    stage_write_failed(step, r);
     stage_touch(step, who);
     stage_leave(step);
     stage_put(dir);
@@ -578,6 +595,7 @@ ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t le
     }
     if (r == 0)
         r = ckpt_disk_write(h->fd, buf, len, off);
+    stage_write_failed(n->step, r);
     stage_dirty(n);
     stage_touch(n->step, who);
     return r < 0 ? r : (ssize_t)len;
@@ -592,6 +610,7 @@ int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uin
     }
     if (r == 0 && fallocate(h->fd, mode, (off_t)off, (off_t)len) < 0)
         r = -errno;
+    stage_write_failed(h->inode->step, r);
     stage_dirty(h->inode);
     stage_touch(h->inode->step, who);
     return r;

@@ -223,7 +223,8 @@ void stage_reap(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
     while (n) {
-        if (!n->refs && !n->uses && !n->opens && n != n->step->top && n->name)
+        bool gone = atomic_load(&n->step->state) == STAGE_GONE;
+        if (!n->uses && !n->opens && (gone || (!n->refs && n != n->step->top && n->name)))
             close_fd(n);
         if (is_needed(n))
             return;
@@ -251,7 +252,7 @@ void stage_let_go(struct stage_step *step)
         for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
             if (n->step == step) {
                 drop_key(set, n); /* its number may be another file's soon */
-                if (!n->uses)
+                if (!n->uses && !n->opens)
                     close_fd(n);
             }
     for (unsigned i = 0; i < STAGE_BUCKETS; i++) {
@@ -300,11 +301,12 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
     return 0;
 }
 
-int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+/* ended: also one that a handle is open of, though its step has ended. */
+static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_inode **ret)
 {
     pthread_mutex_lock(&set->lock);
     struct stage_inode *n = find_id(set, id);
-    if (!n || atomic_load(&n->step->state) == STAGE_GONE) {
+    if (!n || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
         pthread_mutex_unlock(&set->lock);
         return -ESTALE;
     }
@@ -325,6 +327,11 @@ int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
     else
         *ret = n;
     return r;
+}
+
+int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+{
+    return get(set, id, false, ret);
 }
 
 void stage_put(struct stage_inode *n)
@@ -424,10 +431,17 @@ void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
     stage_reap(n);
 }
 
+bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_inode *n = find_id(set, id);
+    return !n || atomic_load(&n->step->state) == STAGE_GONE;
+}
+
 int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *n;
-    int r = stage_get(set, id, &n);
+    int r = get(set, id, true, &n); /* who reads on asks for the size */
     if (r < 0)
         return r;
     r = stage_stat(n, ret);

@@ -34,6 +34,7 @@ struct stage_step {
     unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
 
     /* under the set's lock */
+    bool write_failed;        /* a file is not what its writer wanted: it does not commit by itself any more */
     bool touched;             /* in the life of this process, or it was ready when the last one unmounted */
     bool tried;               /* committing by itself failed; not again before a change */
     int64_t changed_ns;       /* CLOCK_MONOTONIC */
@@ -149,6 +150,8 @@ int stage_enter(struct stage_step *step) CKPT_MUST_USE;
 void stage_leave(struct stage_step *step);
 /* A change was made by somebody. */
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
+/* A write to it has failed, with a negative errno: what it has is not what its writer wanted. */
+void stage_write_failed(struct stage_step *step, int r);
 /* Have all processes ended that have written to it? Under the set's lock. */
 bool stage_writers_ended(struct stage_step *step);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
@@ -181,10 +184,10 @@ int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_
 int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* --- stage_commit.c --- */
-/* put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
-int stage_run_commit(struct stage_step *step, const char *name, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+/* overwrite, put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
+int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
                      atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
-/* as: the name of the step that it becomes; NULL: its own. if_settled: only if it still is; else -EAGAIN. */
+/* as: the name of the step that it is renamed to; NULL: it keeps its own. if_settled: only if it still is; else -EAGAIN. */
 int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
 /* Nobody writes, and nothing has changed for a while. Under the set's lock. */
 bool stage_is_settled(struct stage_step *step);

@@ -199,7 +199,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
 static void mark_ready(struct stage_step *step)
 {
     double number;
-    if (!step->touched || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !stage_writers_ended(step))
+    if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !stage_writers_ended(step))
         return;
     int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (fd >= 0)

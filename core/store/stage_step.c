@@ -119,6 +119,18 @@ void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
     add_writer(step, who->pid);
 }
 
+void stage_write_failed(struct stage_step *step, int r)
+{
+    if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->face)
+        return;
+    struct ckpt_err err;
+    ckpt_fail(&err, -r, "a file could not be written: %s. It is not committed by itself any more; commit it with sync when it is complete", strerror(-r));
+    pthread_mutex_lock(&step->set->lock);
+    step->write_failed = true;
+    pthread_mutex_unlock(&step->set->lock);
+    stage_set_error(step, &err);
+}
+
 void stage_set_error(struct stage_step *step, const struct ckpt_err *err)
 {
     CKPT_GUARD(&step->set->lock);
@@ -471,6 +483,12 @@ bool stage_is_empty(int dir)
     return empty;
 }
 
+/* Is the committed step of that name still the one that was copied? */
+static bool is_base(struct stage_step *step, const char *name)
+{
+    return ckpt_store_step_is(step->set->store, name, step->base_id);
+}
+
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
 {
     struct stage_step *step = stage_step_get(set, name);
@@ -480,7 +498,7 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
     if (r == 0 && !stage_is_empty(step->tree))
         r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
-    if (r == 0 && *step->base_id) {
+    if (r == 0 && *step->base_id && is_base(step, name)) { /* what another mount has made of it since stays */
         r = ckpt_store_delete(set->store, name, err);
         r = r == -ENOENT ? 0 : r; /* another mount was quicker */
     }
@@ -495,12 +513,6 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
     if (r == 0)
         set->opt.changed(set->opt.arg, name);
     return r;
-}
-
-/* Is the committed step of that name still the one that was copied? */
-static bool is_base(struct stage_step *step, const char *name)
-{
-    return ckpt_store_step_is(step->set->store, name, step->base_id);
 }
 
 /* Only its name, where that commits nothing. */

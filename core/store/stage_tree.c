@@ -61,11 +61,16 @@ static void leave(struct stage_inode *n, const struct ckpt_caller *who)
         set->opt.changed(set->opt.arg, NULL);
 }
 
-static int give_away(int dir, const char *name, const struct ckpt_caller *who)
+/* What is made in a directory with the set-group-id bit has its group. */
+static int give_away(int dir, const char *name, const struct ckpt_caller *who, mode_t *mode)
 {
-    if (who->uid == geteuid() && who->gid == getegid())
+    struct stat st;
+    bool inherits = fstat(dir, &st) == 0 && st.st_mode & S_ISGID;
+    gid_t gid = inherits ? st.st_gid : who->gid;
+    *mode |= inherits ? S_ISGID : 0;
+    if (who->uid == geteuid() && gid == getegid())
         return 0;
-    return fchownat(dir, name, who->uid, who->gid, AT_SYMLINK_NOFOLLOW) < 0 && geteuid() == 0 ? -errno : 0;
+    return fchownat(dir, name, who->uid, gid, AT_SYMLINK_NOFOLLOW) < 0 && geteuid() == 0 ? -errno : 0;
 }
 
 int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, const struct ckpt_caller *who,
@@ -77,11 +82,12 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
         return r;
     r = is_plain(dir, name) ? ckpt_disk_mkdir(dir->fd, name, mode & 07777) : -EINVAL;
     if (r == 0)
-        r = give_away(dir->fd, name, who);
+        r = give_away(dir->fd, name, who, &mode);
     if (r == 0 && fchmodat(dir->fd, name, mode & 07777, 0) < 0)
         r = -errno;
     if (r == 0)
         r = take_name(dir, name, ret);
+    stage_write_failed(dir->step, r);
     leave(dir, who);
     return r;
 }
@@ -371,10 +377,12 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
     if (n == n->step->top && !n->step->face && !strcmp(name, PREFIX "metadata")) {
         r = ckpt_disk_unlink(n->step->work, STAGE_METADATA, 0);
         leave(n, who);
-        return r == -ENOENT ? -ENODATA : r;
+        return r == -ENOENT ? 0 : r;
     }
-    /* What follows from the file cannot be taken away, and tools that copy attributes need not mind. */
-    r = is_kept(name) ? (removexattr(path, name) < 0 ? -errno : 0) : strncmp(name, PREFIX, strlen(PREFIX)) ? -ENODATA : 0;
+    /* What follows from the file is listed, and cannot be taken away: tools that copy attributes need not mind. */
+    bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
+    r = !is_kept(name) ? -ENODATA : removexattr(path, name) < 0 ? -errno : 0;
+    r = r == -ENODATA && ours ? 0 : r;
     leave(n, who);
     return r;
 }

@@ -43,7 +43,7 @@ static int make_whole(struct stage_step *step, struct ckpt_writers *w, const cha
     if (r == 0)
         r = ckpt_writers_each(w, add_part, whole, err);
     if (r == 0)
-        r = stage_run_commit(whole, name, NULL, NULL, interrupted, id, err);
+        r = stage_run_commit(whole, name, whole->set->opt.overwrite, NULL, NULL, interrupted, id, err);
     stage_drop(whole);
     return r;
 }
@@ -115,7 +115,7 @@ int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *in
     if (!set->opt.overwrite && !ckpt_writers_made(p.writers) && is_committed(set, name))
         r = ckpt_fail(err, EEXIST, "there is a step %s already", name);
     if (r == 0)
-        r = stage_run_commit(step, name, put_part, &p, interrupted, part, err);
+        r = stage_run_commit(step, name, true, put_part, &p, interrupted, part, err);
     if (r == 0)
         r = wait_for_others(step, p.writers, name, part, interrupted, err);
     ckpt_writers_close(p.writers);

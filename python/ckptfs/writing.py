@@ -16,6 +16,7 @@ from . import array, names, parallel, tree
 from .reading import attribute
 from .tree import Path, jax_module
 
+VALUE_MAX = 65536                                          # bytes of the JSON of a value, docs/format.md
 STAGED = ".saving-"                                        # in the name of what is not committed
 
 
@@ -63,7 +64,10 @@ class Snapshot:
         if isinstance(leaf, bytes):
             self.files.append(File(folder + names.escape(key, "blob"), leaf))
         elif leaf is None or isinstance(leaf, (bool, int, float, str)) and not isinstance(leaf, np.generic):
-            self.files.append(File(folder + names.escape(key, "value"), json.dumps(leaf).encode() + b"\n"))
+            text = json.dumps(leaf).encode() + b"\n"
+            if len(text) > VALUE_MAX:
+                raise ValueError(f"{where}: as JSON this is {len(text)} bytes, and a value has at most {VALUE_MAX}: save it as bytes, or as an array")
+            self.files.append(File(folder + names.escape(key, "value"), text))
         elif jax_module() and isinstance(leaf, jax_module().Array):
             self._add_shards(folder + names.escape(key, "array"), leaf)
         elif isinstance(leaf, (np.ndarray, np.generic)) or hasattr(leaf, "__array__"):
@@ -141,8 +145,8 @@ def save(path: str | os.PathLike, target: Any, *, metrics: dict | None = None, m
     together   several processes write this step, each what it holds, in mounts with -o writers=N (see docs/semantics.md). None: if JAX has several.
     workers    threads that write; 4 if None.
 
-    Errors: FileExistsError; TypeError for what is no leaf, before anything is written; OSError as the mount says, with its reason: EROFS not a native
-    root, EBADMSG, ENODATA, ENOSPC. Nothing is left behind then.
+    Errors: FileExistsError; TypeError for what is no leaf, ValueError for a string of over 64 KiB, before anything is written; OSError as the mount says, with its reason: EROFS not a native
+    root, ENODEV no mount of ckptfs, EBADMSG, ENODATA, ENOSPC. Nothing is left behind then.
     """
     commit(path, Snapshot(target, metrics, metadata), overwrite, together, workers)
 
@@ -161,6 +165,7 @@ def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False,
         if attribute(path, "state") == "committed":
             raise exists
         os.makedirs(path, exist_ok=True)
+        _check_staged(path)
         snapshot.write(path, workers)
         _sync(path)
         return
@@ -169,6 +174,7 @@ def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False,
     staged = os.path.join(folder, f".{name}{STAGED}{uuid.uuid4().hex[:12]}")
     try:
         os.mkdir(staged)
+        _check_staged(staged)
         snapshot.write(staged, workers)
         _rename(staged, path, overwrite)
     except BaseException as e:
@@ -177,6 +183,12 @@ def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False,
         if isinstance(e, OSError) and reason:
             raise type(e)(e.errno, f"{os.strerror(e.errno)}: {reason}", path) from None
         raise
+
+
+def _check_staged(path: str) -> None:
+    """Elsewhere files can be written too, but nothing would make a step of them."""
+    if attribute(path, "state") is None:
+        raise OSError(errno.ENODEV, "not in a ckptfs mount, so nothing would be committed; is it mounted?", os.path.dirname(path))
 
 
 def _sync(path: str) -> None:

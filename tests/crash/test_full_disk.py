@@ -209,3 +209,25 @@ def test_room_of_staged_files(small_disk, tmp_path):
             util.wait_for(lambda: before - free(small_disk) < 4 * MIB, 10)
         check(m, steps)
         assert m.end() == 0, m.said()
+
+
+@pytest.mark.parametrize("passthrough", [True, False])
+def test_does_not_settle(small_disk, tmp_path, passthrough):
+    """A step whose writer has met a full disk is not committed by itself, and retention takes nothing for it."""
+    root = small_disk / "root"
+    root.mkdir()
+    util.ckptfs("init", root)
+    util.ckptfs("config", root, "keep_last=1")
+    env = {} if passthrough else {"CKPTFS_DISK_TRACE": tmp_path / "trace"}              # then the kernel does not write by itself
+    (tmp_path / "large.bin").write_bytes(scenarios.noise(SIZE // 4, 1).tobytes())
+    with scenarios.Mount(root, "settle=0.5", folder=tmp_path / "mount", env=env) as m:
+        commit(m, 1)
+        os.mkdir(m.top / "2")
+        done = subprocess.run(["cp", tmp_path / "large.bin", m.top / "2"], capture_output=True, timeout=util.LIMIT)
+        assert done.returncode == 1 and b"No space left" in done.stderr
+        time.sleep(2)
+        assert sorted(n for n in os.listdir(root / ".ckptstore/steps") if n[0].isdigit()) == ["1.json"]
+        assert b"No space left" in os.getxattr(m.top / "2", "user.ckpt.error")
+        Calls(m.top).remove_tree("2")
+        subprocess.run(["cp", "-r", util.DATA / "demo/300", m.top / "2"], check=True, timeout=util.LIMIT)
+        util.wait_for(lambda: os.path.exists(root / ".ckptstore/steps/2.json"), 20)    # another step of that name

@@ -260,3 +260,25 @@ def test_cannot_be_decoded(mount, tmp_path):
     with pytest.raises(OSError) as e:
         ckptfs.restore(m.top)
     assert e.value.errno == errno.EOPNOTSUPP
+
+
+def test_no_mount(tmp_path):
+    """Where nothing would commit it, nothing is saved."""
+    with pytest.raises(OSError, match="not in a ckptfs mount"):
+        ckptfs.save(tmp_path / "1", {"a": 1})
+    manager = ckptfs.CheckpointManager(tmp_path)
+    with pytest.raises(OSError, match="not in a ckptfs mount"):
+        manager.save(1, {"a": 1})
+    assert os.listdir(tmp_path) == []
+
+
+def test_long_string(mount, tmp_path):
+    """A value's text has a maximum."""
+    (tmp_path / "root").mkdir()
+    util.ckptfs("init", tmp_path / "root")
+    mnt = mount(tmp_path / "root", "commit=explicit").top
+    ckptfs.save(mnt / "1", {"a": "x" * 65_000})
+    assert ckptfs.restore(mnt / "1") == {"a": "x" * 65_000}
+    with pytest.raises(ValueError, match="a/b: as JSON"):
+        ckptfs.save(mnt / "2", {"a": {"b": "x" * 70_000}})
+    assert os.listdir(mnt)[:1] == ["1"]

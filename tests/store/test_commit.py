@@ -1323,3 +1323,24 @@ def test_long_metadata(step, mount, root, writable):
     os.removexattr(step, "user.ckpt.metadata")
     accepted(step)
     assert os.getxattr(step, "user.ckpt.metadata") == b"{}"
+
+
+def test_handles_outlive_the_commit(writable):
+    """Who has a file of the staged step open reads on, and knows its size; a directory's handle gives no part of what was there."""
+    for n, content in enumerate([trees.floats(500_000).tobytes(), trees.noise(300_000), b"small"]):
+        step = writable / f"{n}"
+        (step / "d").mkdir(parents=True)
+        for name in range(50):
+            (step / f"d/{name}").write_bytes(b"x")
+        np.save(step / "f.npy", np.frombuffer(content, np.uint8 if n else np.float32))
+        want = (step / "f.npy").read_bytes()
+        fd, folder = os.open(step / "f.npy", os.O_RDONLY), os.open(step / "d", os.O_RDONLY)
+        commit(step)
+        time.sleep(1.1)                                    # what the kernel knows of it is old by now
+        assert os.fstat(fd).st_size == len(want) and os.pread(fd, len(want) + 10, 0) == want
+        assert os.lseek(fd, 0, os.SEEK_END) == len(want)
+        with fails(errno.ESTALE):
+            os.listdir(folder)
+        os.close(fd)
+        os.close(folder)
+        assert len(os.listdir(step / "d")) == 50

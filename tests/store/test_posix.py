@@ -23,7 +23,7 @@ import pytest
 
 import trees
 import util
-from trees import EXPLICIT, run
+from trees import EXPLICIT, commit, run
 from util import fails
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -888,3 +888,45 @@ def test_all_of_it_commits(here, step):
     before = trees.listing(step)
     trees.commit(step)
     trees.compare(trees.listing(step), before)
+
+
+def test_whiteout(writable):
+    """A rename that would leave a device behind."""
+    (writable / "7").mkdir()
+    (writable / "7/a").write_text("x")
+    code = ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(writable / "7/a"), -100, os.fsencode(writable / "7/b"), 4)
+    assert code == -1 and ctypes.get_errno() == errno.EINVAL and os.listdir(writable / "7") == ["a"]
+
+
+def test_special_bits(mount, root):
+    """The sticky bit of the root and of a step; the group of a directory that has the set-group-id bit."""
+    os.chmod(root, 0o1777)
+    m = mount(root, EXPLICIT)
+    assert stat.S_IMODE(os.stat(m.top).st_mode) == 0o1777
+    step = m / "7"
+    step.mkdir()
+    os.chmod(step, 0o3777)
+    os.chown(step, -1, 1234)
+    os.chmod(step, 0o3777)
+    (step / "d").mkdir()
+    (step / "d/f").write_text("x")
+    (step / "f").write_text("x")
+    for name, mode in ("d", 0o2000), ("d/f", 0), ("f", 0):
+        st = os.stat(step / name)
+        assert st.st_gid == 1234 and st.st_mode & 0o6000 == mode, name
+    commit(step)
+    assert stat.S_IMODE(os.stat(step).st_mode) == 0o1777 and os.stat(step).st_gid == 1234
+    assert os.stat(step / "d").st_mode & 0o6000 == 0o2000
+
+
+def test_attributes_that_are_listed_can_be_removed(writable):
+    """As rsync -X does when it copies once more: to no effect, where they follow from the file."""
+    step = writable / "7"
+    step.mkdir()
+    (step / "f").write_text("x")
+    commit(step)
+    (step / "g").write_text("x")
+    for path in step, step / "f":
+        for name in os.listxattr(path):
+            os.removexattr(path, name)
+    commit(step)

@@ -85,6 +85,48 @@ def test_renamed_here_deleted_there(two):
     assert trees.steps(a) == ["20"]
 
 
+def changed_in_both(two):
+    """A step that both have changed, and the first has committed; the second's commit is refused."""
+    a, b = two
+    (a / "7").mkdir()
+    (a / "7/f").write_text("old")
+    commit(a / "7")
+    wait_for(lambda: (b / "7/f").exists(), SEEN)
+    (b / "7/f").write_text("theirs")
+    (a / "7/f").write_text("ours")
+    (a / "7/more").write_text("ours")
+    commit(a / "7")
+    with fails(errno.EEXIST):
+        commit(b / "7")
+
+
+def test_refused_change_is_dropped(two):
+    """Its removal takes away the change, and not the step that another mount has made meanwhile."""
+    a, b = two
+    changed_in_both(two)
+    run("rm", "-r", b / "7")
+    assert is_committed(a / "7") and (a / "7/f").read_text() == "ours"
+    wait_for(lambda: (b / "7/more").exists(), SEEN)
+    assert (b / "7/f").read_text() == "ours"
+
+
+def test_overwrite_is_for_renames(mount, root):
+    """-o overwrite replaces a step by a rename. Elsewhere two that commit the same name, or the same step, do not lose what the first has."""
+    two = a, b = [mount(root, EXPLICIT, "refresh=1", "overwrite") for _ in range(2)]
+    for m in two:
+        (m / "50").mkdir()
+        (m / "50" / m.top.parent.name).write_text("x")
+    commit(a / "50")
+    with fails(errno.EEXIST):
+        commit(b / "50")
+    changed_in_both(two)
+    (b / ".new").mkdir()
+    (b / ".new/f").write_text("new")
+    run("rm", "-r", b / "7")
+    os.rename(b / ".new", b / "7")
+    assert os.listdir(b / "7") == ["f"] and (b / "7/f").read_text() == "new"
+
+
 def test_deletion_while_reading(two, root):
     """One reads what it opened to the end, also after the other has deleted the step and gc has run."""
     a, b = two
