@@ -494,4 +494,6 @@ def test_killed_at_each_call(mount, root, tmp_path):
         killing.after(1, 0, "daemon")
     print(f"\n{turn} calls, {dict(killing.fell)}, {dict(killing.ended)}")
     assert turn > 30 and [p.end() for p in killing.programs] == [0, 0]
+    killing.mounts[1].crash()                              # before the call comes after all, of some work in the background
+    killing.mounts[1] = killing.mount(1)
     killing.check_whole()
