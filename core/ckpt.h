@@ -117,6 +117,10 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
 struct ckpt_handle; /* an open file of a staged step */
 
 bool ckpt_source_writable(const struct ckpt_source *src);
+/* ckpt_lookup, by a thread that may have been told -ESTALE just before: what it finds does not become something else before the thread has opened it,
+ * since the kernel looks a path up again once only. ret->fleeting is also set of a name that is not there and may be the next time. */
+int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
+                    struct ckpt_err *err);
 int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,
                struct ckpt_err *err);
 /* flags as of open(2). The handle is to be released. */

@@ -76,8 +76,9 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct fs_mount *m = fs_mount_of(req);
     struct ckpt_attr a;
     struct fuse_entry_param e = {0};
-    int r = ckpt_lookup(m->source, parent, name, &a, NULL);
-    if (r == -ENOENT && parent >= INSIDE) {
+    struct ckpt_caller who = fs_caller(req);
+    int r = ckpt_lookup_for(m->source, parent, name, &who, &a, NULL);
+    if (r == -ENOENT && parent >= INSIDE && !a.fleeting) {
         e.entry_timeout = FOR_EVER; /* a committed step never gets another name */
         fuse_reply_entry(req, &e);
         return;

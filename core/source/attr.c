@@ -98,11 +98,11 @@ static int staged_attr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *r
 }
 
 /* Where a committed step has a staged copy: mode, owner and times are the copy's. The bytes, and so the size, stay what readers have open. */
-static void copied_attr(struct ckpt_source *src, const struct target *t, struct ckpt_attr *ret)
+static void copied_attr(struct ckpt_source *src, struct target *t, struct ckpt_attr *ret)
 {
     struct ckpt_attr copy;
     uint64_t id;
-    if (t->node->kind != NODE_TREE || t->node->stale || source_copied(src, t, &id) != 1)
+    if (t->node->kind != NODE_TREE || atomic_load(&t->node->stale) || source_copied(src, t, &id) != 1)
         return;
     if (staged_attr(src, id, &copy, NULL) == 0) {
         ret->mode = copy.mode;
@@ -117,10 +117,10 @@ static void copied_attr(struct ckpt_source *src, const struct target *t, struct 
     ckpt_forget(src, id, 1);
 }
 
-int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+static int getattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
+    struct ckpt_attr *ret = arg;
     struct target t;
-    atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
     if (id & CKPT_STAGED)
         return staged_attr(src, id, ret, err);
     int r = source_target(src, id, &t, err);
@@ -147,5 +147,16 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
         copied_attr(src, &t, ret);
     }
     source_done(src, &t);
+    return r;
+}
+
+int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
+    int r = source_retry(src, id, 0, getattr_at, ret, err);
+    if (r == 0 && ret->id != id) {
+        ret->forever = false; /* it may be somewhere else at the next look */
+        ret->id = id;
+    }
     return r;
 }

@@ -102,7 +102,7 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
     }
 }
 
-int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
+static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
 {
     struct ckpt_dir *d = calloc(1, sizeof *d);
     if (!d)
@@ -115,7 +115,7 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
     int r = staged ? opendir_staged(d, id, err) : source_target(src, face ? CKPT_FACE : id, &d->target, err);
     if (r == 0 && !staged && !face) {
         uint64_t copy;
-        r = d->target.node->stale ? -ESTALE : source_copied(src, &d->target, &copy);
+        r = atomic_load(&d->target.node->stale) ? -ESTALE : source_copied(src, &d->target, &copy);
         if (r == 1) {
             r = opendir_staged(d, copy, err);
             ckpt_forget(src, copy, 1);
@@ -149,6 +149,26 @@ int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bo
     }
     *ret = d;
     return 0;
+}
+
+struct opening {
+    struct ckpt_dir **ret;
+    bool *ret_forever;
+};
+
+static int opendir_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    const struct opening *o = arg;
+    return opendir_once(src, id, o->ret, o->ret_forever, err);
+}
+
+int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
+{
+    struct opening o = {ret, ret_forever};
+    int r = source_retry(src, id, 0, opendir_at, &o, err);
+    if (r == 0 && (*ret)->id != id)
+        *ret_forever = false; /* what has this id may be found somewhere else at the next look */
+    return r;
 }
 
 void ckpt_closedir(struct ckpt_dir *d)

@@ -357,7 +357,7 @@ int source_face_remove_step(struct ckpt_source *src, const char *name, struct ck
         return r;
     r = source_face_step(src, face.node, name, &n);
     if (r == 0) {
-        r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, err) : -ENOTEMPTY;
+        r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, NULL, err) : -ENOTEMPTY;
         ckpt_forget(src, n->id, 1);
     }
     source_done(src, &face);

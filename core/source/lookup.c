@@ -379,11 +379,10 @@ static int lookup_face(struct ckpt_source *src, struct ckpt_attr *ret, struct ck
     return 0;
 }
 
-int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+int source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     char buf[16];
     struct target t;
-    atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
     if (strlen(name) > 255)
         return ckpt_fail(err, ENAMETOOLONG, "the name is longer than 255 bytes");
     if (source_is_reserved(parent, name))
@@ -395,15 +394,18 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     if (r < 0)
         return r;
     uint64_t copy;
-    if (t.node->stale)
+    if (atomic_load(&t.node->stale))
         r = -ESTALE;
     else if (t.tree || t.node->kind == NODE_TREE) {
         r = source_copied(src, &t, &copy);
         if (r == 1) {
             r = lookup_staged(src, copy, name, ret, err);
             ckpt_forget(src, copy, 1);
-        } else if (r == 0 && (r = lookup_inner(src, &t, name, ret, err)) == -ENOENT)
-            r = lookup_blob(src, &t, name, ret, err);
+        } else if (r == 0) {
+            r = lookup_inner(src, &t, name, ret, err);
+            if (r == -ENOENT)
+                r = lookup_blob(src, &t, name, ret, err);
+        }
     } else if (t.node->stages && lookup_step(src, t.node, name, ret) == 0)
         r = 0;
     else if (t.node->kind == NODE_CONTROL_DIR)
@@ -437,6 +439,33 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     if (r < 0 && err && err->code != -r)
         ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     return r;
+}
+
+struct looking {
+    uint64_t parent; /* as the caller has it */
+    const char *name;
+    struct ckpt_attr *ret;
+};
+
+static int lookup_at(struct ckpt_source *src, uint64_t parent, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    struct looking *l = arg;
+    int r = source_lookup(src, parent, l->name, l->ret, err);
+    if (parent == l->parent)
+        return r;
+    /* A directory that is found where it is now may be somewhere else at the next look. */
+    if (r == 0)
+        l->ret->forever = false;
+    l->ret->fleeting = true;
+    return r;
+}
+
+int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct looking l = {parent, name, ret};
+    ret->fleeting = false;
+    atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
+    return source_retry(src, parent, 0, lookup_at, &l, err);
 }
 
 void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)

@@ -257,15 +257,35 @@ int node_take(struct ckpt_source *src, struct node *dir, const char *name, const
     return 0;
 }
 
-void node_replaced(struct ckpt_source *src, struct node *root, const char *name)
+static void make_stale(struct ckpt_source *src, struct node *n)
 {
-    CKPT_GUARD(&src->lock);
-    struct node *n = by_name(&src->nodes, root->id, name);
-    if (!n || n->kind != NODE_TREE)
-        return;
-    n->stale = true;
+    atomic_store(&n->stale, true);
     node_unname(&src->nodes, n);
     source_forget_removal(src, n);
+}
+
+/* The same file, made at the same time: a manifest has its inode number to itself as long as it has a name somewhere. */
+static bool is_manifest(const struct node *n, const struct ckpt_stat *st)
+{
+    return n->st.ino == st->ino && n->st.dev == st->dev && n->st.btime_ns == st->btime_ns;
+}
+
+void node_replaced(struct ckpt_source *src, struct node *root, const char *name)
+{
+    struct ckpt_stat st;
+    char path[4096];
+    bool there = snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root->path, *root->path ? "/" : "", name) < (int)sizeof path &&
+                 ckpt_backend_stat(src->backend, path, &st) == 0;
+    struct node *dead = NULL;
+    pthread_mutex_lock(&src->lock);
+    struct node *n = by_name(&src->nodes, root->id, name);
+    if (n && n->kind == NODE_TREE && !(there && is_manifest(n, &st))) {
+        make_stale(src, n);
+        dead = node_reap(src, n);
+    }
+    pthread_mutex_unlock(&src->lock);
+    if (dead)
+        node_free(src, dead);
 }
 
 /* What it will be called; the fields are to be freed. */
@@ -300,21 +320,16 @@ static void take_names(struct node *n, struct node *now, char **old)
     n->ino = node_ino(n);
 }
 
-static void make_stale(struct node_table *t, struct node *n)
+static void rename_known(struct ckpt_source *src, struct node *root, const char *from, const char *to, struct node *now)
 {
-    n->stale = true;
-    node_unname(t, n);
-}
-
-static void rename_known(struct node_table *t, struct node *root, const char *from, const char *to, struct node *now)
-{
+    struct node_table *t = &src->nodes;
     struct node *n = by_name(t, root->id, from), *there = by_name(t, root->id, to);
     if (there && there->kind == NODE_TREE)
-        make_stale(t, there);
+        make_stale(src, there);
     if (!n)
         return;
     if (n->kind != NODE_TREE || n->st.ino != now->st.ino || n->st.dev != now->st.dev) {
-        make_stale(t, n); /* it was changed before, and this is the step as it was */
+        make_stale(src, n); /* it was changed before, and this is the step as it was */
         return;
     }
     char **old = realloc(n->old, (n->old_count + 3) * sizeof *old);
@@ -330,7 +345,7 @@ void node_rename_step(struct ckpt_source *src, struct node *root, const char *fr
     struct node now = {0};
     if (new_names(src, root, to, &now) == 0) {
         CKPT_GUARD(&src->lock);
-        rename_known(&src->nodes, root, from, to, &now);
+        rename_known(src, root, from, to, &now);
     }
     free(now.path);
     free(now.name);

@@ -42,7 +42,7 @@ struct node {
     struct ckpt_store *store;     /* DIR that is a native root and may be changed, from the first change on */
     struct ckpt_stages *stages;
     struct ckpt_source *source;   /* of a root with stages: for what they call */
-    bool stale;                   /* TREE: another step has its name now */
+    atomic_bool stale;            /* TREE: another step has its name now. Set under the lock */
     struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
     struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
     atomic_bool removing;         /* there is some */
@@ -110,7 +110,7 @@ void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_en
 int node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
               const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
 
-/* What is known under a name of a root is not what it stands for any more. */
+/* The step that is known under a name of a root is stale, unless it still has the name on the disk. */
 void node_replaced(struct ckpt_source *src, struct node *root, const char *name);
 /* A committed step of a store has another name: its node, if it is known, goes with it. */
 void node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);

@@ -271,7 +271,7 @@ void ckpt_source_close(struct ckpt_source *src)
     if (!src)
         return;
     for (unsigned i = 0; i < src->set_count; i++) {
-        source_settle_removals(src, src->sets[i], 0);
+        source_settle_removals(src, src->sets[i], -1);
         ckpt_stages_close(src->sets[i]->stages);
         src->sets[i]->stages = NULL;
     }

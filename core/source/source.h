@@ -17,12 +17,21 @@
 #include "core/source/listing.h"
 #include "core/source/node.h"
 #include "core/store/stage.h"
+#include "core/tree/key.h"
 #include "core/view/view.h"
 
 #define CKPT_CONTROL 2 /* the id of .ckptfs */
 #define CKPT_FACE 3    /* of .files */
 
 #define CKPT_SETS 256 /* of native roots with staged steps */
+
+/* A thread that was told to look a path up again, to change what it finds, or to read it. */
+struct source_told {
+    pid_t thread;
+    bool change;
+    int64_t until_ns; /* CLOCK_MONOTONIC */
+};
+#define SOURCE_TOLD 64
 
 struct ckpt_source {
     struct ckpt_backend *backend;
@@ -40,6 +49,8 @@ struct ckpt_source {
     unsigned since_count;
     unsigned kept_files;
     atomic_uint removals;       /* nodes of which something is removed */
+    struct source_told told[SOURCE_TOLD];
+    atomic_int_fast64_t told_until_ns; /* the last of them */
     struct node *root;
     struct node *sets[CKPT_SETS];  /* native roots with staged steps, by the number in their ids */
     unsigned set_count;
@@ -80,10 +91,31 @@ char *source_best_step(struct ckpt_source *src, struct node *n);
 /* The set that an id of a staged step belongs to. */
 struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id);
 void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret);
-/* The directory of a staged copy that stands for a directory of a committed step in this process: 1 and its id with a reference, or 0. */
-int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret);
+static inline unsigned source_set_number(uint64_t id)
+{
+    return id >> 40 & 0x7fffff;
+}
+
+/* --- copy.c --- */
+
 /* The root that a tree is a step of, where that is a native one that has staged steps; NULL. */
 struct node *source_root_of(struct ckpt_source *src, const struct node *tree);
+/* A step may be renamed at any time. */
+void source_step_name(struct ckpt_source *src, const struct node *n, char ret[CKPT_NAME_MAX + 1]);
+/* The file or directory that stands for one of a committed step, in the staged copy of it that this process has: 1 and its id with a reference; 0: there
+ * is no copy. -ENOENT: it was removed in the copy. */
+int source_copied(struct ckpt_source *src, struct target *t, uint64_t *ret) CKPT_MUST_USE;
+int source_find_copy(struct ckpt_source *src, struct node *root, struct target *t, uint64_t *ret) CKPT_MUST_USE;
+/* The same, the step opened for changes if it is not. -ESTALE: it has been committed again, or is not the step of its name any more. */
+int source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stages **ret_stages, uint64_t *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* What stands for a file or directory of a step that this mount has committed since: staged or committed, with a reference. -ESTALE: nothing does,
+ * or the step was not committed. */
+int source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret) CKPT_MUST_USE;
+/* A call of what an id names, or two, made again where that is now when a commit came between. other: 0 where there is none. */
+typedef int source_at_fn(struct ckpt_source *src, uint64_t id, uint64_t other, void *arg, struct ckpt_err *err);
+int source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
+/* ckpt_lookup of what the id itself names. */
+int source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* The inode number of something inside a checkpoint. */
 uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view);
@@ -107,14 +139,16 @@ typedef int source_name_fn(void *arg, const char *name, uint64_t ino, enum ckpt_
 int source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg) CKPT_MUST_USE;
 int source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg) CKPT_MUST_USE;
 
-/* removal.c: note that a name in a committed step is removed. 1: it is not in one, or that has a staged copy. */
+/* removal.c: note that a name in a committed step is removed. 1: it is not in one, or that has a staged copy. -ESTALE: the step has been replaced. */
 int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node);
+/* Is nothing left in a directory? */
+bool source_is_emptied(struct ckpt_source *src, struct node *n, const struct ckpt_tree *tree, uint32_t dir);
 /* A directory's time is that of the last removal, if something was removed from it. */
 void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, int64_t *mtime_ns);
-/* Make the staged copy of a committed step, without what was removed of it. 0 too if there is one. */
+/* Make the staged copy of a committed step, without what was removed of it. 0 too if there is one. -ESTALE: another step has its name. */
 int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_err *err) CKPT_MUST_USE;
-/* The same of all steps of a root of which nothing more was removed for so many seconds. */
+/* The same of all steps of a root of which nothing more was removed for so many seconds; a negative number: of all of them, now. */
 void source_settle_removals(struct ckpt_source *src, struct node *root, double seconds);
 void source_forget_removal(struct ckpt_source *src, struct node *n); /* under the source's lock */
 

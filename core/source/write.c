@@ -16,7 +16,7 @@
 
 #define COPY ((size_t)1 << 20)
 #define SET_SHIFT 40
-#define SET_MASK 0x7fffff
+#define TRIES 16 /* where others open a step for changes, or commit it, meanwhile */
 
 struct ckpt_handle {
     struct ckpt_stage_handle *staged;
@@ -26,7 +26,7 @@ struct ckpt_handle {
 
 struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id)
 {
-    uint64_t number = id >> SET_SHIFT & SET_MASK;
+    unsigned number = source_set_number(id);
     CKPT_GUARD(&src->lock);
     return number < src->set_count ? src->sets[number]->stages : NULL;
 }
@@ -109,7 +109,7 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
         .changed = root_changed,
-        .tick = src->opt.explicit_commit || src->opt.writers ? NULL : root_tick,
+        .tick = root_tick,
         .arg = n,
     };
     if (o.set_codec)
@@ -168,67 +168,6 @@ void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret
     };
 }
 
-/* --- committed steps and their copies --- */
-
-struct node *source_root_of(struct ckpt_source *src, const struct node *tree)
-{
-    if (tree->kind != NODE_TREE || !tree->manifest)
-        return NULL;
-    CKPT_GUARD(&src->lock);
-    for (unsigned i = 0; i < src->set_count; i++)
-        if (src->sets[i]->id == tree->parent)
-            return src->sets[i];
-    return NULL;
-}
-
-/* The staged file that stands for a file of the tree, by its path of names; with a reference. */
-static int walk_copy(struct ckpt_stages *stages, const struct target *t, uint32_t node, struct ckpt_stage_attr *ret)
-{
-    uint32_t path[CKPT_MAX_DEPTH];
-    unsigned n = 0;
-    int r = ckpt_stage_find(stages, t->node->name, ret);
-    if (t->tree)
-        for (uint32_t at = node; at && n < CKPT_MAX_DEPTH; at = t->tree->nodes[at].parent)
-            path[n++] = at;
-    while (r == 0 && n--) {
-        struct ckpt_buf name = CKPT_BUF_INIT;
-        uint64_t parent = ret->id;
-        ckpt_tree_name(t->tree, path[n], &name);
-        ckpt_buf_addc(&name, 0);
-        r = ckpt_buf_error(&name);
-        if (r == 0)
-            r = ckpt_stage_lookup(stages, parent, (char *)name.data, ret);
-        ckpt_buf_clear(&name);
-        ckpt_stage_forget(stages, parent, 1);
-    }
-    return r;
-}
-
-int source_copied(struct ckpt_source *src, const struct target *t, uint64_t *ret)
-{
-    struct node *root = source_root_of(src, t->node);
-    struct ckpt_stage_attr attr;
-    if (!root || !ckpt_stage_exists(root->stages, t->node->name))
-        return 0;
-    int r = walk_copy(root->stages, t, t->tree ? t->file.node : 0, &attr);
-    if (r < 0)
-        return r == -ENOENT || r == -ENOTDIR ? -ENOENT : r;
-    *ret = attr.id;
-    return 1;
-}
-
-/* Open a committed step for changes. */
-static int copy_step(struct ckpt_source *src, const struct target *t, struct ckpt_stages **ret, struct ckpt_err *err)
-{
-    struct node *root = source_root_of(src, t->node);
-    if (!root)
-        return ckpt_fail(err, EROFS, "only the steps of a store can be changed");
-    int r = source_copy_step(src, root, t->node, err);
-    if (r == 0)
-        *ret = root->stages;
-    return r;
-}
-
 /*
  * The directory that a call wants to change: either one in a staged step (*ret_id with a reference, 0 returned), or the top of a native
  * root (*ret_root, kept by its uses; 1 returned).
@@ -248,7 +187,6 @@ static void place_clear(struct ckpt_source *src, struct place *p)
 
 static int find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err)
 {
-    struct ckpt_stage_attr attr;
     *ret = (struct place){0};
     if (id & CKPT_STAGED) {
         struct ckpt_stages *set = source_set(src, id);
@@ -266,11 +204,7 @@ static int find_place(struct ckpt_source *src, uint64_t id, struct place *ret, s
         if (ret->top.tree && !ckpt_viewed_is_dir(&ret->top.file))
             r = ckpt_fail(err, ENOTDIR, "not a directory");
         if (r == 0)
-            r = copy_step(src, &ret->top, &ret->stages, err);
-        if (r == 0)
-            r = walk_copy(ret->stages, &ret->top, ret->top.tree ? ret->top.file.node : 0, &attr);
-        if (r == 0)
-            ret->id = attr.id;
+            r = source_open_copy(src, &ret->top, &ret->stages, &ret->id, err);
     } else if (ret->top.node->kind == NODE_DIR)
         r = source_stages(src, ret->top.node, &ret->stages, err);
     else
@@ -316,34 +250,75 @@ static int new_step(struct ckpt_source *src, struct place *p, const char *name, 
     return r < 0 ? r : ckpt_stage_new(p->stages, name, mode, who, ret, err);
 }
 
-/* A committed step that is an empty container goes with one rmdir; any other is emptied first, which makes it a staged copy. */
+/* The node of a committed step, its `load` held, so that it gets no staged copy meanwhile. -ESTALE: it has one already, or has been replaced. */
+static int hold_step(struct ckpt_source *src, struct node *root, const char *name, struct target *ret, struct ckpt_err *err)
+{
+    struct ckpt_attr attr;
+    int r = source_lookup(src, root->id, name, &attr, err);
+    if (r < 0)
+        return r;
+    r = attr.id & CKPT_STAGED ? -ESTALE : source_target(src, attr.id, ret, err);
+    ckpt_forget(src, attr.id, 1);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&ret->node->load);
+    if (ret->node->kind == NODE_TREE && !atomic_load(&ret->node->stale) && !ckpt_stage_exists(root->stages, name))
+        return 0;
+    pthread_mutex_unlock(&ret->node->load);
+    source_done(src, ret);
+    return -ESTALE;
+}
+
+static void release_step(struct ckpt_source *src, struct target *t)
+{
+    pthread_mutex_unlock(&t->node->load);
+    source_done(src, t);
+}
+
+/* A committed step that is empty, or of which all was removed, goes with one rmdir. */
+static int remove_stored(struct ckpt_source *src, struct place *p, const char *name, struct ckpt_err *err)
+{
+    struct node *root = p->top.node;
+    struct ckpt_tree *tree = NULL;
+    struct ckpt_attr attr;
+    struct target t;
+    int r = source_lookup(src, root->id, name, &attr, err);
+    if (r < 0)
+        return r;
+    r = attr.id & CKPT_STAGED ? -ESTALE : source_target(src, attr.id, &t, err);
+    if (r == 0) {
+        r = t.node->kind == NODE_TREE ? source_tree(src, t.node, &tree, err) : -ENOTDIR;
+        source_done(src, &t);
+    }
+    ckpt_forget(src, attr.id, 1);
+    bool unreadable = r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP; /* what cannot be opened can still be removed */
+    if (r < 0 && !unreadable)
+        return r;
+    r = hold_step(src, root, name, &t, err);
+    if (r == 0) {
+        if (unreadable)
+            r = ckpt_store_delete(root->store, name, NULL, err);
+        else if (source_is_emptied(src, t.node, tree, 0))
+            r = ckpt_store_delete(root->store, name, ckpt_store_tree_id(tree), err);
+        else
+            r = ckpt_fail(err, ENOTEMPTY, "step %s is not empty", name);
+        release_step(src, &t);
+    }
+    ckpt_tree_unref(tree);
+    return r;
+}
+
 static int remove_step(struct ckpt_source *src, struct place *p, const char *name, struct ckpt_err *err)
 {
     enum step_kind kind;
-    struct ckpt_attr attr;
-    struct ckpt_dir *dir;
-    struct ckpt_dirent e;
-    bool forever, empty;
     if (ckpt_stage_exists(p->stages, name))
         return ckpt_stage_remove(p->stages, name, err);
     int r = kind_of(src, p->top.node, name, &kind, err);
     if (r == 0 && kind != STEP_STORED)
         return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", name)
                                  : ckpt_fail(err, EROFS, "%s is not a step of the store: remove it in the source", name);
-    if (r < 0 || (r = ckpt_lookup(src, p->top.node->id, name, &attr, err)) < 0)
-        return r;
-    r = ckpt_opendir(src, attr.id, &dir, &forever, err);
-    empty = r == 0 && ckpt_readdir(dir, 0, &e) == 0;
     if (r == 0)
-        ckpt_closedir(dir);
-    ckpt_forget(src, attr.id, 1);
-    if (r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP) /* what cannot be opened can still be removed */
-        empty = true;
-    else if (r < 0)
-        return r;
-    if (!empty)
-        return ckpt_fail(err, ENOTEMPTY, "step %s is not empty", name);
-    r = ckpt_store_delete(p->top.node->store, name, err);
+        r = remove_stored(src, p, name, err);
     if (r == 0)
         ckpt_stages_tidy(p->stages);
     root_changed(p->top.node, r == 0 ? name : NULL);
@@ -355,19 +330,35 @@ static int copy_if_removing(struct ckpt_source *src, struct node *root, const ch
 {
     struct ckpt_attr attr;
     struct target t;
-    struct ckpt_stages *stages;
     if (ckpt_stage_exists(root->stages, name) || ckpt_lookup(src, root->id, name, &attr, NULL) < 0)
         return 0;
-    int r = source_target(src, attr.id, &t, err);
-    if (r == 0 && t.node->kind == NODE_TREE && atomic_load(&t.node->removing))
-        r = copy_step(src, &t, &stages, err);
-    if (t.node)
+    int r = attr.id & CKPT_STAGED ? -ESTALE : source_target(src, attr.id, &t, err);
+    if (r == 0) {
+        if (t.node->kind == NODE_TREE && atomic_load(&t.node->removing))
+            r = source_copy_step(src, root, t.node, err);
         source_done(src, &t);
+    }
     ckpt_forget(src, attr.id, 1);
     return r;
 }
 
-static int rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags,
+/* A committed step that nobody has opened for changes. */
+static int rename_stored(struct ckpt_source *src, struct node *root, const char *from, const char *to, bool replace, struct ckpt_err *err)
+{
+    struct target t;
+    int r = hold_step(src, root, from, &t, err);
+    if (r < 0)
+        return r;
+    r = ckpt_store_rename(root->store, from, to, replace, err);
+    if (r == 0) {
+        node_rename_step(src, root, from, to);
+        ckpt_stage_renamed(root->stages, from, to);
+    }
+    release_step(src, &t);
+    return r;
+}
+
+static int rename_once(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags,
                        const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct node *root = p->top.node;
@@ -398,31 +389,54 @@ static int rename_step(struct ckpt_source *src, struct place *p, const char *fro
         return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", from) : ckpt_fail(err, EROFS, "%s is not a step of the store", from);
     if (!ckpt_step_name(to, &number))
         return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
-    r = ckpt_store_rename(root->store, from, to, replace, err);
-    if (r == 0)
-        node_rename_step(src, root, from, to);
+    r = rename_stored(src, root, from, to, replace, err);
     root_changed(root, NULL);
+    return r;
+}
+
+static int rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags, const struct ckpt_caller *who,
+                       struct ckpt_err *err)
+{
+    int r = rename_once(src, p, from, to, flags, who, err);
+    for (unsigned i = 0; r == -ESTALE && i < TRIES; i++)
+        r = rename_once(src, p, from, to, flags, who, err);
     return r;
 }
 
 /* --- the calls --- */
 
-int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,
-               struct ckpt_err *err)
+struct making {
+    const char *name;
+    uint32_t mode;
+    int flags;
+    const struct ckpt_caller *who;
+    struct ckpt_attr *ret;
+    struct ckpt_handle **ret_handle;
+};
+
+static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, void *arg, struct ckpt_err *err)
 {
+    const struct making *m = arg;
     struct place p;
     struct ckpt_stage_attr attr;
     int r = find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     bool top = r == 1;
-    r = top ? new_step(src, &p, name, mode, who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, name, mode, who, &attr);
+    r = top ? new_step(src, &p, m->name, m->mode, m->who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
     if (r == 0) {
-        source_attr_of_stage(&attr, ret);
-        ret->fleeting = top;
+        source_attr_of_stage(&attr, m->ret);
+        m->ret->fleeting = top;
     }
     place_clear(src, &p);
     return r;
+}
+
+int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,
+               struct ckpt_err *err)
+{
+    struct making m = {.name = name, .mode = mode, .who = who, .ret = ret};
+    return source_retry(src, parent, 0, mkdir_at, &m, err);
 }
 
 static int wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
@@ -436,9 +450,9 @@ static int wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
     return 0;
 }
 
-int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, int flags, const struct ckpt_caller *who,
-                struct ckpt_attr *ret, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+static int create_at(struct ckpt_source *src, uint64_t parent, uint64_t none, void *arg, struct ckpt_err *err)
 {
+    const struct making *m = arg;
     struct place p;
     struct ckpt_stage_attr attr;
     struct ckpt_stage_handle *staged;
@@ -446,45 +460,78 @@ int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint
     if (r < 0)
         return r;
     r = r == 1 ? ckpt_fail(err, EPERM, "files lie in steps: make a directory for one first")
-               : ckpt_stage_create(p.stages, p.id, name, mode, flags, who, &attr, &staged);
-    if (r == 0 && (r = wrap(staged, ret_handle)) < 0)
-        ckpt_stage_forget(p.stages, attr.id, 1);
+               : ckpt_stage_create(p.stages, p.id, m->name, m->mode, m->flags, m->who, &attr, &staged);
+    if (r == 0) {
+        r = wrap(staged, m->ret_handle);
+        if (r < 0)
+            ckpt_stage_forget(p.stages, attr.id, 1);
+        else
+            source_attr_of_stage(&attr, m->ret);
+    }
+    place_clear(src, &p);
+    return r;
+}
+
+int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, int flags, const struct ckpt_caller *who,
+                struct ckpt_attr *ret, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+{
+    struct making m = {.name = name, .mode = mode, .flags = flags, .who = who, .ret = ret, .ret_handle = ret_handle};
+    return source_retry(src, parent, 0, create_at, &m, err);
+}
+
+struct removing {
+    const char *name;
+    bool dir;
+    const struct ckpt_caller *who;
+};
+
+static int unlink_in(struct ckpt_source *src, struct place *p, const struct removing *m, struct ckpt_err *err)
+{
+    int r = ckpt_stage_unlink(p->stages, p->id, m->name, m->dir, m->who);
+    if (r == -ENOENT && m->dir && ckpt_stage_is_face(p->stages, p->id)) {
+        r = source_face_remove_step(src, m->name, err);
+        ckpt_stages_tidy(p->stages);
+        root_changed(src->root, r == 0 ? m->name : NULL);
+    }
+    return r;
+}
+
+static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    const struct removing *m = arg;
+    struct place p;
+    int r = source_remove(src, parent, m->name, m->dir, m->who, err);
+    if (r == 1)
+        r = source_face_remove(src, parent, m->name, m->dir, err);
+    if (r <= 0)
+        return r;
+    r = find_place(src, parent, &p, err);
+    if (r < 0)
+        return r;
     if (r == 0)
-        source_attr_of_stage(&attr, ret);
+        r = unlink_in(src, &p, m, err);
+    else
+        r = m->dir ? remove_step(src, &p, m->name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", m->name);
     place_clear(src, &p);
     return r;
 }
 
 int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    struct place p;
-    int r = source_remove(src, parent, name, dir, who, err);
-    if (r == 1)
-        r = source_face_remove(src, parent, name, dir, err);
-    if (r <= 0)
-        return r;
-    r = find_place(src, parent, &p, err);
-    if (r < 0)
-        return r;
-    if (r == 0) {
-        r = ckpt_stage_unlink(p.stages, p.id, name, dir, who);
-        if (r == -ENOENT && dir && ckpt_stage_is_face(p.stages, p.id)) {
-            r = source_face_remove_step(src, name, err);
-            ckpt_stages_tidy(p.stages);
-            root_changed(src->root, r == 0 ? name : NULL);
-        }
-    } else
-        r = dir ? remove_step(src, &p, name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", name);
-    place_clear(src, &p);
-    return r;
+    struct removing m = {name, dir, who};
+    return source_retry(src, parent, 0, unlink_at, &m, err);
 }
 
-int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
-                const struct ckpt_caller *who, struct ckpt_err *err)
+struct renaming {
+    const char *from, *to;
+    unsigned flags;
+    const struct ckpt_caller *who;
+};
+
+static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_parent, void *arg, struct ckpt_err *err)
 {
+    const struct renaming *m = arg;
     struct place from, to;
-    if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
-        return ckpt_fail(err, EINVAL, "a rename that does more than replace or exchange");
     int r = find_place(src, parent, &from, err);
     if (r < 0)
         return r;
@@ -496,12 +543,21 @@ int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint
         else if (at_top != r || from.stages != to.stages)
             r = ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
         else
-            r = at_top ? rename_step(src, &from, name, new_name, flags, who, err)
-                       : ckpt_stage_move(from.stages, from.id, name, to.id, new_name, flags, who);
+            r = at_top ? rename_step(src, &from, m->from, m->to, m->flags, m->who, err)
+                       : ckpt_stage_move(from.stages, from.id, m->from, to.id, m->to, m->flags, m->who);
         place_clear(src, &to);
     }
     place_clear(src, &from);
     return r;
+}
+
+int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
+                const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct renaming m = {name, new_name, flags, who};
+    if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
+        return ckpt_fail(err, EINVAL, "a rename that does more than replace or exchange");
+    return source_retry(src, parent, new_parent, rename_at, &m, err);
 }
 
 /* What the store has of a committed file; clear it. -EXDEV where it is not of a store, or only another rendering. */
@@ -517,9 +573,9 @@ static int record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_
     return r;
 }
 
-int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
-              struct ckpt_err *err)
+static int link_at(struct ckpt_source *src, uint64_t parent, uint64_t id, void *arg, struct ckpt_err *err)
 {
+    const struct making *m = arg;
     struct place p;
     struct ckpt_stage_attr attr;
     struct ckpt_manifest_node node = {0};
@@ -529,15 +585,22 @@ int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char 
     if (r == 1)
         r = ckpt_fail(err, EPERM, "files lie in steps");
     else if (id & CKPT_STAGED)
-        r = source_set(src, id) == p.stages ? ckpt_stage_link(p.stages, id, p.id, name, who, &attr) : -EXDEV;
+        r = source_set(src, id) == p.stages ? ckpt_stage_link(p.stages, id, p.id, m->name, m->who, &attr) : -EXDEV;
     else if ((r = record_of(src, id, &node)) == 0) {
-        r = ckpt_stage_link_stored(p.stages, &node, p.id, name, who, &attr);
+        r = ckpt_stage_link_stored(p.stages, &node, p.id, m->name, m->who, &attr);
         ckpt_manifest_node_clear(&node);
     }
     if (r == 0)
-        source_attr_of_stage(&attr, ret);
+        source_attr_of_stage(&attr, m->ret);
     place_clear(src, &p);
     return r;
+}
+
+int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
+              struct ckpt_err *err)
+{
+    struct making m = {.name = name, .who = who, .ret = ret};
+    return source_retry(src, parent, id, link_at, &m, err);
 }
 
 int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
@@ -552,19 +615,118 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
     return ours ? -EPERM : -EROFS;
 }
 
-/* A change of something that is no staged file: its step is opened for changes, and the caller is to look again. */
-static int must_look_again(struct ckpt_source *src, uint64_t id, struct ckpt_err *err)
+/* --- callers that are told -ESTALE --- */
+
+/* The kernel makes them look the path up once more, and no third time: within that time the file is theirs to open. */
+#define AGAIN_NS 1000000000ll
+
+static void tell_again(struct ckpt_source *src, const struct ckpt_caller *who, bool change)
 {
+    CKPT_GUARD(&src->lock);
+    struct source_told *slot = src->told;
+    for (unsigned i = 1; i < SOURCE_TOLD; i++)
+        if (src->told[i].until_ns < slot->until_ns)
+            slot = &src->told[i];
+    *slot = (struct source_told){who->pid, change, ckpt_monotonic_ns() + AGAIN_NS};
+    atomic_store(&src->told_until_ns, slot->until_ns);
+}
+
+/* Was this one told? */
+static bool was_told(struct ckpt_source *src, const struct ckpt_caller *who, bool *ret_change)
+{
+    int64_t now = ckpt_monotonic_ns();
+    if (atomic_load(&src->told_until_ns) <= now)
+        return false;
+    bool told = false;
+    CKPT_GUARD(&src->lock);
+    for (unsigned i = 0; i < SOURCE_TOLD; i++)
+        if (src->told[i].thread == who->pid && src->told[i].until_ns > now) {
+            *ret_change = src->told[i].change;
+            told = true;
+        }
+    return told;
+}
+
+/* The step that an id is in is open for changes: what is opened may be no more than a view, whose name becomes a file's. */
+static int open_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    struct ckpt_stages *set;
     struct target t;
-    struct ckpt_stages *stages;
+    uint64_t copy;
+    if (id & CKPT_STAGED)
+        return source_set(src, id) && !ckpt_stage_ended(source_set(src, id), id) ? 0 : -ESTALE;
     int r = source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    if (!src->opt.write || !(t.tree || t.node->kind == NODE_TREE))
+    struct target top = {.node = t.node};
+    if (!src->opt.write || t.node->kind != NODE_TREE)
         r = ckpt_fail(err, EROFS, "this cannot be written");
-    else if ((r = copy_step(src, &t, &stages, err)) == 0) /* where there are no views: a file of a view's name can be made */
-        r = ckpt_fail(err, ESTALE, "the step is open for changes now");
+    else
+        r = source_open_copy(src, &top, &set, &copy, err);
+    if (r == 0)
+        ckpt_stage_forget(set, copy, 1);
     source_done(src, &t);
+    return r;
+}
+
+/* A change of something that is no staged file: its step is opened for changes, and the caller is to look again. */
+static int must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    int r = source_retry(src, id, 0, open_at, NULL, err);
+    if (r < 0)
+        return r;
+    tell_again(src, who, true);
+    return ckpt_fail(err, ESTALE, "the step is open for changes now");
+}
+
+struct looking_again {
+    const char *name;
+    const struct ckpt_caller *who;
+    struct ckpt_attr *ret;
+};
+
+/* The staged file of a name, whose step does not commit before it is opened. */
+static int lookup_staged_at(struct ckpt_source *src, uint64_t parent, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    const struct looking_again *l = arg;
+    struct ckpt_stage_attr attr;
+    struct place p;
+    int r = find_place(src, parent, &p, err);
+    if (r < 0)
+        return r;
+    r = r == 1 ? -ENOENT : ckpt_stage_lookup(p.stages, p.id, l->name, &attr);
+    if (r == 0) {
+        r = ckpt_stage_await(p.stages, attr.id, l->who);
+        if (r < 0)
+            ckpt_stage_forget(p.stages, attr.id, 1);
+        else
+            source_attr_of_stage(&attr, l->ret);
+    }
+    place_clear(src, &p);
+    return r;
+}
+
+int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
+                    struct ckpt_err *err)
+{
+    bool change, inside = parent >= NODE_INSIDE;
+    struct target t;
+    int r = ckpt_lookup(src, parent, name, ret, err);
+    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)))
+        return r;
+    if (!inside) { /* the top of a step? */
+        if (source_target(src, parent, &t, err) < 0)
+            return r;
+        inside = t.node->kind == NODE_TREE;
+        source_done(src, &t);
+    }
+    if (!inside)
+        return r;
+    struct looking_again l = {name, who, ret};
+    ckpt_forget(src, ret->id, 1);
+    *ret = (struct ckpt_attr){0};
+    r = source_retry(src, parent, 0, lookup_staged_at, &l, err);
+    ret->fleeting = true; /* below what is no staged directory, or not any more */
     return r;
 }
 
@@ -572,52 +734,74 @@ static int must_look_again(struct ckpt_source *src, uint64_t id, struct ckpt_err
 static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret, struct ckpt_err *err)
 {
     struct target t;
-    struct ckpt_stage_attr attr;
     int r = source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    if (!src->opt.write || !(t.tree || t.node->kind == NODE_TREE))
+    if (!src->opt.write || t.node->kind != NODE_TREE)
         r = ckpt_fail(err, EROFS, "this cannot be written");
     else if (t.tree && t.file.view != CKPT_VIEW_LISTED)
         r = ckpt_fail(err, EROFS, "a view cannot be written");
-    else if (t.node->stale)
-        r = ckpt_fail(err, ESTALE, "another step has its name now");
-    else if ((r = copy_step(src, &t, ret_set, err)) == 0 && (r = walk_copy(*ret_set, &t, t.tree ? t.file.node : 0, &attr)) == 0)
-        *ret = attr.id;
+    else
+        r = source_open_copy(src, &t, ret_set, ret, err);
     source_done(src, &t);
     return r;
+}
+
+/* The staged file itself, or the copy of a committed one; with a reference. */
+static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret, struct ckpt_err *err)
+{
+    if (!(id & CKPT_STAGED))
+        return find_copy(src, id, ret_set, ret, err);
+    *ret_set = source_set(src, id);
+    *ret = id;
+    return *ret_set ? ckpt_stage_hold(*ret_set, id) : -ESTALE;
+}
+
+struct setting {
+    const struct stat *st;
+    unsigned what;
+    const char *name; /* of an attribute */
+    const void *value;
+    size_t len;
+    int flags;
+    const struct ckpt_caller *who;
+    struct ckpt_attr *ret;
+};
+
+static int setattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    const struct setting *m = arg;
+    struct ckpt_stage_attr attr;
+    struct ckpt_stages *set;
+    uint64_t staged;
+    int r = find_staged(src, id, &set, &staged, err);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_setattr(set, staged, m->st, m->what, m->who, &attr);
+    ckpt_stage_forget(set, staged, 1);
+    if (r < 0)
+        return r;
+    if (staged != id) /* readers that have the committed file open keep its size */
+        return ckpt_getattr(src, id, m->ret, err);
+    source_attr_of_stage(&attr, m->ret);
+    return 0;
 }
 
 int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who, struct ckpt_attr *ret,
                  struct ckpt_err *err)
 {
-    struct ckpt_stage_attr attr;
-    struct ckpt_stages *set;
-    bool committed = !(id & CKPT_STAGED);
-    uint64_t staged = id;
-    /* Readers that have the committed file open keep its size. */
-    if (committed && what & CKPT_ATTR_SIZE)
-        return must_look_again(src, id, err);
-    int r = 0;
-    if (committed)
-        r = find_copy(src, id, &set, &staged, err);
-    else if (!(set = source_set(src, id)))
-        r = -ESTALE;
-    if (r == 0)
-        r = ckpt_stage_setattr(set, staged, st, what, who, &attr);
-    if (r == 0 && !committed)
-        source_attr_of_stage(&attr, ret);
-    if (committed && r == 0)
-        r = ckpt_getattr(src, id, ret, err);
-    if (committed && staged != id)
-        ckpt_stage_forget(set, staged, 1);
-    return r;
+    struct setting m = {.st = st, .what = what, .who = who, .ret = ret};
+    if (!(what & CKPT_ATTR_SIZE))
+        return source_retry(src, id, 0, setattr_at, &m, err);
+    int r = id & CKPT_STAGED ? setattr_at(src, id, 0, &m, err) : -ESTALE;
+    return r == -ESTALE ? must_look_again(src, id, who, err) : r;
 }
 
 /* user.ckpt.pinned of a committed step: "1" or "0". 1: it was that. */
 static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const char *value, size_t len, struct ckpt_err *err)
 {
     struct target t;
+    char step[CKPT_NAME_MAX + 1];
     if (strcmp(name, "user.ckpt.pinned") || id & CKPT_STAGED)
         return 0;
     int r = source_target(src, id, &t, err);
@@ -629,55 +813,59 @@ static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const
         r = ckpt_fail(err, EROFS, "only the steps of a store can be pinned");
     else if (len > 1 || !(on || off))
         r = ckpt_fail(err, EINVAL, "user.ckpt.pinned is 0 or 1");
-    else
-        r = ckpt_store_pin(root->store, t.node->name, on, err);
+    else if (atomic_load(&t.node->stale))
+        r = -ESTALE;
+    else {
+        source_step_name(src, t.node, step);
+        r = ckpt_store_pin(root->store, step, on, err);
+    }
     source_done(src, &t);
     return r < 0 ? r : 1;
+}
+
+static int setxattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    const struct setting *m = arg;
+    struct ckpt_stages *set;
+    uint64_t staged;
+    int r = set_pin(src, id, m->name, m->value ? m->value : "0", m->value ? m->len : 1, err);
+    if (r)
+        return CKPT_MIN(r, 0);
+    r = find_staged(src, id, &set, &staged, err);
+    if (r < 0)
+        return r;
+    r = m->value ? ckpt_stage_setxattr(set, staged, m->name, m->value, m->len, m->flags, m->who)
+                 : ckpt_stage_removexattr(set, staged, m->name, m->who);
+    ckpt_stage_forget(set, staged, 1);
+    return r;
 }
 
 int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const void *value, size_t len, int flags,
                   const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    int r = set_pin(src, id, name, value, len, err);
-    if (r)
-        return r < 0 ? r : 0;
-    struct ckpt_stages *set;
-    uint64_t staged;
-    if (id & CKPT_STAGED)
-        return (set = source_set(src, id)) ? ckpt_stage_setxattr(set, id, name, value, len, flags, who) : -ESTALE;
-    r = find_copy(src, id, &set, &staged, err);
-    if (r < 0)
-        return r;
-    r = ckpt_stage_setxattr(set, staged, name, value, len, flags, who);
-    ckpt_stage_forget(set, staged, 1);
-    return r;
+    struct setting m = {.name = name, .value = value ? value : "", .len = len, .flags = flags, .who = who};
+    return source_retry(src, id, 0, setxattr_at, &m, err);
 }
 
 int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    int r = set_pin(src, id, name, "0", 1, err);
-    if (r)
-        return r < 0 ? r : 0;
-    struct ckpt_stages *set;
-    uint64_t staged;
-    if (id & CKPT_STAGED)
-        return (set = source_set(src, id)) ? ckpt_stage_removexattr(set, id, name, who) : -ESTALE;
-    r = find_copy(src, id, &set, &staged, err);
-    if (r < 0)
-        return r;
-    r = ckpt_stage_removexattr(set, staged, name, who);
-    ckpt_stage_forget(set, staged, 1);
-    return r;
+    struct setting m = {.name = name, .who = who};
+    return source_retry(src, id, 0, setxattr_at, &m, err);
 }
 
 int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_handle **ret_handle, struct ckpt_err *err)
 {
     struct ckpt_stage_handle *staged;
+    bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
     *ret_handle = NULL;
     if (!(id & CKPT_STAGED))
-        return (flags & O_ACCMODE) == O_RDONLY && !(flags & O_TRUNC) ? 0 : must_look_again(src, id, err);
+        return change ? must_look_again(src, id, who, err) : 0;
     struct ckpt_stages *set = source_set(src, id);
     int r = set ? ckpt_stage_open(set, id, flags, who, &staged) : -ESTALE;
+    if (r == -ESTALE && change)
+        return must_look_again(src, id, who, err);
+    if (r == -ESTALE)
+        tell_again(src, who, false);
     return r < 0 ? r : wrap(staged, ret_handle);
 }
 
@@ -776,8 +964,8 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
     return (ssize_t)done;
 }
 
-/* A directory of a committed step: what was removed of that becomes a change of it. */
-static int sync_removed(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+/* A directory of a committed step: what was changed of that here, if anything was, is committed. */
+static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct ckpt_stages *set;
     struct target t;
@@ -785,25 +973,35 @@ static int sync_removed(struct ckpt_source *src, uint64_t id, const struct ckpt_
     int r = source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    bool removing = t.node->kind == NODE_TREE && atomic_load(&t.node->removing);
+    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? source_root_of(src, t.node) : NULL;
+    bool changed = false;
+    if (root) {
+        set = root->stages;
+        r = source_find_copy(src, root, &t, &staged);
+        if (r == 0 && atomic_load(&t.node->removing)) {
+            r = source_open_copy(src, &t, &set, &staged, err);
+            r = r < 0 ? r : 1;
+        }
+        changed = r == 1;
+    }
     source_done(src, &t);
-    if (!removing)
-        return 0;
-    r = find_copy(src, id, &set, &staged, err);
-    if (r < 0)
-        return r;
+    if (!changed)
+        return CKPT_MIN(r, 0);
     r = ckpt_stage_fsyncdir(set, staged, who, err);
     ckpt_stage_forget(set, staged, 1);
-    return r == -ESTALE ? 0 : r;
+    return r;
 }
 
 int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    if (!(id & CKPT_STAGED))
-        return sync_removed(src, id, who, err);
-    struct ckpt_stages *set = source_set(src, id);
-    int r = set ? ckpt_stage_fsyncdir(set, id, who, err) : 0;
-    return r == -ESTALE ? 0 : r; /* committed meanwhile: it is durable */
+    struct ckpt_attr now;
+    bool moved = source_again(src, id, &now) == 0; /* what has been changed since its commit is in another copy */
+    uint64_t at = moved ? now.id : id;
+    struct ckpt_stages *set = at & CKPT_STAGED ? source_set(src, at) : NULL;
+    int r = set ? ckpt_stage_fsyncdir(set, at, who, err) : at & CKPT_STAGED ? 0 : fsyncdir_committed(src, at, who, err);
+    if (moved)
+        ckpt_forget(src, now.id, 1);
+    return r == -ESTALE ? 0 : r; /* committed meanwhile, with all that was changed before this call: it is durable */
 }
 
 int ckpt_statfs(struct ckpt_source *src, struct statvfs *ret)

@@ -142,12 +142,12 @@ static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
     struct target t;
     if (source_target(src, id, &t, NULL) < 0)
         return false;
-    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !t.node->stale && source_copied(src, &t, ret) == 1;
+    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !atomic_load(&t.node->stale) && source_copied(src, &t, ret) == 1;
     source_done(src, &t);
     return found;
 }
 
-ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
 {
     uint64_t copy;
     if (id & CKPT_STAGED) {
@@ -155,7 +155,7 @@ ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, ch
         return set ? ckpt_stage_getxattr(set, id, name, buf, len) : -ESTALE;
     }
     if (copy_of(src, id, &copy)) {
-        ssize_t r = ckpt_getxattr(src, copy, name, buf, len);
+        ssize_t r = getxattr_of(src, copy, name, buf, len);
         ckpt_forget(src, copy, 1);
         return r;
     }
@@ -168,7 +168,7 @@ ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, ch
     return r;
 }
 
-ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
+static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 {
     uint64_t copy;
     if (id & CKPT_STAGED) {
@@ -176,7 +176,7 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
         return set ? ckpt_stage_listxattr(set, id, buf, len) : -ESTALE;
     }
     if (copy_of(src, id, &copy)) {
-        ssize_t r = ckpt_listxattr(src, copy, buf, len);
+        ssize_t r = listxattr_of(src, copy, buf, len);
         ckpt_forget(src, copy, 1);
         return r;
     }
@@ -197,6 +197,34 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
     ckpt_buf_clear(&names);
     cJSON_Delete(all);
     return r;
+}
+
+struct reading {
+    const char *name; /* NULL: all names */
+    char *buf;
+    size_t len;
+    ssize_t got;
+};
+
+static int read_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
+{
+    struct reading *x = arg;
+    x->got = x->name ? getxattr_of(src, id, x->name, x->buf, x->len) : listxattr_of(src, id, x->buf, x->len);
+    return (int)CKPT_MIN(x->got, 0);
+}
+
+ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+{
+    struct reading x = {name, buf, len};
+    int r = source_retry(src, id, 0, read_at, &x, NULL);
+    return r < 0 ? r : x.got;
+}
+
+ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
+{
+    struct reading x = {NULL, buf, len};
+    int r = source_retry(src, id, 0, read_at, &x, NULL);
+    return r < 0 ? r : x.got;
 }
 
 int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_len, struct ckpt_err *err)

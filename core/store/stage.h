@@ -30,7 +30,8 @@ struct ckpt_stage_options {
     enum ckpt_object_codec codec;
     unsigned threads;
     uint64_t first_id;             /* bits that all ids of this set have, bit 63 among them; the low 40 are the set's own */
-    /* A step was committed, deleted or renamed: the root's listing is out of date. Called without locks. */
+    /* The root's listing is out of date. name, unless it is NULL: of a step that was committed, deleted or renamed. Called without locks, but of
+     * a step that is frozen for its commit, before its staged directory goes. Once too often does no harm. */
     void (*changed)(void *arg, const char *name);
     void (*tick)(void *arg);       /* a few times a second, without locks; NULL: nothing to do */
     void *arg;
@@ -61,9 +62,28 @@ struct ckpt_stage_removed {
     int64_t time_ns;  /* CLOCK_REALTIME, of the last removal */
 };
 
-/* A copy of a committed step that shares all its leaves, to be changed under the same name. 0 too if there is one already.
- * removed: of what is not copied; NULL: all is. */
-int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
+/*
+ * A copy of a committed step that shares all its leaves, to be changed under the same name. 0 too if there is one already. manifest, id: the
+ * step that is meant. -ESTALE: it is not the one that has the name any more. removed: of what is not copied; NULL: all is.
+ */
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
+                    struct ckpt_err *err) CKPT_MUST_USE;
+/* The top directory of the copy of that step, with a reference. -ENOENT. */
+int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* Is something in a staged step that is a copy of that one? */
+bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id);
+
+/* --- steps that have been committed: what an id of a staged one, or a committed one that was changed, stands for now --- */
+
+/* Of a file or directory whose staged step was committed: the id of the manifest that it became, and the path in it. -ESTALE. */
+int ckpt_stage_became(struct ckpt_stages *set, uint64_t id, char manifest[CKPT_MANIFEST_ID], struct ckpt_buf *path) CKPT_MUST_USE;
+/* The manifest that took the place of this one by the commits of this mount, and its step's name. -ESTALE: nothing is known of it. */
+int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT_STEP_NAME + 1], char now[CKPT_MANIFEST_ID]) CKPT_MUST_USE;
+/* A committed step has another name. */
+void ckpt_stage_renamed(struct ckpt_stages *set, const char *from, const char *to);
+/* The caller has looked it up, and will open or change it next: its step does not commit before that, or before a second has passed. -ESTALE: it is
+ * committed already. */
+int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who) CKPT_MUST_USE;
 /* Something was deleted from the store without a staged step: its room is wanted back soon. */
 void ckpt_stages_tidy(struct ckpt_stages *set);
 /* Somebody has changed it. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
+#define AWAITED_MAX_NS 2000000000ll /* in all, where ever new ones come */
 #define CLOSE_WAIT_NS 500000000l /* the kernel tells of a close a little after the program has gone on */
 
 /* The path in the step of a file that is open for writing. Under the set's lock. */
@@ -129,12 +130,25 @@ static bool still_settled(struct stage_step *step)
     return false;
 }
 
+/* Changes wait from now on. Before that come those who have looked something up for the second time: they are not told -ESTALE twice. */
+static void freeze(struct stage_step *step)
+{
+    int64_t end = ckpt_monotonic_ns() + AWAITED_MAX_NS;
+    for (;;) {
+        stage_wait_awaited(step, end);
+        pthread_rwlock_wrlock(&step->freeze);
+        if (ckpt_monotonic_ns() >= end || !stage_is_awaited(step))
+            return;
+        pthread_rwlock_unlock(&step->freeze);
+    }
+}
+
 int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
-    char *name = NULL, id[33] = "";
-    pthread_rwlock_wrlock(&step->freeze);
+    char *name = NULL, id[CKPT_MANIFEST_ID] = "";
+    freeze(step);
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
     if (r == 0 && !(name = strdup(as ? as : step->name)))
         r = -ENOMEM;
@@ -151,17 +165,17 @@ int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, at
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);
-    if (r == 0) /* the committed step is seen before the staged one goes */
+    if (r == 0) { /* the committed step is seen before the staged one goes */
+        stage_lineage_add(step, id, name);
         set->opt.changed(set->opt.arg, name);
-    if (r == 0)
         stage_end(step);
+    }
     pthread_rwlock_unlock(&step->freeze);
     if (pinned && ckpt_store_pin(set->store, name, true, &own) < 0)
         ckpt_log(CKPT_LOG_WARN, "%s: step %s is not pinned: %s", set->store->path, name, own.text);
     if (r == 0) {
         prune(set);
         ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", set->store->path, name);
-        set->opt.changed(set->opt.arg, name);
     } else if (r != -ESTALE) {
         stage_set_error(step, &own);
         ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", set->store->path, name ? name : "", own.text);

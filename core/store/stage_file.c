@@ -482,7 +482,8 @@ int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struc
             stage_write_failed(n->step, r);
             stage_touch(n->step, who);
             stage_leave(n->step);
-        }
+        } else
+            stage_came(n->step, who);
     }
     stage_put(n);
     return r;

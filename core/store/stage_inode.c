@@ -21,7 +21,7 @@ uint64_t ckpt_stage_ino(const struct ckpt_stages *set, dev_t dev, ino_t ino)
     return ckpt_mix(ino * 0x9e3779b97f4a7c15 + dev + set->opt.first_id) >> 1 | 16;
 }
 
-static struct stage_inode *find_id(struct ckpt_stages *set, uint64_t id)
+struct stage_inode *stage_find_id(struct ckpt_stages *set, uint64_t id)
 {
     struct stage_inode *n = *id_bucket(set, id);
     while (n && n->id != id)
@@ -305,7 +305,7 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_inode **ret)
 {
     pthread_mutex_lock(&set->lock);
-    struct stage_inode *n = find_id(set, id);
+    struct stage_inode *n = stage_find_id(set, id);
     if (!n || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
         pthread_mutex_unlock(&set->lock);
         return -ESTALE;
@@ -377,10 +377,12 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
         return r;
     }
     pthread_mutex_lock(&set->lock);
-    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
-    if (!n)
+    bool ended = atomic_load(&step->state) == STAGE_GONE;
+    struct stage_inode *n = ended ? NULL : find_key(set, st.st_dev, st.st_ino);
+    if (!n && !ended)
         n = inode_new(step, &st);
     if (n) {
+        n->is_top |= !dir;
         n->refs++;
         n->uses++;
         give_fd(n, fd);
@@ -390,7 +392,7 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
         close(fd);
     pthread_mutex_unlock(&set->lock);
     if (!n)
-        return -ENOMEM;
+        return ended ? -ESTALE : -ENOMEM;
     int r = stage_stat(n, ret);
     CKPT_GUARD(&set->lock);
     n->uses--;
@@ -424,7 +426,7 @@ struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st)
 void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_inode *n = find_id(set, id);
+    struct stage_inode *n = stage_find_id(set, id);
     if (!n)
         return;
     n->refs -= CKPT_MIN(n->refs, count);
@@ -434,7 +436,7 @@ void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
 bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = find_id(set, id);
+    const struct stage_inode *n = stage_find_id(set, id);
     return !n || atomic_load(&n->step->state) == STAGE_GONE;
 }
 

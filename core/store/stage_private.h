@@ -13,6 +13,13 @@
 
 enum stage_state { STAGE_OPEN, STAGE_GONE };
 
+/* A thread that has looked something up for the second time, and is about to open or change it. */
+struct stage_awaited {
+    pid_t thread;
+    int64_t until_ns; /* CLOCK_MONOTONIC; 0: nobody */
+};
+#define STAGE_AWAITED 16
+
 /* A process that has written to a step. */
 struct stage_writer {
     pid_t pid;
@@ -26,7 +33,7 @@ struct stage_step {
     char id[33];              /* of its directory in staging/ */
     int work, tree, hold, lock; /* descriptors: staging/ID, its tree/, hold/ and lock */
     bool face;                /* the root's own directory: no step at all, and in no list */
-    char base_id[33];         /* the manifest that it changes; empty: it is new */
+    char base_id[CKPT_MANIFEST_ID]; /* of the manifest that it changes; empty: it is new */
     struct stage_inode *top;
     pthread_rwlock_t freeze;
     pthread_mutex_t names;    /* held while names change, on disk and in the inodes, and while a file is opened by its name; before the set's lock */
@@ -34,6 +41,8 @@ struct stage_step {
     unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
 
     /* under the set's lock */
+    char became[CKPT_MANIFEST_ID]; /* of the manifest that its commit has made; empty: none, or it is not known */
+    struct stage_awaited awaited[STAGE_AWAITED];
     bool write_failed;        /* a file is not what its writer wanted: it does not commit by itself any more */
     bool touched;             /* in the life of this process, or it was ready when the last one unmounted */
     bool tried;               /* committing by itself failed; not again before a change */
@@ -60,6 +69,7 @@ struct stage_inode {
     dev_t dev;
     ino_t ino;
     bool dir;
+    bool is_top;              /* its step's own directory */
     bool unlinked;            /* no name leads here any more: out of the table by (dev, ino) */
     struct stage_step *step;
     int fd;                   /* O_PATH; -1: closed. Open between stage_get and stage_put */
@@ -94,6 +104,16 @@ struct ckpt_stage_handle {
 };
 
 #define STAGE_BUCKETS 65536
+#define STAGE_LINEAGE 256u /* manifests whose successors are known */
+
+struct stage_lineage {
+    struct stage_lineage_entry {
+        char id[CKPT_MANIFEST_ID]; /* empty: none */
+        char successor[CKPT_MANIFEST_ID]; /* empty: it has none */
+        char name[CKPT_STEP_NAME + 1]; /* of its step, while it has no successor */
+    } entries[STAGE_LINEAGE];
+    unsigned next;
+};
 
 struct ckpt_stages {
     struct ckpt_store *store;
@@ -106,6 +126,7 @@ struct ckpt_stages {
     pthread_mutex_t lock;
     pthread_cond_t idle;      /* a job has ended, or the set is closing */
     struct stage_step *steps, *face;
+    struct stage_lineage lineage;
     struct stage_inode *by_id[STAGE_BUCKETS], *by_key[STAGE_BUCKETS];
     uint64_t next_id;
     struct stage_inode *oldest, *newest; /* open descriptors, by their last use */
@@ -141,6 +162,8 @@ void stage_dirty(struct stage_inode *n);
 void stage_reap(struct stage_inode *n);
 /* "/proc/self/fd/N", by which an O_PATH descriptor is opened. */
 int stage_reopen(int fd, int flags);
+/* The inode of an id, or NULL. Under the set's lock. */
+struct stage_inode *stage_find_id(struct ckpt_stages *set, uint64_t id);
 /* The inode of a file on disk, or NULL. Under the set's lock. */
 struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st);
 
@@ -152,6 +175,11 @@ void stage_leave(struct stage_step *step);
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
 /* A write to it has failed, with a negative errno: what it has is not what its writer wanted. */
 void stage_write_failed(struct stage_step *step, int r);
+/* Wait for those who have looked something up again, until a time of CLOCK_MONOTONIC at most. */
+void stage_wait_awaited(struct stage_step *step, int64_t end_ns);
+bool stage_is_awaited(struct stage_step *step);
+/* One that reads has come. Who changes something comes with stage_touch(). */
+void stage_came(struct stage_step *step, const struct ckpt_caller *who);
 /* Have all processes ended that have written to it? Under the set's lock. */
 bool stage_writers_ended(struct stage_step *step);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
@@ -196,6 +224,10 @@ struct timespec stage_deadline(int64_t ns);
 
 /* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
 int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* --- stage_lineage.c --- */
+/* The step's commit has made the manifest of this id under this name. id may be empty: others have made it. */
+void stage_lineage_add(struct stage_step *step, const char *id, const char *name);
 
 /* --- stage_copy.c --- */
 /* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are filled, and so are taken leaves

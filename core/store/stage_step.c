@@ -108,11 +108,83 @@ bool stage_writers_ended(struct stage_step *step)
     return !kept;
 }
 
+/* --- who has looked something up again --- */
+
+/* They come within microseconds; who was killed meanwhile, or is refused, does not. */
+#define AWAITED_NS 1000000000ll
+
+int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who)
+{
+    struct stage_inode *n;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    r = stage_enter(n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
+    if (r == 0) {
+        pthread_mutex_lock(&set->lock);
+        struct stage_awaited *slot = n->step->awaited;
+        for (unsigned i = 1; i < STAGE_AWAITED && slot->until_ns; i++)
+            if (n->step->awaited[i].until_ns < slot->until_ns)
+                slot = &n->step->awaited[i];
+        *slot = (struct stage_awaited){who->pid, ckpt_monotonic_ns() + AWAITED_NS};
+        pthread_mutex_unlock(&set->lock);
+        stage_leave(n->step);
+    }
+    stage_put(n);
+    return r;
+}
+
+/* One of them has come. Under the set's lock. */
+static void end_awaited(struct stage_step *step, pid_t thread)
+{
+    for (unsigned i = 0; i < STAGE_AWAITED; i++)
+        if (step->awaited[i].until_ns && step->awaited[i].thread == thread) {
+            step->awaited[i].until_ns = 0;
+            pthread_cond_broadcast(&step->set->idle);
+        }
+}
+
+void stage_came(struct stage_step *step, const struct ckpt_caller *who)
+{
+    CKPT_GUARD(&step->set->lock);
+    end_awaited(step, who->pid);
+}
+
+/* When the last of them is given up. Under the set's lock. */
+static int64_t awaited_until(const struct stage_step *step)
+{
+    int64_t last = 0;
+    for (unsigned i = 0; i < STAGE_AWAITED; i++)
+        last = CKPT_MAX(last, step->awaited[i].until_ns);
+    return last;
+}
+
+bool stage_is_awaited(struct stage_step *step)
+{
+    CKPT_GUARD(&step->set->lock);
+    return awaited_until(step) > ckpt_monotonic_ns();
+}
+
+void stage_wait_awaited(struct stage_step *step, int64_t end_ns)
+{
+    struct ckpt_stages *set = step->set;
+    CKPT_GUARD(&set->lock);
+    for (;;) {
+        int64_t now = ckpt_monotonic_ns(), until = CKPT_MIN(awaited_until(step), end_ns);
+        if (until <= now || set->closing)
+            return;
+        struct timespec at = stage_deadline(until - now);
+        pthread_cond_timedwait(&set->idle, &set->lock, &at);
+    }
+}
+
 void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
 {
     if (step->face)
         return;
     CKPT_GUARD(&step->set->lock);
+    if (who->pid)
+        end_awaited(step, who->pid);
     step->touched = true;
     step->tried = false;
     step->changed_ns = ckpt_monotonic_ns();
@@ -333,13 +405,19 @@ void stage_drop(struct stage_step *step)
     stage_step_unref(step);
 }
 
+/* Its own directory, with a reference. -ESTALE: it has ended. */
+static int take_top(struct stage_step *step, struct ckpt_stage_attr *ret)
+{
+    int fd = stage_reopen(step->tree, O_PATH);
+    return fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
+}
+
 int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
 {
     struct stage_step *step = stage_step_get(set, name);
     if (!step)
         return -ENOENT;
-    int fd = stage_reopen(step->tree, O_PATH);
-    int r = fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
+    int r = take_top(step, ret);
     stage_step_put(step);
     return r;
 }
@@ -431,38 +509,82 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
 
 /* --- a copy of a committed step, to be changed --- */
 
-int ckpt_stage_copy(struct ckpt_stages *set, const char *name, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
+/* Is there a staged step of that name? 1: it is a copy of that one; -ESTALE: it is another one. */
+static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
 {
-    char path[300];
-    struct ckpt_file *manifest;
-    struct ckpt_manifest_info info = {0};
-    if (ckpt_stage_exists(set, name))
-        return 0;
-    snprintf(path, sizeof path, "steps/%s.json", name);
-    int r = ckpt_backend_open(set->dir, path, &manifest);
-    if (r < 0)
-        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
-    struct stage_step *step = stage_begin(set);
-    r = step ? ckpt_manifest_info(manifest, &info, err) : -ENOMEM;
-    if (r == 0) {
-        snprintf(step->base_id, sizeof step->base_id, "%s", info.id);
-        r = stage_make_dirs(step, 0755);
+    CKPT_GUARD(&set->lock);
+    const struct stage_step *s = find_step(set, name);
+    return !s ? 0 : strcmp(s->base_id, id) ? -ESTALE : 1;
+}
+
+/*
+ * It is found by its name, frozen, and then it is looked whether the step that it is a copy of still has the name: a commit of this mount can only have
+ * come before, since from now on there is a staged step. So nobody can have changed a copy that is out of date.
+ */
+static int publish_copy(struct stage_step *step, const char *name)
+{
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = stage_publish(step, name);
+    if (r == 0 && !ckpt_store_step_is(step->set->store, name, step->base_id)) {
+        stage_end(step);
+        r = -ESTALE;
     }
+    pthread_rwlock_unlock(&step->freeze);
+    return r;
+}
+
+static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
+                     struct ckpt_err *err)
+{
+    struct stage_step *step = stage_begin(set);
+    if (!step)
+        return -ENOMEM;
+    snprintf(step->base_id, sizeof step->base_id, "%s", id);
+    int r = stage_make_dirs(step, 0755);
     if (r == 0)
         r = stage_copy_tree(step, manifest, removed, err);
     if (r == 0)
-        r = name_dir(step, name, info.id);
+        r = name_dir(step, name, id);
     if (r == 0)
-        r = stage_publish(step, name);
-    if (r < 0 && step)
+        r = publish_copy(step, name);
+    if (r < 0 && atomic_load(&step->state) == STAGE_OPEN)
         stage_drop(step);
-    else if (r == 0)
+    else
         stage_step_put(step);
-    ckpt_manifest_info_clear(&info);
-    ckpt_file_unref(manifest);
+    return r;
+}
+
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
+                    struct ckpt_err *err)
+{
+    struct ckpt_err own = {0};
+    int r = has_copy(set, name, id);
+    if (r)
+        return CKPT_MIN(r, 0);
+    if (!ckpt_store_step_is(set->store, name, id))
+        return -ESTALE;
+    r = make_copy(set, name, manifest, id, removed, &own);
     if (r == -EEXIST) /* somebody else was quicker */
-        return 0;
-    return r < 0 ? ckpt_fail(err, -r, "%s: it cannot be opened for changes: %s", name, err && err->code ? err->text : strerror(-r)) : 0;
+        r = has_copy(set, name, id) == 1 ? 0 : -ESTALE;
+    if (r == 0 || r == -ESTALE)
+        return r;
+    return ckpt_fail(err, -r, "%s: it cannot be opened for changes: %s", name, own.code ? own.text : strerror(-r));
+}
+
+int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret)
+{
+    struct stage_step *step = stage_step_get(set, name);
+    int r = step && !strcmp(step->base_id, id) ? take_top(step, ret) : -ENOENT;
+    if (step)
+        stage_step_put(step);
+    return r;
+}
+
+bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_inode *n = stage_find_id(set, staged);
+    return n && !strcmp(n->step->base_id, id);
 }
 
 /* --- other ends, other names --- */
@@ -483,10 +605,16 @@ bool stage_is_empty(int dir)
     return empty;
 }
 
-/* Is the committed step of that name still the one that was copied? */
-static bool is_base(struct stage_step *step, const char *name)
+/* The committed step that it is a copy of. What another mount has made of that since stays. */
+static int delete_base(struct stage_step *step, const char *name, struct ckpt_err *err)
 {
-    return ckpt_store_step_is(step->set->store, name, step->base_id);
+    struct ckpt_err own = {0};
+    int r = *step->base_id ? ckpt_store_delete(step->set->store, name, step->base_id, &own) : 0;
+    if (r == 0 || r == -ENOENT || r == -ESTALE)
+        return 0;
+    if (err)
+        *err = own;
+    return r;
 }
 
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
@@ -498,10 +626,8 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
     if (r == 0 && !stage_is_empty(step->tree))
         r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
-    if (r == 0 && *step->base_id && is_base(step, name)) { /* what another mount has made of it since stays */
-        r = ckpt_store_delete(set->store, name, err);
-        r = r == -ENOENT ? 0 : r; /* another mount was quicker */
-    }
+    if (r == 0)
+        r = delete_base(step, name, err);
     if (r == 0 && set->opt.writers) {
         r = ckpt_writers_withdraw(set->store, name, set->opt.writer, set->opt.writers);
         r = r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
@@ -545,8 +671,10 @@ int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to,
         r = ckpt_stage_remove(set, to, err);
     if (r == 0)
         r = ckpt_step_name(to, &number) ? stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
-    if (r == 0 && *step->base_id && is_base(step, from)) /* the step that was changed has the new name alone */
-        r = ckpt_store_delete(set->store, from, err);
+    if (r == 0) { /* the step that was changed has the new name alone */
+        r = delete_base(step, from, err);
+        set->opt.changed(set->opt.arg, from);
+    }
     if (there)
         stage_step_put(there);
     if (step)

@@ -189,10 +189,18 @@ static int lock(struct ckpt_store *s, bool exclusive, struct ckpt_err *err)
     return fd < 0 ? ckpt_fail(err, -fd, "%s: the lock cannot be taken: %s", s->path, strerror(-fd)) : fd;
 }
 
-int ckpt_store_delete(struct ckpt_store *s, const char *name, struct ckpt_err *err)
+int ckpt_store_delete(struct ckpt_store *s, const char *name, const char *id, struct ckpt_err *err)
 {
-    CKPT_AUTOFD int held = lock(s, false, err);
-    return held < 0 ? held : ckpt_store_delete_locked(s, name, err);
+    CKPT_AUTOFD int held = lock(s, id != NULL, err); /* alone: what was looked at stays what it is */
+    if (held < 0)
+        return held;
+    char file[CKPT_STEP_FILE];
+    int r = id ? step_file(name, ".json", file, err) : 0;
+    if (r < 0)
+        return r;
+    if (id && there(s->steps, file) && !ckpt_store_step_is(s, name, id))
+        return ckpt_fail(err, ESTALE, "%s: another mount has made a new step of that name", name);
+    return ckpt_store_delete_locked(s, name, err);
 }
 
 /* --- renaming --- */

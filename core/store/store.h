@@ -82,7 +82,8 @@ int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **
 void ckpt_store_steps_free(struct ckpt_store_step *steps, size_t count);
 
 /* Durable when they return. A manifest goes to the trash; its objects when gc finds them unused. -ENOENT. */
-int ckpt_store_delete(struct ckpt_store *s, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
+/* id: of the manifest that is meant; NULL: whatever has the name. -ESTALE: another step has the name. */
+int ckpt_store_delete(struct ckpt_store *s, const char *name, const char *id, struct ckpt_err *err) CKPT_MUST_USE;
 /* -EEXIST unless overwrite. The pin goes with it. */
 int ckpt_store_rename(struct ckpt_store *s, const char *from, const char *to, bool overwrite, struct ckpt_err *err) CKPT_MUST_USE;
 int ckpt_store_pin(struct ckpt_store *s, const char *name, bool pinned, struct ckpt_err *err) CKPT_MUST_USE;

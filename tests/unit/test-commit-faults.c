@@ -152,7 +152,7 @@ static bool one_fault(struct root *r, enum way way, const char *fault, unsigned 
         CHECK(!strstr(fault, "once"));
     staged_end(&s);
     if (way == NEW)
-        CHECK(ckpt_store_delete(r->store, "7", NULL) == 0);
+        CHECK(ckpt_store_delete(r->store, "7", NULL, NULL) == 0);
     return !failed;
 }
 

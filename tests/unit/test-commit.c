@@ -193,7 +193,7 @@ static void check_file_refused(struct root *r, const char *name, const void *dat
     CHECK(strstr(commit_error, name));
     file_remove(s.tree, name); /* and once it is gone, nothing is in the way */
     file_write(s.tree, "x", "y");
-    CHECK(commit_as(&s, "good_1") == 0 && ckpt_store_delete(r->store, "good_1", NULL) == 0);
+    CHECK(commit_as(&s, "good_1") == 0 && ckpt_store_delete(r->store, "good_1", NULL, NULL) == 0);
     staged_end(&s);
 }
 
@@ -322,7 +322,7 @@ static void test_dedup(void)
     struct ckpt_gc_result gc;
     static const char *const gone[] = {"1", "2", "3", "step_4"};
     for (int i = 0; i < 4; i++)
-        CHECK(ckpt_store_delete(r.store, gone[i], NULL) == 0);
+        CHECK(ckpt_store_delete(r.store, gone[i], NULL, NULL) == 0);
     CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0 && gc.objects == count);
     staged_begin(&r, &s);
     add_mixed(&s);
@@ -439,7 +439,7 @@ static void test_refs(void)
     add_refs(&s, &one);
     struct ckpt_gc_result gc;
     r.store->trash_keep = 0;
-    CHECK(ckpt_store_delete(r.store, "1", NULL) == 0 && ckpt_store_delete(r.store, "2", NULL) == 0);
+    CHECK(ckpt_store_delete(r.store, "1", NULL, NULL) == 0 && ckpt_store_delete(r.store, "2", NULL, NULL) == 0);
     CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0 && gc.objects == count);
     CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0);
     CHECK(objects_bytes(&r, &again) == 0 && commit_as(&s, "3") == 0);
@@ -748,7 +748,7 @@ static void test_alias_left(void)
     ckpt_hash_hex(sha256, hex);
     snprintf(path, sizeof path, ".ckptstore/trash/objects/%s", hex);
     struct ckpt_gc_result gc;
-    CHECK(ckpt_store_delete(r.store, "2", NULL) == 0 && ckpt_store_delete(r.store, "3", NULL) == 0);
+    CHECK(ckpt_store_delete(r.store, "2", NULL, NULL) == 0 && ckpt_store_delete(r.store, "3", NULL, NULL) == 0);
     CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0);
     fd = open(file_path(r.top, path), O_RDWR);
     CHECK(fd >= 0 || errno == EACCES);
@@ -851,7 +851,7 @@ static void test_replace(void)
     /* A step that was deleted meanwhile is made again. */
     staged_begin(&r, &s);
     file_write(s.tree, "n", "third");
-    CHECK(ckpt_store_delete(r.store, "7", NULL) == 0);
+    CHECK(ckpt_store_delete(r.store, "7", NULL, NULL) == 0);
     c = staged_commit(&s, "7");
     c.base_id = base;
     CHECK(commit_with(&c) == 0);

@@ -81,14 +81,14 @@ static void test_collect(void)
     r = gc(s, false);
     CHECK(r.objects == 0 && r.purged == 0 && store_where(s, dead) == 't'); /* not for long enough */
 
-    CHECK(ckpt_store_delete(s, "1", NULL) == 0);
+    CHECK(ckpt_store_delete(s, "1", NULL, NULL) == 0);
     CHECK(gc(s, false).objects == 1 && store_where(s, a) == 't' && store_where(s, b) == 'o');
     s->trash_keep = 0;
     r = gc(s, true);
     CHECK(r.purged == 2 && store_where(s, a) == 't');
     r = gc(s, false);
     CHECK(r.purged == 2 && r.purged_bytes > 2 * 64 && store_where(s, a) == '-' && store_where(s, dead) == '-');
-    CHECK(ckpt_store_delete(s, "2", NULL) == 0);
+    CHECK(ckpt_store_delete(s, "2", NULL, NULL) == 0);
     r = gc(s, false); /* moved and purged at once */
     CHECK(r.objects == 3 && r.purged == 3 && r.kept == 0 && store_where(s, pack) == '-');
     ckpt_store_close(s);
@@ -122,7 +122,7 @@ static void test_restore(void)
     gc(s, false);
     CHECK(store_where(s, a) == 'o');
     move_to_trash(s, b, true);
-    CHECK(ckpt_store_delete(s, "1", NULL) == 0);
+    CHECK(ckpt_store_delete(s, "1", NULL, NULL) == 0);
     s->trash_keep = 60;
     gc(s, false); /* both names are one file, which a rename would leave where it is */
     CHECK(store_where(s, b) == 't' && store_where(s, a) == 't');
@@ -149,7 +149,7 @@ static void test_stops(void)
     static const char newer[] = "{\"format\":\"ckptfs-step\",\"version\":99,\"name\":\"2\"}\n";
     CHECK(pwrite(fd, newer, sizeof newer - 1, 0) == sizeof newer - 1);
     CHECK(ckpt_store_gc(s, false, NULL, NULL, &r, &err) == -EOPNOTSUPP && store_where(s, dead) == 'o');
-    CHECK(ckpt_store_delete(s, "2", NULL) == 0);
+    CHECK(ckpt_store_delete(s, "2", NULL, NULL) == 0);
     gc(s, false);
     CHECK(store_where(s, dead) == 't' && store_where(s, a) == 'o');
     close(fd);

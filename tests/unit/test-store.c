@@ -280,13 +280,13 @@ static void test_delete(void)
     store_add_step(s, "1", none, 0);
     store_add_step(s, "2", none, 0);
     CHECK(ckpt_store_pin(s, "1", true, NULL) == 0);
-    CHECK(ckpt_store_delete(s, "1", NULL) == 0);
+    CHECK(ckpt_store_delete(s, "1", NULL, NULL) == 0);
     CHECK_STR(store_steps(s), "2");
-    CHECK(ckpt_store_delete(s, "1", &err) == -ENOENT && strstr(err.text, "1"));
-    CHECK(ckpt_store_delete(s, "../2", NULL) == -EINVAL);
+    CHECK(ckpt_store_delete(s, "1", NULL, &err) == -ENOENT && strstr(err.text, "1"));
+    CHECK(ckpt_store_delete(s, "../2", NULL, NULL) == -EINVAL);
     store_add_step(s, "1", none, 0);
     CHECK_STR(store_steps(s), "1 2"); /* the pin went with the old one */
-    CHECK(ckpt_store_delete(s, "1", NULL) == 0);
+    CHECK(ckpt_store_delete(s, "1", NULL, NULL) == 0);
     CHECK(count_in(s, "trash/steps") == 2);
     ckpt_store_close(s);
 }

@@ -11,6 +11,7 @@
 #include "core/tree/tree.h"
 
 #define CKPT_MANIFEST_VERSION 1
+#define CKPT_MANIFEST_ID 33 /* of an id as text, with its NUL */
 #define CKPT_MANIFEST_TEXT_MAX ((size_t)64 << 10)    /* bytes of a value's file; what has more is a blob */
 #define CKPT_MANIFEST_XATTRS_MAX ((size_t)256 << 10) /* bytes of a node's attributes, so that a record has less than a MiB */
 #define CKPT_MANIFEST_LINE_MAX ((uint32_t)1 << 20)
@@ -47,7 +48,7 @@ bool ckpt_manifest_text_ok(const char *text, size_t len);
 struct ckpt_manifest_info {
     char *name;                /* the step's, when it was committed */
     uint64_t time_ns;          /* of the commit, since 1970 */
-    char id[33];               /* 32 hex digits, random: another commit is another step */
+    char id[CKPT_MANIFEST_ID]; /* 32 hex digits, random: another commit is another step */
     char *metadata;            /* JSON object of the user's, or NULL */
     struct ckpt_manifest_node top; /* the step's own directory */
     uint64_t count;            /* read to the end: nodes, the top counted */

@@ -70,6 +70,16 @@ int ckpt_store_tree_record(struct ckpt_tree *tree, uint32_t node, struct ckpt_ma
     return store_record(tree, node, ret, err);
 }
 
+const char *ckpt_store_tree_id(const struct ckpt_tree *tree)
+{
+    return ((const struct store *)tree->priv)->id;
+}
+
+int ckpt_store_tree_manifest(struct ckpt_tree *tree, struct ckpt_file **ret, struct ckpt_err *err)
+{
+    return open_manifest(tree, ret, err);
+}
+
 static int get_leaf(struct ckpt_tree *t, uint32_t node, struct store_leaf *ret, struct ckpt_err *err)
 {
     struct store *s = t->priv;
@@ -406,6 +416,7 @@ static int load(struct ckpt_tree *t, struct store *s, struct ckpt_err *err)
     if (r < 0)
         return r;
     s->top = attrs_of(&info.top);
+    snprintf(s->id, sizeof s->id, "%s", info.id);
     t->nodes[0].container = (uint8_t)info.top.container;
     t->metadata = CKPT_STEAL(info.metadata);
     ckpt_manifest_info_clear(&info);

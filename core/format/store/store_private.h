@@ -31,6 +31,7 @@ struct store_layout {
 struct store {
     char *name;            /* of the manifest in its directory */
     struct ckpt_stat st;   /* of the manifest, when it was opened */
+    char id[CKPT_MANIFEST_ID];
     uint64_t *places;      /* by node: offset << 20 | length - 1 */
     uint32_t cap;
     struct ckpt_leaf_attrs top;
