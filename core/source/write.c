@@ -573,12 +573,36 @@ static int record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_
     return r;
 }
 
+/* One more name of a leaf of a committed step: in the same step, of the file that stands for it; in another one, of a new file that shares its content. */
+static int link_committed(struct ckpt_source *src, uint64_t id, const struct place *p, const struct making *m, struct ckpt_stage_attr *ret)
+{
+    struct target t;
+    struct ckpt_manifest_node node = {0};
+    uint64_t copy;
+    int r = source_target(src, id, &t, NULL);
+    if (r < 0)
+        return r;
+    bool copied = t.file.view == CKPT_VIEW_LISTED && source_copied(src, &t, &copy) == 1;
+    source_done(src, &t);
+    if (copied) {
+        bool same = source_set(src, copy) == p->stages && ckpt_stage_same_step(p->stages, copy, p->id);
+        r = same ? ckpt_stage_link(p->stages, copy, p->id, m->name, m->who, ret) : 0;
+        ckpt_forget(src, copy, 1);
+        if (same)
+            return r;
+    }
+    r = record_of(src, id, &node);
+    if (r == 0)
+        r = ckpt_stage_link_stored(p->stages, &node, p->id, m->name, m->who, ret);
+    ckpt_manifest_node_clear(&node);
+    return r;
+}
+
 static int link_at(struct ckpt_source *src, uint64_t parent, uint64_t id, void *arg, struct ckpt_err *err)
 {
     const struct making *m = arg;
     struct place p;
     struct ckpt_stage_attr attr;
-    struct ckpt_manifest_node node = {0};
     int r = find_place(src, parent, &p, err);
     if (r < 0)
         return r;
@@ -586,10 +610,8 @@ static int link_at(struct ckpt_source *src, uint64_t parent, uint64_t id, void *
         r = ckpt_fail(err, EPERM, "files lie in steps");
     else if (id & CKPT_STAGED)
         r = source_set(src, id) == p.stages ? ckpt_stage_link(p.stages, id, p.id, m->name, m->who, &attr) : -EXDEV;
-    else if ((r = record_of(src, id, &node)) == 0) {
-        r = ckpt_stage_link_stored(p.stages, &node, p.id, m->name, m->who, &attr);
-        ckpt_manifest_node_clear(&node);
-    }
+    else
+        r = link_committed(src, id, &p, m, &attr);
     if (r == 0)
         source_attr_of_stage(&attr, m->ret);
     place_clear(src, &p);

@@ -70,6 +70,7 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file 
                     struct ckpt_err *err) CKPT_MUST_USE;
 /* The top directory of the copy of that step, with a reference. -ENOENT. */
 int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+bool ckpt_stage_same_step(struct ckpt_stages *set, uint64_t a, uint64_t b);
 /* Is something in a staged step that is a copy of that one? */
 bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id);
 

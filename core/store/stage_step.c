@@ -580,6 +580,13 @@ int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *
     return r;
 }
 
+bool ckpt_stage_same_step(struct ckpt_stages *set, uint64_t a, uint64_t b)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_inode *na = stage_find_id(set, a), *nb = stage_find_id(set, b);
+    return na && nb && na->step == nb->step;
+}
+
 bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id)
 {
     CKPT_GUARD(&set->lock);

@@ -303,3 +303,18 @@ def test_renamed_step_is_followed(writable):
     os.fsync(fd)
     os.close(fd)
     assert sorted(os.listdir(writable / "2")) == ["f", "g", "made"] and not step.exists()
+
+
+def test_hard_link_in_a_committed_step(writable):
+    """The first change of a committed step may be a link: both names are one file, as in any other step."""
+    step = writable / "1"
+    step.mkdir()
+    (step / "a").write_text("one")
+    commit(step)
+    os.link(step / "a", step / "b")
+    with open(step / "a", "a") as f:
+        f.write(" two")
+    assert (step / "b").read_text() == "one two"
+    assert os.stat(step / "b").st_nlink == os.stat(step / "a").st_nlink == 2
+    commit(step)
+    assert (step / "a").read_text() == (step / "b").read_text() == "one two"
