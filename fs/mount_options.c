@@ -102,11 +102,11 @@ static int parse_option(struct fs_mount_options *o, const char *name, const char
         o->core.cache = n;
     } else if (!strcmp(name, "uid") || !strcmp(name, "gid")) {
         r = value ? parse_number(value, 10, UINT32_MAX - 1, &n) : -EINVAL;
-        *(name[0] == 'u' ? &o->uid : &o->gid) = (unsigned)n;
-        *(name[0] == 'u' ? &o->set_uid : &o->set_gid) = true;
+        *(name[0] == 'u' ? &o->shown.uid : &o->shown.gid) = (uint32_t)n;
+        *(name[0] == 'u' ? &o->shown.set_uid : &o->shown.set_gid) = true;
     } else if (!strcmp(name, "umask")) {
         r = value ? parse_number(value, 8, 0777, &n) : -EINVAL;
-        o->umask = (unsigned)n;
+        o->shown.umask = (uint32_t)n;
     } else
         return 0;
     return r < 0 ? ckpt_fail(err, EINVAL, "option %s=%s: not a value it can have", name, value ? value : "") : 1;

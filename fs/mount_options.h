@@ -12,8 +12,8 @@ struct fs_mount_options {
     char codec[16];
     bool passthrough;           /* for reading too */
     struct ckpt_options core;
-    bool set_uid, set_gid, set_writers, set_writer;
-    unsigned uid, gid, umask;
+    bool set_writers, set_writer;
+    struct ckpt_shown shown;
     char *fuse; /* comma-separated, for libfuse; may be NULL */
 };
 

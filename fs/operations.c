@@ -35,10 +35,10 @@ void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct st
     static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
     *st = (struct stat){
         .st_ino = a->ino,
-        .st_mode = types[a->type] | (a->type == CKPT_LINK ? 0777 : a->mode & ~(mode_t)m->opt->umask),
+        .st_mode = types[a->type] | (a->type == CKPT_LINK ? 0777 : a->mode & ~(mode_t)m->opt->shown.umask),
         .st_nlink = a->nlink != CKPT_NLINK_UNKNOWN ? a->nlink : a->type == CKPT_DIR ? 2 : 1,
-        .st_uid = m->opt->set_uid ? m->opt->uid : a->uid,
-        .st_gid = m->opt->set_gid ? m->opt->gid : a->gid,
+        .st_uid = m->opt->shown.set_uid ? m->opt->shown.uid : a->uid,
+        .st_gid = m->opt->shown.set_gid ? m->opt->shown.gid : a->gid,
         .st_size = (off_t)a->size,
         .st_blocks = (blkcnt_t)((a->stored + 511) / 512),
         .st_blksize = 1 << 20, /* tools that size their buffers by it read fast */

@@ -31,7 +31,7 @@ static inline struct fs_mount *fs_mount_of(fuse_req_t req)
 static inline struct ckpt_caller fs_caller(fuse_req_t req)
 {
     const struct fuse_ctx *c = fuse_req_ctx(req);
-    return (struct ckpt_caller){.pid = c->pid, .uid = c->uid, .gid = c->gid};
+    return (struct ckpt_caller){.pid = c->pid, .uid = c->uid, .gid = c->gid, .shown = &fs_mount_of(req)->opt->shown};
 }
 static inline struct ckpt_handle *fs_handle_of(const struct fuse_file_info *fi)
 {

@@ -49,13 +49,43 @@ void source_node_attr(const struct node *n, struct ckpt_attr *ret)
     }
 }
 
-/* What the checkpoint itself keeps of a leaf or directory, where it does. */
+int source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
+{
+    const struct node *n = t->node;
+    const struct ckpt_format *format = t->tree->format;
+    struct ckpt_rights top = ckpt_rights_of(n->st.mode, n->st.uid, n->st.gid, n->st.type == CKPT_FT_DIR);
+    int r = format->rights ? format->rights(t->tree, node, whole, ret, err) : 1;
+    if (r == 1)
+        *ret = top;
+    else if (r == 0 && !node) /* its own directory is told by the node */
+        *ret = ckpt_rights_join(&top, ret);
+    return r < 0 ? r : 0;
+}
+
+static void set_rights(const struct ckpt_rights *r, bool dir, struct ckpt_attr *ret)
+{
+    ret->mode = r->mode | (dir ? r->mode >> 2 : 0);
+    ret->uid = r->uid;
+    ret->gid = r->gid;
+}
+
+/* A view of a directory gives no more rights than all that it joins, whatever it is made of them. What the checkpoint keeps of a leaf or directory
+ * is its own; where it keeps nothing, it is what its files have in the source. */
 static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct ckpt_leaf_attrs own;
-    if (!t->tree->format->attrs)
+    struct ckpt_rights rights;
+    const struct ckpt_format *format = t->tree->format;
+    bool dir = t->tree->nodes[t->file.node].kind == CKPT_NODE_DIR, view = t->file.view != CKPT_VIEW_LISTED;
+    if ((dir && view) || (!format->attrs && format->rights)) {
+        int r = source_rights(t, t->file.node, view, &rights, err);
+        if (r == 0)
+            set_rights(&rights, dir && !view, ret);
+        return r;
+    }
+    if (!format->attrs)
         return 0;
-    int r = t->tree->format->attrs(t->tree, t->file.node, &own, err);
+    int r = format->attrs(t->tree, t->file.node, &own, err);
     if (r < 0)
         return r;
     ret->mode = own.mode & (t->node->writable ? 07777 : 0555);

@@ -17,7 +17,7 @@ struct step_files {
     struct ckpt_backend base;
     struct ckpt_files *files;
     size_t count;        /* of the files */
-    struct ckpt_stat st; /* of the step's own directory */
+    struct ckpt_stat st; /* of the step's own directory, with the rights of all that is in the step */
     pthread_mutex_t lock;
     char **removed;      /* paths; as in removal.c this is no more than a note until the step's own directory goes */
     size_t removed_count;
@@ -86,7 +86,7 @@ static int step_stat(struct ckpt_backend *base, const char *path, struct ckpt_st
     *ret = b->st;
     ret->type = index == SIZE_MAX ? CKPT_FT_DIR : CKPT_FT_FILE;
     ret->size = ret->stored = index == SIZE_MAX ? 0 : size;
-    ret->mode = (b->st.mode & 0444) | (index == SIZE_MAX ? (b->st.mode & 0444) >> 2 : 0);
+    ret->mode = index == SIZE_MAX ? b->st.mode : b->st.mode & 0444;
     return 0;
 }
 
@@ -186,9 +186,17 @@ static const struct ckpt_backend_ops step_ops = {
     .free = step_free,
 };
 
+static void set_rights(struct ckpt_stat *st, const struct ckpt_rights *r)
+{
+    st->mode = r->mode | r->mode >> 2;
+    st->uid = r->uid;
+    st->gid = r->gid;
+}
+
 static int open_step(struct ckpt_source *src, const char *path, const struct ckpt_stat *st, struct ckpt_backend **ret)
 {
     struct ckpt_attr attr;
+    struct ckpt_rights rights;
     struct step_files *b = calloc(1, sizeof *b);
     if (!b)
         return -ENOMEM;
@@ -201,11 +209,16 @@ static int open_step(struct ckpt_source *src, const char *path, const struct ckp
         r = attr.staged ? -ENOENT : ckpt_files_open(src, attr.id, NULL, NULL, &b->files, NULL); /* one that is being changed is not there */
         ckpt_forget(src, attr.id, 1);
     }
+    if (r == 0)
+        r = source_files_rights(b->files, &rights, NULL);
+    if (r == 0)
+        set_rights(&b->st, &rights);
     const char *file;
     uint64_t size;
     while (r == 0 && ckpt_files_get(b->files, b->count, &file, &size))
         b->count++;
     if (r < 0) {
+        ckpt_files_close(b->files);
         pthread_mutex_destroy(&b->lock);
         free(b);
     } else
@@ -229,6 +242,21 @@ static void set_files(struct ckpt_source *src, struct node *n, struct ckpt_backe
         return;
     n->files = ckpt_backend_ref(files);
     n->inside = n->path + strlen(n->path) - strlen(inside);
+}
+
+/* Until it is known who may read all of a step, only this process's user may. */
+static struct ckpt_rights own_rights(void)
+{
+    return (struct ckpt_rights){.mode = 0400, .uid = geteuid(), .gid = getegid()};
+}
+
+static void show_rights(struct ckpt_source *src, struct node *n)
+{
+    CKPT_GUARD(&src->lock);
+    const struct ckpt_stat *st = &((struct step_files *)n->files)->st;
+    n->st.mode = st->mode;
+    n->st.uid = st->uid;
+    n->st.gid = st->gid;
 }
 
 static int lookup_inside(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
@@ -257,6 +285,8 @@ int source_face_step(struct ckpt_source *src, struct node *dir, const char *name
         r = join(dir->path, name, path);
     if (r < 0)
         return r;
+    struct ckpt_rights own = own_rights();
+    set_rights(&st, &own);
     st.type = CKPT_FT_DIR;
     st.ino = st.ino * 31 + (uint64_t)st.btime_ns + 1; /* another step of that name is another directory */
     r = node_take(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
@@ -271,6 +301,8 @@ int source_face_step(struct ckpt_source *src, struct node *dir, const char *name
     }
     if (r < 0)
         ckpt_forget(src, (*ret)->id, 1);
+    else
+        show_rights(src, *ret);
     return r;
 }
 

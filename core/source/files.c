@@ -8,13 +8,14 @@
 struct ckpt_files {
     struct ckpt_source *src;
     struct target target;
+    uint32_t node;
     struct ckpt_orbax_files *orbax;
 };
 
 int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left_out, void *arg, struct ckpt_files **ret, struct ckpt_err *err)
 {
     struct ckpt_files *f = calloc(1, sizeof *f);
-    uint32_t node;
+    uint32_t node = 0;
     if (!f)
         return ckpt_fail(err, ENOMEM, "out of memory");
     int r = source_target(src, id, &f->target, err);
@@ -31,11 +32,17 @@ int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left
         else
             r = ckpt_orbax_files_new(&src->views, f->target.tree, node, f->target.node->st.mtime_ns, left_out, arg, &f->orbax, err);
     }
+    f->node = node;
     if (r < 0)
         ckpt_files_close(f);
     else
         *ret = f;
     return r;
+}
+
+int source_files_rights(const struct ckpt_files *f, struct ckpt_rights *ret, struct ckpt_err *err)
+{
+    return source_rights(&f->target, f->node, true, ret, err);
 }
 
 void ckpt_files_close(struct ckpt_files *f)

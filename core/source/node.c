@@ -225,7 +225,7 @@ void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_en
     }
     if (n) {
         dead = fresh;
-        if (fresh->kind != NODE_TREE)
+        if (fresh->kind != NODE_TREE && !n->files)
             n->st = fresh->st;
     } else {
         n = fresh;

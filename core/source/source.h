@@ -123,11 +123,15 @@ uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view vi
 uint32_t source_shown_mode(const struct node *n);
 void source_node_attr(const struct node *n, struct ckpt_attr *ret);
 int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* Who may read a node of a target's tree; whole: and all that is in it. */
+int source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* A name directly under the mount's top that belongs to the mount. */
 bool source_is_reserved(uint64_t parent, const char *name);
 /* What a link of the source says; -ENOENT where following it, here or from the mount, would lead outside. */
 int source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len) CKPT_MUST_USE;
 
+/* files.c: who may read all that is laid out as files. */
+int source_files_rights(const struct ckpt_files *f, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* face.c: what is in a directory of the files face. */
 int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret) CKPT_MUST_USE;
 /* The same of a step of the store that lies there. */

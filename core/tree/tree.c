@@ -143,6 +143,7 @@ int ckpt_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, stru
     t->pins = ckpt_pins_ref(pins);
     t->id = atomic_fetch_add(&next_id, 1);
     pthread_mutex_init(&t->lock, NULL);
+    pthread_mutex_init(&t->rights_lock, NULL);
     t->builder = calloc(1, sizeof(struct builder));
     if (!t->builder || ckpt_tree_string(t, "", 0, &empty) < 0 || new_node(t, &top) < 0) {
         ckpt_tree_unref(t);
@@ -496,6 +497,7 @@ void ckpt_tree_unref(struct ckpt_tree *t)
     free(t->table);
     free(t->metadata);
     pthread_mutex_destroy(&t->lock);
+    pthread_mutex_destroy(&t->rights_lock);
     free(t);
 }
 

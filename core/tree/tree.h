@@ -10,6 +10,7 @@
 
 #include "core/array/layout.h"
 #include "core/base/buf.h"
+#include "core/base/rights.h"
 #include "core/io/pins.h"
 
 #include <pthread.h>
@@ -71,6 +72,8 @@ struct ckpt_format {
     int (*file)(struct ckpt_tree *tree, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err);
     /* Of a node; NULL: they are those of the checkpoint. */
     int (*attrs)(struct ckpt_tree *tree, uint32_t node, struct ckpt_leaf_attrs *ret, struct ckpt_err *err);
+    /* Who may read a node; whole: and all that is in it. 1, or NULL: who may read the checkpoint. */
+    int (*rights)(struct ckpt_tree *tree, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err);
     /* Keep what a reader of the leaf will need open; NULL: nothing to do. */
     void (*pin)(struct ckpt_tree *tree, uint32_t node);
     /* Append members (`,"sharding":...`) to a leaf's metadata; NULL: none. */
@@ -99,6 +102,9 @@ struct ckpt_tree {
     pthread_mutex_t lock;    /* the layouts */
     struct ckpt_array **layouts;
     uint32_t layout_count, layout_cap;
+    pthread_mutex_t rights_lock; /* who may read its files, once that was asked for */
+    struct ckpt_rights rights;
+    bool rights_known;
     atomic_uint refs;
 };
 

@@ -26,6 +26,9 @@ struct orbax_item {
     bool zarr3;
     bool fill_missing;   /* a chunk that is not there holds the fill value */
     struct ckpt_ocdbt *db; /* NULL: arrays are plain directories */
+    struct ckpt_rights rights; /* who may read its files, its arrays' own directories aside; all: these too. Under the tree's rights_lock */
+    struct ckpt_rights all;
+    bool rights_known, all_known;
     struct flax_state *aggregate; /* the msgpack file `checkpoint`; NULL: there is none */
 };
 
@@ -54,6 +57,8 @@ int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *e
 int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The name of a leaf's array: its keys below the item, joined with dots. */
 void orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf);
+/* rights.c */
+int orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* A path in the item's directory; NUL-terminated. */
 char *orbax_path(const struct orbax_item *item, const char *name);
 

@@ -527,6 +527,7 @@ static const struct ckpt_format orbax_format = {
     .chunk = orbax_chunk,
     .stored = orbax_stored,
     .blob = orbax_blob,
+    .rights = orbax_rights,
     .pin = orbax_pin,
     .describe = orbax_describe,
     .verify = orbax_verify,

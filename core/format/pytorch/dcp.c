@@ -5,6 +5,7 @@
 #include "core/format/pytorch/metadata.h"
 #include "core/format/pytorch/nodes.h"
 #include "core/format/pytorch/torch.h"
+#include "core/tree/rights.h"
 
 #include <stdio.h>
 
@@ -93,6 +94,7 @@ static const struct ckpt_format dcp_format = {
     .chunk = torch_chunk,
     .stored = torch_stored,
     .blob = torch_blob,
+    .rights = ckpt_rights_of_folder,
     .pin = dcp_pin,
     .describe = torch_describe,
     .verify = dcp_verify,

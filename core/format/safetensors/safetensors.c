@@ -3,6 +3,7 @@
 
 #include "core/base/util.h"
 #include "core/format/safetensors/index.h"
+#include "core/tree/rights.h"
 
 /* --- a tensor --- */
 
@@ -110,6 +111,12 @@ static void safetensors_describe(struct ckpt_tree *t, uint32_t node, struct ckpt
     ckpt_buf_add_json_string(json, shard, len);
 }
 
+static int safetensors_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
+{
+    const struct safetensors *s = t->priv;
+    return s->file ? 1 : ckpt_rights_of_folder(t, node, whole, ret, err);
+}
+
 static size_t safetensors_memory(const struct ckpt_tree *t)
 {
     const struct safetensors *s = t->priv;
@@ -132,6 +139,7 @@ static const struct ckpt_format safetensors_format = {
     .chunk = safetensors_chunk,
     .stored = safetensors_stored,
     .blob = safetensors_blob,
+    .rights = safetensors_rights,
     .pin = safetensors_pin,
     .describe = safetensors_describe,
     .memory = safetensors_memory,

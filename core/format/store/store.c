@@ -243,6 +243,20 @@ static int store_attrs(struct ckpt_tree *t, uint32_t node, struct ckpt_leaf_attr
     return r;
 }
 
+static int store_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
+{
+    const struct store *s = t->priv;
+    struct ckpt_leaf_attrs own;
+    if (whole) {
+        *ret = s->rights[t->nodes[node].mark];
+        return 0;
+    }
+    int r = store_attrs(t, node, &own, err);
+    if (r == 0)
+        *ret = ckpt_rights_of(own.mode, own.uid, own.gid, t->nodes[node].kind == CKPT_NODE_DIR);
+    return r;
+}
+
 static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
 {
     struct ckpt_manifest_node n;
@@ -279,7 +293,7 @@ static size_t store_memory(const struct ckpt_tree *t)
 {
     struct store *s = t->priv;
     CKPT_GUARD(&s->lock);
-    return sizeof *s + s->cap * sizeof *s->places + s->layout_bytes + 4096;
+    return sizeof *s + s->cap * sizeof *s->places + STORE_RIGHTS * sizeof *s->rights + s->layout_bytes + 4096;
 }
 
 static void store_close(struct ckpt_tree *t)
@@ -294,6 +308,7 @@ static void store_close(struct ckpt_tree *t)
         }
     pthread_mutex_destroy(&s->lock);
     free(s->places);
+    free(s->rights);
     free(s->name);
     free(s);
 }
@@ -306,6 +321,7 @@ static const struct ckpt_format store_format = {
     .blob = store_file,
     .file = store_file,
     .attrs = store_attrs,
+    .rights = store_rights,
     .pin = store_pin,
     .describe = store_describe,
     .verify = store_verify,
@@ -361,6 +377,43 @@ static int add_place(struct builder *b, uint32_t node, uint64_t off, uint32_t le
     return 0;
 }
 
+/* Few steps have more than a handful of owners and modes. Of one that has more, the rest is nobody's but root's. */
+static uint8_t number_of_rights(struct store *s, const struct ckpt_rights *r)
+{
+    for (unsigned i = s->right_count; i-- > 0;)
+        if (ckpt_rights_same(&s->rights[i], r))
+            return (uint8_t)i;
+    if (s->right_count == STORE_RIGHTS)
+        return STORE_RIGHTS - 1;
+    bool full = s->right_count == STORE_RIGHTS - 1;
+    s->rights[s->right_count] = full ? (struct ckpt_rights){0} : *r;
+    return (uint8_t)s->right_count++;
+}
+
+static uint8_t rights_of_node(struct store *s, const struct ckpt_manifest_node *m, bool dir)
+{
+    struct ckpt_rights r = ckpt_rights_of(m->mode, m->uid, m->gid, dir);
+    return number_of_rights(s, &r);
+}
+
+/* What is in a directory has higher numbers than it: so each directory's rights are all joined before they are its parent's. */
+static void join_rights(struct ckpt_tree *t, struct store *s)
+{
+    uint8_t a = 0, b = 0, both = 0; /* mostly what was joined last */
+    for (uint32_t node = t->count; node-- > 1;) {
+        uint8_t *up = &t->nodes[t->nodes[node].parent].mark, own = t->nodes[node].mark;
+        if (*up == own)
+            continue;
+        if (*up != a || own != b) {
+            struct ckpt_rights r = ckpt_rights_join(&s->rights[*up], &s->rights[own]);
+            a = *up;
+            b = own;
+            both = number_of_rights(s, &r);
+        }
+        *up = both;
+    }
+}
+
 /* A value's JSON without the white space around it. */
 static int set_text(struct builder *b, struct ckpt_node *n, const char *text)
 {
@@ -396,6 +449,7 @@ static int add_node(void *arg, uint32_t number, const struct ckpt_manifest_node 
     if (r < 0)
         return r;
     t->nodes[node].ref = m->check;
+    t->nodes[node].mark = rights_of_node(b->store, m, m->kind == CKPT_NODE_DIR);
     t->nodes[node].container = (uint8_t)m->container;
     return 0;
 }
@@ -417,6 +471,8 @@ static int load(struct ckpt_tree *t, struct store *s, struct ckpt_err *err)
         return r;
     s->top = attrs_of(&info.top);
     snprintf(s->id, sizeof s->id, "%s", info.id);
+    t->nodes[0].mark = rights_of_node(s, &info.top, true);
+    join_rights(t, s);
     t->nodes[0].container = (uint8_t)info.top.container;
     t->metadata = CKPT_STEAL(info.metadata);
     ckpt_manifest_info_clear(&info);
@@ -440,7 +496,8 @@ static int store_open(const struct ckpt_opening *o, struct ckpt_tree **ret, stru
     t->priv = s;
     t->exact = true;
     s->name = strdup(o->name);
-    int r = s->name ? ckpt_opened_new(o->pins, o->cache, &s->opened) : -ENOMEM;
+    s->rights = malloc(STORE_RIGHTS * sizeof *s->rights);
+    int r = s->name && s->rights ? ckpt_opened_new(o->pins, o->cache, &s->opened) : -ENOMEM;
     r = r < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : load(t, s, err);
     if (r < 0) {
         ckpt_tree_unref(t);

@@ -9,6 +9,7 @@
 
 #define STORE_LEAVES 64
 #define STORE_LAYOUT_BUCKETS 256
+#define STORE_RIGHTS 256
 
 /* What is asked of a leaf again and again. */
 struct store_leaf {
@@ -27,7 +28,8 @@ struct store_layout {
     uint8_t key[];
 };
 
-/* Of each node there is only where its record lies, and (in its `ref`) a sum of it. */
+/* Of each node there is only where its record lies, and (in its `ref`) a sum of it; and (in its `mark`) which of `rights` those have who may read
+ * all that is in it. */
 struct store {
     char *name;            /* of the manifest in its directory */
     struct ckpt_stat st;   /* of the manifest, when it was opened */
@@ -35,6 +37,8 @@ struct store {
     uint64_t *places;      /* by node: offset << 20 | length - 1 */
     uint32_t cap;
     struct ckpt_leaf_attrs top;
+    struct ckpt_rights *rights; /* that differ, STORE_RIGHTS at most: the last of so many is nobody's */
+    unsigned right_count;
     struct ckpt_opened *opened;
     pthread_mutex_t lock;  /* what follows */
     struct store_leaf leaves[STORE_LEAVES]; /* by node modulo */
