@@ -216,7 +216,7 @@ static int stat_stored(struct maker *m, struct ckpt_entry *e)
         return -ENOMEM;
     if (ckpt_backend_stat(m->source, path, &e->st) < 0)
         return hide(e, ""); /* deleted just now */
-    e->st.type = CKPT_FT_DIR; /* the manifest has the mode, owner and time of the step's own directory */
+    e->st.type = CKPT_FT_DIR; /* the manifest has the time of the step's own directory; mode and owner are read when it is looked up */
     return 0;
 }
 

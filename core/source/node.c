@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table of nodes: by id, by parent and name, and those of checkpoints by their serials. All under the source's lock. */
 #include "core/base/util.h"
+#include "core/format/store/manifest.h"
 #include "core/source/source.h"
 #include "core/tree/key.h"
 
@@ -238,6 +239,30 @@ void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_en
     *ret = n;
 }
 
+/* A step of the store: its own directory is told by its manifest, whose file is the root owner's. Of one that cannot be read, by that file. */
+static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_stat *st)
+{
+    struct ckpt_manifest_info info = {0};
+    struct ckpt_file *file;
+    if (ckpt_backend_open(src->backend, manifest, &file) < 0)
+        return;
+    if (file->st.ino == st->ino && file->st.dev == st->dev && ckpt_manifest_info(file, &info, NULL) == 0) {
+        st->mode = info.top.mode & 01777; /* set-id bits are of use while it is staged */
+        st->uid = info.top.uid;
+        st->gid = info.top.gid;
+        ckpt_manifest_info_clear(&info);
+    }
+    ckpt_file_unref(file);
+}
+
+/* A node that is known stays as it is, so what it is made of need not be read. */
+static bool is_known(struct ckpt_source *src, const struct node *fresh)
+{
+    CKPT_GUARD(&src->lock);
+    const struct node *n = by_name(&src->nodes, fresh->parent, fresh->name);
+    return n && n->kind == fresh->kind && n->ino == node_ino(fresh);
+}
+
 int node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
               const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
 {
@@ -252,6 +277,8 @@ int node_take(struct ckpt_source *src, struct node *dir, const char *name, const
         node_free(src, fresh);
         return -ENOMEM;
     }
+    if (fresh->manifest && !is_known(src, fresh))
+        read_top(src, fresh->manifest, &fresh->st);
     fresh->writable = dir->writable && (kind == NODE_LINK || (e && e->file));
     node_keep(src, fresh, e, ret);
     return 0;
@@ -300,7 +327,10 @@ static int new_names(struct ckpt_source *src, const struct node *root, const cha
     now->name = strdup(name);
     if (!now->path || !now->name || set_inside(now, root, file) < 0)
         return -ENOMEM;
-    return ckpt_backend_stat(src->backend, now->manifest, &now->st);
+    int r = ckpt_backend_stat(src->backend, now->manifest, &now->st);
+    if (r == 0)
+        read_top(src, now->manifest, &now->st);
+    return r;
 }
 
 /* What it was called may still be looked at by somebody. */

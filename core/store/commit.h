@@ -84,6 +84,8 @@ int ckpt_commit_run(const struct ckpt_commit *c, struct ckpt_err *err) CKPT_MUST
 /* Of a staged step that is taken over from a process that has ended, before any of its files is opened: files that a commit of it had made
  * objects of get bytes of their own. Quick where no commit was cut short. */
 int ckpt_commit_recover(const struct ckpt_commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+/* Of a step that stays staged though files of it were made objects of: they have their own mode and owner again. */
+void ckpt_commit_unseal(const struct ckpt_hold *h);
 /* Is every array complete? The part of the checks that the automatic commit asks for: 0, -EBADMSG, -ENODATA. */
 int ckpt_commit_check(const struct ckpt_commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 

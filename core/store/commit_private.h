@@ -58,6 +58,21 @@ int hold_sweep(struct ckpt_hold *h) CKPT_MUST_USE;
 int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size,
                  struct ckpt_object_info *ret) CKPT_MUST_USE;
 
+/* --- seal.c --- */
+
+/* The value of COMMIT_ALIAS_XATTR: what mode and owner a staged file has. */
+#define SEAL_MARK 64
+void seal_mark(const struct stat *st, char ret[SEAL_MARK]);
+/* What a mark says, into mode, uid and gid of *st; false: there is none, or it does not tell. */
+bool seal_marked(int fd, struct stat *st);
+/* The mode of a file of that group, where mode is for one of the root's. */
+mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode);
+/* An object is the root owner's, and gives no more than mode. Nothing happens if it is not there, or is another user's. */
+int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode) CKPT_MUST_USE;
+
+/* Would it give more rights, to read it or to change it, with the mode and owner that its mark tells? */
+bool seal_matters(int dir, const char *name);
+
 /* --- commit.c: the commit under way --- */
 
 /* What is known of a leaf between the two walks. */
@@ -65,6 +80,7 @@ struct commit_leaf {
     uint8_t sha256[CKPT_SHA256];
     uint64_t size, offset, stored;
     uint32_t object; /* one of commit.objects, or COMMIT_OWN: its own */
+    uint16_t mode;   /* that its object may have, as a file of the root's group: known from the second walk on */
     uint8_t codec;   /* enum ckpt_object_codec; COMMIT_VALUE: its text is in the manifest */
 };
 #define COMMIT_OWN UINT32_MAX
@@ -73,7 +89,8 @@ struct commit_leaf {
 /* An object that leaves share: a pack. */
 struct commit_object {
     uint8_t sha256[CKPT_SHA256];
-    bool used; /* by a leaf of this commit */
+    bool used;     /* by a leaf of this commit */
+    uint16_t mode; /* of all those leaves together */
 };
 
 struct commit_pack;
@@ -97,6 +114,7 @@ struct commit {
     atomic_bool failed, *cancel; /* the caller's own where it gave one */
     struct ckpt_err failure; /* of the first job that failed */
     unsigned next_temp;
+    bool doubtful; /* the manifest may have its name though it should not */
 };
 
 /* A new file below staging/ID: a descriptor. One of that name may be a link to something that counts: it goes, and is not emptied. */
@@ -108,7 +126,7 @@ int commit_temporary(struct commit *c, const char *name, mode_t mode) CKPT_MUST_
 int commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t *ret) CKPT_MUST_USE;
 /* Fills c->leaves. */
 int content_make(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
-/* Writes the manifest to a temporary file, durably; its mode is what the umask leaves. */
+/* Writes the manifest to a temporary file, durably. *ret_mode: what the umask leaves of a file's mode. */
 int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- walk.c --- */
@@ -198,6 +216,6 @@ int pack_finish(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 /* Is the name free, or its step one that may be replaced? -EEXIST. */
 int commit_allowed(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 /* All objects go where the manifest says that they are, then the manifest (a file of that mode in work) becomes the step's. */
-int commit_publish(struct commit *c, const char *manifest, mode_t mode, struct ckpt_err *err) CKPT_MUST_USE;
+int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

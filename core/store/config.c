@@ -363,6 +363,8 @@ static int change(struct ckpt_store *s, const char *key, const char *value, stru
         r = print(all, ret, &text);
     if (r == 0 && (r = parse((char *)text.data, text.len, ret, err)) == 0)
         r = ckpt_disk_replace(s->dir, "store.json", text.data, text.len);
+    if (r == 0)
+        ckpt_store_give(s, s->dir, "store.json");
     if (r < 0)
         r = ckpt_fail_in(err, -r, "%s: store.json cannot be written", s->path);
     cJSON_Delete(all);

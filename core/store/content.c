@@ -29,7 +29,7 @@ int commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t 
         c->object_room = room;
     }
     if (i == c->object_count) {
-        c->objects[i] = (struct commit_object){0};
+        c->objects[i] = (struct commit_object){.mode = OBJECT_MODE};
         memcpy(c->objects[i].sha256, sha256, CKPT_SHA256);
         c->object_count++;
     }

@@ -12,11 +12,61 @@
 #include <openssl/sha.h>
 #include <stdio.h>
 
+/* A directory that leads to where the walk is, and who gets so far. */
+struct way {
+    uint32_t number;
+    struct ckpt_rights rights;
+};
+
 struct writing {
     struct commit *commit;
     struct ckpt_manifest_writer *writer;
     size_t next; /* leaf */
+    struct way way[CKPT_MAX_DEPTH];
+    unsigned depth;
+    struct ckpt_rights all; /* who may read all that the manifest tells */
 };
+
+/* Who gets to what is in a directory. */
+static const struct ckpt_rights *way_to(struct writing *w, uint32_t dir)
+{
+    while (w->depth > 1 && w->way[w->depth - 1].number != dir)
+        w->depth--;
+    return &w->way[w->depth - 1].rights;
+}
+
+static void tell(struct writing *w, const struct stat *st)
+{
+    struct ckpt_rights own = ckpt_rights_of(st->st_mode, st->st_uid, st->st_gid, S_ISDIR(st->st_mode));
+    w->all = ckpt_rights_join(&w->all, &own);
+}
+
+static void begin_way(struct writing *w, const struct stat *top)
+{
+    w->way[0].rights = ckpt_rights_to_enter(top->st_mode, top->st_uid, top->st_gid);
+    w->depth = 1;
+    w->all = (struct ckpt_rights){.mode = 0444, .uid = top->st_uid, .gid = top->st_gid};
+    tell(w, top);
+}
+
+static void enter_dir(struct writing *w, uint32_t parent, uint32_t number, const struct stat *st)
+{
+    struct ckpt_rights own = ckpt_rights_to_enter(st->st_mode, st->st_uid, st->st_gid), way = ckpt_rights_join(way_to(w, parent), &own);
+    w->way[w->depth++] = (struct way){number, way};
+    tell(w, st);
+}
+
+/* The object of the leaf that was written last is for those who get to the leaf and may read it. */
+static void enter_leaf(struct writing *w, uint32_t parent, const struct stat *st)
+{
+    struct commit *c = w->commit;
+    struct commit_leaf *leaf = &c->leaves[w->next - 1];
+    struct ckpt_rights own = ckpt_rights_of(st->st_mode, st->st_uid, st->st_gid, false), rights = ckpt_rights_join(way_to(w, parent), &own);
+    tell(w, st);
+    leaf->mode = (uint16_t)ckpt_rights_mode(&rights, c->store->gid);
+    if (leaf->object != COMMIT_OWN)
+        c->objects[leaf->object].mode &= leaf->mode;
+}
 
 static int fill_node(struct ckpt_manifest_node *n, int fd, const struct stat *st, struct ckpt_err *err)
 {
@@ -48,6 +98,8 @@ static int write_dir(void *arg, const struct walk_at *at, int fd, uint32_t *ret_
     int r = fill_node(&n, fd, &at->st, err);
     if (r == 0)
         r = write_node(arg, &n, ret_number, err);
+    if (r == 0)
+        enter_dir(arg, at->parent, *ret_number, &at->st);
     free(n.xattrs);
     return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
 }
@@ -96,6 +148,8 @@ static int write_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
     int r = leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
         r = describe(w, at, &f, &n, err);
+        if (r == 0)
+            enter_leaf(w, at->parent, &f.st);
         leaf_close(&f);
     }
     if (r == 0)
@@ -121,14 +175,17 @@ static int write_pieces(void *arg, const struct walk_at *at, struct ckpt_err *er
     r = fd < 0 ? fd : fill_leaf(w, &n, n.npy.header + n.npy.nbytes, err);
     if (r == 0)
         r = fill_node(&n, fd, &st, err);
-    if (r == 0)
+    if (r == 0) {
+        enter_leaf(w, at->parent, &st);
         r = write_node(w, &n, NULL, err);
+    }
     free(n.xattrs);
     return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
 }
 
-static int begin_manifest(struct commit *c, int out, struct ckpt_manifest_writer **ret, struct ckpt_err *err)
+static int begin_manifest(struct writing *w, int out, struct ckpt_err *err)
 {
+    struct commit *c = w->commit;
     struct ckpt_manifest_info info = {.name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_realtime_ns(), .metadata = (char *)c->in->metadata};
     struct stat st;
     if (c->in->id)
@@ -139,26 +196,31 @@ static int begin_manifest(struct commit *c, int out, struct ckpt_manifest_writer
     info.top.container = walk_container(c->in->tree);
     if (fstat(c->in->tree, &st) < 0)
         return ckpt_fail(err, errno, "%s: %s", c->in->name, strerror(errno));
+    begin_way(w, &st);
     int r = fill_node(&info.top, c->in->tree, &st, err);
     if (r < 0)
         return ckpt_fail_in(err, -r, "%s", c->in->name);
-    r = ckpt_manifest_write_begin(out, &info, ret);
+    r = ckpt_manifest_write_begin(out, &info, &w->writer);
     free(info.top.xattrs);
     if (r == -EINVAL && info.metadata)
         return ckpt_fail(err, EUCLEAN, "%s: its user.ckpt.metadata is not a JSON object, or too large", c->in->name);
     return r < 0 ? ckpt_fail(err, -r, "%s: the manifest cannot be written: %s", c->in->name, strerror(-r)) : 0;
 }
 
-/* The manifest's file has the mode, owner and time of the step's own directory, so that listing a root reads no manifest. */
-static int show_top(struct commit *c, int out)
+/* The manifest's file has the time of the step's own directory; it is the root owner's, and for who may read all that it tells. */
+static int seal_manifest(struct writing *w, int out, mode_t allowed)
 {
-    struct stat st;
+    struct commit *c = w->commit;
+    struct stat st, own;
     if (fstat(c->in->tree, &st) < 0)
         return -errno;
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
-    if ((st.st_uid != geteuid() || st.st_gid != getegid()) && fchown(out, st.st_uid, st.st_gid) < 0 && geteuid() == 0)
+    if (geteuid() == 0 && fchown(out, c->store->uid, c->store->gid) < 0)
         return -errno;
-    return fchmod(out, (st.st_mode & 01777) | 0400) < 0 || futimens(out, times) < 0 ? -errno : 0;
+    if (fstat(out, &own) < 0)
+        return -errno;
+    mode_t mode = seal_mode(c->store, own.st_gid, ckpt_rights_mode(&w->all, c->store->gid) & (allowed | 0400));
+    return fchmod(out, mode) < 0 || futimens(out, times) < 0 ? -errno : 0;
 }
 
 int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err)
@@ -169,7 +231,7 @@ int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct c
     CKPT_AUTOFD int out = commit_temporary(c, name, 0666);
     if (out < 0)
         return ckpt_fail(err, -out, "%s: the manifest cannot be written: %s", c->in->name, strerror(-out));
-    int r = begin_manifest(c, out, &w.writer, err);
+    int r = begin_manifest(&w, out, err);
     if (r < 0)
         return r;
     r = walk_tree(c->in, &v, err);
@@ -181,7 +243,7 @@ int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct c
     if (r == 0 && fstat(out, &st) < 0)
         r = -errno;
     if (r == 0)
-        r = show_top(c, out);
+        r = seal_manifest(&w, out, st.st_mode);
     if (r == 0)
         r = ckpt_disk_fsync(out);
     if (r < 0)

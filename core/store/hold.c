@@ -228,7 +228,12 @@ static int make_alias(struct ckpt_hold *h, const struct hold_input *in, const ui
 {
     char name[HOLD_NAME];
     hold_name(sha256, HOLD_ALIAS, name);
-    int r = ckpt_disk_setxattr(in->fd, COMMIT_ALIAS_XATTR, "1", 1);
+    struct stat st;
+    char mark[SEAL_MARK];
+    if (fstat(in->fd, &st) < 0)
+        return -errno;
+    seal_mark(&st, mark);
+    int r = ckpt_disk_setxattr(in->fd, COMMIT_ALIAS_XATTR, mark, strlen(mark));
     if (r == -ENOSPC || r == -EOPNOTSUPP || r == -EACCES || r == -EPERM || r == -E2BIG)
         return make_copy(h, in, sha256);
     if (r == 0)

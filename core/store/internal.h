@@ -12,6 +12,9 @@
 /* bytes random bytes as hex digits, with a NUL. */
 void ckpt_random_hex(char *ret, size_t bytes);
 
+/* Something that was made in the store gets the root's owner, if this process may give it away. */
+void ckpt_store_give(const struct ckpt_store *s, int dir, const char *name);
+
 /* Each name in a directory but "." and ".."; a nonzero result of visit ends it and is returned. */
 int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, const char *name), void *arg) CKPT_MUST_USE;
 

@@ -34,6 +34,8 @@ static int link_into(struct commit *c, int from_dir, const char *from, const cha
     r = ckpt_disk_mkdir(c->store->objects, folder, 0777);
     if (r < 0 && r != -EEXIST)
         return r;
+    if (r == 0)
+        ckpt_store_give(c->store, c->store->objects, folder);
     r = ckpt_disk_link(from_dir, from, c->store->objects, path);
     return r == -EEXIST ? 0 : r;
 }
@@ -62,17 +64,32 @@ static int replace_object(struct commit *c, const char *held, const char *sums, 
     return r < 0 ? r : ckpt_disk_rename(c->in->work, TEMP_OBJECT, c->store->objects, path, 0);
 }
 
-static int put_from_trash(struct commit *c, const uint8_t sha256[CKPT_SHA256], const char *path)
+/* Before it is found there: see seal.c. */
+static int seal(struct commit *c, int dir, const char *object, const char *sums, mode_t mode)
+{
+    int r = seal_object(c->store, dir, sums, mode);
+    return r < 0 ? r : seal_object(c->store, dir, object, mode);
+}
+
+static int seal_live(struct commit *c, const char *path, mode_t mode)
+{
+    char sums[CKPT_OBJECT_PATH + 8];
+    snprintf(sums, sizeof sums, "%s.sums", path);
+    return seal(c, c->store->objects, path, sums, mode);
+}
+
+static int put_from_trash(struct commit *c, const uint8_t sha256[CKPT_SHA256], const char *path, mode_t mode)
 {
     char object[2 * CKPT_HEX], sums[2 * CKPT_HEX], name[HOLD_NAME];
     hold_name(sha256, "", name);
     snprintf(object, sizeof object, "objects/%s", name);
     snprintf(sums, sizeof sums, "objects/%s.sums", name);
-    return link_object(c, c->store->trash, object, sums, path);
+    int r = seal(c, c->store->trash, object, sums, mode);
+    return r < 0 ? r : link_object(c, c->store->trash, object, sums, path);
 }
 
 /* An object has its place in objects/, put there from hold/ if it must; then *ret_touched is set. -ENOENT: it is nowhere. */
-static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool *ret_touched)
+static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], mode_t mode, bool *ret_touched)
 {
     char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH], name[HOLD_NAME], sums[HOLD_NAME];
     struct ckpt_object_info info;
@@ -87,15 +104,21 @@ static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], bool 
         is_held = look_up(c->hold.dir, name, &held);
     }
     bool is_live = look_up(c->store->objects, path, &live);
+    mode &= is_live ? live.st_mode | 0400 : mode; /* it may be taken for ours, or ours for it */
+    int r = is_live ? seal_live(c, path, mode) : 0;
+    if (r < 0)
+        return r;
     if (is_live && (!is_held || (held.st_ino == live.st_ino && held.st_dev == live.st_dev)))
         return 0;
-    int r = is_live ? hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
+    r = is_live ? hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
     if (r != 0)
         return CKPT_MIN(r, 0);
     *ret_touched = true;
+    if (is_held && (r = seal(c, c->hold.dir, name, sums, mode)) < 0)
+        return r;
     if (is_live)
         return replace_object(c, name, sums, path);
-    return is_held ? link_object(c, c->hold.dir, name, sums, path) : put_from_trash(c, sha256, path);
+    return is_held ? link_object(c, c->hold.dir, name, sums, path) : put_from_trash(c, sha256, path, mode);
 }
 
 /* --- their folders, each of which is a number of two hexadecimal digits --- */
@@ -157,24 +180,29 @@ static int fsync_folders(const struct ckpt_store *store, const bool wanted[FOLDE
     return r == 0 && count ? ckpt_disk_fsync(store->objects) : r;
 }
 
+struct named {
+    const uint8_t *sha256;
+    mode_t mode; /* that it may have */
+};
+
 static int by_hash(const void *a, const void *b)
 {
-    return memcmp(*(const uint8_t *const *)a, *(const uint8_t *const *)b, CKPT_SHA256);
+    return memcmp(((const struct named *)a)->sha256, ((const struct named *)b)->sha256, CKPT_SHA256);
 }
 
-/* The hashes of all objects that the manifest names, by folders; some are there twice. */
-static int list_objects(struct commit *c, const uint8_t ***ret, size_t *ret_count)
+/* All objects that the manifest names, by folders; some are there twice. */
+static int list_objects(struct commit *c, struct named **ret, size_t *ret_count)
 {
-    const uint8_t **list = malloc((c->leaf_count + c->object_count + 1) * sizeof *list);
+    struct named *list = malloc((c->leaf_count + c->object_count + 1) * sizeof *list);
     size_t n = 0;
     if (!list)
         return -ENOMEM;
     for (size_t i = 0; i < c->leaf_count; i++)
         if (c->leaves[i].object == COMMIT_OWN && c->leaves[i].codec != COMMIT_VALUE)
-            list[n++] = c->leaves[i].sha256;
+            list[n++] = (struct named){c->leaves[i].sha256, c->leaves[i].mode};
     for (uint32_t i = 0; i < c->object_count; i++)
         if (c->objects[i].used)
-            list[n++] = c->objects[i].sha256;
+            list[n++] = (struct named){c->objects[i].sha256, c->objects[i].mode};
     if (n)
         qsort(list, n, sizeof *list, by_hash);
     *ret = list;
@@ -182,31 +210,34 @@ static int list_objects(struct commit *c, const uint8_t ***ret, size_t *ret_coun
     return 0;
 }
 
-/* All of them have their places, durably. *ret_missing: the one that is nowhere. */
-static int put_objects(struct commit *c, const uint8_t **list, size_t count, const uint8_t **ret_missing)
+/* All of them have their places, durably, with no more than the mode allowed. *ret_missing: the one that is nowhere. */
+static int put_objects(struct commit *c, const struct named *list, size_t count, mode_t allowed, const uint8_t **ret_missing)
 {
     bool named[FOLDERS] = {false}, touched[FOLDERS] = {false};
     int r = 0;
-    for (size_t i = 0; i < count && r == 0; i++) {
-        named[list[i][0]] = true;
-        if (i == 0 || memcmp(list[i], list[i - 1], CKPT_SHA256))
-            r = put_object(c, list[i], &touched[list[i][0]]);
+    for (size_t i = 0; i < count && r == 0;) {
+        const uint8_t *sha256 = list[i].sha256;
+        mode_t mode = allowed | 0400;
+        for (; i < count && !memcmp(list[i].sha256, sha256, CKPT_SHA256); i++)
+            mode &= list[i].mode;
+        named[sha256[0]] = true;
+        r = put_object(c, sha256, mode, &touched[sha256[0]]);
         if (r == -ENOENT)
-            *ret_missing = list[i];
+            *ret_missing = sha256;
     }
     for (unsigned i = 0; i < FOLDERS; i++)
         touched[i] |= named[i] && is_young(c->store, i);
     return r == 0 ? fsync_folders(c->store, touched) : r;
 }
 
-static int publish_objects(struct commit *c, struct ckpt_err *err)
+static int publish_objects(struct commit *c, mode_t allowed, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE const uint8_t **list = NULL;
+    CKPT_AUTOFREE struct named *list = NULL;
     const uint8_t *missing = NULL;
     size_t count = 0;
     int r = list_objects(c, &list, &count);
     if (r == 0)
-        r = put_objects(c, list, count, &missing);
+        r = put_objects(c, list, count, allowed, &missing);
     if (missing) {
         char hex[CKPT_HEX];
         ckpt_hash_hex(missing, hex);
@@ -245,13 +276,14 @@ int commit_allowed(struct commit *c, struct ckpt_err *err)
 }
 
 /* The manifest has its name, and that is not durable: the name goes, or is again what it was. */
-static void take_back(struct commit *c, const char *file, bool replaced)
+static int take_back(struct commit *c, const char *file, bool replaced)
 {
     int r = replaced ? ckpt_disk_rename(c->in->work, TEMP_STEP, c->store->steps, file, 0) : ckpt_disk_unlink(c->store->steps, file, 0);
     if (r == 0)
         r = ckpt_disk_fsync(c->store->steps);
     if (r < 0)
         ckpt_log(CKPT_LOG_ERROR, "%s: step %s may be there, though its commit failed: %s", c->store->path, c->in->name, strerror(-r));
+    return r;
 }
 
 /* The step that had the name stays at hand until the new one is durable. */
@@ -278,24 +310,14 @@ static int name_manifest(struct commit *c, const char *manifest)
     if (r < 0)
         return r;
     r = ckpt_disk_fsync(c->store->steps);
-    if (r < 0)
-        take_back(c, file, replaces);
+    if (r < 0 && take_back(c, file, replaces) < 0)
+        c->doubtful = true;
     return r;
 }
 
 /* --- all of it --- */
 
-static int seal_one(void *arg, int dir, const char *name)
-{
-    const mode_t *mode = arg;
-    if (!leaf_name_ends(name, HOLD_ALIAS))
-        return 0;
-    if (fchownat(dir, name, geteuid(), getegid(), AT_SYMLINK_NOFOLLOW) < 0 || fchmodat(dir, name, *mode, 0) < 0)
-        ckpt_log(CKPT_LOG_DEBUG, "an object keeps the mode of its file: %s", strerror(errno));
-    return 0;
-}
-
-int commit_publish(struct commit *c, const char *manifest, mode_t mode, struct ckpt_err *err)
+static int publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
 {
     /* Two that change one step must not both find that it is still what they changed. */
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, c->in->base_id && !c->in->overwrite);
@@ -303,15 +325,48 @@ int commit_publish(struct commit *c, const char *manifest, mode_t mode, struct c
         return ckpt_fail(err, -lock, "%s: the lock cannot be taken: %s", c->store->path, strerror(-lock));
     int r = commit_allowed(c, err);
     if (r == 0)
-        r = publish_objects(c, err);
+        r = publish_objects(c, allowed & OBJECT_MODE, err);
     if (r < 0 || c->in->put)
         return r < 0 ? r : c->in->put(c->in->put_arg, c->in->work, manifest, err);
     r = name_manifest(c, manifest);
     if (r == -EEXIST)
         return ckpt_fail(err, EEXIST, "there is a step %s already", c->in->name);
+    return r < 0 ? ckpt_fail(err, -r, "step %s cannot be published: %s", c->in->name, strerror(-r)) : 0;
+}
+
+/* An object that is a staged file is no object any more. With the lock held exclusively: nobody else puts one in its place meanwhile. */
+static int take_out(void *arg, int dir, const char *name)
+{
+    struct commit *c = arg;
+    uint8_t sha256[CKPT_SHA256];
+    char hex[CKPT_HEX], path[CKPT_OBJECT_PATH];
+    struct stat held, live;
+    bool sums;
+    snprintf(hex, sizeof hex, "%s", name);
+    if (!leaf_name_ends(name, HOLD_ALIAS) || !ckpt_object_name(hex, sha256, &sums) || !look_up(dir, name, &held) || !seal_matters(dir, name))
+        return 0;
+    ckpt_object_path(sha256, path);
+    if (!look_up(c->store->objects, path, &live) || live.st_ino != held.st_ino || live.st_dev != held.st_dev)
+        return 0;
+    int r = ckpt_disk_unlink(c->store->objects, path, 0);
     if (r < 0)
-        return ckpt_fail(err, -r, "step %s cannot be published: %s", c->in->name, strerror(-r));
-    mode &= OBJECT_MODE;
-    (void)!ckpt_names_each(c->hold.dir, ".", seal_one, &mode);
+        ckpt_log(CKPT_LOG_DEBUG, "object %s stays until it is collected: %s", hex, strerror(-r));
     return 0;
+}
+
+/* The step stays staged, and its files are their maker's again: those that this gives more rights cannot stay objects. */
+static void give_back(struct commit *c)
+{
+    CKPT_AUTOFD int lock = ckpt_store_lock(c->store, true);
+    if (lock >= 0)
+        (void)!ckpt_names_each(c->hold.dir, ".", take_out, c);
+    ckpt_commit_unseal(&c->hold);
+}
+
+int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
+{
+    int r = publish(c, manifest, allowed, err);
+    if (r < 0 && !c->doubtful)
+        give_back(c);
+    return r;
 }

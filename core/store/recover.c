@@ -32,14 +32,16 @@ static int copy_xattrs(int from, int to)
     return r;
 }
 
-/* Its owner can write to it, whatever an object's mode is. */
-static int copy_attributes(int from, int to, const struct stat *st)
+/* Those that it had before it became an object. Where its mark does not tell, its owner can write to it, whatever an object's mode is. */
+static int copy_attributes(int from, int to, const struct stat *now)
 {
+    struct stat own = *now, *st = &own;
+    mode_t writable = seal_marked(from, st) ? 0 : S_IWUSR;
     const struct timespec times[2] = {st->st_atim, st->st_mtim};
     int r = copy_xattrs(from, to);
     if (r == 0 && fchown(to, st->st_uid, st->st_gid) < 0 && geteuid() == 0)
         r = -errno;
-    if (r == 0 && (fchmod(to, (st->st_mode & 07777) | S_IWUSR) < 0 || futimens(to, times) < 0))
+    if (r == 0 && (fchmod(to, (st->st_mode & 07777) | writable) < 0 || futimens(to, times) < 0))
         r = -errno;
     return r;
 }
@@ -65,7 +67,11 @@ static int recover_one(struct commit *c, int dir, const char *name)
         return -errno;
     if (!S_ISREG(st.st_mode) || fgetxattr(fd, COMMIT_ALIAS_XATTR, NULL, 0) < 0)
         return 0;
-    return st.st_nlink == 1 ? ckpt_disk_removexattr(fd, COMMIT_ALIAS_XATTR) : replace(c, dir, name, fd, &st);
+    if (st.st_nlink > 1)
+        return replace(c, dir, name, fd, &st);
+    if (seal_marked(fd, &st) && ((fchown(fd, st.st_uid, st.st_gid) < 0 && geteuid() == 0) || fchmod(fd, st.st_mode & 07777) < 0))
+        return -errno;
+    return ckpt_disk_removexattr(fd, COMMIT_ALIAS_XATTR);
 }
 
 static int recover_file(void *arg, const struct walk_at *at, struct ckpt_err *err)

@@ -118,6 +118,8 @@ int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *in
         r = stage_run_commit(step, name, true, put_part, &p, interrupted, part, err);
     if (r == 0)
         r = wait_for_others(step, p.writers, name, part, interrupted, err);
+    if (r < 0)
+        ckpt_commit_unseal(&(struct ckpt_hold){.store = set->store, .dir = step->hold});
     ckpt_writers_close(p.writers);
     return r;
 }

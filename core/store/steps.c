@@ -220,6 +220,8 @@ static int rename_manifest(struct ckpt_store *s, const char *from, const char *t
 static int make_pin(struct ckpt_store *s, const char *pin)
 {
     CKPT_AUTOFD int fd = ckpt_disk_open(s->steps, pin, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd >= 0)
+        ckpt_store_give(s, s->steps, pin);
     return fd < 0 ? fd : 0;
 }
 

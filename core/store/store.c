@@ -102,6 +102,13 @@ bool ckpt_step_name(const char *name, double *ret_number)
 
 /* --- init --- */
 
+/* What init makes is the root's owner's from the first on. */
+static void give(const struct stat *owner, int dir, const char *name)
+{
+    const struct ckpt_store s = {.path = (char *)name, .uid = owner->st_uid, .gid = owner->st_gid};
+    ckpt_store_give(&s, dir, name);
+}
+
 static int write_new(int dir, const char *name, const struct ckpt_buf *text)
 {
     CKPT_AUTOFD int fd = ckpt_disk_open(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
@@ -111,7 +118,7 @@ static int write_new(int dir, const char *name, const struct ckpt_buf *text)
     return r < 0 ? r : ckpt_disk_fsync(fd);
 }
 
-static int add_config(int dir)
+static int add_config(int dir, const struct stat *owner)
 {
     char temporary[64], random[9];
     struct ckpt_buf text = CKPT_BUF_INIT;
@@ -120,6 +127,8 @@ static int add_config(int dir)
     int r = ckpt_store_config_new(&text);
     if (r == 0)
         r = write_new(dir, temporary, &text);
+    if (r == 0)
+        give(owner, dir, temporary);
     if (r == 0)
         r = ckpt_disk_link(dir, temporary, dir, "store.json");
     if (r == -EEXIST)
@@ -134,34 +143,44 @@ static int add_config(int dir)
 }
 
 /* The directories, and the lock. What is missing of them is no harm done: tools that copy trees may leave empty ones out. */
-static int add_directories(int dir)
+static int add_directories(int dir, const struct stat *owner)
 {
     for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
-        int r = faccessat(dir, directories[i], F_OK, 0) == 0 ? 0 : ckpt_disk_mkdir(dir, directories[i], DIR_MODE);
+        bool made = faccessat(dir, directories[i], F_OK, 0) < 0;
+        int r = !made ? 0 : ckpt_disk_mkdir(dir, directories[i], DIR_MODE);
         if (r < 0 && r != -EEXIST)
             return r;
+        if (made && r == 0)
+            give(owner, dir, directories[i]);
     }
     if (faccessat(dir, "lock", F_OK, 0) == 0)
         return 0;
     CKPT_AUTOFD int lock = ckpt_disk_open(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+    if (lock >= 0)
+        give(owner, dir, "lock");
     return lock < 0 ? lock : 0;
 }
 
 static int make_store(int root)
 {
+    struct stat owner;
+    if (fstat(root, &owner) < 0)
+        return -errno;
     int r = ckpt_disk_mkdir(root, CKPT_STORE_DIR, DIR_MODE);
     if (r < 0 && r != -EEXIST)
         return r;
+    if (r == 0)
+        give(&owner, root, CKPT_STORE_DIR);
     CKPT_AUTOFD int dir = openat(root, CKPT_STORE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0)
         return -errno;
-    r = add_directories(dir);
+    r = add_directories(dir, &owner);
     if (r == 0)
         r = ckpt_disk_fsync_dir(dir, "trash");
     if (r == 0)
         r = ckpt_disk_fsync(dir);
     if (r == 0)
-        r = add_config(dir);
+        r = add_config(dir, &owner);
     return r < 0 ? r : ckpt_disk_fsync(root);
 }
 
@@ -200,7 +219,7 @@ static int open_directories(struct ckpt_store *s)
         const char *name;
         int *fd;
     } parts[] = {{"steps", &s->steps}, {"objects", &s->objects}, {"staging", &s->staging}, {"trash", &s->trash}};
-    int r = add_directories(s->dir);
+    int r = add_directories(s->dir, &(struct stat){.st_uid = s->uid, .st_gid = s->gid});
     for (size_t i = 0; i < sizeof parts / sizeof *parts && r == 0; i++) {
         *parts[i].fd = openat(s->dir, parts[i].name, flags);
         r = *parts[i].fd < 0 ? -errno : 0;
@@ -226,9 +245,12 @@ static int open_files(struct ckpt_store *s, struct ckpt_err *err)
 static int open_all(struct ckpt_store *s, struct ckpt_err *err)
 {
     struct ckpt_store_config config;
+    struct stat st;
     s->root = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (s->root < 0)
+    if (s->root < 0 || fstat(s->root, &st) < 0)
         return ckpt_fail(err, errno, "%s: %s", s->path, strerror(errno));
+    s->uid = st.st_uid;
+    s->gid = st.st_gid;
     s->dir = openat(s->root, CKPT_STORE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (s->dir < 0 && errno == ENOENT)
         return ckpt_fail(err, ENOENT, "%s is not a native root: it has no %s; 'ckptfs init %s' makes it one", s->path, CKPT_STORE_DIR,

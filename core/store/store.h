@@ -37,6 +37,8 @@ struct ckpt_store {
     char *path;                       /* of the root, for messages */
     struct ckpt_backend *files;       /* .ckptstore, for reading */
     pthread_mutex_t lock;             /* config */
+    uid_t uid;                        /* the root's owner, to whom what is in it belongs */
+    gid_t gid;
     struct ckpt_store_config config;  /* as last read: ckpt_store_config_read */
     unsigned trash_keep;              /* seconds that what is deleted stays in the trash (60) */
 };

@@ -107,6 +107,8 @@ static int put_back(struct ckpt_store *s, const uint8_t hash[CKPT_SHA256], const
         return 0;
     int r = ckpt_disk_mkdir(s->objects, folder, 0777);
     if (r == 0)
+        ckpt_store_give(s, s->objects, folder);
+    if (r == 0)
         r = ckpt_disk_fsync(s->objects);
     if (r < 0 && r != -EEXIST)
         return r;

@@ -23,6 +23,7 @@ static int open_dir(struct ckpt_work *w, const char *name, int *ret)
     int r = ckpt_disk_mkdir(w->dir, name, 0777);
     if (r < 0)
         return r;
+    ckpt_store_give(w->store, w->dir, name);
     *ret = openat(w->dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     return *ret < 0 ? -errno : 0;
 }
@@ -34,12 +35,14 @@ static int make(struct ckpt_work *w)
     int r = ckpt_disk_mkdir(w->store->trash, trash, 0700);
     if (r < 0)
         return r;
+    ckpt_store_give(w->store, w->store->trash, trash);
     w->dir = openat(w->store->trash, trash, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (w->dir < 0)
         return -errno;
     w->lock = ckpt_disk_open(w->dir, "lock", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (w->lock < 0)
         return w->lock;
+    ckpt_store_give(w->store, w->dir, "lock");
     if (flock(w->lock, LOCK_EX | LOCK_NB) < 0)
         return -errno;
     r = open_dir(w, "tree", &w->tree);

@@ -77,9 +77,12 @@ static int lock_place(struct ckpt_writers *w)
 {
     char path[CKPT_STEP_NAME + 16];
     struct stat ours, now;
+    bool made = !is_there(w->dir, "lock");
     int fd = openat(w->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return -errno;
+    if (made)
+        ckpt_store_give(w->store, w->dir, "lock");
     snprintf(path, sizeof path, PLACE "/%s", w->step);
     int r = 0;
     while ((r = flock(fd, LOCK_EX) < 0 ? -errno : 0) == -EINTR)
@@ -114,9 +117,13 @@ static int open_place(struct ckpt_writers *w)
     snprintf(path, sizeof path, PLACE "/%s", w->step);
     int r = ckpt_disk_mkdir(w->store->dir, PLACE, 0777);
     if (r == 0)
+        ckpt_store_give(w->store, w->store->dir, PLACE);
+    if (r == 0)
         r = ckpt_disk_fsync(w->store->dir);
     if (r == 0 || r == -EEXIST)
         r = ckpt_disk_mkdir(w->store->dir, path, 0777);
+    if (r == 0)
+        ckpt_store_give(w->store, w->store->dir, path);
     if (r == 0)
         r = ckpt_disk_fsync_dir(w->store->dir, PLACE);
     if (r < 0 && r != -EEXIST)

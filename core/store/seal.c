@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who may read and change what lies in the store. It belongs to the root's owner, where this process may give it away; objects and manifests can be
+ * read by who may read each leaf in them, and by their owner. An object that is there already only loses rights: whoever has put it there, the
+ * leaves that share it have none in common that one of them lacks.
+ *
+ * A staged file that becomes an object itself (hold.c) has its maker's owner and mode. Its mark, COMMIT_ALIAS_XATTR, tells these, and is on the
+ * disk before they change: if the commit fails, or ends with its process, the file gets them back.
+ */
+#include "core/store/commit_private.h"
+
+#include "core/base/log.h"
+#include "core/store/internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/xattr.h>
+
+void ckpt_store_give(const struct ckpt_store *s, int dir, const char *name)
+{
+    if (geteuid() == 0 && (s->uid || s->gid) && fchownat(dir, name, s->uid, s->gid, AT_SYMLINK_NOFOLLOW) < 0)
+        ckpt_log(CKPT_LOG_DEBUG, "%s: %s does not get the root's owner: %s", s->path, name, strerror(errno));
+}
+
+void seal_mark(const struct stat *st, char ret[SEAL_MARK])
+{
+    snprintf(ret, SEAL_MARK, "%o %u %u", st->st_mode & 07777, st->st_uid, st->st_gid);
+}
+
+bool seal_marked(int fd, struct stat *st)
+{
+    char path[32], mark[SEAL_MARK];
+    unsigned mode, uid, gid;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ssize_t n = getxattr(path, COMMIT_ALIAS_XATTR, mark, sizeof mark - 1);
+    mark[CKPT_MAX(n, 0)] = 0;
+    if (n < 0 || sscanf(mark, "%o %u %u", &mode, &uid, &gid) != 3)
+        return false;
+    st->st_mode = (st->st_mode & S_IFMT) | (mode & 07777);
+    st->st_uid = uid;
+    st->st_gid = gid;
+    return true;
+}
+
+/* A regular file by its name, to be changed by its descriptor: nobody can put another one in its place meanwhile. */
+static int open_file(int dir, const char *name, struct stat *ret)
+{
+    int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && (fstat(fd, ret) < 0 || !S_ISREG(ret->st_mode))) {
+        close(fd);
+        errno = EPERM;
+        return -1;
+    }
+    return fd;
+}
+
+static int set(int fd, mode_t mode, uid_t uid, gid_t gid)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int r = fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0 && geteuid() == 0 ? -errno : 0;
+    return r < 0 || chmod(path, mode) == 0 ? r : -errno;
+}
+
+mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode)
+{
+    bool foreign = gid != s->gid && geteuid() != 0; /* a group that the mode was not made for, and that cannot be changed */
+    return foreign && !(mode & 0004) ? mode & ~(mode_t)0040 : mode;
+}
+
+int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode)
+{
+    struct stat st;
+    CKPT_AUTOFD int fd = open_file(dir, name, &st);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    bool ours = st.st_uid == geteuid() || geteuid() == 0, staged = leaf_name_ends(name, HOLD_ALIAS);
+    mode_t want = seal_mode(s, st.st_gid, staged ? mode : st.st_mode & mode);
+    bool owned = geteuid() != 0 || (st.st_uid == s->uid && st.st_gid == s->gid);
+    if (!ours || (want == (st.st_mode & 07777) && owned)) /* another user's is as that one has published it */
+        return 0;
+    return set(fd, want, s->uid, s->gid);
+}
+
+/* --- back --- */
+
+bool seal_matters(int dir, const char *name)
+{
+    struct stat st, was;
+    CKPT_AUTOFD int fd = open_file(dir, name, &st);
+    was = st;
+    if (fd < 0 || !seal_marked(fd, &was))
+        return false;
+    return was.st_uid != st.st_uid || was.st_gid != st.st_gid || (was.st_mode & ~st.st_mode & 0444);
+}
+
+static int unseal_one(void *arg, int dir, const char *name)
+{
+    struct stat st;
+    if (!leaf_name_ends(name, HOLD_ALIAS))
+        return 0;
+    CKPT_AUTOFD int fd = open_file(dir, name, &st);
+    int r = fd < 0 ? -errno : seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
+    if (r < 0)
+        ckpt_log(CKPT_LOG_WARN, "a staged file has lost its mode and owner to a commit that failed: %s", strerror(-r));
+    return 0;
+}
+
+void ckpt_commit_unseal(const struct ckpt_hold *h)
+{
+    (void)!ckpt_names_each(h->dir, ".", unseal_one, NULL);
+}
