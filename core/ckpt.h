@@ -102,8 +102,9 @@ uint64_t ckpt_dir_id(const struct ckpt_dir *dir);
 /* The entry at a position (0: the first): 1, or 0 at the end. */
 int ckpt_readdir(struct ckpt_dir *dir, uint64_t pos, struct ckpt_dirent *ret);
 
-/* Extended attributes: the value's length. -ENODATA: there is none of that name. */
-ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len);
+/* Extended attributes: the value's length. -ENODATA: there is none of that name. who (NULL: anybody): why a step fails is told in full only to
+ * those who may look at all that it says. */
+ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len);
 /* The names, each with its NUL. */
 ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len);
 
@@ -118,7 +119,7 @@ struct ckpt_handle; /* an open file of a staged step */
 
 bool ckpt_source_writable(const struct ckpt_source *src);
 /* ckpt_lookup, by a thread that may have been told -ESTALE just before: what it finds does not become something else before the thread has opened it,
- * since the kernel looks a path up again once only. ret->fleeting is also set of a name that is not there and may be the next time. */
+ * since the kernel looks a path up again once only. A control file tells of the source what the caller can list himself. ret->fleeting is also set of a name that is not there and may be the next time. */
 int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
                     struct ckpt_err *err);
 int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,

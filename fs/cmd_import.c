@@ -93,11 +93,11 @@ static int open_to(struct import *m, char *path, struct ckpt_err *err)
 /* The user's metadata of the source; NULL: none. */
 static char *read_metadata(struct import *m)
 {
-    ssize_t n = ckpt_getxattr(m->from.src, m->from.at.id, "user.ckpt.metadata", NULL, 0);
+    ssize_t n = ckpt_getxattr(m->from.src, m->from.at.id, "user.ckpt.metadata", NULL, NULL, 0);
     if (n <= 0 || (size_t)n > METADATA_MAX)
         return NULL;
     char *text = malloc((size_t)n + 1);
-    n = text ? ckpt_getxattr(m->from.src, m->from.at.id, "user.ckpt.metadata", text, (size_t)n) : -ENOMEM;
+    n = text ? ckpt_getxattr(m->from.src, m->from.at.id, "user.ckpt.metadata", NULL, text, (size_t)n) : -ENOMEM;
     if (n > 0)
         text[n] = 0;
     if (n <= 0 || !strcmp(text, "{}")) {

@@ -169,10 +169,10 @@ static int list_steps(struct info *in)
 
 static char *attribute(struct info *in, const char *name)
 {
-    ssize_t n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, 0);
+    ssize_t n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, NULL, 0);
     char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
     if (text) {
-        n = ckpt_getxattr(in->src, CKPT_ROOT, name, text, (size_t)n);
+        n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, text, (size_t)n);
         text[n > 0 ? n : 0] = 0;
     }
     return text;

@@ -234,9 +234,11 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct 
             int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
             if (l == -ENOENT && !ckpt_dir_in_tree(fs_dir_of(fi)))
                 continue; /* it has gone since the directory was opened */
-            taken = l == 0;
+            taken = l == 0 && !a.snapshot; /* which is for who looks it up */
             if (taken)
                 fs_fill_entry(m, &a, &e);
+            else if (l == 0)
+                ckpt_forget(m->source, a.id, 1);
         }
         size_t n = plus ? fuse_add_direntry_plus(req, buf + used, size - used, d.name, &e, (off_t)d.next)
                         : fuse_add_direntry(req, buf + used, size - used, d.name, &e.attr, (off_t)d.next);
@@ -275,8 +277,9 @@ static void reply_xattr(fuse_req_t req, ssize_t n, const char *buf, size_t size)
 
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
+    struct ckpt_caller who = fs_caller(req);
     CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
-    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(fs_mount_of(req)->source, ino, name, buf, size), buf, size);
+    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(fs_mount_of(req)->source, ino, name, &who, buf, size), buf, size);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)

@@ -130,7 +130,7 @@ static int set_attribute(const struct into *in, int fd, const char *path, const 
 static int keep_dtype(const struct into *in, uint64_t id, const char *path, int fd)
 {
     char dtype[64];
-    ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.dtype", dtype, sizeof dtype - 1);
+    ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.dtype", NULL, dtype, sizeof dtype - 1);
     if (len <= 0)
         return 0;
     dtype[len] = 0;
@@ -142,7 +142,7 @@ static int keep_kind(const struct into *in, uint64_t id, const char *path, int f
     char kind[64];
     if (!in->t->attributes)
         return 0;
-    ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.kind", kind, sizeof kind - 1);
+    ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.kind", NULL, kind, sizeof kind - 1);
     kind[CKPT_MAX(len, 0)] = 0;
     return strcmp(kind, "list") && strcmp(kind, "tuple") ? 0 : set_attribute(in, fd, path, "user.ckpt.kind", kind, (size_t)len);
 }

@@ -78,6 +78,11 @@ static bool is_in_group(pid_t pid, uint32_t gid)
     return found;
 }
 
+bool ckpt_caller_owns(const struct ckpt_caller *who, uint32_t uid)
+{
+    return !who || who->uid == 0 || who->uid == (who->shown && who->shown->set_uid ? who->shown->uid : uid);
+}
+
 bool ckpt_caller_may(const struct ckpt_caller *who, uint32_t mode, uint32_t uid, uint32_t gid, unsigned want)
 {
     if (!who || who->uid == 0)

@@ -29,6 +29,8 @@ bool ckpt_rights_same(const struct ckpt_rights *a, const struct ckpt_rights *b);
 /* The mode of a file of that group, whoever owns it, that gives no more than these rights, but that its owner may always read it. */
 uint32_t ckpt_rights_mode(const struct ckpt_rights *r, uint32_t gid);
 
+/* Is it the caller's, or root? */
+bool ckpt_caller_owns(const struct ckpt_caller *who, uint32_t uid);
 /* May the caller do all of want (bits 4, 2, 1) with something? NULL is whom everything is shown. */
 bool ckpt_caller_may(const struct ckpt_caller *who, uint32_t mode, uint32_t uid, uint32_t gid, unsigned want);
 

@@ -13,26 +13,40 @@
 
 typedef int listing_fn(void *arg, const char *path, const struct ckpt_listing *l);
 
-static int walk_listings(struct ckpt_source *src, const char *path, unsigned depth, listing_fn *visit, void *arg)
+/* Of those that `who` may list and enter, and gets to through such ones. */
+struct listing_walk {
+    struct ckpt_source *src;
+    const struct ckpt_caller *who;
+    listing_fn *visit;
+    void *arg;
+};
+
+static int walk_listings(const struct listing_walk *w, const char *path, unsigned depth)
 {
     struct ckpt_listing *l;
-    int r = ckpt_listing_make(src->backend, path, NULL, &l);
+    struct ckpt_stat st;
+    int r = ckpt_backend_stat(w->src->backend, path, &st);
+    if (r == 0 && !ckpt_caller_may(w->who, st.mode, st.uid, st.gid, 5))
+        return 0;
+    if (r == 0)
+        r = ckpt_listing_make(w->src->backend, path, NULL, &l);
     if (r < 0)
         return depth ? 0 : r; /* a directory that has gone, or may not be read, does not hide the others */
-    r = visit(arg, path, l);
+    r = w->visit(w->arg, path, l);
     for (size_t i = 0; i < l->count && r == 0 && depth < MAX_DIR_DEPTH; i++) {
         const struct ckpt_entry *e = &l->entries[i];
         char sub[4096];
         if (e->kind == CKPT_ENTRY_DIR && snprintf(sub, sizeof sub, "%s%s%s", path, *path ? "/" : "", e->name) < (int)sizeof sub)
-            r = walk_listings(src, sub, depth + 1, visit, arg);
+            r = walk_listings(w, sub, depth + 1);
     }
     ckpt_listing_unref(l);
     return r;
 }
 
-static int walk_source(struct ckpt_source *src, listing_fn *visit, void *arg)
+static int walk_source(struct ckpt_source *src, const struct ckpt_caller *who, listing_fn *visit, void *arg)
 {
-    return src->root->kind == NODE_DIR ? walk_listings(src, "", 0, visit, arg) : 0;
+    const struct listing_walk w = {src, who, visit, arg};
+    return src->root->kind == NODE_DIR ? walk_listings(&w, "", 0) : 0;
 }
 
 struct step_walk {
@@ -74,7 +88,7 @@ static int visit_steps(void *arg, const char *path, const struct ckpt_listing *l
 
 static int each(struct ckpt_source *src, struct step_walk *w, struct ckpt_err *err)
 {
-    int r = walk_source(src, visit_steps, w);
+    int r = walk_source(src, NULL, visit_steps, w);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r)) : r;
 }
 
@@ -90,7 +104,7 @@ int ckpt_each_checkpoint(struct ckpt_source *src, int (*visit)(void *arg, const 
 
 /* --- the files --- */
 
-static int make_version(struct ckpt_source *src, struct ckpt_buf *out)
+static int make_version(struct ckpt_source *src, const struct ckpt_caller *who, struct ckpt_buf *out)
 {
     ckpt_buf_adds(out, "ckptfs " CKPTFS_VERSION "\n");
     return 0;
@@ -161,7 +175,7 @@ static unsigned long long figure(const struct ckpt_stats *s, size_t i)
     return (unsigned long long)*(const uint64_t *)(const void *)((const char *)s + figures[i].off);
 }
 
-static int make_stats(struct ckpt_source *src, struct ckpt_buf *out)
+static int make_stats(struct ckpt_source *src, const struct ckpt_caller *who, struct ckpt_buf *out)
 {
     struct ckpt_stats s;
     ckpt_source_stats(src, &s);
@@ -172,7 +186,7 @@ static int make_stats(struct ckpt_source *src, struct ckpt_buf *out)
     return 0;
 }
 
-static int make_metrics(struct ckpt_source *src, struct ckpt_buf *out)
+static int make_metrics(struct ckpt_source *src, const struct ckpt_caller *who, struct ckpt_buf *out)
 {
     struct ckpt_stats s;
     ckpt_source_stats(src, &s);
@@ -219,19 +233,32 @@ static int add_step(void *arg, const struct ckpt_step *s)
     return ckpt_buf_error(j->out);
 }
 
-static int make_steps(struct ckpt_source *src, struct ckpt_buf *out)
+static int make_steps(struct ckpt_source *src, const struct ckpt_caller *who, struct ckpt_buf *out)
 {
     struct steps_json j = {.out = out};
     ckpt_buf_adds(out, "{\"roots\":[");
-    int r = ckpt_each_step(src, add_step, &j, NULL);
+    int r = walk_source(src, who, visit_steps, &(struct step_walk){add_step, &j, false});
     ckpt_buf_adds(out, j.root ? "]}]}\n" : "]}\n");
     free(j.root);
     return r;
 }
 
+struct hidden_walk {
+    struct ckpt_buf *out;
+    const struct ckpt_caller *who;
+};
+
+/* A reason may name what is in it. */
+static const char *reason_for(const struct ckpt_caller *who, const struct ckpt_entry *e)
+{
+    bool closed = e->st.type == CKPT_FT_DIR && !ckpt_caller_may(who, e->st.mode, e->st.uid, e->st.gid, 5);
+    return closed ? "not finished" : e->hidden;
+}
+
 static int list_hidden(void *arg, const char *path, const struct ckpt_listing *l)
 {
-    struct ckpt_buf *out = arg;
+    const struct hidden_walk *w = arg;
+    struct ckpt_buf *out = w->out;
     for (size_t i = 0; i < l->count; i++) {
         const struct ckpt_entry *e = &l->entries[i];
         if (e->kind != CKPT_ENTRY_HIDDEN || !*e->hidden)
@@ -241,26 +268,26 @@ static int list_hidden(void *arg, const char *path, const struct ckpt_listing *l
         for (size_t k = begin; k < out->len; k++) /* a line is a line, whatever the name */
             if (out->data[k] == '\n' || out->data[k] == '\t')
                 out->data[k] = '?';
-        ckpt_buf_addf(out, "\t%s\n", e->hidden);
+        ckpt_buf_addf(out, "\t%s\n", reason_for(w->who, e));
     }
     return ckpt_buf_error(out);
 }
 
-static int make_unfinished(struct ckpt_source *src, struct ckpt_buf *out)
+static int make_unfinished(struct ckpt_source *src, const struct ckpt_caller *who, struct ckpt_buf *out)
 {
-    return walk_source(src, list_hidden, out);
+    return walk_source(src, who, list_hidden, &(struct hidden_walk){out, who});
 }
 
-static int (*const makers[])(struct ckpt_source *, struct ckpt_buf *) = {make_version, make_stats, make_metrics, make_steps, make_unfinished};
+static int (*const makers[])(struct ckpt_source *, const struct ckpt_caller *, struct ckpt_buf *) = {make_version, make_stats, make_metrics, make_steps, make_unfinished};
 const char *const source_control_names[] = {"version", "stats.json", "metrics", "steps.json", "unfinished", NULL};
 
-int source_control(struct ckpt_source *src, const char *name, uint8_t **ret, size_t *ret_len, struct ckpt_err *err)
+int source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret, size_t *ret_len, struct ckpt_err *err)
 {
     for (size_t i = 0; source_control_names[i]; i++) {
         if (strcmp(source_control_names[i], name))
             continue;
         struct ckpt_buf out = CKPT_BUF_INIT;
-        int r = makers[i](src, &out);
+        int r = makers[i](src, who, &out);
         if (r == 0)
             r = ckpt_buf_error(&out);
         if (r < 0) {

@@ -293,13 +293,13 @@ static int lookup_blob(struct ckpt_source *src, struct target *dir, const char *
     return -ENOENT;
 }
 
-static int lookup_control(struct ckpt_source *src, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+int source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     uint8_t *content;
     size_t len;
     struct ckpt_stat st = src->root->st;
     st.mode &= 0444;
-    int r = source_control(src, name, &content, &len, err);
+    int r = source_control(src, name, who, &content, &len, err);
     if (r < 0)
         return r;
     st.mtime_ns = ckpt_realtime_ns();
@@ -409,7 +409,7 @@ int source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, st
     } else if (t.node->stages && lookup_step(src, t.node, name, ret) == 0)
         r = 0;
     else if (t.node->kind == NODE_CONTROL_DIR)
-        r = lookup_control(src, name, ret, err);
+        r = source_lookup_control(src, name, NULL, ret, err);
     else if (t.node->kind == NODE_FACE) {
         struct node *n;
         r = source_face_lookup(src, t.node, name, &n);

@@ -156,8 +156,11 @@ int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n,
 void source_settle_removals(struct ckpt_source *src, struct node *root, double seconds);
 void source_forget_removal(struct ckpt_source *src, struct node *n); /* under the source's lock */
 
-/* control.c: the text of a control file; -ENOENT. */
-int source_control(struct ckpt_source *src, const char *name, uint8_t **ret, size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;
+/* lookup.c: a control file, with that text: each look-up makes one of its own. */
+int source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
+    CKPT_MUST_USE;
+/* control.c: the text of a control file, with what `who` (NULL: anybody) can list of the source; -ENOENT. */
+int source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret, size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;
 extern const char *const source_control_names[]; /* NULL-terminated */
 
 #endif

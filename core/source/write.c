@@ -733,6 +733,8 @@ int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, 
 {
     bool change, inside = parent >= NODE_INSIDE;
     struct target t;
+    if (parent == CKPT_CONTROL)
+        return source_lookup_control(src, name, who, ret, err);
     int r = ckpt_lookup(src, parent, name, ret, err);
     if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)))
         return r;
@@ -996,11 +998,14 @@ static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct
     if (r < 0)
         return r;
     struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? source_root_of(src, t.node) : NULL;
-    bool changed = false;
+    const struct ckpt_stat *top = &t.node->st;
+    bool changed = false, may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
     if (root) {
         set = root->stages;
         r = source_find_copy(src, root, &t, &staged);
-        if (r == 0 && atomic_load(&t.node->removing)) {
+        if (r == 0 && atomic_load(&t.node->removing) && !may)
+            r = ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
+        else if (r == 0 && atomic_load(&t.node->removing)) {
             r = source_open_copy(src, &t, &set, &staged, err);
             r = r < 0 ? r : 1;
         }

@@ -4,10 +4,12 @@
 #include "core/format/json.h"
 #include "core/format/store/store_format.h"
 #include "core/source/source.h"
+#include "core/tree/rights.h"
 
 #include <stdio.h>
 
 #define PREFIX "user.ckpt."
+#define KNOWN_LEVELS 40
 
 static void set_string(cJSON *all, const char *name, const char *value)
 {
@@ -57,7 +59,17 @@ static bool is_pinned(struct ckpt_source *src, const struct node *n)
     return ckpt_backend_stat(src->backend, pin, &st) == 0;
 }
 
-static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
+/* Why a checkpoint does not open may be something in it: it is told in full to who may read all of its files. */
+static bool may_know(struct ckpt_source *src, const struct node *n, const struct ckpt_caller *who)
+{
+    struct ckpt_rights all = {.mode = 0444, .uid = n->st.uid, .gid = n->st.gid};
+    if (!who || ckpt_caller_owns(who, n->st.uid))
+        return true;
+    int r = n->blob ? 0 : ckpt_rights_below(src->backend, n->manifest ? n->manifest : n->path, KNOWN_LEVELS, &all);
+    return r == 0 && ckpt_caller_may(who, all.mode, all.uid, all.gid, 4);
+}
+
+static void describe_step(struct ckpt_source *src, struct target *t, const struct ckpt_caller *who, cJSON *all)
 {
     const struct node *n = t->node;
     struct ckpt_err err = {0};
@@ -74,7 +86,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
     set_string(all, "pinned", is_pinned(src, n) ? "1" : "0");
     if (source_enter(src, t, &node, &err) < 0) {
         set_string(all, "format", n->reader ? n->reader->name : "orbax");
-        set_string(all, "error", err.text);
+        set_string(all, "error", may_know(src, n, who) ? err.text : "it cannot be opened; who may read all of it is told why");
         return;
     }
     set_string(all, "metadata", t->tree->metadata ? t->tree->metadata : "{}");
@@ -82,7 +94,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, cJSON *all)
 }
 
 /* An object of all attributes; NULL when out of memory. */
-static cJSON *describe(struct ckpt_source *src, uint64_t id)
+static cJSON *describe(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who)
 {
     struct target t, npy;
     cJSON *all = cJSON_CreateObject();
@@ -91,7 +103,7 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id)
         return NULL;
     }
     if (!t.tree && t.node->kind == NODE_TREE)
-        describe_step(src, &t, all);
+        describe_step(src, &t, who, all);
     else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
         describe_inner(t.tree, t.file.node, all);
     else if (!t.tree && source_npy(src, t.node, &npy, NULL) == 0) { /* a malformed one has none */
@@ -147,21 +159,21 @@ static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
     return found;
 }
 
-static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
     uint64_t copy;
     if (id & CKPT_STAGED) {
         struct ckpt_stages *set = source_set(src, id);
-        return set ? ckpt_stage_getxattr(set, id, name, buf, len) : -ESTALE;
+        return set ? ckpt_stage_getxattr(set, id, name, who, buf, len) : -ESTALE;
     }
     if (copy_of(src, id, &copy)) {
-        ssize_t r = getxattr_of(src, copy, name, buf, len);
+        ssize_t r = getxattr_of(src, copy, name, who, buf, len);
         ckpt_forget(src, copy, 1);
         return r;
     }
     if (strncmp(name, PREFIX, strlen(PREFIX)))
         return strncmp(name, "user.", 5) ? -ENODATA : own_attribute(src, id, name, buf, len);
-    cJSON *all = describe(src, id);
+    cJSON *all = describe(src, id, who);
     const cJSON *item = ckpt_json_get(all, name + strlen(PREFIX));
     ssize_t r = item ? ckpt_give_xattr(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
     cJSON_Delete(all);
@@ -180,7 +192,7 @@ static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, siz
         ckpt_forget(src, copy, 1);
         return r;
     }
-    cJSON *all = describe(src, id), *own = own_attributes(src, id);
+    cJSON *all = describe(src, id, NULL), *own = own_attributes(src, id);
     struct ckpt_buf names = CKPT_BUF_INIT;
     const cJSON *e;
     cJSON_ArrayForEach(e, all)
@@ -201,6 +213,7 @@ static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, siz
 
 struct reading {
     const char *name; /* NULL: all names */
+    const struct ckpt_caller *who;
     char *buf;
     size_t len;
     ssize_t got;
@@ -209,20 +222,20 @@ struct reading {
 static int read_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
     struct reading *x = arg;
-    x->got = x->name ? getxattr_of(src, id, x->name, x->buf, x->len) : listxattr_of(src, id, x->buf, x->len);
+    x->got = x->name ? getxattr_of(src, id, x->name, x->who, x->buf, x->len) : listxattr_of(src, id, x->buf, x->len);
     return (int)CKPT_MIN(x->got, 0);
 }
 
-ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
-    struct reading x = {name, buf, len};
+    struct reading x = {name, who, buf, len};
     int r = source_retry(src, id, 0, read_at, &x, NULL);
     return r < 0 ? r : x.got;
 }
 
 ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 {
-    struct reading x = {NULL, buf, len};
+    struct reading x = {NULL, NULL, buf, len};
     int r = source_retry(src, id, 0, read_at, &x, NULL);
     return r < 0 ? r : x.got;
 }

@@ -162,7 +162,7 @@ int ckpt_stage_opendir(struct ckpt_stages *set, uint64_t id, int *ret_fd) CKPT_M
 uint64_t ckpt_stage_ino(const struct ckpt_stages *set, dev_t dev, ino_t ino);
 
 /* --- attributes --- */
-ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, char *buf, size_t len) CKPT_MUST_USE;
+ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len) CKPT_MUST_USE;
 ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, size_t len) CKPT_MUST_USE;
 int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, const void *value, size_t len, int flags,
                         const struct ckpt_caller *who) CKPT_MUST_USE;

@@ -196,6 +196,16 @@ int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ck
     return r;
 }
 
+int stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct stat st;
+    if (fstat(step->tree, &st) < 0)
+        return ckpt_fail(err, errno, "%s", strerror(errno));
+    if (ckpt_caller_owns(who, st.st_uid) || ckpt_caller_may(who, st.st_mode, st.st_uid, st.st_gid, 2))
+        return 0;
+    return ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
+}
+
 int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct stage_inode *n;
@@ -213,7 +223,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
         r = ckpt_disk_fsync(step->hold);
     stage_put(n);
-    if (commit)
+    if (commit && (r = stage_may_commit(step, who, err)) == 0)
         r = stage_commit_as(step, NULL, false, who->interrupted, err);
     stage_step_put(step);
     return r;

@@ -5,6 +5,7 @@
 
 #include "core/base/log.h"
 #include "core/base/pool.h"
+#include "core/base/rights.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
 #include "core/store/stage.h"
@@ -217,6 +218,8 @@ int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, 
                      atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
 /* as: the name of the step that it is renamed to; NULL: it keeps its own. if_settled: only if it still is; else -EAGAIN. */
 int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+/* -EACCES: it is neither the caller's, nor may that one write to it. */
+int stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 /* Nobody writes, and nothing has changed for a while. Under the set's lock. */
 bool stage_is_settled(struct stage_step *step);
 /* So many ns from now, for pthread_cond_timedwait. */

@@ -672,12 +672,15 @@ int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to,
     double number;
     struct stage_step *step = stage_step_get(set, from), *there = stage_step_get(set, to);
     int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
+    bool commits = ckpt_step_name(to, &number);
+    if (r == 0 && commits)
+        r = stage_may_commit(step, who, err);
     if (r == 0 && there && !(stage_is_empty(there->tree) && !*there->base_id))
         r = ckpt_fail(err, set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", to);
     else if (r == 0 && there)
         r = ckpt_stage_remove(set, to, err);
     if (r == 0)
-        r = ckpt_step_name(to, &number) ? stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
+        r = commits ? stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
     if (r == 0) { /* the step that was changed has the new name alone */
         r = delete_base(step, from, err);
         set->opt.changed(set->opt.arg, from);

@@ -7,6 +7,7 @@
 #include <sys/xattr.h>
 
 #define PREFIX "user.ckpt."
+#define NOT_TOLD "the step is not committed; who may commit it is told why"
 
 static bool is_plain(const struct stage_inode *dir, const char *name)
 {
@@ -257,7 +258,7 @@ static bool is_kept(const char *name)
 }
 
 /* state, and error where the last commit failed: of a step's own directory. */
-static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, size_t len)
+static ssize_t step_xattr(struct stage_inode *n, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
     struct stage_step *step = n->step;
     if (n != step->top || step->face || strncmp(name, PREFIX, strlen(PREFIX)))
@@ -271,6 +272,7 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, si
         int r = stage_metadata(step, &text, &text_len);
         return r < 0 ? r : text ? ckpt_give_xattr(text, text_len, buf, len) : -ENODATA;
     }
+    bool told = !who || stage_may_commit(step, who, NULL) == 0; /* what was wrong may be a file that others cannot list */
     CKPT_GUARD(&step->set->lock);
     double number;
     char text[CKPT_STEP_NAME + 16];
@@ -279,7 +281,7 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, si
         return ckpt_give_xattr(faccessat(step->set->store->steps, text, F_OK, 0) == 0 ? "1" : "0", 1, buf, len);
     }
     if (!strcmp(name, "error") && step->error)
-        return ckpt_give_xattr(step->error, strlen(step->error), buf, len);
+        return told ? ckpt_give_xattr(step->error, strlen(step->error), buf, len) : ckpt_give_xattr(NOT_TOLD, strlen(NOT_TOLD), buf, len);
     if (strcmp(name, "step") || !ckpt_step_name(step->name, &number))
         return -ENODATA;
     struct ckpt_buf shown = CKPT_BUF_INIT;
@@ -289,7 +291,7 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, char *buf, si
     return r;
 }
 
-ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, char *buf, size_t len)
+ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
     struct stage_inode *n;
     char path[32];
@@ -297,7 +299,7 @@ ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *na
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
-    ssize_t got = step_xattr(n, name, buf, len);
+    ssize_t got = step_xattr(n, name, who, buf, len);
     if (got == -ENODATA && is_kept(name) && (got = getxattr(path, name, buf, len)) < 0)
         got = -errno;
     stage_put(n);
