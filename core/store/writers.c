@@ -9,6 +9,7 @@
 
 #include "core/base/util.h"
 #include "core/io/disk.h"
+#include "core/store/commit_private.h"
 #include "core/store/internal.h"
 
 #include <fcntl.h>
@@ -522,6 +523,24 @@ static int drop_part(void *arg, int dir, const char *name)
     return is_part(name, &k, &n) ? ckpt_disk_unlink(dir, name, 0) : 0;
 }
 
+static int part_mode(void *arg, int dir, const char *name)
+{
+    mode_t *mode = arg;
+    struct stat st;
+    unsigned k, n;
+    if (is_part(name, &k, &n) && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        *mode &= st.st_mode;
+    return 0;
+}
+
+/* The reason may name something in the parts: it is for who may read them. */
+static int seal_reason(struct ckpt_writers *w)
+{
+    mode_t mode = 0666;
+    int r = ckpt_names_each(w->dir, ".", part_mode, &mode);
+    return r < 0 ? r : seal_object(w->store, w->dir, "failed", mode | 0600);
+}
+
 int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_err *why)
 {
     struct ckpt_buf text = CKPT_BUF_INIT;
@@ -532,6 +551,8 @@ int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_er
         r = ckpt_buf_error(&text);
     if (r == 0)
         r = ckpt_disk_replace(w->dir, result < 0 ? "failed" : "done", text.data, text.len);
+    if (r == 0 && result < 0)
+        r = seal_reason(w);
     ckpt_buf_clear(&text);
     /* All come again, with what they have then. */
     return r == 0 && result < 0 ? ckpt_names_each(w->dir, ".", drop_part, NULL) : r;
