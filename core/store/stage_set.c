@@ -108,6 +108,14 @@ static bool was_committed(struct stage_step *step, const char *name)
     return found;
 }
 
+/* Several writers may have the same step, each in a directory of its own, and may have ended together. */
+static bool is_other_writers(struct stage_step *step)
+{
+    char writer[16];
+    return step->set->opt.writers && stage_read_text(step->work, "writer", writer, sizeof writer) == 0 &&
+           strtoul(writer, NULL, 10) != step->set->opt.writer;
+}
+
 static void adopt(struct ckpt_stages *set, const char *id)
 {
     struct stage_step *step = stage_begin(set);
@@ -115,7 +123,7 @@ static void adopt(struct ckpt_stages *set, const char *id)
     if (!step)
         return;
     int r = stage_open_dirs(step, id);
-    if (r < 0) { /* it has an owner */
+    if (r < 0 || is_other_writers(step)) { /* it has an owner, or will have */
         stage_step_put(step);
         return;
     }

@@ -366,8 +366,13 @@ int stage_make_dirs(struct stage_step *step, mode_t mode)
 /* From now on it is taken over if this process dies: so it is whole by now. */
 static int name_dir(struct stage_step *step, const char *name, const char *base_id)
 {
+    const struct ckpt_stage_options *opt = &step->set->opt;
+    char writer[16];
     int r = 0;
-    if (*base_id) /* of files that share what is stored, made by the thousand */
+    snprintf(writer, sizeof writer, "%u", opt->writer);
+    if (opt->writers)
+        r = ckpt_disk_replace(step->work, "writer", writer, strlen(writer));
+    if (r == 0 && *base_id) /* of files that share what is stored, made by the thousand */
         r = ckpt_disk_syncfs(step->work);
     if (r == 0 && *base_id)
         r = ckpt_disk_replace(step->work, "base", base_id, strlen(base_id));

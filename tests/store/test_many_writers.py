@@ -227,6 +227,25 @@ def test_options(root, tmp_path, options, said):
     assert said in done.stderr
 
 
+def test_each_comes_back_to_its_own(mount, root):
+    """When the mounts of both writers have died, each finds what it had staged, in whatever order they start."""
+    for order in (0, 1), (1, 0):
+        mounts = [mount(root, "writers=2", f"writer={k}") for k in range(2)]
+        for k, m in enumerate(mounts):
+            write(m, k, 2)
+        for m in mounts:
+            m.crash()
+        again = {k: mount(root, "writers=2", f"writer={k}") for k in order}
+        for k, m in again.items():
+            names = sorted(os.listdir(m / "7"))
+            assert f"count{k}.json" in names and f"count{1 - k}.json" not in names
+        assert together([again[0], again[1]]) == [None, None]
+        check(again[0], 2)
+        run("rm", "-r", again[0] / "7")
+        for m in again.values():
+            m.stop()
+
+
 # --- killed
 
 WRITER = """
