@@ -12,7 +12,7 @@ import util
 
 
 def pytest_report_header():
-    return f"ckptfs: {util.CKPTFS}{' (sanitized)' if util.SANITIZED else ''}"
+    return f"ckptfs: {util.CKPTFS}{f' (with the {util.SANITIZED} sanitizer)' if util.SANITIZED else ''}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,9 @@ DATA = TESTS / "data"
 ORBAX = DATA / "orbax"
 CKPTFS = os.path.abspath(os.environ.get("CKPTFS", TESTS.parent / "build/fs/ckptfs"))
 LIMIT = 60                                                 # seconds for a command, or for a mount to appear or go
-SANITIZED = b"__asan_init" in Path(CKPTFS).read_bytes() if os.path.exists(CKPTFS) else False
+PROGRAM = Path(CKPTFS).read_bytes() if os.path.exists(CKPTFS) else b""
+SANITIZED = next((name for name, mark in (("address", b"__asan_init"), ("thread", b"__tsan_init")) if mark in PROGRAM), None)
+del PROGRAM
 SUSPICIOUS = re.compile(r"Sanitizer|runtime error:|Assertion .* failed|assertion failed|stack smashing|double free|corrupted", re.I)
 
 
@@ -115,7 +117,7 @@ class Mount:
         self.daemon.wait(LIMIT)
         self.top.rmdir()
         assert busy is None, f"not unmounted: {busy}"
-        assert not SUSPICIOUS.search(self.said()), self.said()
+        self.check_log()
         assert status == 0, f"daemon ended with {status}: {self.said()}"
 
     def crash(self):
@@ -125,9 +127,16 @@ class Mount:
         self.daemon.wait(LIMIT)
         self.abort()
         self.top.rmdir()
+        self.check_log()
 
     def said(self):
         return self.log.read_text(errors="replace")[-20000:]
+
+    def check_log(self):
+        """No report of a sanitizer, however much was said after it."""
+        log = self.log.read_text(errors="replace")
+        found = SUSPICIOUS.search(log)
+        assert not found, log[max(0, found.start() - 1000):found.start() + 20000]
 
     def __enter__(self):
         return self.start()

@@ -24,7 +24,7 @@ def flags(installed):
     """Of pkg-config, for the installed library; its paths are those below the folder that stands for /."""
     environment = os.environ | {"PKG_CONFIG_PATH": str(installed / "libdir" / "pkgconfig")}
     words = util.run("pkg-config", f"--define-variable=prefix={installed.prefix}", "--cflags", "--libs", "ckptfs", env=environment).stdout.split()
-    return words + (["-fsanitize=address,undefined"] if util.SANITIZED else [])
+    return words + {"address": ["-fsanitize=address,undefined"], "thread": ["-fsanitize=thread"]}.get(util.SANITIZED, [])
 
 
 def test_library(installed, tmp_path):
