@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import random
+import re
 import struct
 import time
 import zipfile
@@ -386,6 +387,24 @@ def test_bad_shards(mount, source):
     for name in ("overlap", "twice", "outside", "wide", "type"):
         assert error(m / f"d/{name}.npy") == errno.EUCLEAN, name
     assert error(m / "gone/good.npy") == errno.ENODATA and error(m / "gone/n.npy") == errno.ENODATA
+
+
+def test_pieces_without_their_data(mount, source):
+    """The data of one piece begin with no header of a member: that tensor cannot be read, and nothing else happens."""
+    a = np.arange(12, dtype=np.float32).reshape(3, 4)
+    pieces = [((0, 0), a[:2].copy()), ((2, 0), a[2:].copy())]
+    torch_files.save_distributed(source / "d", {n: ((3, 4), "float32", pieces) for n in "xyz"}, files=1)
+    path = source / "d/__0_0.distcp"
+    data = bytearray(path.read_bytes())
+    headers = [h.start() for h in re.finditer(rb"PK\x03\x04.{26}archive/data/0", data, re.S)]
+    assert len(headers) == 6
+    data[headers[1] + 3] += 1
+    path.write_bytes(data)
+    m = mount(source)
+    for _ in range(2):
+        errors = [util.read_error(m / f"d/{n}.npy") for n in "xyz"]
+        assert sorted(errors, key=str) == [errno.EUCLEAN, None, None] or sorted(errors, key=str) == [errno.EBADMSG, None, None], errors
+    assert all(np.array_equal(np.load(m / f"d/{n}.npy"), a) for n, e in zip("xyz", errors) if e is None)
 
 
 def test_paths(mount, source):

@@ -149,7 +149,7 @@ struct stored {
 
 static void stored_clear(struct stored *p)
 {
-    ckpt_array_unref(p->layout);
+    ckpt_array_unref(CKPT_STEAL(p->layout)); /* both who failed to open it and who reads it clear it */
     ckpt_extent_clear(&p->extent);
 }
 
