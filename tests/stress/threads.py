@@ -74,7 +74,8 @@ class Threads:
         wrong = [d for d in differences({p: (s[0], s[3:]) for p, s in found.items()}, {p: (s[0], s[3:]) for p, s in want.items()})] \
             if "store" in when else differences({**found, "": want[""]}, want)
         if wrong:
-            raise Fault(f"{when}:\n  " + "\n  ".join(wrong))
+            calls = [f"worker {w.number}: {w.trace}" for w in self.workers if any(f"{w.number}-" in d.split(":")[0] for d in wrong)]
+            raise Fault(f"{when}:\n  " + "\n  ".join(wrong + calls))
 
 
 def run(folder, mode="explicit", seconds=10, count=8, seed=None):

@@ -141,6 +141,7 @@ class Worker:
                 if e.errno != errno.ESTALE or time.monotonic() > end:
                     raise
                 self.counts["ESTALE"] += 1
+                self.trace.append("ESTALE")
                 time.sleep(0.005)
 
     def same(self, what, function, *args):
