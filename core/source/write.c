@@ -653,7 +653,7 @@ static void tell_again(struct ckpt_source *src, const struct ckpt_caller *who, b
     atomic_store(&src->told_until_ns, slot->until_ns);
 }
 
-/* Was this one told? */
+/* Was this one told? Once only: the file that it looks up next is the one that it was told of. */
 static bool was_told(struct ckpt_source *src, const struct ckpt_caller *who, bool *ret_change)
 {
     int64_t now = ckpt_monotonic_ns();
@@ -664,6 +664,7 @@ static bool was_told(struct ckpt_source *src, const struct ckpt_caller *who, boo
     for (unsigned i = 0; i < SOURCE_TOLD; i++)
         if (src->told[i].thread == who->pid && src->told[i].until_ns > now) {
             *ret_change = src->told[i].change;
+            src->told[i].until_ns = 0;
             told = true;
         }
     return told;
@@ -728,23 +729,25 @@ static int lookup_staged_at(struct ckpt_source *src, uint64_t parent, uint64_t n
     return r;
 }
 
+/* Is this a directory of a step of a store? */
+static bool is_in_step(struct ckpt_source *src, uint64_t id)
+{
+    struct target t;
+    if (id & CKPT_STAGED)
+        return true;
+    if (source_target(src, id, &t, NULL) < 0)
+        return false;
+    bool is = source_root_of(src, t.node) != NULL;
+    source_done(src, &t);
+    return is;
+}
+
 int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
                     struct ckpt_err *err)
 {
-    bool change, inside = parent >= NODE_INSIDE;
-    struct target t;
-    if (parent == CKPT_CONTROL)
-        return source_lookup_control(src, name, who, ret, err);
+    bool change;
     int r = ckpt_lookup(src, parent, name, ret, err);
-    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)))
-        return r;
-    if (!inside) { /* the top of a step? */
-        if (source_target(src, parent, &t, err) < 0)
-            return r;
-        inside = t.node->kind == NODE_TREE;
-        source_done(src, &t);
-    }
-    if (!inside)
+    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)) || !is_in_step(src, parent))
         return r;
     struct looking_again l = {name, who, ret};
     ckpt_forget(src, ret->id, 1);
