@@ -746,6 +746,8 @@ int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, 
                     struct ckpt_err *err)
 {
     bool change;
+    if (parent == CKPT_CONTROL)
+        return source_lookup_control(src, name, who, ret, err);
     int r = ckpt_lookup(src, parent, name, ret, err);
     if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)) || !is_in_step(src, parent))
         return r;
