@@ -84,6 +84,8 @@ int ckpt_commit_run(const struct ckpt_commit *in, struct ckpt_err *err)
         r = describe_tree(&c, MANIFEST_NAME, &mode, &own);
     if (r == 0)
         r = commit_publish(&c, MANIFEST_NAME, mode, &own);
+    if (r < 0)
+        commit_give_back(&c);
     commit_end(&c);
     if (r == -ECANCELED)
         r = ckpt_fail(&own, EINTR, "%s: the commit was interrupted", in->name);

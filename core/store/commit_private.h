@@ -54,6 +54,8 @@ int hold_known(struct ckpt_hold *h, const struct hold_input *in, const struct ck
 int hold_copy_bytes(int fd, uint64_t size, int out, const atomic_bool *cancel) CKPT_MUST_USE;
 /* Remove what commits and threads that were cut short have left. Nobody else uses the directory meanwhile. */
 int hold_sweep(struct ckpt_hold *h) CKPT_MUST_USE;
+/* For ckpt_names_each of hold/: a link to a staged file. */
+int hold_is_alias(void *arg, int dir, const char *name);
 /* May an object that was found by its hash be believed? 1 and *ret, or 0. */
 int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size,
                  struct ckpt_object_info *ret) CKPT_MUST_USE;
@@ -62,6 +64,7 @@ int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha
 
 /* The value of COMMIT_ALIAS_XATTR: what mode and owner a staged file has. */
 #define SEAL_MARK 64
+#define SEAL_NONE "1" /* those that it has */
 void seal_mark(const struct stat *st, char ret[SEAL_MARK]);
 /* What a mark says, into mode, uid and gid of *st; false: there is none, or it does not tell. */
 bool seal_marked(int fd, struct stat *st);
@@ -70,6 +73,8 @@ mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode);
 /* An object is the root owner's, and gives no more than mode. Nothing happens if it is not there, or is another user's. */
 int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode) CKPT_MUST_USE;
 
+/* A link in hold/ to a staged file: that has the mode and owner again that its mark tells. */
+int seal_undo(int dir, const char *name);
 /* Would it give more rights, to read it or to change it, with the mode and owner that its mark tells? */
 bool seal_matters(int dir, const char *name);
 
@@ -217,5 +222,7 @@ int pack_finish(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 int commit_allowed(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 /* All objects go where the manifest says that they are, then the manifest (a file of that mode in work) becomes the step's. */
 int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err) CKPT_MUST_USE;
+/* After it has failed, or what goes before it. */
+void commit_give_back(struct commit *c);
 
 #endif

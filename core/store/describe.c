@@ -147,6 +147,7 @@ static int write_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
         return -ECANCELED;
     int r = leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
+        (void)seal_marked(f.fd, &f.st);
         r = describe(w, at, &f, &n, err);
         if (r == 0)
             enter_leaf(w, at->parent, &f.st);
@@ -172,6 +173,8 @@ static int write_pieces(void *arg, const struct walk_at *at, struct ckpt_err *er
     n.npy = *pieces_npy(ps);
     CKPT_AUTOFD int fd = pieces_first(ps, &st, err);
     pieces_close(ps);
+    if (fd >= 0)
+        (void)seal_marked(fd, &st);
     r = fd < 0 ? fd : fill_leaf(w, &n, n.npy.header + n.npy.nbytes, err);
     if (r == 0)
         r = fill_node(&n, fd, &st, err);

@@ -232,6 +232,7 @@ static int make_alias(struct ckpt_hold *h, const struct hold_input *in, const ui
     char mark[SEAL_MARK];
     if (fstat(in->fd, &st) < 0)
         return -errno;
+    (void)seal_marked(in->fd, &st);
     seal_mark(&st, mark);
     int r = ckpt_disk_setxattr(in->fd, COMMIT_ALIAS_XATTR, mark, strlen(mark));
     if (r == -ENOSPC || r == -EOPNOTSUPP || r == -EACCES || r == -EPERM || r == -E2BIG)

@@ -317,7 +317,7 @@ static int name_manifest(struct commit *c, const char *manifest)
 
 /* --- all of it --- */
 
-static int publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
+int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
 {
     /* Two that change one step must not both find that it is still what they changed. */
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, c->in->base_id && !c->in->overwrite);
@@ -326,8 +326,13 @@ static int publish(struct commit *c, const char *manifest, mode_t allowed, struc
     int r = commit_allowed(c, err);
     if (r == 0)
         r = publish_objects(c, allowed & OBJECT_MODE, err);
-    if (r < 0 || c->in->put)
-        return r < 0 ? r : c->in->put(c->in->put_arg, c->in->work, manifest, err);
+    if (r == 0 && c->in->put) {
+        r = c->in->put(c->in->put_arg, c->in->work, manifest, err);
+        c->doubtful = r < 0;
+        return r;
+    }
+    if (r < 0)
+        return r;
     r = name_manifest(c, manifest);
     if (r == -EEXIST)
         return ckpt_fail(err, EEXIST, "there is a step %s already", c->in->name);
@@ -335,38 +340,39 @@ static int publish(struct commit *c, const char *manifest, mode_t allowed, struc
 }
 
 /* An object that is a staged file is no object any more. With the lock held exclusively: nobody else puts one in its place meanwhile. */
-static int take_out(void *arg, int dir, const char *name)
+static int take_out(struct commit *c, int dir, const char *name)
 {
-    struct commit *c = arg;
     uint8_t sha256[CKPT_SHA256];
     char hex[CKPT_HEX], path[CKPT_OBJECT_PATH];
     struct stat held, live;
     bool sums;
     snprintf(hex, sizeof hex, "%s", name);
-    if (!leaf_name_ends(name, HOLD_ALIAS) || !ckpt_object_name(hex, sha256, &sums) || !look_up(dir, name, &held) || !seal_matters(dir, name))
+    if (!ckpt_object_name(hex, sha256, &sums) || !look_up(dir, name, &held))
         return 0;
     ckpt_object_path(sha256, path);
-    if (!look_up(c->store->objects, path, &live) || live.st_ino != held.st_ino || live.st_dev != held.st_dev)
+    bool is_object = look_up(c->store->objects, path, &live) && live.st_ino == held.st_ino && live.st_dev == held.st_dev;
+    return is_object ? ckpt_disk_unlink(c->store->objects, path, 0) : 0;
+}
+
+static int give_back_one(void *arg, int dir, const char *name)
+{
+    struct commit *c = arg;
+    if (!leaf_name_ends(name, HOLD_ALIAS))
         return 0;
-    int r = ckpt_disk_unlink(c->store->objects, path, 0);
+    int r = seal_matters(dir, name) ? take_out(c, dir, name) : 0;
     if (r < 0)
-        ckpt_log(CKPT_LOG_DEBUG, "object %s stays until it is collected: %s", hex, strerror(-r));
+        ckpt_log(CKPT_LOG_WARN, "%s: a staged file keeps the mode and owner of an object until the next mount: %s", c->store->path, strerror(-r));
+    else
+        (void)!seal_undo(dir, name);
     return 0;
 }
 
 /* The step stays staged, and its files are their maker's again: those that this gives more rights cannot stay objects. */
-static void give_back(struct commit *c)
+void commit_give_back(struct commit *c)
 {
+    if (c->doubtful || ckpt_names_each(c->hold.dir, ".", hold_is_alias, NULL) == 0)
+        return;
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, true);
-    if (lock >= 0)
-        (void)!ckpt_names_each(c->hold.dir, ".", take_out, c);
-    ckpt_commit_unseal(&c->hold);
-}
-
-int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
-{
-    int r = publish(c, manifest, allowed, err);
-    if (r < 0 && !c->doubtful)
-        give_back(c);
-    return r;
+    if (lock < 0 || ckpt_names_each(c->hold.dir, ".", give_back_one, c) < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: staged files of step %s keep the mode and owner of objects until the next mount", c->store->path, c->in->name);
 }

@@ -94,7 +94,7 @@ static int enter_dir(void *arg, const struct walk_at *at, int fd, uint32_t *ret_
     return 0;
 }
 
-static int is_alias(void *arg, int dir, const char *name)
+int hold_is_alias(void *arg, int dir, const char *name)
 {
     return leaf_name_ends(name, HOLD_ALIAS);
 }
@@ -103,7 +103,7 @@ int ckpt_commit_recover(const struct ckpt_commit *in, struct ckpt_err *err)
 {
     struct commit c = {.in = in, .store = in->store, .hold = in->hold};
     const struct walk_visitor v = {enter_dir, recover_file, recover_pieces, &c};
-    int r = ckpt_names_each(c.hold.dir, ".", is_alias, NULL);
+    int r = ckpt_names_each(c.hold.dir, ".", hold_is_alias, NULL);
     if (r == 0)
         return 0;
     if (r > 0)

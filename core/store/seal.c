@@ -5,7 +5,8 @@
  * leaves that share it have none in common that one of them lacks.
  *
  * A staged file that becomes an object itself (hold.c) has its maker's owner and mode. Its mark, COMMIT_ALIAS_XATTR, tells these, and is on the
- * disk before they change: if the commit fails, or ends with its process, the file gets them back.
+ * disk before they change: if the commit fails, or ends with its process, the file gets them back, and its mark is SEAL_NONE. So a mark that tells
+ * them is that of a file which may not have them itself.
  */
 #include "core/store/commit_private.h"
 
@@ -94,19 +95,28 @@ bool seal_matters(int dir, const char *name)
     return was.st_uid != st.st_uid || was.st_gid != st.st_gid || (was.st_mode & ~st.st_mode & 0444);
 }
 
-static int unseal_one(void *arg, int dir, const char *name)
+int seal_undo(int dir, const char *name)
 {
     struct stat st;
-    if (!leaf_name_ends(name, HOLD_ALIAS))
-        return 0;
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
+    char path[32];
     int r = fd < 0 ? -errno : seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (r == 0 && setxattr(path, COMMIT_ALIAS_XATTR, SEAL_NONE, strlen(SEAL_NONE), XATTR_REPLACE) < 0 && errno != ENODATA)
+        r = -errno;
     if (r < 0)
         ckpt_log(CKPT_LOG_WARN, "a staged file has lost its mode and owner to a commit that failed: %s", strerror(-r));
+    return r;
+}
+
+static int undo_one(void *arg, int dir, const char *name)
+{
+    if (leaf_name_ends(name, HOLD_ALIAS))
+        (void)!seal_undo(dir, name);
     return 0;
 }
 
 void ckpt_commit_unseal(const struct ckpt_hold *h)
 {
-    (void)!ckpt_names_each(h->dir, ".", unseal_one, NULL);
+    (void)!ckpt_names_each(h->dir, ".", undo_one, NULL);
 }

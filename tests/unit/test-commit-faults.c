@@ -6,6 +6,7 @@
  */
 #include "tests/unit/commit.h"
 
+#include <glob.h>
 #include <sys/wait.h>
 
 enum way { NEW, OVERWRITE, CHANGE };
@@ -120,6 +121,28 @@ static void change_raw(struct staged *s, unsigned n)
     CHECK(fd >= 0 && pwrite(fd, &n, sizeof n, 50000) == sizeof n && close(fd) == 0);
 }
 
+/* The file that becomes an object itself is another user's, who alone may read it. */
+static void give_raw(struct staged *s)
+{
+    CHECK(chmod(file_path(s->tree, "d/raw"), 0600) == 0);
+    if (geteuid() == 0)
+        CHECK(chown(file_path(s->tree, "d/raw"), 1234, 1235) == 0);
+}
+
+/* It is as its owner has made it, whatever became of the commit; and no object is his. */
+static void check_raw(struct root *r, struct staged *s)
+{
+    struct stat st;
+    glob_t objects;
+    bool root = geteuid() == 0;
+    CHECK(stat(file_path(s->tree, "d/raw"), &st) == 0 && (st.st_mode & 07777) == 0600);
+    CHECK(!root || (st.st_uid == 1234 && st.st_gid == 1235));
+    CHECK(glob(file_path(r->top, ".ckptstore/objects/*/*"), 0, NULL, &objects) == 0);
+    for (size_t i = 0; i < objects.gl_pathc; i++)
+        CHECK(stat(objects.gl_pathv[i], &st) == 0 && st.st_uid == geteuid() && (!root || !(st.st_mode & 0222)));
+    globfree(&objects);
+}
+
 /* True if the commit succeeded, be it that no call failed any more or that it did not matter. */
 static bool one_fault(struct root *r, enum way way, const char *fault, unsigned n, uint64_t *seed)
 {
@@ -134,6 +157,7 @@ static bool one_fault(struct root *r, enum way way, const char *fault, unsigned 
     }
     staged_begin(r, &s);
     add_all(&s, new);
+    give_raw(&s);
     int failed = commit_in_child(&s, "7", way, base, n, fault);
     CHECK(is_whole(r, "1", 1));
     bool committed = way == NEW ? is_there(r, "7") : !is_whole(r, "7", old);
@@ -141,6 +165,11 @@ static bool one_fault(struct root *r, enum way way, const char *fault, unsigned 
         CHECK(is_whole(r, "7", new));
     CHECK(committed || failed);
     if (!committed) {
+        struct ckpt_commit again = staged_commit(&s, "7");
+        if (failed == 2 && n % 4 < 2) /* by another process */
+            CHECK(ckpt_commit_recover(&again, NULL) == 0);
+        if (failed == 2 ? n % 4 < 2 : strstr(fault, "once") != NULL) /* as long as nothing can be written, nothing is given back */
+            check_raw(r, &s);
         if (n % 2)
             change_raw(&s, n);
         struct ckpt_commit c = staged_commit(&s, "7");
