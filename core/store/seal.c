@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who may read and change what lies in the store. It belongs to the root's owner, where this process may give it away; objects and manifests can be
- * read by who may read each leaf in them, and by their owner. An object that is there already only loses rights: whoever has put it there, the
- * leaves that share it have none in common that one of them lacks.
+ * Who may read and change what lies in the store. It belongs to the root's owner, where this process may give it away;
+ * objects and manifests can be read by who may read each leaf in them, and by their owner. An object that is there
+ * already only loses rights, so that it never has more than the least of the leaves that share it.
  *
- * A staged file that becomes an object itself (hold.c) has its maker's owner and mode. Its mark, COMMIT_ALIAS_XATTR, tells these, and is on the
- * disk before they change: if the commit fails, or ends with its process, the file gets them back, and its mark is SEAL_NONE. So a mark that tells
- * them is that of a file which may not have them itself.
+ * A staged file that becomes an object itself (hold.c) has its maker's owner and mode. Its mark, COMMIT_ALIAS_XATTR,
+ * tells these, and is on the disk before they change: if the commit fails, or ends with its process, the file gets them
+ * back, and its mark is SEAL_NONE. So a mark that tells them is that of a file which may not have them itself.
  */
 #include "core/store/commit_private.h"
 
@@ -65,7 +65,8 @@ static int set(int fd, mode_t mode, uid_t uid, gid_t gid)
 
 mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode)
 {
-    bool foreign = gid != s->gid && geteuid() != 0; /* a group that the mode was not made for, and that cannot be changed */
+    /* A group that the mode was not made for, and that cannot be changed. */
+    bool foreign = gid != s->gid && geteuid() != 0;
     return foreign && !(mode & 0004) ? mode & ~(mode_t)0040 : mode;
 }
 
@@ -102,7 +103,7 @@ int seal_undo(int dir, const char *name)
     char path[32];
     int r = fd < 0 ? -errno : seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (r == 0 && setxattr(path, COMMIT_ALIAS_XATTR, SEAL_NONE, strlen(SEAL_NONE), XATTR_REPLACE) < 0 && errno != ENODATA)
+    if (r == 0 && setxattr(path, COMMIT_ALIAS_XATTR, SEAL_NONE, 1, XATTR_REPLACE) < 0 && errno != ENODATA)
         r = -errno;
     if (r < 0)
         ckpt_log(CKPT_LOG_WARN, "a staged file has lost its mode and owner to a commit that failed: %s", strerror(-r));

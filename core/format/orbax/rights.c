@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who may read what is in a checkpoint of Orbax. An item's leaves lie in files that it has for all of them, so they have the rights of all of these;
- * where arrays are directories of their own, those of their directory too. What else is in a step has the rights of its own file.
+ * Who may read what is in a checkpoint of Orbax. An item's leaves lie in files that it has for all of them, so they
+ * have the rights of all of these; where arrays are directories of their own, those of their directory too. What else
+ * is in a step has the rights of its own file.
  */
 #include "core/format/orbax/item.h"
 
