@@ -107,7 +107,7 @@ int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
     ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : source_inner_ino(n, t->file.node, t->file.view);
     if (ckpt_viewed_is_dir(&t->file)) {
         ret->type = CKPT_DIR;
-        source_removal_time(src, t->node, t->file.node, &ret->mtime_ns);
+        source_removal_times(src, t->node, t->file.node, ret);
         return 0;
     }
     ret->type = CKPT_FILE;
@@ -173,7 +173,7 @@ static int getattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
         pthread_mutex_lock(&src->lock);
         source_node_attr(t.node, ret);
         pthread_mutex_unlock(&src->lock);
-        source_removal_time(src, t.node, 0, &ret->mtime_ns);
+        source_removal_times(src, t.node, 0, ret);
         copied_attr(src, &t, ret);
     }
     source_done(src, &t);

@@ -39,14 +39,14 @@ bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node)
     return r && node < r->count && ckpt_has_bit(r->what.nodes, node);
 }
 
-void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, int64_t *mtime_ns)
+void source_removal_times(struct ckpt_source *src, struct node *n, uint32_t dir, struct ckpt_attr *attr)
 {
     if (!atomic_load(&n->removing))
         return;
     CKPT_GUARD(&src->lock);
     const struct removal *r = n->removal;
     if (r && dir < r->count && ckpt_has_bit(r->what.dirs, dir))
-        *mtime_ns = r->what.time_ns;
+        attr->mtime_ns = attr->ctime_ns = r->what.time_ns;
 }
 
 /* The node stays known meanwhile. Under the source's lock. */

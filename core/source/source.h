@@ -149,7 +149,7 @@ bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node);
 /* Is nothing left in a directory? */
 bool source_is_emptied(struct ckpt_source *src, struct node *n, const struct ckpt_tree *tree, uint32_t dir);
 /* A directory's time is that of the last removal, if something was removed from it. */
-void source_removal_time(struct ckpt_source *src, struct node *n, uint32_t dir, int64_t *mtime_ns);
+void source_removal_times(struct ckpt_source *src, struct node *n, uint32_t dir, struct ckpt_attr *attr);
 /* Make the staged copy of a committed step, without what was removed of it. 0 too if there is one. -ESTALE: another step has its name. */
 int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_err *err) CKPT_MUST_USE;
 /* The same of all steps of a root of which nothing more was removed for so many seconds; a negative number: of all of them, now. */

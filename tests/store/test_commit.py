@@ -935,6 +935,18 @@ def test_rm_r(mount, root, small_tree):
     assert (m / "7/notes.txt").read_text() == "other\n"
 
 
+def test_times_of_a_directory_with_less(writable):
+    """A name went: the directory's time of the last change of its files, and that of itself, have moved."""
+    (writable / "7/d").mkdir(parents=True)
+    (writable / "7/d/x").write_text("x")
+    commit(writable / "7")
+    before = os.stat(writable / "7/d")
+    time.sleep(0.02)
+    os.unlink(writable / "7/d/x")
+    after = os.stat(writable / "7/d")
+    assert after.st_mtime_ns > before.st_mtime_ns and after.st_ctime_ns > before.st_ctime_ns
+
+
 def removed_something(m):
     """Step 7 of a mount, with a leaf and a directory removed of which nothing is on disk yet."""
     (m / "7/d/e").mkdir(parents=True)
