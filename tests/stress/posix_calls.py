@@ -113,7 +113,7 @@ ONE = {
     "rmdir": os.rmdir, "unlink": os.unlink, "mkfifo": lambda p: os.mkfifo(p, 0o644), "mknod file": lambda p: os.mknod(p, stat.S_IFREG | 0o640),
     "mknod device": lambda p: os.mknod(p, stat.S_IFCHR | 0o600, os.makedev(1, 3)), "mknod socket": lambda p: os.mknod(p, stat.S_IFSOCK | 0o600),
     "symlink": lambda p: os.symlink("f", p), "readlink": os.readlink, "access r": lambda p: system("faccessat", AT_FDCWD, p, os.R_OK, 0x200),
-    "access w": lambda p: system("faccessat", AT_FDCWD, p, os.W_OK, 0x200), "access x": lambda p: system("faccessat", AT_FDCWD, p, os.X_OK, 0x200), "stat": lambda p: os.stat(p).st_size and None,
+    "access w": lambda p: system("faccessat", AT_FDCWD, p, os.W_OK, 0x200), "access x": lambda p: system("faccessat", AT_FDCWD, p, os.X_OK, 0x200), "stat": lambda p: os.stat(p).st_uid,
     "list": lambda p: sorted(os.listdir(p or "/none")), "setxattr": lambda p: os.setxattr(p, "user.x", b"1"), "getxattr": lambda p: os.getxattr(p, "user.none"),
     "removexattr": lambda p: os.removexattr(p, "user.none"), "setxattr replace": lambda p: os.setxattr(p, "user.none", b"1", os.XATTR_REPLACE),
     "unlink beside": lambda p: stay(p, lambda: os.unlink(p)),
@@ -152,9 +152,13 @@ class Side:
         self.top, self.is_committed, self.commit = Path(top), is_committed, commit
         self.fd, self.before = None, None
 
-    def renew(self):
+    def close(self):
         if self.fd is not None:
             os.close(self.fd)
+        self.fd = None
+
+    def renew(self):
+        self.close()
         if self.top.exists():
             shutil.rmtree(self.top)
         self.top.mkdir()
@@ -292,8 +296,7 @@ def run(folder, share=100, seed=None, state="staged", only="*"):
                     comparison.one(*c)
             finally:
                 for side in comparison.sides:
-                    if side.fd is not None:
-                        os.close(side.fd)
+                    side.close()
                 os.fchdir(here)
     finally:
         os.umask(old)
