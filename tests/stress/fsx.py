@@ -35,7 +35,8 @@ def run(folder, mode, calls, seed=None, longest=300_000, between=None, seconds=3
     root.mkdir()
     util.ckptfs("init", root)
     between = between or (400 if "settle" in mode else 200)
-    command = [FSX, "-q", "-n", calls, "-l", longest, "-c", between, "-p", util.CKPTFS, "-r", root, *(["-s", seed] if seed is not None else []), *more]
+    command = [FSX, "-q", "-n", calls, "-l", longest, "-c", between, "-p", util.CKPTFS, "-r", root, *more]
+    command += ["-s", seed] if seed is not None else []
     with util.Mount(root, *options, folder=Path(folder) / "one", prefix=prefix, patience=seconds) as m, \
             util.Mount(root, "ro", "refresh=0.1", folder=Path(folder) / "two", patience=seconds) as other:
         done = subprocess.run([*map(str, command), "-o", other.top, m.top], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

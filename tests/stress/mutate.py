@@ -166,7 +166,8 @@ def lie(data, rng):
     at = rng.choice([rng.randrange(near), len(data) - n - rng.randrange(near), rng.randrange(len(data) - n + 1)])
     top = (1 << 8 * n) - 1
     was, = struct.unpack_from(form, data, at)
-    struct.pack_into(form, data, at, rng.choice([0, 1, top, top >> 1, (top >> 1) + 1, (was + 1) & top, (was - 1) & top, (was << 1) & top]))
+    near_it = (was + 1) & top, (was - 1) & top, (was << 1) & top
+    struct.pack_into(form, data, at, rng.choice([0, 1, top, top >> 1, (top >> 1) + 1, *near_it]))
 
 
 def digit(data, rng):
@@ -202,7 +203,8 @@ def views(name, is_directory, rng):
     if not name.endswith(".npy"):
         return [(f"{name}.tree/.tree.json", False)]
     key = name.removesuffix(".npy")
-    return [(rng.choice([key, f"{key}@0.npy", f"{key}@::2.npy", f"{key}@-1"]), True), (rng.choice([f"{key}.txt", f"{key}.meta.json", f"{key}.svg"]), False)]
+    return [(rng.choice([key, f"{key}@0.npy", f"{key}@::2.npy", f"{key}@-1"]), True),
+            (rng.choice([f"{key}.txt", f"{key}.meta.json", f"{key}.svg"]), False)]
 
 
 def read(path):

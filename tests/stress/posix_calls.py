@@ -37,13 +37,23 @@ LONG = "l" * 255
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 # (path, mode, owner, group); directories end in a slash
-TREE = [("f", 0o644, OWNER, OWNER), ("g", 0o600, OTHER, OTHER), ("q", 0o640, 0, GROUP), ("p", 0o6755, OWNER, OWNER), ("e/", 0o755, OWNER, OWNER),
-        ("n/", 0o755, OWNER, OWNER), ("n/x", 0o644, OWNER, OWNER), ("n/d/", 0o755, OWNER, OWNER), ("w/", 0o777, 0, 0), ("w/x", 0o644, OWNER, OWNER),
-        ("w/d/", 0o755, OWNER, OWNER), ("t/", 0o1777, 0, 0), ("t/a", 0o666, OWNER, OWNER), ("t/b", 0o666, OTHER, OTHER), ("t/d/", 0o777, OWNER, OWNER),
-        ("c/", 0o700, OWNER, OWNER), ("c/x", 0o644, OWNER, OWNER), ("r/", 0o555, OWNER, OWNER), ("r/x", 0o666, OWNER, OWNER), ("i/", 0o2775, OWNER, GROUP),
-        ("i/x", 0o2711, OWNER, GROUP), (LONG, 0o644, OWNER, OWNER)]
-PATHS = [path.rstrip("/") for path, *_ in TREE] + ["w/h", "w/new", "t/new", "c/new", "r/new", "i/new", "new", "none/x", "f/x", "f/", "e/", "new/", "e/.", "n/..", "l" * 256, ""]
-PAIRS = ["f", "g", "w/h", "e", "n", "n/d", "w/x", "w/d", "w/new", "t/a", "t/b", "t/d", "t/new", "c/x", "c/new", "r/x", "i/new", "i/x", "f/x", "none/x", "n/d/new", "l" * 256]
+TREE = [
+    ("f", 0o644, OWNER, OWNER), ("g", 0o600, OTHER, OTHER), ("q", 0o640, 0, GROUP), ("p", 0o6755, OWNER, OWNER),
+    ("e/", 0o755, OWNER, OWNER), ("n/", 0o755, OWNER, OWNER), ("n/x", 0o644, OWNER, OWNER),
+    ("n/d/", 0o755, OWNER, OWNER), ("w/", 0o777, 0, 0), ("w/x", 0o644, OWNER, OWNER), ("w/d/", 0o755, OWNER, OWNER),
+    ("t/", 0o1777, 0, 0), ("t/a", 0o666, OWNER, OWNER), ("t/b", 0o666, OTHER, OTHER), ("t/d/", 0o777, OWNER, OWNER),
+    ("c/", 0o700, OWNER, OWNER), ("c/x", 0o644, OWNER, OWNER), ("r/", 0o555, OWNER, OWNER),
+    ("r/x", 0o666, OWNER, OWNER), ("i/", 0o2775, OWNER, GROUP), ("i/x", 0o2711, OWNER, GROUP),
+    (LONG, 0o644, OWNER, OWNER),
+]
+PATHS = [path.rstrip("/") for path, *_ in TREE] + [
+    "w/h", "w/new", "t/new", "c/new", "r/new", "i/new", "new", "none/x", "f/x", "f/", "e/", "new/", "e/.", "n/..",
+    "l" * 256, "",
+]
+PAIRS = [
+    "f", "g", "w/h", "e", "n", "n/d", "w/x", "w/d", "w/new", "t/a", "t/b", "t/d", "t/new", "c/x", "c/new", "r/x",
+    "i/new", "i/x", "f/x", "none/x", "n/d/new", "l" * 256,
+]
 
 
 def system(name, *args):
@@ -84,38 +94,89 @@ def stay(path, change):
 
 
 ONE = {
-    "open r": opened(os.O_RDONLY), "open w": opened(os.O_WRONLY), "open rw": opened(os.O_RDWR), "open append": opened(os.O_WRONLY | os.O_APPEND),
-    "open create": opened(os.O_CREAT | os.O_WRONLY), "open create r 0": opened(os.O_CREAT | os.O_RDONLY, 0), "open create rw 0444": opened(os.O_CREAT | os.O_RDWR, 0o444),
-    "open create set-id": opened(os.O_CREAT | os.O_RDWR, 0o6777), "open exclusive": opened(os.O_CREAT | os.O_EXCL | os.O_WRONLY), "open trunc": opened(os.O_WRONLY | os.O_TRUNC),
-    "open r trunc": opened(os.O_RDONLY | os.O_TRUNC), "open create trunc": opened(os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600),
-    "open directory": opened(os.O_RDONLY | os.O_DIRECTORY), "open nofollow": opened(os.O_RDONLY | os.O_NOFOLLOW), "open noatime": opened(os.O_RDONLY | os.O_NOATIME),
+    "open r": opened(os.O_RDONLY),
+    "open w": opened(os.O_WRONLY),
+    "open rw": opened(os.O_RDWR),
+    "open append": opened(os.O_WRONLY | os.O_APPEND),
+    "open create": opened(os.O_CREAT | os.O_WRONLY),
+    "open create r 0": opened(os.O_CREAT | os.O_RDONLY, 0),
+    "open create rw 0444": opened(os.O_CREAT | os.O_RDWR, 0o444),
+    "open create set-id": opened(os.O_CREAT | os.O_RDWR, 0o6777),
+    "open exclusive": opened(os.O_CREAT | os.O_EXCL | os.O_WRONLY),
+    "open trunc": opened(os.O_WRONLY | os.O_TRUNC),
+    "open r trunc": opened(os.O_RDONLY | os.O_TRUNC),
+    "open create trunc": opened(os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600),
+    "open directory": opened(os.O_RDONLY | os.O_DIRECTORY),
+    "open nofollow": opened(os.O_RDONLY | os.O_NOFOLLOW),
+    "open noatime": opened(os.O_RDONLY | os.O_NOATIME),
     "open create directory": opened(os.O_CREAT | os.O_DIRECTORY | os.O_RDONLY),
-    "write": opened(os.O_WRONLY, then=lambda fd: os.write(fd, b"y")), "write nothing": opened(os.O_WRONLY, then=lambda fd: os.write(fd, b"")),
-    "write behind": opened(os.O_WRONLY, then=lambda fd: os.pwrite(fd, b"y", 5000)), "read": opened(os.O_RDONLY, then=lambda fd: os.read(fd, 10)),
-    "read at the end": opened(os.O_RDONLY, then=lambda fd: os.pread(fd, 10, 100)), "seek before": opened(os.O_RDONLY, then=lambda fd: os.lseek(fd, -1, os.SEEK_SET)),
-    "posix_fallocate": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, 50, 200)), "posix_fallocate within": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, 0, 10)),
-    "posix_fallocate r": opened(os.O_RDONLY, then=lambda fd: os.posix_fallocate(fd, 0, 200)), "posix_fallocate 0": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, 0, 0)),
+    "write": opened(os.O_WRONLY, then=lambda fd: os.write(fd, b"y")),
+    "write nothing": opened(os.O_WRONLY, then=lambda fd: os.write(fd, b"")),
+    "write behind": opened(os.O_WRONLY, then=lambda fd: os.pwrite(fd, b"y", 5000)),
+    "read": opened(os.O_RDONLY, then=lambda fd: os.read(fd, 10)),
+    "read at the end": opened(os.O_RDONLY, then=lambda fd: os.pread(fd, 10, 100)),
+    "seek before": opened(os.O_RDONLY, then=lambda fd: os.lseek(fd, -1, os.SEEK_SET)),
+    "posix_fallocate": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, 50, 200)),
+    "posix_fallocate within": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, 0, 10)),
+    "posix_fallocate r": opened(os.O_RDONLY, then=lambda fd: os.posix_fallocate(fd, 0, 200)),
+    "posix_fallocate 0": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, 0, 0)),
     "posix_fallocate -1": opened(os.O_WRONLY, then=lambda fd: os.posix_fallocate(fd, -1, 10)),
-    "ftruncate 0": opened(os.O_WRONLY, then=lambda fd: os.ftruncate(fd, 0)), "ftruncate same": opened(os.O_WRONLY, then=lambda fd: os.ftruncate(fd, 100)),
-    "ftruncate 200": opened(os.O_RDWR, then=lambda fd: os.ftruncate(fd, 200)), "ftruncate r": opened(os.O_RDONLY, then=lambda fd: os.ftruncate(fd, 0)),
+    "ftruncate 0": opened(os.O_WRONLY, then=lambda fd: os.ftruncate(fd, 0)),
+    "ftruncate same": opened(os.O_WRONLY, then=lambda fd: os.ftruncate(fd, 100)),
+    "ftruncate 200": opened(os.O_RDWR, then=lambda fd: os.ftruncate(fd, 200)),
+    "ftruncate r": opened(os.O_RDONLY, then=lambda fd: os.ftruncate(fd, 0)),
     "ftruncate -1": opened(os.O_WRONLY, then=lambda fd: os.ftruncate(fd, -1)),
-    "truncate 0": lambda p: os.truncate(p, 0), "truncate 50": lambda p: os.truncate(p, 50), "truncate 200": lambda p: os.truncate(p, 200),
-    "truncate -1": lambda p: os.truncate(p, -1), "truncate most": lambda p: os.truncate(p, (1 << 63) - 1),
-    "chmod 0600": lambda p: os.chmod(p, 0o600), "chmod 0": lambda p: os.chmod(p, 0), "chmod 0644": lambda p: os.chmod(p, 0o644), "chmod 06755": lambda p: os.chmod(p, 0o6755),
-    "chmod 02777": lambda p: os.chmod(p, 0o2777), "chmod 01777": lambda p: os.chmod(p, 0o1777), "fchmod": opened(os.O_RDONLY, then=lambda fd: os.fchmod(fd, 0o711)),
-    "chown -1 -1": lambda p: os.chown(p, -1, -1), "chown other": lambda p: os.chown(p, OTHER, -1), "chown owner": lambda p: os.chown(p, OWNER, -1),
-    "chown group": lambda p: os.chown(p, -1, GROUP), "chown other group": lambda p: os.chown(p, -1, OTHER), "chown both": lambda p: os.chown(p, OWNER, OWNER),
-    "fchown": opened(os.O_RDONLY, then=lambda fd: os.fchown(fd, -1, GROUP)), "lchown": lambda p: os.lchown(p, 0, 0),
-    "utimens now": lambda p: os.utime(p), "utimens set": lambda p: os.utime(p, ns=(5, 7)), "utimens atime": times((5, 0), (0, UTIME_OMIT)), "utimens mtime": times((0, UTIME_OMIT), (5, 0)),
-    "utimens now omit": times((0, UTIME_NOW), (0, UTIME_OMIT)), "utimens omit now": times((0, UTIME_OMIT), (0, UTIME_NOW)), "utimens omit": times((0, UTIME_OMIT), (0, UTIME_OMIT)),
-    "utimens set now": times((5, 0), (0, UTIME_NOW)), "utimens bad": times((5, 1_000_000_000), (5, 0)), "futimens": opened(os.O_RDONLY, then=lambda fd: os.utime(fd, ns=(5, 7))),
-    "mkdir": lambda p: os.mkdir(p, 0o777), "mkdir 0700": lambda p: os.mkdir(p, 0o700), "mkdir 01777": lambda p: os.mkdir(p, 0o1777), "mkdir 02777": lambda p: os.mkdir(p, 0o2777),
-    "rmdir": os.rmdir, "unlink": os.unlink, "mkfifo": lambda p: os.mkfifo(p, 0o644), "mknod file": lambda p: os.mknod(p, stat.S_IFREG | 0o640),
-    "mknod device": lambda p: os.mknod(p, stat.S_IFCHR | 0o600, os.makedev(1, 3)), "mknod socket": lambda p: os.mknod(p, stat.S_IFSOCK | 0o600),
-    "symlink": lambda p: os.symlink("f", p), "readlink": os.readlink, "access r": lambda p: system("faccessat", AT_FDCWD, p, os.R_OK, 0x200),
-    "access w": lambda p: system("faccessat", AT_FDCWD, p, os.W_OK, 0x200), "access x": lambda p: system("faccessat", AT_FDCWD, p, os.X_OK, 0x200), "stat": lambda p: os.stat(p).st_uid,
-    "list": lambda p: sorted(os.listdir(p or "/none")), "setxattr": lambda p: os.setxattr(p, "user.x", b"1"), "getxattr": lambda p: os.getxattr(p, "user.none"),
-    "removexattr": lambda p: os.removexattr(p, "user.none"), "setxattr replace": lambda p: os.setxattr(p, "user.none", b"1", os.XATTR_REPLACE),
+    "truncate 0": lambda p: os.truncate(p, 0),
+    "truncate 50": lambda p: os.truncate(p, 50),
+    "truncate 200": lambda p: os.truncate(p, 200),
+    "truncate -1": lambda p: os.truncate(p, -1),
+    "truncate most": lambda p: os.truncate(p, (1 << 63) - 1),
+    "chmod 0600": lambda p: os.chmod(p, 0o600),
+    "chmod 0": lambda p: os.chmod(p, 0),
+    "chmod 0644": lambda p: os.chmod(p, 0o644),
+    "chmod 06755": lambda p: os.chmod(p, 0o6755),
+    "chmod 02777": lambda p: os.chmod(p, 0o2777),
+    "chmod 01777": lambda p: os.chmod(p, 0o1777),
+    "fchmod": opened(os.O_RDONLY, then=lambda fd: os.fchmod(fd, 0o711)),
+    "chown -1 -1": lambda p: os.chown(p, -1, -1),
+    "chown other": lambda p: os.chown(p, OTHER, -1),
+    "chown owner": lambda p: os.chown(p, OWNER, -1),
+    "chown group": lambda p: os.chown(p, -1, GROUP),
+    "chown other group": lambda p: os.chown(p, -1, OTHER),
+    "chown both": lambda p: os.chown(p, OWNER, OWNER),
+    "fchown": opened(os.O_RDONLY, then=lambda fd: os.fchown(fd, -1, GROUP)),
+    "lchown": lambda p: os.lchown(p, 0, 0),
+    "utimens now": lambda p: os.utime(p),
+    "utimens set": lambda p: os.utime(p, ns=(5, 7)),
+    "utimens atime": times((5, 0), (0, UTIME_OMIT)),
+    "utimens mtime": times((0, UTIME_OMIT), (5, 0)),
+    "utimens now omit": times((0, UTIME_NOW), (0, UTIME_OMIT)),
+    "utimens omit now": times((0, UTIME_OMIT), (0, UTIME_NOW)),
+    "utimens omit": times((0, UTIME_OMIT), (0, UTIME_OMIT)),
+    "utimens set now": times((5, 0), (0, UTIME_NOW)),
+    "utimens bad": times((5, 1_000_000_000), (5, 0)),
+    "futimens": opened(os.O_RDONLY, then=lambda fd: os.utime(fd, ns=(5, 7))),
+    "mkdir": lambda p: os.mkdir(p, 0o777),
+    "mkdir 0700": lambda p: os.mkdir(p, 0o700),
+    "mkdir 01777": lambda p: os.mkdir(p, 0o1777),
+    "mkdir 02777": lambda p: os.mkdir(p, 0o2777),
+    "rmdir": os.rmdir,
+    "unlink": os.unlink,
+    "mkfifo": lambda p: os.mkfifo(p, 0o644),
+    "mknod file": lambda p: os.mknod(p, stat.S_IFREG | 0o640),
+    "mknod device": lambda p: os.mknod(p, stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+    "mknod socket": lambda p: os.mknod(p, stat.S_IFSOCK | 0o600),
+    "symlink": lambda p: os.symlink("f", p),
+    "readlink": os.readlink,
+    "access r": lambda p: system("faccessat", AT_FDCWD, p, os.R_OK, 0x200),
+    "access w": lambda p: system("faccessat", AT_FDCWD, p, os.W_OK, 0x200),
+    "access x": lambda p: system("faccessat", AT_FDCWD, p, os.X_OK, 0x200),
+    "stat": lambda p: os.stat(p).st_uid,
+    "list": lambda p: sorted(os.listdir(p or "/none")),
+    "setxattr": lambda p: os.setxattr(p, "user.x", b"1"),
+    "getxattr": lambda p: os.getxattr(p, "user.none"),
+    "removexattr": lambda p: os.removexattr(p, "user.none"),
+    "setxattr replace": lambda p: os.setxattr(p, "user.none", b"1", os.XATTR_REPLACE),
     "unlink beside": lambda p: stay(p, lambda: os.unlink(p)),
 }
 TWO = {"rename": os.rename, "link": os.link, "rename noreplace": lambda a, b: system("renameat2", AT_FDCWD, a, AT_FDCWD, b, NOREPLACE),
@@ -141,8 +202,9 @@ def is_difference(how, results, changes):
     if how == "not asked":
         return step == "ok" and not changes[1]
     lost = {path: what for path, (what, _) in changes[1].items() if path not in changes[0]}
-    return disk == step and lost and len(lost) == len(changes[1]) - len(changes[0]) and \
-        all(changes[1][p] == changes[0][p] for p in changes[0]) and all(what and what[0] == stat.S_IFREG and not int(what[1], 8) & stat.S_ISUID for what in lost.values())
+    if disk != step or not lost or any(changes[1].get(p) != changes[0][p] for p in changes[0]):
+        return False
+    return all(what and what[0] == stat.S_IFREG and not int(what[1], 8) & stat.S_ISUID for what in lost.values())
 
 
 class Side:
@@ -186,7 +248,8 @@ class Side:
                 full = os.path.join(below, name) if name else below
                 st = os.lstat(full)
                 is_file = stat.S_ISREG(st.st_mode)
-                what = stat.S_IFMT(st.st_mode), oct(stat.S_IMODE(st.st_mode)), st.st_uid, st.st_gid, st.st_nlink if is_file else 0, st.st_size if is_file else 0
+                of_file = (st.st_nlink, st.st_size) if is_file else (0, 0)
+                what = stat.S_IFMT(st.st_mode), oct(stat.S_IMODE(st.st_mode)), st.st_uid, st.st_gid, *of_file
                 found[os.path.relpath(full, self.top)] = what, (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
         return found
 
@@ -214,10 +277,13 @@ class Side:
                 continue
             moved = ()
             if was and is_now:
-                seen = ("atime", "mtime", "ctime") if "utimens" in name and path in paths and not self.is_committed else ("", "mtime", "ctime")
+                sets_atime = "utimens" in name and path in paths and not self.is_committed
+                seen = ("atime" if sets_atime else "", "mtime", "ctime")
                 moved = tuple(t for t, a, b in zip(seen, was[1], is_now[1]) if t and a != b)
             changed[path] = is_now and is_now[0], moved
-        return {path: (what, moved) for path, (what, moved) in changed.items() if moved or what is None or path not in self.before or self.before[path][0] != what}
+        def counts(path, what, moved):
+            return moved or what is None or path not in self.before or self.before[path][0] != what
+        return {path: change for path, change in changed.items() if counts(path, *change)}
 
 
 class Comparison:
@@ -257,7 +323,8 @@ class Comparison:
             self.wrong.append(f"{what}: disk {results[0]}, step {results[1]}")
             self.fresh = False
         elif changes[0] != changes[1]:
-            differ = {p: (changes[0].get(p), changes[1].get(p)) for p in changes[0].keys() | changes[1].keys() if changes[0].get(p) != changes[1].get(p)}
+            both = {p: (changes[0].get(p), changes[1].get(p)) for p in changes[0].keys() | changes[1].keys()}
+            differ = {p: (a, b) for p, (a, b) in both.items() if a != b}
             self.wrong.append(f"{what}: {results[0][0]}, (disk, step): {differ}")
 
 
@@ -290,7 +357,9 @@ def run(folder, share=100, seed=None, state="staged", only="*"):
                 fd = os.open(m / "7", os.O_RDONLY)
                 os.fsync(fd)
                 os.close(fd)
-            comparison = Comparison(Side(plain / "tree", state == "committed"), Side(m / "7/tree", state == "committed", commit if state == "committed" else None))
+            is_committed = state == "committed"
+            step = Side(m / "7/tree", is_committed, commit if is_committed else None)
+            comparison = Comparison(Side(plain / "tree", is_committed), step)
             try:
                 for c in chosen:
                     comparison.one(*c)

@@ -65,7 +65,8 @@ def said(state):
 
 
 def differences(got, want):
-    return [f"{path!r}: {said(got.get(path))}, wanted {said(want.get(path))}" for path in sorted({*got, *want}) if got.get(path) != want.get(path)]
+    differ = sorted(path for path in {*got, *want} if got.get(path) != want.get(path))
+    return [f"{path!r}: {said(got.get(path))}, wanted {said(want.get(path))}" for path in differ]
 
 
 class Partial:
@@ -223,7 +224,8 @@ class Worker:
             return
         old = self.tree[path]
         size = self.rng.choice([0, 2, len(old[3]) // 2, len(old[3]) + 5000])
-        self.call(f"truncate {path!r} to {size}", lambda t: t.update({path: (*old[:3], old[3][:size].ljust(size, b"\0"))}), os.truncate, self.path(path), size)
+        self.call(f"truncate {path!r} to {size}", lambda t: t.update({path: (*old[:3], old[3][:size].ljust(size, b"\0"))}),
+                  os.truncate, self.path(path), size)
 
     def replace(self):
         """Beside, then renamed over; or a plain rename."""
@@ -277,7 +279,8 @@ class Worker:
     def attribute(self):
         path, value = self.a_file(change=True), self.rng.randbytes(self.rng.choice([1, 30, 500])).replace(b"\0", b"0")
         if path is not None:
-            self.call(f"setxattr {path!r}", lambda t: t.update({path: (*t[path][:2], value, *t[path][3:])}), os.setxattr, self.path(path), ATTRIBUTE, value)
+            self.call(f"setxattr {path!r}", lambda t: t.update({path: (*t[path][:2], value, *t[path][3:])}),
+                      os.setxattr, self.path(path), ATTRIBUTE, value)
 
     def look(self):
         self.check_now("beside others")
@@ -360,7 +363,8 @@ class Worker:
             moments += [{**moment, "": found[""]} for moment in moments]
         for back, moment in enumerate(moments):
             if found == moment:
-                self.counts["as it was" if back == 0 else "as under way" if back >= len(self.history) - self.since else "older"] += 1
+                is_under_way = back >= len(self.history) - self.since
+                self.counts["as under way" if is_under_way else "older" if back else "as it was"] += 1
                 break
         else:
             self.explain(found, moments)
