@@ -90,6 +90,19 @@ int ckpt_disk_punch(int fd, uint64_t size)
     return r;
 }
 
+int ckpt_disk_allocate(int fd, int mode, uint64_t off, uint64_t len)
+{
+    char numbers[64];
+    if (!ckpt_disk_hooked())
+        return DISK_CALL(fallocate(fd, mode, (off_t)off, (off_t)len));
+    int r = ckpt_disk_hook();
+    if (r == 0)
+        r = DISK_CALL(fallocate(fd, mode, (off_t)off, (off_t)len));
+    snprintf(numbers, sizeof numbers, "%d %llu %llu", mode, (unsigned long long)off, (unsigned long long)len);
+    ckpt_disk_hooked_words(r, "allocate", fd, numbers);
+    return r;
+}
+
 int ckpt_disk_fsync(int fd)
 {
     if (!ckpt_disk_hooked())
@@ -172,25 +185,89 @@ int ckpt_disk_unlink(int dir, const char *path, int flags)
     return r;
 }
 
-int ckpt_disk_setxattr(int fd, const char *name, const void *value, size_t len)
+/* By which also what an O_PATH descriptor is of can be changed. */
+static const char *fd_path(int fd, char ret[32])
+{
+    snprintf(ret, 32, "/proc/self/fd/%d", fd);
+    return ret;
+}
+
+static int set_xattr(int fd, const char *name, const void *value, size_t len, int flags)
+{
+    char path[32];
+    int r = DISK_CALL(fsetxattr(fd, name, value, len, flags));
+    return r == -EBADF ? DISK_CALL(setxattr(fd_path(fd, path), name, value, len, flags)) : r;
+}
+
+static int remove_xattr(int fd, const char *name)
+{
+    char path[32];
+    int r = DISK_CALL(fremovexattr(fd, name));
+    return r == -EBADF ? DISK_CALL(removexattr(fd_path(fd, path), name)) : r;
+}
+
+int ckpt_disk_setxattr_as(int fd, const char *name, const void *value, size_t len, int flags)
 {
     if (!ckpt_disk_hooked())
-        return DISK_CALL(fsetxattr(fd, name, value, len, 0));
+        return set_xattr(fd, name, value, len, flags);
     int r = ckpt_disk_hook();
     if (r == 0)
-        r = DISK_CALL(fsetxattr(fd, name, value, len, 0));
+        r = set_xattr(fd, name, value, len, flags);
     ckpt_disk_hooked_fd(r, "setxattr", fd, name, NULL, len ? value : "", len);
     return r;
+}
+
+int ckpt_disk_setxattr(int fd, const char *name, const void *value, size_t len)
+{
+    return ckpt_disk_setxattr_as(fd, name, value, len, 0);
 }
 
 int ckpt_disk_removexattr(int fd, const char *name)
 {
     if (!ckpt_disk_hooked())
-        return DISK_CALL(fremovexattr(fd, name));
+        return remove_xattr(fd, name);
     int r = ckpt_disk_hook();
     if (r == 0)
-        r = DISK_CALL(fremovexattr(fd, name));
+        r = remove_xattr(fd, name);
     ckpt_disk_hooked_fd(r, "removexattr", fd, name, NULL, NULL, 0);
+    return r;
+}
+
+int ckpt_disk_chmod(int fd, mode_t mode)
+{
+    char path[32], number[16];
+    if (!ckpt_disk_hooked())
+        return DISK_CALL(chmod(fd_path(fd, path), mode));
+    int r = ckpt_disk_hook();
+    if (r == 0)
+        r = DISK_CALL(chmod(fd_path(fd, path), mode));
+    snprintf(number, sizeof number, "%o", (unsigned)mode);
+    ckpt_disk_hooked_words(r, "chmod", fd, number);
+    return r;
+}
+
+int ckpt_disk_chown(int fd, uid_t uid, gid_t gid)
+{
+    char numbers[48];
+    if (!ckpt_disk_hooked())
+        return DISK_CALL(fchownat(fd, "", uid, gid, AT_EMPTY_PATH));
+    int r = ckpt_disk_hook();
+    if (r == 0)
+        r = DISK_CALL(fchownat(fd, "", uid, gid, AT_EMPTY_PATH));
+    snprintf(numbers, sizeof numbers, "%d %d", (int)uid, (int)gid);
+    ckpt_disk_hooked_words(r, "chown", fd, numbers);
+    return r;
+}
+
+int ckpt_disk_set_times(int fd, const struct timespec times[2])
+{
+    char path[32];
+    if (!ckpt_disk_hooked())
+        return DISK_CALL(utimensat(AT_FDCWD, fd_path(fd, path), times, 0));
+    int r = ckpt_disk_hook();
+    if (r == 0)
+        r = DISK_CALL(utimensat(AT_FDCWD, fd_path(fd, path), times, 0));
+    ckpt_disk_hooked_words(r, "times", fd, NULL);
     return r;
 }
 

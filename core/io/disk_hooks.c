@@ -6,6 +6,7 @@
  *   write PATH OFFSET LENGTH AT   the data are at AT of FILE.data
  *   truncate PATH SIZE
  *   punch PATH SIZE
+ *   allocate PATH MODE OFFSET LENGTH
  *   fsync PATH
  *   mkdir PATH MODE
  *   rename PATH PATH FLAGS
@@ -13,6 +14,9 @@
  *   unlink PATH FLAGS
  *   setxattr PATH NAME LENGTH AT
  *   removexattr PATH NAME
+ *   chmod PATH MODE
+ *   chown PATH UID GID
+ *   times PATH                    they are not told
  *
  * Paths are absolute; of a descriptor, the name that its file has when the call is made. One that has none any more ends in "%20(deleted)".
  */
@@ -212,6 +216,18 @@ void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const 
             ckpt_buf_addf(&line, " %llu", (unsigned long long)*number);
         if (data)
             add_data(&line, data, len);
+    }
+    hook_end(op, &line);
+}
+
+void ckpt_disk_hooked_words(int r, const char *op, int fd, const char *words)
+{
+    struct ckpt_buf line = CKPT_BUF_INIT;
+    if (tracing(r)) {
+        ckpt_buf_addf(&line, "%s ", op);
+        add_fd(&line, fd);
+        if (words)
+            ckpt_buf_addf(&line, " %s", words);
     }
     hook_end(op, &line);
 }

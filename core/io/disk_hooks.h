@@ -25,5 +25,7 @@ void ckpt_disk_hooked_paths(int r, const char *op, int dir, const char *path, in
     __attribute__((format(printf, 7, 8)));
 /* The end of a call on a descriptor: "op PATH[ NAME][ NUMBER]", then of the data where they are put, if there are any. */
 void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const uint64_t *number, const void *data, size_t len);
+/* The end of a call on a descriptor: "op PATH[ WORDS]". */
+void ckpt_disk_hooked_words(int r, const char *op, int fd, const char *words);
 
 #endif

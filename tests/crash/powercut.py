@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 RENAME_EXCHANGE = 2
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 DELETED = " (deleted)"
 PIECE = 65536                                              # of one write, which may arrive in part
 
@@ -36,7 +37,7 @@ class Inode:
     def change(self, *op):
         self.ops.append(op)
         apply(op, self.data, self.xattrs)
-        if op[0] in ("write", "truncate", "punch"):
+        if op[0] in ("write", "truncate", "punch", "allocate"):
             self.snapshot = None
 
     def fsync(self):
@@ -52,12 +53,23 @@ def apply(op, data, xattrs):
         del data[op[1]:]
         data.extend(bytes(op[1] - len(data)))
     elif op[0] == "punch":
-        count = min(op[1], len(data))
-        data[:count] = bytes(count)
+        allocate(data, KEEP_SIZE | PUNCH_HOLE, 0, op[1])
+    elif op[0] == "allocate":
+        allocate(data, *op[1:])
     elif op[0] == "setxattr":
         xattrs[op[1]] = op[2]
     else:
         xattrs.pop(op[1], None)
+
+
+def allocate(data, mode, off, length):
+    end = off + length
+    if not mode & KEEP_SIZE:
+        data.extend(bytes(end - len(data)))
+    if mode & (PUNCH_HOLE | ZERO_RANGE):
+        end = min(end, len(data))
+        data[off:end] = bytes(max(0, end - off))
+    assert not mode & ~(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE), f"fallocate {mode:#x} is not in the model"
 
 
 class Directory:
@@ -180,6 +192,12 @@ class Disk:
             self.find(path).change("write", off, data[at:at + length])
         elif op in ("truncate", "punch"):
             self.find(path).change(op, int(rest[0]))
+        elif op == "allocate":
+            self.find(path).change(op, *map(int, rest))
+        elif op == "chmod":                                # it arrives at once, and so do owners and times, which are not in the model
+            self.find(path).mode = int(rest[0], 8)
+        elif op in ("chown", "times"):
+            self.find(path)
         elif op == "fsync":
             self.find(path).fsync()
         elif op == "syncfs":
