@@ -149,7 +149,8 @@ int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, con
 /* For reading too: *ret_handle is NULL for what needs none (ckpt_read). */
 int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_handle **ret_handle, struct ckpt_err *err);
 void ckpt_release(struct ckpt_handle *h);
-ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off);
+/* cached: for the kernel's page cache. */
+ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off, bool cached);
 ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who);
 int ckpt_handle_allocate(struct ckpt_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who);
 /* A descriptor of it is being closed; may wait for work to be done, so that a commit has little left. */

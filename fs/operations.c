@@ -172,7 +172,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
     struct ckpt_handle *handle = fs_handle_of(fi);
     if (handle) {
         CKPT_AUTOFREE char *buf = malloc(size ? size : 1);
-        ssize_t n = buf ? ckpt_handle_read(handle, buf, size, (uint64_t)off) : -ENOMEM;
+        ssize_t n = buf ? ckpt_handle_read(handle, buf, size, (uint64_t)off, !(fi->flags & O_DIRECT)) : -ENOMEM;
         if (n < 0)
             fuse_reply_err(req, (int)-n);
         else

@@ -905,9 +905,9 @@ void ckpt_release(struct ckpt_handle *h)
     free(h);
 }
 
-ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off)
+ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off, bool cached)
 {
-    return ckpt_stage_read(h->staged, buf, len, off);
+    return cached ? ckpt_stage_read_cached(h->staged, buf, len, off) : ckpt_stage_read(h->staged, buf, len, off);
 }
 
 ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
@@ -988,8 +988,6 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
             break;
         done += (uint64_t)n;
     }
-    if (whole && done == ref.size)
-        ckpt_stage_copied(to->staged, &ref);
     return (ssize_t)done;
 }
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A directory of plain files becomes a step. The files lie below `tree`; those that stand for content that is stored already have the
- * attribute user.ckptfs.ref (struct ckpt_ref, as text) and a length, but no data of their own. The order of all that is written is told in
- * commit.c.
+ * attribute user.ckptfs.ref (struct ckpt_ref, as text). The order of all that is written is told in commit.c.
  */
 #ifndef CKPT_STORE_COMMIT_H
 #define CKPT_STORE_COMMIT_H
@@ -22,6 +21,11 @@ struct ckpt_ref {
 };
 void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT]);
 bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret);
+/*
+ * What the bytes of a staged file are: 1 and *ret, stored content, all of it and nothing else; or 0, its own. The attribute alone decides that, and what
+ * such a file has on disk does not count. -EUCLEAN: the attribute is damaged. fd: also an O_PATH one.
+ */
+int ckpt_ref_of(int fd, struct ckpt_ref *ret) CKPT_MUST_USE;
 
 /*
  * The first bytes of an array's file, kept in an attribute of a file that becomes a reference, so that a commit need not decode a chunk to know its

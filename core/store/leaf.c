@@ -83,16 +83,15 @@ void leaf_close(struct leaf_file *f)
     f->fd = -1;
 }
 
-/* One whose length is not that of its reference was being given bytes of its own when its writer stopped: they count. */
 static int read_ref(struct leaf_file *f, struct ckpt_err *err)
 {
-    char text[CKPT_REF_TEXT];
-    ssize_t n = fgetxattr(f->fd, CKPT_REF_XATTR, text, sizeof text);
-    if (n < 0)
-        return errno == ENODATA || errno == EOPNOTSUPP ? 0 : ckpt_fail(err, errno, "its attributes cannot be read: %s", strerror(errno));
-    if (!ckpt_ref_parse(text, (size_t)n, &f->ref))
+    int r = ckpt_ref_of(f->fd, &f->ref);
+    if (r == -EUCLEAN)
         return ckpt_fail(err, EUCLEAN, "its reference to stored content is damaged: write it again");
-    f->is_shared = f->ref.size == f->size;
+    if (r < 0)
+        return ckpt_fail(err, -r, "its attributes cannot be read: %s", strerror(-r));
+    f->is_shared = r;
+    f->size = r ? f->ref.size : (uint64_t)f->st.st_size;
     return 0;
 }
 
@@ -104,7 +103,6 @@ int leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt_err 
         leaf_close(&f);
         return r;
     }
-    f.size = (uint64_t)f.st.st_size;
     int r = S_ISREG(f.st.st_mode) ? read_ref(&f, err) : ckpt_fail(err, EPERM, "not a file");
     if (r < 0) {
         leaf_close(&f);

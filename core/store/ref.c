@@ -56,6 +56,18 @@ bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret)
     return true;
 }
 
+int ckpt_ref_of(int fd, struct ckpt_ref *ret)
+{
+    char path[32], text[CKPT_REF_TEXT];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ssize_t n = getxattr(path, CKPT_REF_XATTR, text, sizeof text);
+    if (n < 0 && (errno == ENODATA || errno == EOPNOTSUPP))
+        return 0;
+    if (n < 0)
+        return errno == ERANGE ? -EUCLEAN : -errno;
+    return ckpt_ref_parse(text, (size_t)n, ret) ? 1 : -EUCLEAN;
+}
+
 int ckpt_head_keep(int fd, const struct ckpt_ref *ref)
 {
     uint8_t value[CKPT_SHA256 + CKPT_HEAD], *head = value + CKPT_SHA256;

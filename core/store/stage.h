@@ -136,11 +136,16 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
 int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret) CKPT_MUST_USE;
 void ckpt_stage_release(struct ckpt_stage_handle *h);
 ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
+/*
+ * For a page cache, which asks for whole pages up to the file's end. It learns that the file was cut a little after that was done, and would show
+ * zeros where it gets nothing. So it gets what was there, if it asks for pages behind the end.
+ */
+ssize_t ckpt_stage_read_cached(struct ckpt_stage_handle *h, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
 ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who) CKPT_MUST_USE;
 int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who) CKPT_MUST_USE;
-/* Make an empty file that is open for writing the same as stored content. -EXDEV: it is not empty; copy the bytes. */
+/* Make an empty file that is open for writing the same as stored content. -EXDEV: it is not empty, or the kernel writes to it; copy the bytes. */
 int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, const struct ckpt_caller *who) CKPT_MUST_USE;
-/* What a staged file has of stored content; 1, or 0 when it has bytes of its own. */
+/* What a staged file has of stored content; 1, or 0 when it has bytes of its own. Else it cannot be read. */
 int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret);
 /* A descriptor of it is being closed: begin to make its object, and wait while more than a little is under way, so that a commit never finds
  * much left to do (a rename that commits keeps the kernel from listing the root). */
@@ -150,8 +155,6 @@ int ckpt_stage_fsync(struct ckpt_stage_handle *h) CKPT_MUST_USE;
 int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 /* The kernel reads and writes the file itself from now on: that it was changed is taken for granted. Whoever calls this ignores SIGIO. */
 void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h);
-/* The first ref->size bytes, which is all there are, have just been copied from stored content. */
-void ckpt_stage_copied(struct ckpt_stage_handle *h, const struct ckpt_ref *ref);
 /* A descriptor (O_PATH, so that it does not count as a use) of the file that holds the bytes, for as long as the handle is open; -1 if the kernel
  * must not have it. */
 int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h);

@@ -206,6 +206,17 @@ int stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, str
     return ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
 }
 
+/* A directory's entries; of files that were linked there, which are new ones on disk, the attributes too. */
+static int fsync_names(struct stage_step *step, int fd)
+{
+    if (!atomic_exchange(&step->unsynced, false))
+        return ckpt_disk_fsync(fd);
+    int r = ckpt_disk_syncfs(fd);
+    if (r < 0)
+        atomic_store(&step->unsynced, true);
+    return r;
+}
+
 int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct stage_inode *n;
@@ -219,7 +230,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     step->uses++;
     pthread_mutex_unlock(&set->lock);
     CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
-    r = commit ? 0 : fd < 0 ? fd : ckpt_disk_fsync(fd);
+    r = commit ? 0 : fd < 0 ? fd : fsync_names(step, fd);
     if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
         r = ckpt_disk_fsync(step->hold);
     stage_put(n);

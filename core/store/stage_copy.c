@@ -3,8 +3,10 @@
 #include "core/store/stage_private.h"
 
 #include "core/format/json.h"
+#include "core/store/internal.h"
 
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -56,9 +58,8 @@ static int copy_attrs(int fd, const struct ckpt_manifest_node *n)
         fsetxattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), 0);
     if (n->xattrs)
         restore_xattrs(fd, n->xattrs);
-    if (fchown(fd, n->uid, n->gid) < 0 && geteuid() == 0)
-        return -errno;
-    return fchmod(fd, n->mode & 07777) < 0 ? -errno : 0;
+    int r = ckpt_disk_chown(fd, n->uid, n->gid);
+    return r < 0 && geteuid() == 0 ? r : ckpt_disk_chmod(fd, n->mode & 07777);
 }
 
 static int copy_dir(struct copying *c, uint32_t number, const char *path, const struct ckpt_manifest_node *n)
@@ -83,11 +84,16 @@ static int copy_dir(struct copying *c, uint32_t number, const char *path, const 
     return r;
 }
 
+static bool is_ref(const struct ckpt_manifest_node *n)
+{
+    return !n->text && n->size;
+}
+
 static int copy_content(struct stage_step *step, int fd, const struct ckpt_manifest_node *n)
 {
     if (n->text)
         return ckpt_disk_write(fd, n->text, strlen(n->text), 0);
-    if (!n->size)
+    if (!is_ref(n))
         return 0;
     struct ckpt_ref ref = {.size = n->size, .offset = n->offset, .stored = n->stored, .codec = n->codec};
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
@@ -97,7 +103,14 @@ static int copy_content(struct stage_step *step, int fd, const struct ckpt_manif
     return r < 0 ? r : stage_make_ref(fd, &ref);
 }
 
-int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
+static int set_leaf_time(int fd, const struct ckpt_manifest_node *n)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
+    return ckpt_disk_set_times(fd, times);
+}
+
+/* A new file with its content and attributes: a descriptor. */
+static int make_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
 {
     CKPT_AUTOFD int fd = ckpt_disk_open(dir, path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -105,12 +118,46 @@ int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const st
     int r = copy_content(step, fd, n);
     if (r == 0)
         r = copy_attrs(fd, n);
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
-    if (r == 0 && futimens(fd, times) < 0)
-        r = -errno;
+    if (r < 0 && ckpt_disk_unlink(dir, path, 0) < 0)
+        ckpt_log(CKPT_LOG_DEBUG, "%s: half a copy stays", path);
+    return r < 0 ? r : CKPT_STEAL_FD(fd);
+}
+
+/* The length that it should have on disk, though it does not count, and the time. */
+static int finish_leaf(int fd, const struct ckpt_manifest_node *n)
+{
+    int r = is_ref(n) ? ckpt_disk_truncate(fd, n->size) : 0;
+    return r < 0 ? r : set_leaf_time(fd, n);
+}
+
+int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
+{
+    CKPT_AUTOFD int fd = make_leaf(step, dir, path, n);
+    if (fd < 0)
+        return fd;
+    int r = finish_leaf(fd, n);
     if (r < 0 && ckpt_disk_unlink(dir, path, 0) < 0)
         ckpt_log(CKPT_LOG_DEBUG, "%s: half a copy stays", path);
     return r;
+}
+
+int stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n)
+{
+    char temp[32] = "link-";
+    ckpt_random_hex(temp + strlen(temp), 8);
+    CKPT_AUTOFD int fd = make_leaf(step, step->work, temp, n);
+    if (fd < 0)
+        return fd;
+    int r = set_leaf_time(fd, n);
+    if (r == 0)
+        r = ckpt_disk_rename(step->work, temp, dir, name, RENAME_NOREPLACE);
+    if (r < 0) {
+        (void)!ckpt_disk_unlink(step->work, temp, 0);
+        return r;
+    }
+    atomic_store(&step->unsynced, true);
+    (void)!finish_leaf(fd, n); /* it is all there */
+    return 0;
 }
 
 static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)

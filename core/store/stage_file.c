@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open files of staged steps. A reference file gets bytes of its own before the first change (stage_own). When the last writer has closed a
+ * Open files of staged steps. A reference file gets bytes of its own before the first change (stage_bytes.c). When the last writer has closed a
  * file, a thread of the pool makes its object, so that it is hashed, encoded and durable by the time of the commit. Then its own bytes are
  * not needed any more: the file becomes a reference file, and the disk never has to take them.
  *
@@ -11,116 +11,10 @@
 
 #include "core/store/commit_private.h"
 
-#include <stdio.h>
-#include <linux/magic.h>
 #include <sys/statvfs.h>
-#include <sys/utsname.h>
 #include <sys/vfs.h>
-#include <sys/xattr.h>
 
-#define COPY ((size_t)1 << 20)
 #define FULL ((size_t)2 << 20) /* a disk with less room than that: a large write fails while there is still some */
-
-/* --- reference files --- */
-
-int stage_shares(struct stage_inode *n, struct ckpt_ref *ret)
-{
-    int known = atomic_load(&n->shared);
-    if (known < 0) {
-        char text[CKPT_REF_TEXT], path[32];
-        struct stat st;
-        snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
-        ssize_t len = getxattr(path, CKPT_REF_XATTR, text, sizeof text);
-        /* One whose length is not the content's was being given bytes of its own when the machine stopped: the bytes count. */
-        known = len > 0 && ckpt_ref_parse(text, (size_t)len, &n->shares) && fstatat(n->fd, "", &st, AT_EMPTY_PATH) == 0 &&
-                (uint64_t)st.st_size == n->shares.size;
-        atomic_store(&n->shared, known);
-    }
-    if (known && ret)
-        *ret = n->shares;
-    return known;
-}
-
-static int mark_ref(int fd, const struct ckpt_ref *ref)
-{
-    char text[CKPT_REF_TEXT];
-    ckpt_ref_print(ref, text);
-    return ckpt_disk_setxattr(fd, CKPT_REF_XATTR, text, strlen(text));
-}
-
-int stage_make_ref(int fd, const struct ckpt_ref *ref)
-{
-    int r = mark_ref(fd, ref);
-    return r < 0 ? r : ckpt_disk_truncate(fd, ref->size);
-}
-
-static int open_payload(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret)
-{
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
-    struct ckpt_err err = {0};
-    int r = ckpt_hold_open(&hold, step->set->cache, ref, ret, &err);
-    if (r < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: content of a staged file: %s", step->set->store->path, err.code ? err.text : strerror(-r));
-    return r == -ENOENT ? -EIO : r;
-}
-
-/* Its bytes are made otherwise, without change for its user: the times stay. From here on, and no more. With its content locked. */
-static int keep_times(struct stage_inode *n, int fd)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    CKPT_GUARD(&n->step->set->lock);
-    n->times[0] = st.st_atim;
-    n->times[1] = st.st_mtim;
-    atomic_fetch_add(&n->remade, 1);
-    return 0;
-}
-
-static int restore_times(struct stage_inode *n, int fd)
-{
-    int r = futimens(fd, n->times) < 0 ? -errno : 0;
-    atomic_fetch_add(&n->remade, 1);
-    return r;
-}
-
-int stage_own(struct stage_inode *n, int fd, uint64_t keep)
-{
-    struct ckpt_ref ref;
-    struct ckpt_file *payload = NULL;
-    if (!stage_shares(n, &ref))
-        return 0;
-    int r = 0;
-    keep = CKPT_MIN(keep, ref.size);
-    if (keep) {
-        r = keep_times(n, fd);
-        if (r < 0)
-            return r;
-        CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
-        r = buf ? open_payload(n->step, &ref, &payload) : -ENOMEM;
-        for (uint64_t off = 0; off < keep && r == 0;) {
-            size_t len = (size_t)CKPT_MIN((uint64_t)COPY, keep - off);
-            ssize_t got = ckpt_file_read(payload, buf, len, ref.offset + off);
-            r = got < 0 ? (int)got : (size_t)got < len ? -EBADMSG : ckpt_disk_write(fd, buf, len, off);
-            off += len;
-        }
-        ckpt_file_unref(payload);
-        int restored = restore_times(n, fd);
-        r = r < 0 ? r : restored;
-        /* The bytes are there before the reference goes. */
-        if (r == 0)
-            r = ckpt_disk_fsync(fd);
-    } else
-        r = ckpt_disk_truncate(fd, 0);
-    if (r == 0)
-        r = ckpt_disk_removexattr(fd, CKPT_REF_XATTR);
-    if (r == 0) {
-        n->keeps_bytes = true; /* who changes it once may do so again */
-        atomic_store(&n->shared, 0);
-        stage_dirty(n);
-    }
-    return r;
-}
 
 /* --- files at rest --- */
 
@@ -183,14 +77,8 @@ static void let_go_locked(struct stage_inode *n, int fd)
     ckpt_hash_hex(ref.object, name);
     if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != ref.size)
         return; /* what is stored as it is has no object before the commit, which makes this file one */
-    if ((atomic_load(&n->unseen) && try_lease(fd, F_WRLCK) < 0) || keep_times(n, fd) < 0)
-        return;
-    if (ckpt_head_keep(fd, &ref) == 0 && mark_ref(fd, &ref) == 0) {
-        n->shares = ref;
-        atomic_store(&n->shared, 1);
-        (void)!ckpt_disk_punch(fd, ref.size);
-    }
-    (void)!restore_times(n, fd);
+    if (!atomic_load(&n->unseen) || try_lease(fd, F_WRLCK) == 0)
+        stage_disown(n, fd, &ref);
 }
 
 /* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken over. */
@@ -218,25 +106,14 @@ struct job {
     struct stage_inode *inode;
     int fd; /* to read from */
     uint64_t size;
-    bool copied; /* from stored content, which it still is if nothing has changed it since */
-    struct timespec copied_ctime;
     struct ckpt_ref made;
 };
 
 /* Is there something to make, and nobody who will change it? Under the set's lock. */
 static bool wants_object(const struct stage_inode *n, const struct stat *st)
 {
-    return (uint64_t)st->st_size >= CKPT_SMALL && !n->open_writes && !n->queued && !n->unlinked && atomic_load(&n->shared) != 1 && !n->step->face &&
+    return (uint64_t)st->st_size >= CKPT_SMALL && !n->open_writes && !n->queued && !n->unlinked && atomic_load(&n->shared) == 0 && !n->step->face &&
            (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
-}
-
-static bool is_as_copied(const struct job *job)
-{
-    struct stage_step *step = job->inode->step;
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
-    struct stat st;
-    return job->copied && fstat(job->fd, &st) == 0 && (uint64_t)st.st_size == job->made.size && st.st_ctim.tv_sec == job->copied_ctime.tv_sec &&
-           st.st_ctim.tv_nsec == job->copied_ctime.tv_nsec && ckpt_hold_object(&hold, job->made.object) == 0;
 }
 
 static int find_content(struct job *job, struct ckpt_err *err)
@@ -251,10 +128,10 @@ static int find_content(struct job *job, struct ckpt_err *err)
         if (try_lease(job->fd, F_RDLCK) < 0)
             return -EBUSY;
     }
-    return is_as_copied(job) ? 0 : ckpt_hold_file(&hold, job->fd, "X.npy", step->set->opt.codec, false, &n->cancel, &job->made, err);
+    return ckpt_hold_file(&hold, job->fd, "X.npy", step->set->opt.codec, false, &n->cancel, &job->made, err);
 }
 
-static void queue_object(struct stage_inode *n, int fd, const struct stat *st, const struct ckpt_stage_handle *copied);
+static void queue_object(struct stage_inode *n, int fd, const struct stat *st);
 
 static void make_object(void *arg)
 {
@@ -279,7 +156,7 @@ static void make_object(void *arg)
     }
     bool needless = may_let_go(n);
     if (gen != atomic_load(&n->gen) && fstat(job->fd, &st) == 0 && wants_object(n, &st)) /* it was changed, and closed, meanwhile */
-        queue_object(n, CKPT_STEAL_FD(job->fd), &st, NULL);
+        queue_object(n, CKPT_STEAL_FD(job->fd), &st);
     pthread_cond_broadcast(&set->idle);
     pthread_mutex_unlock(&set->lock);
     if (needless)
@@ -295,19 +172,14 @@ static void make_object(void *arg)
     free(job);
 }
 
-/* Takes the descriptor over. copied: the handle by which it was, or NULL. Under the set's lock. */
-static void queue_object(struct stage_inode *n, int fd, const struct stat *st, const struct ckpt_stage_handle *copied)
+/* Takes the descriptor over. Under the set's lock. */
+static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
 {
     struct stage_step *step = n->step;
     struct ckpt_stages *set = step->set;
     struct job *job = malloc(sizeof *job);
     if (job) {
         *job = (struct job){n, fd, (uint64_t)st->st_size};
-        if (copied) {
-            job->copied = true;
-            job->copied_ctime = copied->copied_ctime;
-            job->made = copied->made;
-        }
         n->queued = true;
         atomic_store(&n->cancel, false);
         step->jobs++;
@@ -348,28 +220,6 @@ void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h)
     atomic_store(&h->inode->unseen, true);
     if (h->write)
         stage_dirty(h->inode);
-}
-
-/* Does every change of a file whose times were looked at since the last one give it another time? Elsewhere two within a tick look like one. */
-static bool has_fine_times(int fd)
-{
-    struct utsname kernel;
-    struct statfs fs;
-    unsigned major, minor;
-    if (uname(&kernel) < 0 || sscanf(kernel.release, "%u.%u", &major, &minor) != 2 || fstatfs(fd, &fs) < 0)
-        return false;
-    return (major > 6 || (major == 6 && minor >= 13)) &&
-           (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC || fs.f_type == TMPFS_MAGIC);
-}
-
-void ckpt_stage_copied(struct ckpt_stage_handle *h, const struct ckpt_ref *ref)
-{
-    struct stat st;
-    if (h->inode->step->face || !has_fine_times(h->fd) || fstat(h->fd, &st) < 0 || (uint64_t)st.st_size != ref->size)
-        return; /* its content is looked at, as any file's */
-    h->copied = true;
-    h->copied_ctime = st.st_ctim;
-    h->made = *ref;
 }
 
 void ckpt_stage_flush(struct ckpt_stage_handle *h)
@@ -418,7 +268,7 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
         pthread_cond_broadcast(&set->idle);
     }
     if (fd >= 0 && wants_object(n, &st))
-        queue_object(n, CKPT_STEAL_FD(fd), &st, h->copied ? h : NULL);
+        queue_object(n, CKPT_STEAL_FD(fd), &st);
     stage_reap(n);
     pthread_mutex_unlock(&set->lock);
     if (fd >= 0)
@@ -439,7 +289,7 @@ int stage_drop_setid(int fd, const struct ckpt_caller *who)
     if (!who->uid || fstat(fd, &st) < 0 || !(st.st_mode & (S_ISUID | S_ISGID)))
         return 0;
     mode_t drop = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
-    return fchmod(fd, st.st_mode & 07777 & ~drop) < 0 ? -errno : 0;
+    return ckpt_disk_chmod(fd, st.st_mode & 07777 & ~drop);
 }
 
 /* With its content locked: let_go() may have a lease, which would refuse the descriptor or be broken by it. */
@@ -450,14 +300,10 @@ static int open_locked(struct stage_inode *n, int flags, const struct ckpt_calle
     int r = CKPT_MIN(fd, 0);
     if (r == 0 && change)
         r = stage_drop_setid(fd, who);
-    if (r == 0 && change)
-        r = stage_own(n, fd, flags & O_TRUNC ? 0 : UINT64_MAX);
-    else if (r == 0)
-        stage_shares(n, NULL); /* known from now on: ckpt_stage_handle_fd asks */
-    if (r == 0 && (flags & O_TRUNC)) {
-        r = ckpt_disk_truncate(fd, 0);
-        stage_dirty(n);
-    }
+    if (r == 0 && flags & O_TRUNC)
+        r = stage_resize(n, fd, 0);
+    else if (r == 0 && change)
+        r = stage_own(n, fd, STAGE_ALL);
     /* Counted as open before a commit can begin, and before its bytes can go. */
     if (r == 0 && !(*ret = handle_new(n, fd, flags)))
         r = -ENOMEM;
@@ -489,66 +335,86 @@ int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struc
     return r;
 }
 
-/* It may be there already, and let_go() may have a lease on it, for an instant. */
-static int create(int dir, const char *name, int flags, mode_t mode)
+/* A new file, with its owner and mode, or none. -EEXIST. */
+static int make_file(struct stage_inode *dir, const char *name, int flags, mode_t mode, const struct ckpt_caller *who)
 {
-    int fd;
-    for (unsigned i = 0; i < 100; i++) {
-        fd = ckpt_disk_open(dir, name, O_CREAT | O_NOFOLLOW | (flags & O_EXCL) | backing_flags(flags | O_RDWR), mode & 07777);
-        if (fd != -EAGAIN)
-            break;
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    struct stat above;
+    int how = O_CREAT | O_EXCL | O_NOFOLLOW | backing_flags(flags | O_RDWR);
+    int fd = ckpt_disk_open(dir->fd, name, how, mode & 07777);
+    if (fd < 0)
+        return fd;
+    bool inherits = fstatat(dir->fd, "", &above, AT_EMPTY_PATH) == 0 && above.st_mode & S_ISGID;
+    gid_t gid = inherits ? above.st_gid : who->gid;
+    int r = who->uid != geteuid() || gid != getegid() ? ckpt_disk_chown(fd, who->uid, gid) : 0;
+    if (geteuid() || r == 0)
+        r = ckpt_disk_chmod(fd, mode & 07777); /* the caller's umask is applied already, and this process has another */
+    if (r == 0)
+        return fd;
+    (void)!ckpt_disk_unlink(dir->fd, name, 0);
+    close(fd);
+    return r;
+}
+
+/* The descriptor of a file that was made here is taken over. */
+static int open_made(struct stage_inode *dir, const char *name, int fd, struct ckpt_stage_attr *ret,
+                     struct ckpt_stage_handle **ret_handle)
+{
+    struct ckpt_stages *set = dir->step->set;
+    struct stage_inode *n;
+    int path = stage_reopen(fd, O_PATH);
+    int r = path < 0 ? path : stage_take(dir->step, path, dir, name, ret);
+    if (r == 0 && (r = stage_get(set, ret->id, &n)) == 0) {
+        atomic_store(&n->unseen, false);
+        r = (*ret_handle = handle_new(n, fd, O_RDWR)) ? stage_stat(n, ret) : -ENOMEM;
+        stage_put(n);
+        if (r < 0 && *ret_handle)
+            ckpt_stage_release(*ret_handle); /* and with it the descriptor */
+        fd = *ret_handle ? -1 : fd;
+        if (r < 0)
+            ckpt_stage_forget(set, ret->id, 1);
     }
-    return fd;
+    if (fd >= 0)
+        close(fd);
+    return r;
+}
+
+/* It was made by somebody else since the caller has looked. */
+static int open_found(struct stage_inode *dir, const char *name, int flags, const struct ckpt_caller *who,
+                      struct ckpt_stage_attr *ret, struct ckpt_stage_handle **ret_handle)
+{
+    struct ckpt_stages *set = dir->step->set;
+    int r = ckpt_stage_lookup(set, dir->id, name, ret);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_open(set, ret->id, (flags & ~O_ACCMODE) | O_RDWR, who, ret_handle);
+    if (r == 0 && (r = ckpt_stage_getattr(set, ret->id, ret)) < 0)
+        ckpt_stage_release(*ret_handle);
+    if (r < 0)
+        ckpt_stage_forget(set, ret->id, 1);
+    return r;
 }
 
 int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, int flags, const struct ckpt_caller *who,
                       struct ckpt_stage_attr *ret, struct ckpt_stage_handle **ret_handle)
 {
-    struct stage_inode *dir, *n;
+    struct stage_inode *dir;
     int r = stage_get(set, parent, &dir);
     if (r < 0)
         return r;
     struct stage_step *step = dir->step;
+    *ret_handle = NULL;
     r = stage_enter(step);
-    if (r < 0) {
-        stage_put(dir);
-        return r;
-    }
-    int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : create(dir->fd, name, flags, mode);
-    r = CKPT_MIN(fd, 0);
-    struct stat above;
-    gid_t gid = fstatat(dir->fd, "", &above, AT_EMPTY_PATH) == 0 && above.st_mode & S_ISGID ? above.st_gid : who->gid;
-    if (r == 0 && (who->uid != geteuid() || gid != getegid()) && fchown(fd, who->uid, gid) < 0 && geteuid() == 0)
-        r = -errno;
-    if (r == 0 && fchmod(fd, mode & 07777) < 0) /* the caller's umask is applied already, and this process has another */
-        r = -errno;
     if (r == 0) {
-        int path = stage_reopen(fd, O_PATH);
-        r = path < 0 ? path : stage_take(step, path, dir, name, ret);
+        int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : make_file(dir, name, flags, mode, who);
+        r = fd < 0 ? fd : open_made(dir, name, fd, ret, ret_handle);
+        if (fd >= 0 && r < 0)
+            (void)!ckpt_disk_unlink(dir->fd, name, 0);
+        stage_write_failed(step, r);
+        stage_touch(step, who);
+        stage_leave(step);
     }
-    if (r == 0 && (r = stage_get(set, ret->id, &n)) == 0) {
-        pthread_mutex_lock(&n->content);
-        if (flags & O_TRUNC) {
-            r = stage_own(n, fd, 0);
-            r = r < 0 ? r : ckpt_disk_truncate(fd, 0);
-            stage_dirty(n);
-        } else if (atomic_load(&n->shared) < 0 && !ret->st.st_size)
-            atomic_store(&n->shared, 0);
-        if (r == 0 && !(*ret_handle = handle_new(n, fd, O_RDWR)))
-            r = -ENOMEM;
-        pthread_mutex_unlock(&n->content);
-        if (r == 0)
-            r = stage_stat(n, ret);
-        stage_put(n);
-        if (r < 0)
-            ckpt_stage_forget(set, ret->id, 1);
-    }
-    if (r < 0 && fd >= 0)
-        close(fd);
-    stage_write_failed(step, r);
-    stage_touch(step, who);
-    stage_leave(step);
+    if (r == -EEXIST && !(flags & O_EXCL))
+        r = open_found(dir, name, flags, who, ret, ret_handle);
     stage_put(dir);
     return r;
 }
@@ -558,44 +424,15 @@ int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h)
     return h->inode->step->set->leases && atomic_load(&h->inode->shared) == 0 ? h->inode->fd : -1;
 }
 
-int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret)
-{
-    CKPT_GUARD(&h->inode->content);
-    return stage_shares(h->inode, ret);
-}
-
-ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint64_t off)
-{
-    struct stage_inode *n = h->inode;
-    struct ckpt_ref ref;
-    if (atomic_load(&n->shared) == 0)
-        return ckpt_pread(h->fd, buf, len, off);
-    pthread_mutex_lock(&n->content);
-    int shared = stage_shares(n, &ref);
-    pthread_mutex_unlock(&n->content);
-    if (!shared)
-        return ckpt_pread(h->fd, buf, len, off);
-    pthread_mutex_lock(&h->lock);
-    int r = h->payload ? 0 : open_payload(n->step, &ref, &h->payload);
-    pthread_mutex_unlock(&h->lock);
-    if (r < 0)
-        return r;
-    len = off < ref.size ? (size_t)CKPT_MIN((uint64_t)len, ref.size - off) : 0;
-    return len ? ckpt_file_read(h->payload, buf, len, ref.offset + off) : 0;
-}
-
 ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
 {
     struct stage_inode *n = h->inode;
-    int r = 0;
     /* The step cannot be committed while the file is open for writing, so there is nothing to keep out. */
     stage_dirty(n);
-    if (atomic_load(&n->shared) != 0) { /* it was made to share content after it was opened */
-        CKPT_GUARD(&n->content);
-        r = stage_own(n, h->fd, UINT64_MAX);
-    }
+    int r = stage_begin_change(n, h->fd); /* it may have been made to share content after it was opened */
     if (r == 0)
         r = ckpt_disk_write(h->fd, buf, len, off);
+    stage_end_change(n);
     stage_write_failed(n->step, r);
     stage_dirty(n);
     stage_touch(n->step, who);
@@ -604,39 +441,14 @@ ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t le
 
 int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who)
 {
-    int r = 0;
-    if (atomic_load(&h->inode->shared) != 0) {
-        CKPT_GUARD(&h->inode->content);
-        r = stage_own(h->inode, h->fd, UINT64_MAX);
-    }
-    if (r == 0 && fallocate(h->fd, mode, (off_t)off, (off_t)len) < 0)
-        r = -errno;
+    int r = stage_begin_change(h->inode, h->fd);
+    if (r == 0)
+        r = ckpt_disk_allocate(h->fd, mode, off, len);
+    stage_end_change(h->inode);
     stage_write_failed(h->inode->step, r);
     stage_dirty(h->inode);
     stage_touch(h->inode->step, who);
     return r;
-}
-
-int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, const struct ckpt_caller *who)
-{
-    struct stage_inode *n = h->inode;
-    struct stage_step *step = n->step;
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
-    struct stat st;
-    if (!h->write || h->unseen || step->face || fstat(h->fd, &st) < 0 || st.st_size || !ref->size)
-        return -EXDEV;
-    int r = ckpt_hold_object(&hold, ref->object);
-    if (r == 0) {
-        CKPT_GUARD(&n->content);
-        r = stage_make_ref(h->fd, ref);
-        if (r == 0) {
-            n->shares = *ref;
-            atomic_store(&n->shared, 1);
-        }
-        stage_dirty(n);
-    }
-    stage_touch(step, who);
-    return r < 0 ? -EXDEV : 0;
 }
 
 int ckpt_stage_fsync(struct ckpt_stage_handle *h)

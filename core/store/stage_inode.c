@@ -289,8 +289,11 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
         remade = atomic_load(&n->remade);
         if (fstatat(n->fd, "", &ret->st, AT_EMPTY_PATH) < 0)
             return -errno;
+        if (!(remade & 1) && atomic_load(&n->shared) != 1)
+            continue;
+        CKPT_GUARD(&n->step->set->lock);
+        ret->st.st_size = (off_t)(remade & 1 ? n->length : n->shares.size);
         if (remade & 1) {
-            CKPT_GUARD(&n->step->set->lock);
             ret->st.st_atim = n->times[0];
             ret->st.st_mtim = n->times[1];
         }
@@ -356,6 +359,7 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     n->fd = -1;
     atomic_init(&n->shared, S_ISREG(st->st_mode) ? -1 : 0);
     atomic_init(&n->keeps_bytes, st->st_size > 0); /* a staged file of an earlier mount may have been made durable */
+    atomic_init(&n->unseen, step->adopted && step->set->leases && S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
     pthread_mutex_init(&n->content, NULL);
     step->uses++;
     struct stage_inode **b = id_bucket(set, n->id);
@@ -393,6 +397,11 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
     pthread_mutex_unlock(&set->lock);
     if (!n)
         return ended ? -ESTALE : -ENOMEM;
+    if (atomic_load(&n->shared) < 0) {
+        CKPT_GUARD(&n->content); /* known from now on; or else who wants its bytes is told why it is not */
+        if (stage_shares(n, NULL) == 1)
+            atomic_store(&n->unseen, false); /* no kernel writes to it */
+    }
     int r = stage_stat(n, ret);
     CKPT_GUARD(&set->lock);
     n->uses--;

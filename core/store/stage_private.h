@@ -34,6 +34,8 @@ struct stage_step {
     char id[33];              /* of its directory in staging/ */
     int work, tree, hold, lock; /* descriptors: staging/ID, its tree/, hold/ and lock */
     bool face;                /* the root's own directory: no step at all, and in no list */
+    bool adopted;             /* of an earlier process */
+    atomic_bool unsynced;     /* it has files whose attributes are not durable with their names */
     char base_id[CKPT_MANIFEST_ID]; /* of the manifest that it changes; empty: it is new */
     struct stage_inode *top;
     pthread_rwlock_t freeze;
@@ -78,16 +80,20 @@ struct stage_inode {
     uint64_t refs;            /* look-ups */
     unsigned opens, open_writes;
     pthread_mutex_t content;
-    atomic_int shared;        /* is it a reference file? -1: not looked at yet */
-    struct ckpt_ref shares;   /* of a reference file, once `shared` is 1: under content */
+    atomic_int shared;        /* is it a reference file? -1: that could not be read. Changed under content */
+    struct ckpt_ref shares;   /* of a reference file, once `shared` is 1: changed under content and the set's lock */
+    atomic_uint changing;     /* calls that change its own bytes */
+    struct ckpt_ref was;      /* what it shared; it was only cut since, as of gen was_gen. size 0: none. Under content */
+    uint64_t was_gen;
     atomic_bool keeps_bytes;  /* they stay, also when there is an object of them */
     atomic_uint_fast64_t gen; /* changes of its bytes */
     bool known;               /* `made` is the content as of known_gen: under the set's lock */
     bool queued;
     atomic_bool cancel;       /* its object is not wanted any more */
     atomic_bool unseen;       /* the kernel was given it, and may have changed it, or have mapped it */
-    atomic_uint remade;       /* odd: its bytes are made otherwise, without change for its user, who sees `times`. Changed under content */
+    atomic_uint remade;       /* odd: its bytes are made otherwise, and its user sees `times` and `length`. Changed under content */
     struct timespec times[2]; /* of access and of change: under the set's lock */
+    uint64_t length;          /* with them */
     uint64_t known_gen;
     struct ckpt_ref made;
 };
@@ -97,11 +103,9 @@ struct ckpt_stage_handle {
     int fd;                     /* of the staged file */
     bool write;
     bool unseen;                /* the kernel writes by itself */
-    bool copied;                /* `made` is what it was at copied_ctime, when its bytes were copied from there */
-    struct timespec copied_ctime;
-    struct ckpt_ref made;
     pthread_mutex_t lock;
     struct ckpt_file *payload;  /* of a reference file, once it was read */
+    uint8_t payload_hash[CKPT_SHA256]; /* of its object */
 };
 
 #define STAGE_BUCKETS 65536
@@ -238,15 +242,29 @@ void stage_lineage_add(struct stage_step *step, const char *id, const char *name
 int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
 /* A file that is a leaf of a committed step once more, below a directory of the step. */
 int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+/* The same where it may be seen already: it has its name when it is all there. */
+int stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+
+/* --- stage_bytes.c: the first ones with content locked. What fails leaves the file as it was --- */
+/* Is it a reference file? 1 and *ret (may be NULL), or 0; -EUCLEAN: it should be. */
+int stage_shares(struct stage_inode *n, struct ckpt_ref *ret) CKPT_MUST_USE;
+/* A reference file gets bytes of its own: the first `size` of its content, or these and zeros. Nothing to do for other files. */
+#define STAGE_ALL UINT64_MAX
+int stage_own(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
+/* Any file is so long, and has bytes of its own. */
+int stage_resize(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
+/* A file that nobody uses becomes a reference to what it holds, if it can. */
+void stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref);
+/* A new, empty file that nobody knows yet becomes a reference. */
+int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
+/* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */
+int stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
+void stage_end_change(struct stage_inode *n);
+int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret) CKPT_MUST_USE;
 
 /* --- stage_file.c --- */
-/* Is it a reference file? 1 and *ret (may be NULL), or 0. Caller holds content. */
-int stage_shares(struct stage_inode *n, struct ckpt_ref *ret);
-/* Give a reference file bytes of its own, the first `keep` of them as they were. Caller holds content. */
-int stage_own(struct stage_inode *n, int fd, uint64_t keep) CKPT_MUST_USE;
 /* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves it one. */
 int stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
-int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
 /* Has the file system leases, by which it is known who else has a file open? dir: of the store. */
 bool stage_has_leases(int dir);

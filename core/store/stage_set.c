@@ -122,6 +122,7 @@ static void adopt(struct ckpt_stages *set, const char *id)
     char name[256];
     if (!step)
         return;
+    step->adopted = true;
     int r = stage_open_dirs(step, id);
     if (r < 0 || is_other_writers(step)) { /* it has an owner, or will have */
         stage_step_put(step);

@@ -63,15 +63,26 @@ static void leave(struct stage_inode *n, const struct ckpt_caller *who)
 }
 
 /* What is made in a directory with the set-group-id bit has its group. */
-static int give_away(int dir, const char *name, const struct ckpt_caller *who, mode_t *mode)
+static int give_away(int dir, int fd, const struct ckpt_caller *who, mode_t mode)
 {
     struct stat st;
-    bool inherits = fstat(dir, &st) == 0 && st.st_mode & S_ISGID;
+    bool inherits = fstatat(dir, "", &st, AT_EMPTY_PATH) == 0 && st.st_mode & S_ISGID;
     gid_t gid = inherits ? st.st_gid : who->gid;
-    *mode |= inherits ? S_ISGID : 0;
-    if (who->uid == geteuid() && gid == getegid())
-        return 0;
-    return fchownat(dir, name, who->uid, gid, AT_SYMLINK_NOFOLLOW) < 0 && geteuid() == 0 ? -errno : 0;
+    int r = who->uid == geteuid() && gid == getegid() ? 0 : ckpt_disk_chown(fd, who->uid, gid);
+    return r < 0 && geteuid() == 0 ? r : ckpt_disk_chmod(fd, (mode & 07777) | (inherits ? S_ISGID : 0));
+}
+
+/* A new directory, with its owner and mode, or none. */
+static int make_dir(int dir, const char *name, mode_t mode, const struct ckpt_caller *who)
+{
+    int r = ckpt_disk_mkdir(dir, name, mode & 07777);
+    if (r < 0)
+        return r;
+    CKPT_AUTOFD int fd = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    r = fd < 0 ? -errno : give_away(dir, fd, who, mode);
+    if (r < 0)
+        (void)!ckpt_disk_unlink(dir, name, AT_REMOVEDIR);
+    return r;
 }
 
 int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, const struct ckpt_caller *who,
@@ -81,11 +92,7 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = is_plain(dir, name) ? ckpt_disk_mkdir(dir->fd, name, mode & 07777) : -EINVAL;
-    if (r == 0)
-        r = give_away(dir->fd, name, who, &mode);
-    if (r == 0 && fchmodat(dir->fd, name, mode & 07777, 0) < 0)
-        r = -errno;
+    r = is_plain(dir, name) ? make_dir(dir->fd, name, mode, who) : -EINVAL;
     if (r == 0)
         r = take_name(dir, name, ret);
     stage_write_failed(dir->step, r);
@@ -178,7 +185,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = dir->step->face ? -EXDEV : is_plain(dir, name) ? stage_copy_leaf(dir->step, dir->fd, name, node) : -EINVAL;
+    r = dir->step->face ? -EXDEV : is_plain(dir, name) ? stage_link_leaf(dir->step, dir->fd, name, node) : -EINVAL;
     if (r == 0)
         r = take_name(dir, name, ret);
     leave(dir, who);
@@ -192,32 +199,23 @@ static int set_size(struct stage_inode *n, uint64_t size, const struct ckpt_call
     if (fd < 0)
         return fd;
     struct ckpt_ref ref;
-    if (stage_shares(n, &ref) && ref.size == size)
+    if (stage_shares(n, &ref) == 1 && ref.size == size)
         return 0;
     int r = stage_drop_setid(fd, who);
-    if (r == 0)
-        r = stage_own(n, fd, size);
-    if (r == 0)
-        r = ckpt_disk_truncate(fd, size);
-    stage_dirty(n);
-    return r;
+    return r < 0 ? r : stage_resize(n, fd, size);
 }
 
 int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who,
                        struct ckpt_stage_attr *ret)
 {
     struct stage_inode *n;
-    char path[32];
     int r = enter(set, id, &n);
     if (r < 0)
         return r;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
     if (what & (CKPT_SET_UID | CKPT_SET_GID))
-        r = fchownat(n->fd, "", what & CKPT_SET_UID ? st->st_uid : (uid_t)-1, what & CKPT_SET_GID ? st->st_gid : (gid_t)-1, AT_EMPTY_PATH) < 0
-                ? -errno
-                : 0;
+        r = ckpt_disk_chown(n->fd, what & CKPT_SET_UID ? st->st_uid : (uid_t)-1, what & CKPT_SET_GID ? st->st_gid : (gid_t)-1);
     if (r == 0 && (what & CKPT_SET_MODE))
-        r = chmod(path, st->st_mode & 07777) < 0 ? -errno : 0;
+        r = ckpt_disk_chmod(n->fd, st->st_mode & 07777);
     if (r == 0 && (what & CKPT_SET_SIZE))
         r = set_size(n, (uint64_t)st->st_size, who);
     if (r == 0 && (what & (CKPT_SET_ATIME | CKPT_SET_MTIME))) {
@@ -227,7 +225,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
         if (!(what & CKPT_SET_MTIME))
             times[1].tv_nsec = UTIME_OMIT;
         CKPT_GUARD(&n->content); /* a file whose bytes are let go gets back the times that it had */
-        r = utimensat(AT_FDCWD, path, times, 0) < 0 ? -errno : 0;
+        r = ckpt_disk_set_times(n->fd, times);
     }
     if (r == 0)
         r = stage_stat(n, ret);
@@ -343,13 +341,11 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
                         const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    char path[32];
     if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
         return -EOPNOTSUPP;
     int r = enter(set, id, &n);
     if (r < 0)
         return r;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
     char step_name[CKPT_STEP_NAME + 1] = "";
     if (n == n->step->top && !strcmp(name, PREFIX "pinned") && *n->step->base_id) {
         CKPT_GUARD(&set->lock);
@@ -362,8 +358,8 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     else if (*step_name)
         r = ckpt_store_pin(set->store, step_name, len == 1 && *(const char *)value == '1', NULL);
     /* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
-    else if (is_kept(name) && setxattr(path, name, value, len, flags) < 0)
-        r = -errno;
+    else if (is_kept(name))
+        r = ckpt_disk_setxattr_as(n->fd, name, value, len, flags);
     leave(n, who);
     return r;
 }
@@ -371,11 +367,9 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
 int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    char path[32];
     int r = enter(set, id, &n);
     if (r < 0)
         return r;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
     if (n == n->step->top && !n->step->face && !strcmp(name, PREFIX "metadata")) {
         r = ckpt_disk_unlink(n->step->work, STAGE_METADATA, 0);
         leave(n, who);
@@ -383,7 +377,7 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
     }
     /* What follows from the file is listed, and cannot be taken away: tools that copy attributes need not mind. */
     bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
-    r = !is_kept(name) ? -ENODATA : removexattr(path, name) < 0 ? -errno : 0;
+    r = is_kept(name) ? ckpt_disk_removexattr(n->fd, name) : -ENODATA;
     r = r == -ENODATA && ours ? 0 : r;
     leave(n, who);
     return r;

@@ -176,9 +176,10 @@ class Staged:
         if file is None or file is DIRECTORY:
             return file
         text = file.xattrs.get("user.ckptfs.ref")
-        ref = parse_ref(text) if text else None
-        if not ref or ref["size"] != len(file.data):
+        if not text:
             return self.reader.call([file], sha256, file.data)
+        ref = parse_ref(text)
+        need(ref, f"{path}: its reference is damaged")
         whole = self.reader.object(self.store, ref["object"], self.hold)
         need(self.reader.once(slice_hash, whole, ref["offset"], ref["size"]) == ref["sha256"], f"{path}: its reference")
         return ref["sha256"]
