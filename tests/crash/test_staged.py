@@ -7,21 +7,22 @@ import ctypes
 import dataclasses
 import errno
 import os
+import random
 import subprocess
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import disk_reader
 import powercut
 import scenarios
 import util
 from scenarios import EXPLICIT, noise, npy
 
 WORKERS = 4
-LAST = 500                                                 # calls; no case makes that many
+SEED = 20261201
 PUNCH, ZERO = 3, 0x10                                      # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE
 
 NOISE = noise(50_000, 5).tobytes()
@@ -151,10 +152,10 @@ def prepared(tmp_path_factory):
             if step == "1":
                 os.chmod(m / "1/noise.bin", 0o640)
             calls.fsync(step)
-        calls.put("3/own.bin", b"x")                       # opens it for changes
-        calls.put("3/own.bin", BEGIN["3"]["own.bin"])
         calls.write("2", {name: data for name, data in BEGIN["2"].items() if name != "linked.bin"})
         os.link(m / "1/noise.bin", m / "2/linked.bin")
+        calls.put("3/own.bin", b"x")                       # opens it for changes
+        calls.put("3/own.bin", BEGIN["3"]["own.bin"])
         util.wait_for(lambda: has_reference(root, len(SMOOTH)))
         calls.fsync("2/own.bin")
     with util.Mount(root, EXPLICIT, folder=folder / "mount") as m:
@@ -272,15 +273,20 @@ def failed_at(case, prepared, folder, n, kind):
     return failed
 
 
-def calls_of(case, prepared, folder):
+def traced(case, prepared, folder):
+    """A run without a fault: the disk before it, and the calls."""
     folder.mkdir()
-    root = folder / "root"
+    root, trace = folder / "root", folder / "trace"
     subprocess.run(["cp", "-a", prepared, root], check=True, timeout=util.LIMIT)
-    trace = folder / "trace"
+    disk = powercut.Disk(root)
     with scenarios.Mount(root, EXPLICIT, folder=folder / "mount", env={"CKPTFS_DISK_TRACE": trace}) as m:
         case.run(m.top)
         assert m.end() == 0, m.said()
-        return powercut.lines_of(trace)
+    return disk, powercut.Trace(trace)
+
+
+def calls_of(case, prepared, folder):
+    return len(traced(case, prepared, folder)[1].lines)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -297,6 +303,28 @@ def test_kill(prepared, case, tmp_path, tell):
     tell(f"killed {killed} times")
     assert not faults, f"killed at a call: {faults}"
     assert killed, "it was never killed"
+
+
+CUT = [case for case in CASES if case.name.startswith(("empty", "nothing", "shorten-", "lengthen", "chmod", "times", "rename", "link staged"))]
+
+
+@pytest.mark.parametrize("case", CUT, ids=str)
+def test_cut(prepared, case, tmp_path, tell):
+    """The power is cut at every call of a change that needs no fsync to be whole: what shares stored data is never half there."""
+    disk, trace = traced(case, prepared, tmp_path / "run")
+    may = {path: [data] for path, data in begin().items()} | case.change
+    may = {path: [data if data is None else disk_reader.sha256(data) for data in contents] for path, contents in may.items()}
+    reader, count = disk_reader.Reader(), 0
+    for k in range(len(trace.lines) + 1):
+        if k:
+            disk.play(trace.lines[k - 1], trace.data)
+        for name, tree in disk.outcomes(random.Random(f"{SEED} {k}"), 30):
+            count += 1
+            staged = {s.name: s for s in reader.staged(tree[".ckptstore"])}
+            for path, hashes in may.items():
+                step, leaf = path.split("/")
+                need(staged[step].hash(leaf) in hashes, f"{path} is neither old nor new after {k} calls ({name}):\n{trace.around(k)}")
+    tell(f"{len(trace.lines) + 1} points, {count} outcomes")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
