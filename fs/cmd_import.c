@@ -16,13 +16,12 @@
 #include <getopt.h>
 #include <sys/stat.h>
 
-#define METADATA_MAX ((size_t)4 << 20)
-
 struct import {
     struct fs_place from;
     struct ckpt_store *store;
     const char *step;
     struct fs_transfer transfer;
+    char *metadata;  /* the user's, JSON; NULL: none */
     bool taken;      /* there is such a step already */
     bool committing; /* what fails then is the root */
 };
@@ -90,26 +89,39 @@ static int open_to(struct import *m, char *path, struct ckpt_err *err)
 
 /* --- the commit --- */
 
-/* The user's metadata of the source; NULL: none. */
-static char *read_metadata(struct import *m)
+/* An attribute of the source, NUL-terminated, to be freed; NULL: there is none. */
+static int read_attribute(struct import *m, const char *name, char **ret, struct ckpt_err *err)
 {
-    ssize_t n = ckpt_getxattr(m->from.src, m->from.at.id, "user.ckpt.metadata", NULL, NULL, 0);
-    if (n <= 0 || (size_t)n > METADATA_MAX)
-        return NULL;
-    char *text = malloc((size_t)n + 1);
-    n = text ? ckpt_getxattr(m->from.src, m->from.at.id, "user.ckpt.metadata", NULL, text, (size_t)n) : -ENOMEM;
-    if (n > 0)
-        text[n] = 0;
-    if (n <= 0 || !strcmp(text, "{}")) {
-        free(text);
-        return NULL;
-    }
-    return text;
+    *ret = NULL;
+    ssize_t n = ckpt_getxattr(m->from.src, m->from.at.id, name, NULL, NULL, 0);
+    CKPT_AUTOFREE char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
+    if (n >= 0)
+        n = text ? ckpt_getxattr(m->from.src, m->from.at.id, name, NULL, text, (size_t)n) : -ENOMEM;
+    if (n < 0)
+        return n == -ENODATA ? 0 : ckpt_fail(err, (int)-n, "%s of the source cannot be read: %s", name, strerror((int)-n));
+    text[n] = 0;
+    *ret = CKPT_STEAL(text);
+    return 0;
+}
+
+/* What is known of the source as a whole: before its bytes are copied, which may take long. */
+static int read_attributes(struct import *m, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *format = NULL;
+    int r = read_attribute(m, "user.ckpt.metadata", &m->metadata, err);
+    if (r == 0)
+        r = read_attribute(m, "user.ckpt.format", &format, err);
+    if (r < 0)
+        return r;
+    m->transfer.own_attributes = format && !strcmp(format, "ckptfs"); /* no other keeps any */
+    if (m->metadata && strcmp(m->metadata, "{}"))
+        return ckpt_manifest_metadata_ok(m->metadata, strlen(m->metadata), err);
+    free(CKPT_STEAL(m->metadata));
+    return 0;
 }
 
 static int commit(struct import *m, const struct ckpt_work *w, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *metadata = read_metadata(m);
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     struct ckpt_commit c = {
         .store = m->store,
@@ -118,7 +130,7 @@ static int commit(struct import *m, const struct ckpt_work *w, struct ckpt_err *
         .tree = w->tree,
         .name = m->step,
         .codec = m->store->config.codec,
-        .metadata = metadata,
+        .metadata = m->metadata,
         .threads = cpus > 0 ? (unsigned)cpus : 1,
     };
     m->committing = true;
@@ -133,6 +145,8 @@ static int run(struct import *m, const char *from, char *to, struct ckpt_err *er
     int r = open_to(m, to, err);
     if (r == 0)
         r = open_from(m, from, err);
+    if (r == 0)
+        r = read_attributes(m, err);
     if (r < 0)
         return r;
     r = ckpt_work_begin(m->store, &w, err);
@@ -196,6 +210,7 @@ int fs_import_main(int argc, char **argv)
     int status = finish(&m, json, r, &err);
     fs_place_clear(&m.from);
     ckpt_store_close(m.store);
+    free(m.metadata);
     if (r < 0)
         fs_interrupt_end();
     return status;

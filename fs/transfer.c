@@ -6,6 +6,7 @@
 #include "core/io/disk.h"
 
 #include <fcntl.h>
+#include <linux/limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -147,6 +148,29 @@ static int keep_kind(const struct into *in, uint64_t id, const char *path, int f
     return strcmp(kind, "list") && strcmp(kind, "tuple") ? 0 : set_attribute(in, fd, path, "user.ckpt.kind", kind, (size_t)len);
 }
 
+static int keep_own_one(const struct into *in, uint64_t id, const char *path, int fd, const char *name)
+{
+    CKPT_AUTOFREE char *value = malloc(XATTR_SIZE_MAX);
+    ssize_t n = value ? ckpt_getxattr(in->t->src, id, name, NULL, value, XATTR_SIZE_MAX) : -ENOMEM;
+    return n < 0 ? ckpt_fail(in->err, (int)-n, "%s: its attribute %s: %s", path, name, strerror((int)-n))
+                 : set_attribute(in, fd, path, name, value, (size_t)n);
+}
+
+static int keep_own(const struct into *in, uint64_t id, const char *path, int fd)
+{
+    if (!in->t->own_attributes)
+        return 0;
+    ssize_t n = ckpt_listxattr(in->t->src, id, NULL, 0);
+    CKPT_AUTOFREE char *names = malloc((size_t)CKPT_MAX(n, 0) + 1);
+    if (n >= 0)
+        n = names ? ckpt_listxattr(in->t->src, id, names, (size_t)n) : -ENOMEM;
+    int r = n < 0 ? ckpt_fail(in->err, (int)-n, "%s: its attributes: %s", path, strerror((int)-n)) : 0;
+    for (const char *p = names; r == 0 && p < names + n; p += strlen(p) + 1)
+        if (strncmp(p, "user.ckpt.", 10))
+            r = keep_own_one(in, id, path, fd, p);
+    return r;
+}
+
 /* Times are kept, as by cp -p; that some file system cannot is no failure. */
 static void keep_time(const struct ckpt_attr *at, int fd)
 {
@@ -169,6 +193,8 @@ static int copy_file(const struct into *in, const struct ckpt_attr *at, const ch
     int r = copy_bytes(in, at->id, path, fd, &unclear);
     if (r == 0 && unclear)
         r = keep_dtype(in, at->id, path, fd);
+    if (r == 0)
+        r = keep_own(in, at->id, path, fd);
     if (r < 0)
         return r;
     keep_time(at, fd);
@@ -224,6 +250,8 @@ static int copy_entries(const struct into *in, const struct ckpt_attr *at)
     int r = fs_each_entry(in->t->src, at->id, copy_entry, &own, in->err);
     if (r == 0)
         r = keep_kind(in, at->id, in->path, in->dir);
+    if (r == 0)
+        r = keep_own(in, at->id, in->path, in->dir);
     if (r < 0)
         return r;
     keep_time(at, in->dir);

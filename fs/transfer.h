@@ -11,6 +11,7 @@
 struct fs_transfer {
     struct ckpt_source *src;
     bool attributes; /* the kinds of containers, and dtypes that a .npy file does not tell, go along as user.ckpt.kind and .dtype */
+    bool own_attributes; /* those of the user too */
     bool durable;    /* everything is fsynced */
     uint64_t files, bytes;
     bool unwritable; /* the error is the destination's */

@@ -114,7 +114,7 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id, const struct ckpt_c
     return all;
 }
 
-/* The attributes that a leaf or directory of a store was written with: an object of hex strings; NULL: none. */
+/* The attributes that a step of a store, or a leaf or directory in it, was written with: an object of hex strings; NULL: none. */
 static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
 {
     struct target t;
@@ -122,7 +122,9 @@ static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
     cJSON *all = NULL;
     if (source_target(src, id, &t, NULL) < 0)
         return NULL;
-    if (t.tree && t.node->manifest && t.file.view == CKPT_VIEW_LISTED && ckpt_store_tree_record(t.tree, t.file.node, &n, NULL) == 0 && n.xattrs)
+    uint32_t node;
+    bool stored = t.node->manifest && source_enter(src, &t, &node, NULL) == 0 && t.file.view == CKPT_VIEW_LISTED;
+    if (stored && ckpt_store_tree_record(t.tree, node, &n, NULL) == 0 && n.xattrs)
         all = ckpt_json_parse(n.xattrs, strlen(n.xattrs));
     ckpt_manifest_node_clear(&n);
     source_done(src, &t);

@@ -5,11 +5,11 @@
 #include "core/store/internal.h"
 
 #include <fcntl.h>
+#include <linux/limits.h>
 #include <stdio.h>
 #include <sys/xattr.h>
 
 #define HEAD ((size_t)4096)             /* holds nearly every .npy header */
-#define XATTRS_MAX ((size_t)64 << 10)   /* bytes of names and values that a file may have */
 #define SHARED_CACHE ((uint64_t)8 << 20)
 
 /* --- content that is stored already --- */
@@ -242,20 +242,21 @@ static bool is_users(const char *name)
 
 static int too_many(struct ckpt_err *err)
 {
-    return ckpt_fail(err, EOPNOTSUPP, "has more than %zu bytes of extended attributes", XATTRS_MAX);
+    return ckpt_fail(err, EOPNOTSUPP, "has more extended attributes than a manifest has room for");
 }
 
-static int add_xattr(struct ckpt_buf *json, int fd, const char *name, size_t *left, struct ckpt_err *err)
+static int add_xattr(struct ckpt_buf *json, int fd, const char *name, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE uint8_t *value = malloc(XATTRS_MAX);
+    CKPT_AUTOFREE uint8_t *value = malloc(XATTR_SIZE_MAX);
     if (!value)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    ssize_t n = fgetxattr(fd, name, value, XATTRS_MAX);
+    if (!ckpt_utf8(name, strlen(name)))
+        return ckpt_fail(err, EOPNOTSUPP, "has an extended attribute whose name is not UTF-8");
+    ssize_t n = fgetxattr(fd, name, value, XATTR_SIZE_MAX);
     if (n < 0)
         return errno == ERANGE || errno == E2BIG ? too_many(err) : ckpt_fail(err, errno, "its attribute %s: %s", name, strerror(errno));
-    if ((size_t)n + strlen(name) > *left)
+    if (json->len > CKPT_MANIFEST_XATTRS_MAX)
         return too_many(err);
-    *left -= (size_t)n + strlen(name);
     ckpt_buf_addc(json, json->len ? ',' : '{');
     ckpt_buf_add_json_string(json, name, strlen(name));
     ckpt_buf_adds(json, ":\"");
@@ -275,7 +276,7 @@ static int by_name(const void *a, const void *b)
 
 static int add_xattrs(struct ckpt_buf *json, int fd, char *list, size_t len, struct ckpt_err *err)
 {
-    size_t count = 0, left = XATTRS_MAX;
+    size_t count = 0;
     for (const char *p = list; p < list + len; p += strlen(p) + 1)
         count += is_users(p);
     if (!count)
@@ -290,7 +291,7 @@ static int add_xattrs(struct ckpt_buf *json, int fd, char *list, size_t len, str
     qsort(names, count, sizeof *names, by_name);
     int r = 0;
     for (size_t i = 0; i < count && r == 0; i++)
-        r = add_xattr(json, fd, names[i], &left, err);
+        r = add_xattr(json, fd, names[i], err);
     ckpt_buf_addc(json, '}');
     return r;
 }
@@ -303,9 +304,9 @@ int leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
     *ret = NULL;
     ssize_t n = flistxattr(fd, few, sizeof few);
     if (n < 0 && errno == ERANGE) {
-        if (!(list = many = malloc(XATTRS_MAX)))
+        if (!(list = many = malloc(XATTR_LIST_MAX)))
             return ckpt_fail(err, ENOMEM, "out of memory");
-        n = flistxattr(fd, many, XATTRS_MAX);
+        n = flistxattr(fd, many, XATTR_LIST_MAX);
     }
     if (n < 0)
         return errno == EOPNOTSUPP || errno == ENOSYS ? 0

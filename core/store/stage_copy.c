@@ -9,13 +9,13 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 
 struct copying {
     struct stage_step *step;
     char **dirs;       /* paths below tree/ of the directories, by their numbers */
     uint32_t dir_cap;
     const struct ckpt_stage_removed *removed;
+    struct ckpt_err *err;
 };
 
 /* The time of a directory that was there before. */
@@ -26,39 +26,59 @@ static int set_dir_time(const struct copying *c, const char *path, uint32_t numb
     return utimensat(c->step->tree, path, times, 0) < 0 ? -errno : 0;
 }
 
-static void restore_xattrs(int fd, const char *json)
+static int set_xattr(int fd, const char *name, const void *value, size_t len, struct ckpt_err *err)
+{
+    int r = ckpt_disk_setxattr(fd, name, value, len);
+    if (r == -E2BIG)
+        r = -ENOSPC;
+    return r < 0 ? ckpt_fail(err, -r, "its attribute %s (%zu bytes) cannot be kept on this file system: %s", name, len, strerror(-r)) : 0;
+}
+
+static int restore_xattr(int fd, const cJSON *e, struct ckpt_err *err)
+{
+    size_t n = cJSON_IsString(e) ? strlen(e->valuestring) : 1;
+    if (n % 2 || strspn(e->valuestring, "0123456789abcdef") != n)
+        return ckpt_fail(err, EUCLEAN, "its attribute %s is not hex", e->string);
+    CKPT_AUTOFREE uint8_t *value = malloc(n / 2 + 1);
+    if (!value)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < n / 2; i++) {
+        unsigned byte = 0;
+        sscanf(e->valuestring + 2 * i, "%2x", &byte);
+        value[i] = (uint8_t)byte;
+    }
+    return set_xattr(fd, e->string, value, n / 2, err);
+}
+
+/* All of them, or an error: what is not there would not be there after the next commit either. */
+static int restore_xattrs(int fd, const char *json, struct ckpt_err *err)
 {
     cJSON *all = ckpt_json_parse(json, strlen(json));
     const cJSON *e;
+    int r = all ? 0 : ckpt_fail(err, EUCLEAN, "its attributes are malformed");
     cJSON_ArrayForEach(e, all)
-    {
-        size_t n = cJSON_IsString(e) ? strlen(e->valuestring) / 2 : 0;
-        CKPT_AUTOFREE uint8_t *value = malloc(n + 1);
-        bool ok = value && cJSON_IsString(e) && !strncmp(e->string, "user.", 5);
-        for (size_t i = 0; i < n && ok; i++) {
-            unsigned byte;
-            ok = sscanf(e->valuestring + 2 * i, "%2x", &byte) == 1;
-            value[i] = (uint8_t)byte;
-        }
-        if (ok && fsetxattr(fd, e->string, value, n, 0) < 0)
-            ckpt_log(CKPT_LOG_DEBUG, "attribute %s is not copied: %s", e->string, strerror(errno));
-    }
+        if (r == 0 && stage_is_own_xattr(e->string))
+            r = restore_xattr(fd, e, err);
     cJSON_Delete(all);
+    return r;
 }
 
-static int copy_attrs(int fd, const struct ckpt_manifest_node *n)
+static int copy_attrs(int fd, const struct ckpt_manifest_node *n, struct ckpt_err *err)
 {
     static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
     enum ckpt_dtype plain;
     bool big;
+    int r = 0;
     if (n->kind == CKPT_NODE_DIR && n->container != CKPT_DICT)
-        fsetxattr(fd, "user.ckpt.kind", kinds[n->container], strlen(kinds[n->container]), 0);
+        r = set_xattr(fd, "user.ckpt.kind", kinds[n->container], strlen(kinds[n->container]), err);
     const char *dtype = n->kind == CKPT_NODE_ARRAY ? ckpt_dtype_info(n->npy.dtype)->name : NULL;
     if (dtype && n->npy.dtype != CKPT_DT_OTHER && !(ckpt_dtype_by_descr(n->npy.descr, &plain, &big) && plain == n->npy.dtype))
-        fsetxattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), 0);
-    if (n->xattrs)
-        restore_xattrs(fd, n->xattrs);
-    int r = ckpt_disk_chown(fd, n->uid, n->gid);
+        r = set_xattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), err);
+    if (r == 0 && n->xattrs)
+        r = restore_xattrs(fd, n->xattrs, err);
+    if (r < 0)
+        return r;
+    r = ckpt_disk_chown(fd, n->uid, n->gid);
     return r < 0 && geteuid() == 0 ? r : ckpt_disk_chmod(fd, n->mode & 07777);
 }
 
@@ -78,7 +98,7 @@ static int copy_dir(struct copying *c, uint32_t number, const char *path, const 
         r = 0;
     CKPT_AUTOFD int fd = r == 0 ? openat(c->step->tree, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (r == 0)
-        r = fd < 0 ? -errno : copy_attrs(fd, n);
+        r = fd < 0 ? -errno : copy_attrs(fd, n, c->err);
     if (r == 0 && !(c->dirs[number] = strdup(path)))
         r = -ENOMEM;
     return r;
@@ -110,14 +130,14 @@ static int set_leaf_time(int fd, const struct ckpt_manifest_node *n)
 }
 
 /* A new file with its content and attributes: a descriptor. */
-static int make_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
+static int make_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err)
 {
     CKPT_AUTOFD int fd = ckpt_disk_open(dir, path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
         return fd;
     int r = copy_content(step, fd, n);
     if (r == 0)
-        r = copy_attrs(fd, n);
+        r = copy_attrs(fd, n, err);
     if (r < 0 && ckpt_disk_unlink(dir, path, 0) < 0)
         ckpt_log(CKPT_LOG_DEBUG, "%s: half a copy stays", path);
     return r < 0 ? r : CKPT_STEAL_FD(fd);
@@ -130,9 +150,9 @@ static int finish_leaf(int fd, const struct ckpt_manifest_node *n)
     return r < 0 ? r : set_leaf_time(fd, n);
 }
 
-int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n)
+int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err)
 {
-    CKPT_AUTOFD int fd = make_leaf(step, dir, path, n);
+    CKPT_AUTOFD int fd = make_leaf(step, dir, path, n, err);
     if (fd < 0)
         return fd;
     int r = finish_leaf(fd, n);
@@ -145,7 +165,7 @@ int stage_link_leaf(struct stage_step *step, int dir, const char *name, const st
 {
     char temp[32] = "link-";
     ckpt_random_hex(temp + strlen(temp), 8);
-    CKPT_AUTOFD int fd = make_leaf(step, step->work, temp, n);
+    CKPT_AUTOFD int fd = make_leaf(step, step->work, temp, n, NULL);
     if (fd < 0)
         return fd;
     int r = set_leaf_time(fd, n);
@@ -171,10 +191,10 @@ static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node
         return -EUCLEAN;
     if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    if (n->kind == CKPT_NODE_DIR)
-        return copy_dir(c, number, path, n);
-    int r = stage_copy_leaf(c->step, c->step->tree, path, n);
-    return r == -EEXIST ? 0 : r;
+    int r = n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n) : stage_copy_leaf(c->step, c->step->tree, path, n, c->err);
+    if (r == -EEXIST)
+        return 0;
+    return r < 0 ? ckpt_fail_in(c->err, -r, "%s", path) : 0;
 }
 
 /* Times of directories, when nothing more is put into them. */
@@ -188,13 +208,14 @@ static int copy_dir_time(void *arg, uint32_t number, const struct ckpt_manifest_
 
 int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
-    struct copying c = {.step = step, .removed = removed};
+    struct ckpt_err own = {0};
+    struct copying c = {.step = step, .removed = removed, .err = &own};
     struct ckpt_manifest_info info = {0}, again = {0};
-    int r = ckpt_manifest_each(manifest, &info, copy_node, &c, err);
+    int r = ckpt_manifest_each(manifest, &info, copy_node, &c, &own);
     if (r == 0)
-        r = ckpt_manifest_each(manifest, &again, copy_dir_time, &c, err);
+        r = ckpt_manifest_each(manifest, &again, copy_dir_time, &c, &own);
     if (r == 0)
-        r = copy_attrs(step->tree, &info.top);
+        r = copy_attrs(step->tree, &info.top, &own);
     if (r == 0)
         r = set_dir_time(&c, ".", 0, info.top.mtime_ns);
     if (r == 0 && info.metadata)
@@ -204,5 +225,12 @@ int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const s
     free(c.dirs);
     ckpt_manifest_info_clear(&info);
     ckpt_manifest_info_clear(&again);
+    if (r == 0)
+        return 0;
+    if (!own.code)
+        ckpt_fail(&own, -r, "%s", strerror(-r));
+    ckpt_log(CKPT_LOG_WARN, "%s: a step cannot be laid out as files: %s", step->set->store->path, own.text);
+    if (err)
+        *err = own;
     return r;
 }

@@ -211,9 +211,9 @@ void stage_end(struct stage_step *step);
 bool stage_is_empty(int dir);
 /* A small file; NUL-terminated. */
 int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
-/* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is JSON. */
+/* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is a JSON object. */
 #define STAGE_METADATA "metadata"
-#define STAGE_METADATA_MAX ((size_t)16 << 20)
+#define STAGE_METADATA_MAX CKPT_MANIFEST_HEAD_MAX
 int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* --- stage_commit.c --- */
@@ -241,7 +241,7 @@ void stage_lineage_add(struct stage_step *step, const char *id, const char *name
  * of another manifest as they are: several manifests that agree make one tree. */
 int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
 /* A file that is a leaf of a committed step once more, below a directory of the step. */
-int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err) CKPT_MUST_USE;
 /* The same where it may be seen already: it has its name when it is all there. */
 int stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
 
@@ -261,6 +261,10 @@ int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 int stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
 void stage_end_change(struct stage_inode *n);
 int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret) CKPT_MUST_USE;
+
+/* --- stage_xattr.c --- */
+/* The user's own: those which a manifest has. */
+bool stage_is_own_xattr(const char *name);
 
 /* --- stage_file.c --- */
 /* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves it one. */

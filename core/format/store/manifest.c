@@ -71,6 +71,24 @@ static int add_metadata(struct ckpt_buf *buf, const char *metadata)
     return r < 0 || s.p + strspn(s.p, " \t\r\n") != s.end || buf->data[begin] != '{' || buf->len > CKPT_MANIFEST_HEAD_MAX / 2 ? -EINVAL : 0;
 }
 
+int ckpt_manifest_metadata_ok(const char *text, size_t len, struct ckpt_err *err)
+{
+    struct ckpt_scan s = {text, text + len, NULL};
+    size_t begin = 0;
+    while (begin < len && strchr(" \t\r\n", text[begin]) && text[begin])
+        begin++;
+    if (len > CKPT_MANIFEST_METADATA_MAX)
+        return ckpt_fail(err, EINVAL, "user.ckpt.metadata has %zu bytes, and may have %zu", len, CKPT_MANIFEST_METADATA_MAX);
+    if (begin == len || text[begin] != '{')
+        return ckpt_fail(err, EINVAL, "user.ckpt.metadata is a JSON object, and begins with {");
+    if (ckpt_scan_value(&s, NULL) < 0)
+        return ckpt_fail(err, EINVAL, "user.ckpt.metadata is not JSON, or nested too deeply");
+    for (; s.p < s.end; s.p++)
+        if (!*s.p || !strchr(" \t\r\n", *s.p))
+            return ckpt_fail(err, EINVAL, "user.ckpt.metadata is one JSON object, and has more behind it");
+    return 0;
+}
+
 static int add_head(struct ckpt_buf *buf, const struct ckpt_manifest_info *info)
 {
     if (!ckpt_manifest_name_ok(info->name) || !is_id(info->id))

@@ -16,6 +16,7 @@
 #define CKPT_MANIFEST_XATTRS_MAX ((size_t)256 << 10) /* bytes of a node's attributes, so that a record has less than a MiB */
 #define CKPT_MANIFEST_LINE_MAX ((uint32_t)1 << 20)
 #define CKPT_MANIFEST_HEAD_MAX ((size_t)16 << 20)
+#define CKPT_MANIFEST_METADATA_MAX (CKPT_MANIFEST_HEAD_MAX / 2 - 4096)
 
 /* One node. Strings are borrowed when written; ckpt_manifest_node_clear frees what reading made. */
 struct ckpt_manifest_node {
@@ -44,6 +45,8 @@ void ckpt_manifest_node_clear(struct ckpt_manifest_node *n);
 bool ckpt_manifest_name_ok(const char *name);
 /* The bytes of a file that may be a value: one JSON null, bool, number or string, as UTF-8, NaN and infinities as Python writes them. */
 bool ckpt_manifest_text_ok(const char *text, size_t len);
+/* May a step have this metadata? -EINVAL with the reason: not one JSON object, nested more than 64 deep, too long. */
+int ckpt_manifest_metadata_ok(const char *text, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
 
 struct ckpt_manifest_info {
     char *name;                /* the step's, when it was committed */

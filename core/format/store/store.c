@@ -65,9 +65,27 @@ static struct store_leaf leaf_of(uint32_t node, const struct ckpt_manifest_node 
     return l;
 }
 
+/* What the head says of the step's own directory. */
+static int top_record(struct ckpt_tree *t, struct ckpt_manifest_node *ret, struct ckpt_err *err)
+{
+    struct ckpt_manifest_info info;
+    struct ckpt_file *f;
+    int r = open_manifest(t, &f, err);
+    if (r < 0)
+        return r;
+    r = ckpt_manifest_info(f, &info, err);
+    ckpt_file_unref(f);
+    if (r < 0)
+        return r;
+    *ret = info.top;
+    info.top = (struct ckpt_manifest_node){0};
+    ckpt_manifest_info_clear(&info);
+    return 0;
+}
+
 int ckpt_store_tree_record(struct ckpt_tree *tree, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err)
 {
-    return store_record(tree, node, ret, err);
+    return node ? store_record(tree, node, ret, err) : top_record(tree, ret, err);
 }
 
 const char *ckpt_store_tree_id(const struct ckpt_tree *tree)

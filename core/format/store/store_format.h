@@ -11,7 +11,7 @@
 
 extern const struct ckpt_reader ckpt_store_reader;
 
-/* What the manifest says of a leaf of such a tree; clear it. */
+/* What the manifest says of a node of such a tree; clear it. */
 int ckpt_store_tree_record(struct ckpt_tree *tree, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The id of the tree's manifest, by which one commit of a step is told from another. */
 const char *ckpt_store_tree_id(const struct ckpt_tree *tree);
