@@ -72,6 +72,26 @@ int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struc
     return r == -ENOENT ? -EIO : r;
 }
 
+/*
+ * Opened with the file: when the step has ended, and what it deleted has been collected, it is found nowhere. An error of the content itself is told to
+ * who reads.
+ */
+int stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret)
+{
+    *ret = NULL;
+    int r = stage_shares(n, ret_ref) == 1 ? stage_open_shared(n->step, ret_ref, ret) : 0;
+    return r == -EMFILE || r == -ENFILE || r == -ENOMEM ? r : 0;
+}
+
+void stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload)
+{
+    CKPT_GUARD(&h->lock);
+    ckpt_file_unref(h->payload);
+    h->payload = payload;
+    if (payload)
+        memcpy(h->payload_hash, ref->object, CKPT_SHA256);
+}
+
 /* --- from the one to the other: with its content locked --- */
 
 /* From here on its user sees the length and the times that it has now. *ret_length: what it has on disk. */
@@ -233,6 +253,13 @@ static int share(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
     return r;
 }
 
+/* Others who have the file open could not find its new content once the step has ended. */
+static bool is_only_handle(const struct ckpt_stage_handle *h)
+{
+    CKPT_GUARD(&h->inode->step->set->lock);
+    return h->inode->opens == 1;
+}
+
 int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, const struct ckpt_caller *who)
 {
     struct stage_inode *n = h->inode;
@@ -240,12 +267,18 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
     if (!h->write || step->face || !ref->size || atomic_load(&n->unseen)) /* the kernel writes to it by itself */
         return -EXDEV;
+    struct ckpt_file *payload = NULL;
     int r = ckpt_hold_object(&hold, ref->object);
+    if (r == 0 && h->read)
+        r = stage_open_shared(step, ref, &payload);
     if (r == 0) {
         CKPT_GUARD(&n->content);
-        r = share(n, h->fd, ref);
+        r = is_only_handle(h) ? share(n, h->fd, ref) : -EXDEV;
+        if (r == 0)
+            stage_give_payload(h, ref, CKPT_STEAL(payload));
         stage_dirty(n);
     }
+    ckpt_file_unref(payload);
     stage_touch(step, who);
     return r < 0 ? -EXDEV : 0;
 }

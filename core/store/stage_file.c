@@ -203,6 +203,7 @@ static struct ckpt_stage_handle *handle_new(struct stage_inode *n, int fd, int f
         return NULL;
     h->inode = n;
     h->fd = fd;
+    h->read = (flags & O_ACCMODE) != O_WRONLY;
     h->write = (flags & O_ACCMODE) != O_RDONLY;
     pthread_mutex_init(&h->lock, NULL);
     CKPT_GUARD(&n->step->set->lock);
@@ -304,9 +305,16 @@ static int open_locked(struct stage_inode *n, int flags, const struct ckpt_calle
         r = stage_resize(n, fd, 0);
     else if (r == 0 && change)
         r = stage_own(n, fd, STAGE_ALL);
+    struct ckpt_ref ref;
+    struct ckpt_file *payload = NULL;
+    if (r == 0 && (flags & O_ACCMODE) != O_WRONLY)
+        r = stage_open_payload(n, &ref, &payload);
     /* Counted as open before a commit can begin, and before its bytes can go. */
     if (r == 0 && !(*ret = handle_new(n, fd, flags)))
         r = -ENOMEM;
+    if (r == 0)
+        stage_give_payload(*ret, &ref, CKPT_STEAL(payload));
+    ckpt_file_unref(payload);
     if (r < 0 && fd >= 0)
         close(fd);
     return r;
@@ -356,7 +364,7 @@ static int make_file(struct stage_inode *dir, const char *name, int flags, mode_
 }
 
 /* The descriptor of a file that was made here is taken over. */
-static int open_made(struct stage_inode *dir, const char *name, int fd, struct ckpt_stage_attr *ret,
+static int open_made(struct stage_inode *dir, const char *name, int fd, bool writes_only, struct ckpt_stage_attr *ret,
                      struct ckpt_stage_handle **ret_handle)
 {
     struct ckpt_stages *set = dir->step->set;
@@ -365,7 +373,7 @@ static int open_made(struct stage_inode *dir, const char *name, int fd, struct c
     int r = path < 0 ? path : stage_take(dir->step, path, dir, name, ret);
     if (r == 0 && (r = stage_get(set, ret->id, &n)) == 0) {
         atomic_store(&n->unseen, false);
-        r = (*ret_handle = handle_new(n, fd, O_RDWR)) ? stage_stat(n, ret) : -ENOMEM;
+        r = (*ret_handle = handle_new(n, fd, writes_only ? O_WRONLY : O_RDWR)) ? stage_stat(n, ret) : -ENOMEM;
         stage_put(n);
         if (r < 0 && *ret_handle)
             ckpt_stage_release(*ret_handle); /* and with it the descriptor */
@@ -406,7 +414,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
     r = stage_enter(step);
     if (r == 0) {
         int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : make_file(dir, name, flags, mode, who);
-        r = fd < 0 ? fd : open_made(dir, name, fd, ret, ret_handle);
+        r = fd < 0 ? fd : open_made(dir, name, fd, (flags & O_ACCMODE) == O_WRONLY, ret, ret_handle);
         if (fd >= 0 && r < 0)
             (void)!ckpt_disk_unlink(dir->fd, name, 0);
         stage_write_failed(step, r);

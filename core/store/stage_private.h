@@ -101,10 +101,10 @@ struct stage_inode {
 struct ckpt_stage_handle {
     struct stage_inode *inode;
     int fd;                     /* of the staged file */
-    bool write;
+    bool read, write;           /* what it was opened for */
     bool unseen;                /* the kernel writes by itself */
     pthread_mutex_t lock;
-    struct ckpt_file *payload;  /* of a reference file, once it was read */
+    struct ckpt_file *payload;  /* of a reference file that can be read */
     uint8_t payload_hash[CKPT_SHA256]; /* of its object */
 };
 
@@ -260,6 +260,10 @@ int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 /* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */
 int stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
 void stage_end_change(struct stage_inode *n);
+/* What a reference file stands for, if it is one, and *ret_ref; NULL where that cannot be opened, which is told to who reads. */
+int stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret) CKPT_MUST_USE;
+/* Its handle has that open from now on; NULL: nothing. The payload is taken over. */
+void stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload);
 int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret) CKPT_MUST_USE;
 
 /* --- stage_xattr.c --- */
