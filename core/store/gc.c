@@ -2,10 +2,11 @@
 /*
  * Objects that no manifest names go to the trash. In this order:
  *
- *   1. Mark, without the lock: every manifest is read, and what it names goes into a set. One that cannot be read ends it all.
+ *   1. Mark, without the lock: every manifest is read, and what it names goes into a set. One that cannot be read is set aside: all objects that
+ *      are there when it is first found so go into the set (aside.c).
  *   2. objects/ is listed, without the lock: what is not in the set may go.
  *   3. With the lock held exclusively, so that no commit is between its objects and its manifest: manifests that have appeared since are
- *      read too. What they name in the trash goes back; what may go and is still not named goes to the trash.
+ *      read too (one that cannot be: all begins anew). What they name in the trash goes back; what may go and is still not named goes to the trash.
  *   4. Without the lock: what has been in the trash for long enough goes for good.
  *
  * An object that somebody takes up meanwhile is safe in each of these. A staged step has a hard link of its own to it, made from objects/ or
@@ -31,13 +32,18 @@ struct gc {
     struct ckpt_store_step *steps; /* that are marked */
     size_t step_count;
     int64_t begin_ns;
+    struct ckpt_aside aside;
+    bool locked;
 };
+
+#define TRIES 5
 
 static void clear(struct gc *g)
 {
     ckpt_hashes_clear(&g->named);
     ckpt_store_steps_free(g->steps, g->step_count);
     free(g->dead);
+    ckpt_aside_clear(&g->aside);
 }
 
 /* --- mark --- */
@@ -50,28 +56,63 @@ static int mark_node(void *arg, uint32_t number, const struct ckpt_manifest_node
     return r < 0 ? r : 0;
 }
 
-static int mark_step(struct gc *g, const char *step)
+static int mark_file(struct gc *g, struct ckpt_file *file, struct ckpt_err *err)
 {
     struct ckpt_manifest_info info = {0};
-    struct ckpt_file *file;
-    int r = ckpt_store_manifest(g->store, step, &file, g->err);
+    int r = ckpt_manifest_each(file, &info, mark_node, &g->named, err);
+    ckpt_manifest_info_clear(&info);
+    return r;
+}
+
+/* It says nothing of the manifest: another time it can be read. */
+static bool is_passing(int r)
+{
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EINTR || r == -EAGAIN;
+}
+
+/* A manifest that cannot be read; file: NULL where it cannot be opened. -EAGAIN: it was not there before. */
+static int set_aside(struct gc *g, const char *name, struct ckpt_file *file, int error, const struct ckpt_err *why)
+{
+    struct ckpt_stat st;
+    uint8_t id[CKPT_SHA256];
+    int r = is_passing(error) ? error : file ? 0 : ckpt_backend_stat(g->store->files, name, &st);
     if (r == -ENOENT) /* it was deleted */
         return 0;
     if (r < 0)
-        return r;
-    r = ckpt_manifest_each(file, &info, mark_node, &g->named, g->err);
-    ckpt_manifest_info_clear(&info);
+        return ckpt_fail(g->err, -r, "%s cannot be read: %s", name, why->code ? why->text : strerror(-r));
+    if (!ckpt_aside_identity(file, file ? &file->st : &st, id))
+        return ckpt_fail(g->err, ENOMEM, "out of memory");
+    if (ckpt_aside_has(&g->aside, id))
+        return 0;
+    if (g->locked)
+        return ckpt_fail(g->err, EAGAIN, "%s cannot be read: %s", name, why->text);
+    r = ckpt_aside_add(&g->aside, id, name, why);
+    return r < 0 ? ckpt_fail(g->err, -r, "out of memory") : 0;
+}
+
+static int mark_step(struct gc *g, const char *step)
+{
+    char name[CKPT_STEP_FILE + 8];
+    struct ckpt_file *file = NULL;
+    struct ckpt_err why = {0};
+    int r = ckpt_store_manifest(g->store, step, &file, &why);
+    if (r == -ENOENT) /* it was deleted */
+        return 0;
+    if (r == 0)
+        r = mark_file(g, file, &why);
+    snprintf(name, sizeof name, "steps/%s.json", step);
+    if (r < 0)
+        r = set_aside(g, name, file, r, &why);
     ckpt_file_unref(file);
-    return r < 0 ? ckpt_fail_in(g->err, -r, "step %s: nothing is collected while this manifest cannot be read", step) : 0;
+    return r;
 }
 
 static int mark_part(void *arg, struct ckpt_file *part, struct ckpt_err *err)
 {
     struct gc *g = arg;
-    struct ckpt_manifest_info info = {0};
-    int r = ckpt_manifest_each(part, &info, mark_node, &g->named, err);
-    ckpt_manifest_info_clear(&info);
-    return r < 0 ? ckpt_fail_in(err, -r, "the part of a writer cannot be read, and nothing is collected meanwhile") : 0;
+    struct ckpt_err why = {0};
+    int r = mark_file(g, part, &why);
+    return r < 0 ? set_aside(g, "writers: the part of one", part, r, &why) : 0;
 }
 
 /* What writers have of steps that wait for others. */
@@ -154,17 +195,9 @@ static int look_at_object(void *arg, int dir, const char *name)
     return add_dead(g, hash);
 }
 
-static int look_at_folder(void *arg, int dir, const char *name)
-{
-    if (strlen(name) != 2 || strspn(name, "0123456789abcdef") != 2)
-        return 0;
-    int r = ckpt_names_each(dir, name, look_at_object, arg);
-    return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? 0 : r;
-}
-
 static int find_dead(struct gc *g)
 {
-    int r = ckpt_names_each(g->store->dir, "objects", look_at_folder, g);
+    int r = ckpt_objects_each(g->store, look_at_object, g);
     return r < 0 ? ckpt_fail(g->err, -r, "%s: the objects cannot be listed: %s", g->store->path, strerror(-r)) : 0;
 }
 
@@ -184,6 +217,7 @@ static int sweep(struct gc *g)
     CKPT_AUTOFD int lock = ckpt_store_lock(g->store, true);
     if (lock < 0)
         return ckpt_fail(g->err, -lock, "%s: the lock cannot be taken: %s", g->store->path, strerror(-lock));
+    g->locked = true;
     int r = mark_new(g);
     if (r == 0)
         r = ckpt_trash_restore(g->store, &g->named, g->err);
@@ -192,7 +226,18 @@ static int sweep(struct gc *g)
             r = ckpt_trash_object(g->store, g->dead[i], g->ret, g->err);
     if (r == 0 && (r = ckpt_store_drop_stale_pins(g->store)) < 0)
         r = ckpt_fail(g->err, -r, "%s: pins without a step cannot be removed: %s", g->store->path, strerror(-r));
+    if (r == 0 && !g->aside.count && (r = ckpt_aside_drop(g->store)) < 0)
+        r = ckpt_fail(g->err, -r, "%s: the list of what manifests may name cannot be removed: %s", g->store->path, strerror(-r));
     return r;
+}
+
+/* What those that cannot be read may name stays. */
+static int keep_aside(struct gc *g, bool dry)
+{
+    size_t before = g->named.count;
+    int r = g->aside.count ? ckpt_aside_keep(g->store, &g->aside, dry, &g->named) : 0;
+    g->ret->aside = g->named.count - before;
+    return r < 0 ? ckpt_fail(g->err, -r, "%s: what a manifest that cannot be read may name cannot be listed: %s", g->store->path, strerror(-r)) : 0;
 }
 
 static int collect(struct gc *g, bool dry)
@@ -204,23 +249,38 @@ static int collect(struct gc *g, bool dry)
         r = sweep(g);
     if (r == 0 && !dry)
         r = ckpt_trash_staging(g->store, g->err);
-    if (r == 0 && !dry && (r = ckpt_writers_tidy(g->store)) < 0)
-        r = ckpt_fail(g->err, -r, "old parts of writers cannot be removed: %s", strerror(-r));
     if (r == 0)
         r = ckpt_trash_purge(g->store, dry, g->ret, g->err);
     g->ret->kept = g->named.count + g->named.zero;
     return r;
 }
 
-int ckpt_store_gc(struct ckpt_store *s, bool dry, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-                  struct ckpt_gc_result *ret, struct ckpt_err *err)
+static int gc_once(struct gc *g, bool dry, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
-    struct gc g = {.store = s, .ret = ret, .err = err};
-    *ret = (struct ckpt_gc_result){0};
-    ckpt_hashes_init(&g.named);
-    int r = mark(&g, progress, arg);
+    *g->ret = (struct ckpt_gc_result){0};
+    ckpt_hashes_init(&g->named);
+    int r = mark(g, progress, arg);
     if (r == 0)
-        r = collect(&g, dry);
-    clear(&g);
+        r = keep_aside(g, dry);
+    return r == 0 ? collect(g, dry) : r;
+}
+
+int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret, struct ckpt_err *err)
+{
+    static const struct ckpt_gc_watch nobody;
+    const struct ckpt_gc_watch *w = watch ? watch : &nobody;
+    /* First, so that the part of a writer that cannot be opened, which stops what follows, does not stop it for longer than parts stay. */
+    int r = dry ? 0 : ckpt_writers_tidy(s);
+    *ret = (struct ckpt_gc_result){0};
+    if (r < 0)
+        return ckpt_fail(err, -r, "old parts of writers cannot be removed: %s", strerror(-r));
+    r = -EAGAIN;
+    for (int i = 0; r == -EAGAIN && i < TRIES; i++) {
+        struct gc g = {.store = s, .ret = ret, .err = err};
+        r = gc_once(&g, dry, w->progress, w->arg);
+        for (size_t k = 0; k < g.aside.count && r == 0 && w->aside; k++)
+            w->aside(w->arg, g.aside.found[k].name, &g.aside.found[k].why);
+        clear(&g);
+    }
     return r;
 }

@@ -79,6 +79,15 @@ int ckpt_hashes_add(struct ckpt_hashes *h, const uint8_t hash[CKPT_SHA256])
     return 1;
 }
 
+int ckpt_hashes_add_all(struct ckpt_hashes *h, const struct ckpt_hashes *from)
+{
+    int r = from->zero ? ckpt_hashes_add(h, nothing) : 0;
+    for (size_t i = 0; i < from->size && r >= 0; i++)
+        if (memcmp(from->slot[i], nothing, CKPT_SHA256))
+            r = ckpt_hashes_add(h, from->slot[i]);
+    return CKPT_MIN(r, 0);
+}
+
 bool ckpt_hashes_has(const struct ckpt_hashes *h, const uint8_t hash[CKPT_SHA256])
 {
     if (!memcmp(hash, nothing, CKPT_SHA256))

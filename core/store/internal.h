@@ -28,6 +28,8 @@ int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;
 int ckpt_store_manifest(struct ckpt_store *s, const char *step, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* Is there a step of that name, whose manifest has this id? */
 bool ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id);
+/* Do its first and its last line look as they should? What is between them is not read. */
+bool ckpt_store_step_is_whole(struct ckpt_store *s, const char *step);
 /* As ckpt_store_delete, by a caller that holds the lock. */
 int ckpt_store_delete_locked(struct ckpt_store *s, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
 /* Pins without a step; by a caller that holds the lock exclusively. */
@@ -43,7 +45,31 @@ struct ckpt_hashes {
 void ckpt_hashes_init(struct ckpt_hashes *h);
 void ckpt_hashes_clear(struct ckpt_hashes *h);
 int ckpt_hashes_add(struct ckpt_hashes *h, const uint8_t hash[CKPT_SHA256]) CKPT_MUST_USE; /* 1: it is new */
+int ckpt_hashes_add_all(struct ckpt_hashes *h, const struct ckpt_hashes *from) CKPT_MUST_USE;
 bool ckpt_hashes_has(const struct ckpt_hashes *h, const uint8_t hash[CKPT_SHA256]);
+
+/* --- manifests that cannot be read, and the objects that they may name: aside.c --- */
+
+struct ckpt_aside {
+    struct ckpt_aside_manifest {
+        uint8_t id[CKPT_SHA256]; /* what it is known by */
+        char *name;              /* below .ckptstore */
+        struct ckpt_err why;
+    } *found;
+    size_t count;
+};
+/* Of its bytes; of its file as it is where they cannot be read, or it cannot be opened (NULL). false: out of memory. */
+bool ckpt_aside_identity(struct ckpt_file *file, const struct ckpt_stat *st, uint8_t ret[CKPT_SHA256]);
+bool ckpt_aside_has(const struct ckpt_aside *a, const uint8_t id[CKPT_SHA256]);
+int ckpt_aside_add(struct ckpt_aside *a, const uint8_t id[CKPT_SHA256], const char *name, const struct ckpt_err *why) CKPT_MUST_USE;
+void ckpt_aside_clear(struct ckpt_aside *a);
+/* All objects that they may name, into the set. The list of them is made where there is none that knows them all (dry: it is not kept). */
+int ckpt_aside_keep(struct ckpt_store *s, const struct ckpt_aside *a, bool dry, struct ckpt_hashes *named) CKPT_MUST_USE;
+/* There is none any more. */
+int ckpt_aside_drop(struct ckpt_store *s) CKPT_MUST_USE;
+
+/* Each name in objects/ab. */
+int ckpt_objects_each(struct ckpt_store *s, int (*visit)(void *arg, int dir, const char *name), void *arg) CKPT_MUST_USE;
 
 /* --- the trash; what is taken out of it is counted in *ret --- */
 

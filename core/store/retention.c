@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which steps go. Rules add up: a step stays if any of them keeps it, if it is pinned, if it is the latest, or if it cannot be judged,
- * because its manifest or its metrics cannot be read. Without a rule everything stays; and so it does where the only rule is a metric that
+ * because its manifest or its metrics cannot be read. One that cannot be read is in no other's place: the latest steps are those that can. Without a rule everything stays; and so it does where the only rule is a metric that
  * no step has, since then it is more likely that its name is wrong.
  *
  * Judging reads manifests and takes its time, so it is done without the lock. Then, with the lock held exclusively (no commit, deletion or
@@ -126,13 +126,23 @@ int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct c
 
 /* --- all rules --- */
 
-static void apply_rules(const struct ckpt_retention *r, struct judgement *j)
+static void keep_latest(struct ckpt_store *s, uint64_t wanted, struct judgement *j)
+{
+    for (size_t i = j->count; i-- && wanted;) {
+        j->keep[i] = true;
+        wanted -= ckpt_store_step_is_whole(s, j->steps[i].name);
+    }
+}
+
+static void apply_rules(struct ckpt_store *s, const struct ckpt_retention *r, struct judgement *j)
 {
     uint64_t now = (uint64_t)ckpt_realtime_ns();
+    keep_latest(s, CKPT_MAX(r->keep_last, (uint64_t)1), j);
     for (size_t i = 0; i < j->count; i++) {
         const struct ckpt_store_step *step = &j->steps[i];
         bool *keep = &j->keep[i];
-        *keep = i == j->count - 1 || step->pinned || j->count - i <= r->keep_last;
+        if (step->pinned)
+            *keep = true;
         if (r->keep_period && fmod(step->number, (double)r->keep_period) == 0)
             *keep = true;
         if (r->keep_newer > 0 && (!*step->id || step->time_ns > now || (double)(now - step->time_ns) < r->keep_newer * 1e9))
@@ -152,7 +162,7 @@ static int judge(struct ckpt_store *s, struct judgement *j, struct ckpt_err *err
     j->keep = calloc(j->count, sizeof *j->keep);
     if (!j->keep)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    apply_rules(&config.retention, j);
+    apply_rules(s, &config.retention, j);
     return *config.retention.best_metric ? keep_best(s, &config.retention, j, err) : 0;
 }
 

@@ -47,6 +47,12 @@ static void settle(struct ckpt_stages *set)
     }
 }
 
+static void warn_aside(void *arg, const char *name, const struct ckpt_err *why)
+{
+    const struct ckpt_stages *set = arg;
+    ckpt_log(CKPT_LOG_WARN, "%s: gc: %s is set aside, and what it may name is kept: %s", set->store->path, name, why->text);
+}
+
 static void tidy(struct ckpt_stages *set)
 {
     struct ckpt_err err = {0};
@@ -59,7 +65,8 @@ static void tidy(struct ckpt_stages *set)
     pthread_mutex_unlock(&set->lock);
     if (!gc)
         return;
-    if (ckpt_store_gc(set->store, false, NULL, NULL, &result, &err) < 0)
+    const struct ckpt_gc_watch watch = {.aside = warn_aside, .arg = set};
+    if (ckpt_store_gc(set->store, false, &watch, &result, &err) < 0)
         ckpt_log(CKPT_LOG_WARN, "%s: gc: %s", set->store->path, err.text);
     else if (result.objects || wanted) {
         CKPT_GUARD(&set->lock);

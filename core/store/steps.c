@@ -129,6 +129,23 @@ bool ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id)
     return same;
 }
 
+bool ckpt_store_step_is_whole(struct ckpt_store *s, const char *step)
+{
+    struct ckpt_manifest_info info = {0};
+    struct ckpt_file *manifest;
+    char end[128];
+    if (ckpt_store_manifest(s, step, &manifest, NULL) < 0)
+        return false;
+    uint64_t size = manifest->st.size, off = size > sizeof end - 1 ? size - (sizeof end - 1) : 0;
+    ssize_t n = ckpt_file_read(manifest, end, sizeof end - 1, off);
+    end[CKPT_MAX(n, 0)] = 0;
+    const char *last = strstr(end, "\n],\"count\":");
+    bool whole = last && ckpt_manifest_info(manifest, &info, NULL) == 0 && strstr(last, ",\"xxh3\":\"") && !strcmp(end + n - 3, "\"}\n");
+    ckpt_manifest_info_clear(&info);
+    ckpt_file_unref(manifest);
+    return whole;
+}
+
 int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **ret, size_t *ret_count, struct ckpt_err *err)
 {
     struct list l = {.store = s};

@@ -58,6 +58,26 @@ int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, 
     return r;
 }
 
+struct folders {
+    int (*visit)(void *arg, int dir, const char *name);
+    void *arg;
+};
+
+static int visit_folder(void *arg, int dir, const char *name)
+{
+    const struct folders *f = arg;
+    if (strlen(name) != 2 || strspn(name, "0123456789abcdef") != 2)
+        return 0;
+    int r = ckpt_names_each(dir, name, f->visit, f->arg);
+    return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? 0 : r;
+}
+
+int ckpt_objects_each(struct ckpt_store *s, int (*visit)(void *arg, int dir, const char *name), void *arg)
+{
+    struct folders f = {visit, arg};
+    return ckpt_names_each(s->dir, "objects", visit_folder, &f);
+}
+
 int ckpt_text_at(int dir, const char *path, size_t max, char **ret, size_t *ret_len)
 {
     struct stat st;

@@ -101,14 +101,20 @@ int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct c
 struct ckpt_gc_result {
     uint64_t objects, bytes;  /* moved to the trash (dry: that would be) */
     uint64_t purged, purged_bytes; /* taken out of it for good */
-    uint64_t kept;            /* objects that manifests name */
+    uint64_t kept;            /* objects that manifests name, or may name */
+    uint64_t aside;           /* of these: that none names which can be read */
+};
+struct ckpt_gc_watch {        /* each may be NULL */
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    /* A manifest that cannot be read: its name below .ckptstore, and why. */
+    void (*aside)(void *arg, const char *name, const struct ckpt_err *why);
+    void *arg;
 };
 /*
  * Moves what no manifest names to the trash, and empties the trash of what has been there for trash_keep seconds; staging directories
- * that nobody owns and that hold nothing go too. Objects that a staged step needs are held there by a hard link of its own. A manifest
- * that cannot be read (damaged, newer) stops it: nothing is taken away then.
+ * that nobody owns and that hold nothing go too. Objects that a staged step needs are held there by a hard link of its own. Where a manifest
+ * cannot be read (damaged, newer), all that was there when it was first found so stays, for as long as there is such a one.
  */
-int ckpt_store_gc(struct ckpt_store *s, bool dry, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-                  struct ckpt_gc_result *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

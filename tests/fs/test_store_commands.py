@@ -241,7 +241,7 @@ def test_prune_and_gc(root):
     ckptfs("config", root, "keep_last=1")
     assert ckptfs("prune", root, "--dry-run").stdout == "1\n2\n" and committed(root) == ["1", "2", "3"]
     assert read_json(ckptfs("prune", root, "--json")) == {"steps": ["1", "2"], "dry_run": False} and committed(root) == ["3"]
-    assert read_json(ckptfs("gc", root, "--json", "-n")) == {"objects": 2, "bytes": 2 * (400_128 + 56 + 8 + 8), "purged": 0, "purged_bytes": 0, "kept": 1, "dry_run": True}
+    assert read_json(ckptfs("gc", root, "--json", "-n")) == {"objects": 2, "bytes": 2 * (400_128 + 56 + 8 + 8), "purged": 0, "purged_bytes": 0, "kept": 1, "aside": [], "dry_run": True}
     assert ckptfs("gc", root).stdout == "2 objects (781.6 KiB) moved to the trash, 0 (0 B) deleted for good, 1 kept\n"
     done = read_json(ckptfs("gc", root, "--trash-keep=0", "--json"))
     assert done["purged"] == 2 and done["purged_bytes"] > 800_000 and done["kept"] == 1

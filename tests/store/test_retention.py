@@ -307,22 +307,68 @@ def test_gc_leaves_staged_steps_alone(writable, root):
     trees.verify(root)
 
 
-def test_gc_stops_at_a_damaged_manifest(writable, root):
-    """What it may name is not known, so nothing is taken away."""
+DAMAGE = {"cut": lambda data: data[:len(data) // 2], "empty": lambda data: b"", "flipped": lambda data: data.replace(b'"sha256":"', b'"sha256":"0', 1),
+          "newer": lambda data: data.replace(b'"version":1', b'"version":1,"required":["sharing"]', 1)}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_manifest_that_cannot_be_read(writable, root, mount, kind):
+    """It is named, it keeps all that it may name, and it hinders nobody: later steps come, go and are collected. Repaired it has lost nothing."""
     for n in (1, 2):
         save(writable, str(n))
-    writable.stop()
-    run("rm", trees.store(root) / "steps/1.json")
+    want = {name: (writable / "2" / name).read_bytes() for name in ("own.npy", "shared.npy")}
+    before = trees.objects(root)
     path = trees.store(root) / "steps/2.json"
     data = path.read_bytes()
     os.chmod(path, 0o644)
-    path.write_bytes(data[:len(data) // 2])
-    before = trees.objects(root)
-    assert ckptfs("gc", root, check=None).returncode == 4
-    assert trees.objects(root) == before
+    path.write_bytes(DAMAGE[kind](data))
+    ckptfs("gc", root, check=5)
+    for n in (3, 4):
+        save(writable, str(n))
+    run("rm", "-r", writable / "1", writable / "3")
+    done = ckptfs("gc", root, "--trash-keep=0", check=5).stdout
+    assert "steps/2.json cannot be read: " in done and "repair it, or remove its step" in done
+    told = json.loads(ckptfs("gc", "--json", root, check=5).stdout)
+    assert [m["manifest"] for m in told["aside"]] == ["steps/2.json"] and told["aside"][0]["reason"] and told["kept"] == len(trees.objects(root))
+    assert trees.objects(root).keys() - before.keys() == {n["sha256"] for n in trees.manifest(root, "4")["nodes"] if n["name"] == "own.npy"}
+    assert before.keys() <= trees.objects(root).keys()
+    assert "2" in ckptfs("info", root, check=None).stdout and ckptfs("verify", root, check=4).stdout.count("2:") == 1
+    assert attribute(mount(root, "ro") / "2", "error")
+    wait_for(lambda: "steps/2.json is set aside" in writable.said())
     path.write_bytes(data)
-    ckptfs("gc", root)
-    assert trees.objects(root).keys() == trees.needed(root)
+    ckptfs("gc", root, "--trash-keep=0")
+    assert trees.objects(root).keys() == trees.needed(root) and not (trees.store(root) / "aside").exists()
+    m = mount(root, "ro")
+    assert attribute(m / "2", "error") is None and {name: (m / "2" / name).read_bytes() for name in want} == want
+    trees.verify(root)
+
+
+def test_a_damaged_step_can_be_removed(mount, root):
+    m = mount(root, EXPLICIT)
+    for n in (1, 2):
+        save(m, str(n))
+    m.stop()
+    path = trees.store(root) / "steps/2.json"
+    os.chmod(path, 0o644)
+    os.truncate(path, 100)
+    ckptfs("gc", root, check=5)
+    assert (trees.store(root) / "aside").exists()
+    m = mount(root, EXPLICIT)
+    os.rmdir(m / "2")
+    wait_for(lambda: trees.objects(root).keys() == trees.needed(root))
+    assert trees.steps(m) == ["1"] and not (trees.store(root) / "aside").exists()
+
+
+def test_a_damaged_step_is_not_the_latest(writable, root):
+    """It counts for no rule: the latest of those that can be read stays."""
+    for n in (1, 2, 3, 4):
+        save(writable, str(n))
+    for n in (3, 4):
+        path = trees.store(root) / f"steps/{n}.json"
+        os.chmod(path, 0o644)
+        os.truncate(path, os.stat(path).st_size - (1 if n == 3 else 300))
+    config(root, "keep_last=1")
+    assert ckptfs("prune", root).stdout == "1\n" and sorted(trees.committed(root)) == ["2", "3", "4"]
 
 
 def test_space_comes_back(writable, root):

@@ -323,7 +323,7 @@ static void test_dedup(void)
     static const char *const gone[] = {"1", "2", "3", "step_4"};
     for (int i = 0; i < 4; i++)
         CHECK(ckpt_store_delete(r.store, gone[i], NULL, NULL) == 0);
-    CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0 && gc.objects == count);
+    CHECK(ckpt_store_gc(r.store, false, NULL, &gc, NULL) == 0 && gc.objects == count);
     staged_begin(&r, &s);
     add_mixed(&s);
     CHECK(commit_as(&s, "6") == 0);
@@ -439,8 +439,8 @@ static void test_refs(void)
     struct ckpt_gc_result gc;
     r.store->trash_keep = 0;
     CHECK(ckpt_store_delete(r.store, "1", NULL, NULL) == 0 && ckpt_store_delete(r.store, "2", NULL, NULL) == 0);
-    CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0 && gc.objects == count);
-    CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0);
+    CHECK(ckpt_store_gc(r.store, false, NULL, &gc, NULL) == 0 && gc.objects == count);
+    CHECK(ckpt_store_gc(r.store, false, NULL, &gc, NULL) == 0);
     CHECK(objects_bytes(&r, &again) == 0 && commit_as(&s, "3") == 0);
     step_read(&r, "3", &two);
     check_equal(&one, &two);
@@ -753,7 +753,7 @@ static void test_alias_left(void)
     snprintf(path, sizeof path, ".ckptstore/trash/objects/%s", hex);
     struct ckpt_gc_result gc;
     CHECK(ckpt_store_delete(r.store, "2", NULL, NULL) == 0 && ckpt_store_delete(r.store, "3", NULL, NULL) == 0);
-    CHECK(ckpt_store_gc(r.store, false, NULL, NULL, &gc, NULL) == 0);
+    CHECK(ckpt_store_gc(r.store, false, NULL, &gc, NULL) == 0);
     fd = open(file_path(r.top, path), O_RDWR);
     CHECK(fd >= 0 || errno == EACCES);
     first[5] ^= 1;

@@ -20,7 +20,7 @@ static struct ckpt_gc_result gc(struct ckpt_store *s, bool dry)
 {
     struct ckpt_gc_result result;
     struct ckpt_err err = {0};
-    int r = ckpt_store_gc(s, dry, NULL, NULL, &result, &err);
+    int r = ckpt_store_gc(s, dry, NULL, &result, &err);
     if (r < 0)
         fprintf(stderr, "%s\n", err.text);
     CHECK(r == 0);
@@ -74,7 +74,8 @@ static void test_collect(void)
 
     r = gc(s, true);
     CHECK(r.objects == 1 && r.bytes == 17 + 56 + 8 + 8 && r.kept == 4 && store_where(s, dead) == 'o');
-    CHECK(ckpt_store_gc(s, false, tell, &told, &r, NULL) == 0 && told == 2);
+    const struct ckpt_gc_watch watch = {.progress = tell, .arg = &told};
+    CHECK(ckpt_store_gc(s, false, &watch, &r, NULL) == 0 && told == 2);
     CHECK(r.objects == 1 && r.bytes == 17 + 56 + 8 + 8 && r.kept == 4 && r.purged == 0);
     CHECK(store_where(s, dead) == 't');
     CHECK(store_where(s, a) == 'o' && store_where(s, b) == 'o' && store_where(s, c) == 'o' && store_where(s, pack) == 'o');
@@ -129,31 +130,121 @@ static void test_restore(void)
     ckpt_store_close(s);
 }
 
-/* Nothing goes while something cannot be read. */
-static void test_stops(void)
+/* The manifest of a step in other bytes, as a disk that rots leaves them. */
+static void damage(struct ckpt_store *s, const char *file, const char *text, off_t length)
 {
-    struct ckpt_store *s = new_store("stops");
+    int fd = openat(s->steps, file, O_RDWR);
+    CHECK(fd >= 0 && ftruncate(fd, length) == 0);
+    CHECK(pwrite(fd, text, strlen(text), 0) == (ssize_t)strlen(text));
+    close(fd);
+}
+
+static bool has_list(struct ckpt_store *s)
+{
+    return faccessat(s->dir, "aside", F_OK, 0) == 0;
+}
+
+static char told_aside[1024];
+
+static void tell_aside(void *arg, const char *name, const struct ckpt_err *why)
+{
+    CHECK(arg == told_aside && *why->text);
+    strcat(strcat(told_aside, name), " ");
+}
+
+static struct ckpt_gc_result gc_aside(struct ckpt_store *s, const char *want)
+{
+    const struct ckpt_gc_watch watch = {.aside = tell_aside, .arg = told_aside};
     struct ckpt_gc_result r;
-    struct ckpt_err err = {0};
-    uint8_t a[CKPT_SHA256], dead[CKPT_SHA256];
-    store_add_object(s, "a", a);
-    store_add_object(s, "dead", dead);
+    told_aside[0] = 0;
+    CHECK(ckpt_store_gc(s, false, &watch, &r, NULL) == 0 && !strcmp(told_aside, want));
+    return r;
+}
+
+/* What a manifest that cannot be read may name stays; what came later goes. Repaired, it has lost nothing. */
+static void test_aside(void)
+{
+    struct ckpt_store *s = new_store("aside");
+    uint8_t a[CKPT_SHA256], b[CKPT_SHA256], old[CKPT_SHA256], trashed[CKPT_SHA256], later[CKPT_SHA256], last[CKPT_SHA256];
+    char whole[8192];
+    s->trash_keep = 0;
     store_add_step(s, "1", (struct store_leaf[]){{"x", "a", 0, NULL}, {0}}, 0);
-    store_add_step(s, "2", (struct store_leaf[]){{"x", "a", 0, NULL}, {0}}, 0);
+    store_add_step(s, "2", (struct store_leaf[]){{"x", "a", 0, NULL}, {"y", "b", 0, NULL}, {0}}, 0);
+    store_add_object(s, "a", a);
+    store_add_object(s, "b", b);
+    store_add_object(s, "old", old);
+    store_add_object(s, "trashed", trashed);
+    move_to_trash(s, trashed, false);
     int fd = openat(s->steps, "2.json", O_RDWR);
-    struct stat st;
-    CHECK(fd >= 0 && fstat(fd, &st) == 0 && ftruncate(fd, st.st_size / 2) == 0);
-    int e = ckpt_store_gc(s, false, NULL, NULL, &r, &err);
-    CHECK((e == -EBADMSG || e == -EUCLEAN) && strstr(err.text, "2") && r.objects == 0 && store_where(s, dead) == 'o');
-    CHECK(ftruncate(fd, 0) == 0);
-    static const char newer[] = "{\"format\":\"ckptfs-step\",\"version\":99,\"name\":\"2\"}\n";
-    CHECK(pwrite(fd, newer, sizeof newer - 1, 0) == sizeof newer - 1);
-    CHECK(ckpt_store_gc(s, false, NULL, NULL, &r, &err) == -EOPNOTSUPP && store_where(s, dead) == 'o');
-    CHECK(ckpt_store_delete(s, "2", NULL, NULL) == 0);
-    gc(s, false);
-    CHECK(store_where(s, dead) == 't' && store_where(s, a) == 'o');
+    ssize_t length = pread(fd, whole, sizeof whole, 0);
+    CHECK(fd >= 0 && length > 0 && length < (ssize_t)sizeof whole);
+    whole[length] = 0;
+
+    damage(s, "2.json", "", length / 2);
+    struct ckpt_gc_result r = gc(s, true);
+    CHECK(r.objects == 0 && r.kept == 4 && !has_list(s));
+    r = gc_aside(s, "steps/2.json ");
+    CHECK(r.objects == 0 && r.purged == 0 && r.kept == 4 && has_list(s));
+    CHECK(store_where(s, old) == 'o' && store_where(s, trashed) == 'o' && store_where(s, b) == 'o');
+    CHECK(ckpt_store_delete(s, "1", NULL, NULL) == 0); /* what it named too may be named by the other */
+    store_add_object(s, "later", later);
+    r = gc_aside(s, "steps/2.json ");
+    CHECK(r.objects == 1 && r.purged == 1 && r.aside == 4 && store_where(s, later) == '-');
+    CHECK(store_where(s, a) == 'o' && store_where(s, b) == 'o' && store_where(s, old) == 'o');
+
+    /* Other bytes are another manifest, which may name what came since. */
+    store_add_object(s, "later", later);
+    damage(s, "2.json", "{\"format\":\"ckptfs-step\",\"version\":99,\"name\":\"2\"}\n", 0);
+    CHECK(gc_aside(s, "steps/2.json ").objects == 0 && store_where(s, later) == 'o');
+    store_add_object(s, "last", last);
+    file_write(top, "aside/.ckptstore/aside", "ckptfs-aside 1\n"); /* a list that is damaged is no list */
+    CHECK(gc_aside(s, "steps/2.json ").objects == 0 && store_where(s, last) == 'o');
+
+    /* Under another name it is the same one; and so are two of the same bytes. */
+    CHECK(ckpt_store_rename(s, "2", "3", false, NULL) == 0);
+    store_add_object(s, "again", later);
+    CHECK(gc_aside(s, "steps/3.json ").objects == 1);
+    damage(s, "3.json", whole, 0);
+    r = gc_aside(s, "");
+    CHECK(r.objects == 4 && r.kept == 2 && r.aside == 0 && !has_list(s) && store_where(s, a) == 'o' && store_where(s, b) == 'o');
+    damage(s, "3.json", "{", length / 2);
+    gc_aside(s, "steps/3.json ");
+    CHECK(ckpt_store_delete(s, "3", NULL, NULL) == 0);
+    CHECK(gc_aside(s, "").objects == 2 && !has_list(s) && store_where(s, a) == '-');
     close(fd);
     ckpt_store_close(s);
+}
+
+/* A part of a writer is a manifest too. */
+static void test_aside_part(void)
+{
+    struct ckpt_store *s = new_store("part");
+    uint8_t old[CKPT_SHA256], later[CKPT_SHA256];
+    file_write(top, "part/.ckptstore/writers/7/0-of-2.json", "{\"format\":");
+    store_add_object(s, "old", old);
+    struct ckpt_gc_result r;
+    const struct ckpt_gc_watch watch = {.aside = tell_aside, .arg = told_aside};
+    CHECK(ckpt_store_gc(s, false, &watch, &r, NULL) == 0 && store_where(s, old) == 'o');
+    store_add_object(s, "later", later);
+    CHECK(ckpt_store_gc(s, false, &watch, &r, NULL) == 0 && store_where(s, later) == 't' && store_where(s, old) == 'o');
+    ckpt_store_close(s);
+}
+
+/* One that cannot be opened, or whose bytes the disk does not give, is known by its file. */
+static void test_aside_identity(void)
+{
+    struct ckpt_stat st = {.size = 5, .ino = 6, .dev = 7, .mtime_ns = 8, .ctime_ns = 9}, other;
+    uint8_t one[CKPT_SHA256], two[CKPT_SHA256];
+    CHECK(ckpt_aside_identity(NULL, &st, one) && ckpt_aside_identity(NULL, &st, two) && !memcmp(one, two, sizeof one));
+    for (int i = 0; i < 5; i++) {
+        other = st;
+        other.size += i == 0;
+        other.ino += i == 1;
+        other.dev += i == 2;
+        other.mtime_ns += i == 3;
+        other.ctime_ns += i == 4;
+        CHECK(ckpt_aside_identity(NULL, &other, two) && memcmp(one, two, sizeof one));
+    }
 }
 
 static void test_odd_files(void)
@@ -226,6 +317,30 @@ static void *finish_commit(void *arg)
     return NULL;
 }
 
+/* The one that is committed cannot be read. */
+static void *finish_bad_commit(void *arg)
+{
+    struct slow_commit *c = arg;
+    usleep(300000);
+    file_write(top, "badly/.ckptstore/steps/1.json", "{");
+    close(c->lock);
+    return NULL;
+}
+
+static void test_bad_commit_meanwhile(void)
+{
+    struct ckpt_store *s = new_store("badly");
+    uint8_t late[CKPT_SHA256];
+    pthread_t thread;
+    struct slow_commit c = {s, ckpt_store_lock(s, false)};
+    store_add_object(s, "committed late", late);
+    CHECK(c.lock >= 0 && pthread_create(&thread, NULL, finish_bad_commit, &c) == 0);
+    struct ckpt_gc_result r = gc_aside(s, "steps/1.json ");
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(r.objects == 0 && r.aside == 1 && store_where(s, late) == 'o');
+    ckpt_store_close(s);
+}
+
 static void test_commit_meanwhile(void)
 {
     struct ckpt_store *s = new_store("meanwhile");
@@ -286,10 +401,13 @@ int main(void)
     test_hashes();
     test_collect();
     test_restore();
-    test_stops();
+    test_aside();
+    test_aside_part();
+    test_aside_identity();
     test_odd_files();
     test_staging();
     test_commit_meanwhile();
+    test_bad_commit_meanwhile();
     test_rename_meanwhile();
     files_end(template);
     return 0;
