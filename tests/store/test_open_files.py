@@ -151,3 +151,31 @@ def test_content_of_another_copy(step):
         os.close(f)
     commit(step)
     assert (step / "let_go.npy").read_bytes() == FILES["text"]
+
+
+@pytest.mark.parametrize("prefix", [(), ("env", "CKPTFS_DISK_FAIL=1000000000000:EIO")], ids=["kernel", "daemon"])
+def test_content_by_another_descriptor(mount, root, prefix):
+    """What is copied into a file is what all of its descriptors read; with the prefix the kernel reads nothing of it by itself."""
+    m = mount(root, EXPLICIT, prefix=prefix)
+    first, second = trees.noise(250_000), trees.floats(70_000).tobytes()
+    (m / "1").mkdir()
+    (m / "1/first").write_bytes(first)
+    (m / "1/second").write_bytes(second)
+    commit(m / "1")
+    (m / "7").mkdir()
+
+    def copy(name, to):
+        source = os.open(m / "1" / name, os.O_RDONLY)
+        assert os.copy_file_range(source, to, 1 << 20, 0, 0) == os.fstat(source).st_size
+        os.close(source)
+
+    a = os.open(m / "7/f", os.O_RDWR | os.O_CREAT)
+    copy("first", a)
+    assert os.pread(a, 1 << 20, 0) == first
+    b = os.open(m / "7/f", os.O_RDWR | os.O_TRUNC)
+    copy("second", b)
+    assert os.pread(a, 1 << 20, 0) == os.pread(b, 1 << 20, 0) == second
+    os.close(a)
+    os.close(b)
+    commit(m / "7")
+    assert (m / "7/f").read_bytes() == second
