@@ -79,7 +79,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct ckpt_caller who = fs_caller(req);
     int r = ckpt_lookup_for(m->source, parent, name, &who, &a, NULL);
     if (r == -ENOENT && parent >= INSIDE && !a.fleeting) {
-        e.entry_timeout = FOR_EVER; /* a committed step never gets another name */
+        /* A committed step never gets another name; but where steps are changed, its directories stand for those of the changed one. */
+        e.entry_timeout = m->writable ? m->opt->core.refresh : FOR_EVER;
         fuse_reply_entry(req, &e);
         return;
     }

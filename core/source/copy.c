@@ -214,6 +214,62 @@ int source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret)
     return r == 0 ? 0 : -ESTALE;
 }
 
+/* The directory of that name which the committed step itself has; CKPT_NO_NODE. */
+static uint32_t own_directory(const struct target *t, const struct ckpt_tree *tree, const char *name)
+{
+    uint32_t node = ckpt_tree_lookup(tree, t->tree ? t->file.node : 0, name, strlen(name));
+    return node != CKPT_NO_NODE && tree->nodes[node].kind == CKPT_NODE_DIR ? node : CKPT_NO_NODE;
+}
+
+/* Of a directory of a committed step: 0, or the id that stands for its subdirectory, with a reference. */
+static uint64_t committed_id(struct ckpt_source *src, struct target *t, const char *name, struct ckpt_attr *ret)
+{
+    struct node *n = t->node;
+    struct ckpt_tree *tree;
+    uint64_t copy, id = 0;
+    if (!source_root_of(src, n) || source_tree(src, n, &tree, NULL) < 0)
+        return 0;
+    uint32_t node = own_directory(t, tree, name);
+    ckpt_tree_unref(tree);
+    if (node != CKPT_NO_NODE) {
+        CKPT_GUARD(&src->lock);
+        n->inner++;
+        ret->ino = source_inner_ino(n, node, CKPT_VIEW_LISTED);
+        return (uint64_t)n->serial << 40 | (uint64_t)CKPT_VIEW_LISTED << 32 | node;
+    }
+    if (source_copied(src, t, &copy) == 1) {
+        if (ckpt_stage_alias(source_set(src, copy), copy, name, &id) < 0)
+            id = 0;
+        ckpt_forget(src, copy, 1);
+    }
+    return id;
+}
+
+void source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret)
+{
+    uint64_t id = 0;
+    struct target t;
+    if (ret->type != CKPT_DIR)
+        return;
+    if (parent & CKPT_STAGED) {
+        struct ckpt_stages *set = source_set(src, parent);
+        if (!set || !ckpt_stage_ended(set, parent) || ckpt_stage_alias(set, parent, name, &id) < 0)
+            return;
+    } else if (ret->id & CKPT_STAGED || parent >= NODE_INSIDE) {
+        if (source_target(src, parent, &t, NULL) < 0)
+            return;
+        if (t.node->kind == NODE_TREE)
+            id = committed_id(src, &t, name, ret);
+        source_done(src, &t);
+    }
+    if (!id)
+        return;
+    ckpt_forget(src, ret->id, 1);
+    ret->id = id;
+    ret->forever = false;
+    ret->fleeting = true;
+}
+
 int source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg, struct ckpt_err *err)
 {
     struct ckpt_attr now, other_now;

@@ -463,9 +463,14 @@ static int lookup_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
 int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct looking l = {parent, name, ret};
-    ret->fleeting = false;
+    *ret = (struct ckpt_attr){0};
     atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
-    return source_retry(src, parent, 0, lookup_at, &l, err);
+    int r = source_retry(src, parent, 0, lookup_at, &l, err);
+    if (r == 0 && src->opt.write)
+        source_own_id(src, parent, name, ret);
+    if (r == -ENOENT)
+        ret->fleeting |= (parent & CKPT_STAGED) != 0;
+    return r;
 }
 
 void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)

@@ -111,6 +111,11 @@ int source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stag
 /* What stands for a file or directory of a step that this mount has committed since: staged or committed, with a reference. -ESTALE: nothing does,
  * or the step was not committed. */
 int source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret) CKPT_MUST_USE;
+/*
+ * The id of a directory that was found in, or below the place of, a directory that the kernel knows by another id than the staged one: the kernel is told an
+ * id that it sees below that one alone.
+ */
+void source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret);
 /* A call of what an id names, or two, made again where that is now when a commit came between. other: 0 where there is none. */
 typedef int source_at_fn(struct ckpt_source *src, uint64_t id, uint64_t other, void *arg, struct ckpt_err *err);
 int source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg, struct ckpt_err *err) CKPT_MUST_USE;

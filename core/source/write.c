@@ -165,6 +165,7 @@ void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret
         .uid = st->st_uid,
         .gid = st->st_gid,
         .staged = true,
+        .fleeting = a->copy,
     };
 }
 
@@ -426,7 +427,7 @@ static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, voi
     r = top ? new_step(src, &p, m->name, m->mode, m->who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
     if (r == 0) {
         source_attr_of_stage(&attr, m->ret);
-        m->ret->fleeting = top;
+        m->ret->fleeting |= top;
     }
     place_clear(src, &p);
     return r;
@@ -436,7 +437,10 @@ int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint3
                struct ckpt_err *err)
 {
     struct making m = {.name = name, .mode = mode, .who = who, .ret = ret};
-    return source_retry(src, parent, 0, mkdir_at, &m, err);
+    int r = source_retry(src, parent, 0, mkdir_at, &m, err);
+    if (r == 0)
+        source_own_id(src, parent, name, ret);
+    return r;
 }
 
 static int wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)

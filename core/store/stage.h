@@ -39,6 +39,7 @@ struct ckpt_stage_options {
 
 struct ckpt_stage_attr {
     uint64_t id;
+    bool copy;      /* of a committed step: what is in it is reached by the step's ids too */
     struct stat st; /* st_ino is the mount's */
 };
 
@@ -76,10 +77,15 @@ bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id
 
 /* --- steps that have been committed: what an id of a staged one, or a committed one that was changed, stands for now --- */
 
-/* Of a file or directory whose staged step was committed: the id of the manifest that it became, and the path in it. -ESTALE. */
+/* Of a file or directory whose staged step was committed, or an alias: the id of the step's manifest, and the path in it. -ESTALE. */
 int ckpt_stage_became(struct ckpt_stages *set, uint64_t id, char manifest[CKPT_MANIFEST_ID], struct ckpt_buf *path) CKPT_MUST_USE;
 /* The manifest that took the place of this one by the commits of this mount, and its step's name. -ESTALE: nothing is known of it. */
 int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT_STEP_NAME + 1], char now[CKPT_MANIFEST_ID]) CKPT_MUST_USE;
+/*
+ * An id for a directory of that name in what is a directory of a committed step, or was one of a staged step: a kernel that finds one directory below two
+ * others takes it for moved, and fails where it cannot move it. Every call of this id is -ESTALE; what it stands for is told as that of others.
+ */
+int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret) CKPT_MUST_USE;
 /* A committed step has another name. */
 void ckpt_stage_renamed(struct ckpt_stages *set, const char *from, const char *to);
 /* The caller has looked it up, and will open or change it next: its step does not commit before that, or before a second has passed. -ESTALE: it is

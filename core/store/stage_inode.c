@@ -299,6 +299,7 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
         }
     } while (remade != atomic_load(&n->remade));
     ret->id = n->id;
+    ret->copy = *n->step->base_id;
     ret->st.st_ino = ckpt_stage_ino(n->step->set, n->dev, n->ino);
     ret->st.st_dev = 0;
     return 0;
@@ -309,7 +310,7 @@ static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_in
 {
     pthread_mutex_lock(&set->lock);
     struct stage_inode *n = stage_find_id(set, id);
-    if (!n || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
+    if (!n || n->alias || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
         pthread_mutex_unlock(&set->lock);
         return -ESTALE;
     }
@@ -410,6 +411,44 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
     return r;
 }
 
+/* --- aliases --- */
+
+#define ALIAS_DEV ((dev_t)-1) /* no disk has it */
+
+static ino_t alias_key(const struct stage_inode *dir, const char *name)
+{
+    uint64_t h = dir->id;
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 0x100000001b3;
+    return ckpt_mix(h);
+}
+
+int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_inode *d = stage_find_id(set, dir);
+    if (!d)
+        return -ESTALE;
+    const struct stat key = {.st_dev = ALIAS_DEV, .st_ino = alias_key(d, name), .st_mode = S_IFDIR};
+    struct stage_inode *n = *key_bucket(set, key.st_dev, key.st_ino);
+    while (n && !(n->alias && n->parent == d && !strcmp(n->name, name)))
+        n = n->next_key;
+    if (!n) {
+        n = inode_new(d->step, &key);
+        if (!n)
+            return -ENOMEM;
+        n->alias = true;
+        set_name(n, d, name);
+        if (!n->name) {
+            stage_reap(n);
+            return -ENOMEM;
+        }
+    }
+    n->refs++;
+    *ret = n->id;
+    return 0;
+}
+
 void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino)
 {
     CKPT_GUARD(&set->lock);
@@ -446,7 +485,7 @@ bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id)
 {
     CKPT_GUARD(&set->lock);
     const struct stage_inode *n = stage_find_id(set, id);
-    return !n || atomic_load(&n->step->state) == STAGE_GONE;
+    return !n || n->alias || atomic_load(&n->step->state) == STAGE_GONE;
 }
 
 int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_attr *ret)

@@ -29,6 +29,13 @@ static struct stage_lineage_entry *take_entry(struct stage_lineage *l, const cha
     return e;
 }
 
+void stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_lineage_entry *e = take_entry(&set->lineage, id);
+    snprintf(e->name, sizeof e->name, "%s", name);
+}
+
 void stage_lineage_add(struct stage_step *step, const char *id, const char *name)
 {
     struct ckpt_stages *set = step->set;
@@ -90,8 +97,11 @@ int ckpt_stage_became(struct ckpt_stages *set, uint64_t id, char manifest[CKPT_M
 {
     CKPT_GUARD(&set->lock);
     const struct stage_inode *n = stage_find_id(set, id);
-    if (!n || atomic_load(&n->step->state) != STAGE_GONE || !*n->step->became)
+    if (!n || (!n->alias && atomic_load(&n->step->state) != STAGE_GONE))
         return -ESTALE;
-    snprintf(manifest, CKPT_MANIFEST_ID, "%s", n->step->became);
+    const char *became = atomic_load(&n->step->state) == STAGE_GONE ? n->step->became : n->step->base_id;
+    if (!*became)
+        return -ESTALE;
+    snprintf(manifest, CKPT_MANIFEST_ID, "%s", became);
     return path_of(n, path);
 }

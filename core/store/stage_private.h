@@ -73,6 +73,7 @@ struct stage_inode {
     ino_t ino;
     bool dir;
     bool is_top;              /* its step's own directory */
+    bool alias;               /* no more than a name in `parent`: see ckpt_stage_alias() */
     bool unlinked;            /* no name leads here any more: out of the table by (dev, ino) */
     struct stage_step *step;
     int fd;                   /* O_PATH; -1: closed. Open between stage_get and stage_put */
@@ -233,6 +234,8 @@ struct timespec stage_deadline(int64_t ns);
 int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- stage_lineage.c --- */
+/* A copy of the step of this name is staged. */
+void stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name);
 /* The step's commit has made the manifest of this id under this name. id may be empty: others have made it. */
 void stage_lineage_add(struct stage_step *step, const char *id, const char *name);
 

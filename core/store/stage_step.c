@@ -534,6 +534,8 @@ static int publish_copy(struct stage_step *step, const char *name)
         stage_end(step);
         r = -ESTALE;
     }
+    if (r == 0)
+        stage_lineage_begin(step->set, step->base_id, name);
     pthread_rwlock_unlock(&step->freeze);
     return r;
 }
