@@ -69,11 +69,9 @@ static bool may_know(struct ckpt_source *src, const struct node *n, const struct
     return r == 0 && ckpt_caller_may(who, all.mode, all.uid, all.gid, 4);
 }
 
-static void describe_step(struct ckpt_source *src, struct target *t, const struct ckpt_caller *who, cJSON *all)
+/* What a step is known by without being opened. name: as `describe` has it. */
+static void describe_place(struct ckpt_source *src, const struct node *n, const char *name, cJSON *all)
 {
-    const struct node *n = t->node;
-    struct ckpt_err err = {0};
-    uint32_t node;
     if (n->is_step) {
         struct ckpt_buf text = CKPT_BUF_INIT;
         ckpt_add_json_number(&text, n->number);
@@ -83,7 +81,14 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
         ckpt_buf_clear(&text);
     }
     set_string(all, "state", atomic_load(&n->removing) ? "staged" : "committed");
-    set_string(all, "pinned", is_pinned(src, n) ? "1" : "0");
+    set_string(all, "pinned", name && !strcmp(name, "pinned") && is_pinned(src, n) ? "1" : "0");
+}
+
+static void describe_step(struct ckpt_source *src, struct target *t, const struct ckpt_caller *who, cJSON *all)
+{
+    const struct node *n = t->node;
+    struct ckpt_err err = {0};
+    uint32_t node;
     if (source_enter(src, t, &node, &err) < 0) {
         set_string(all, "format", n->reader ? n->reader->name : "orbax");
         set_string(all, "error", may_know(src, n, who) ? err.text : "it cannot be opened; who may read all of it is told why");
@@ -93,8 +98,22 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
     describe_inner(t->tree, 0, all);
 }
 
-/* An object of all attributes; NULL when out of memory. */
-static cJSON *describe(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who)
+/* Listing the names of a step's attributes does not open it: `ls -l` of a root does that for each of 100,000 steps. */
+static bool is_never_opened(struct ckpt_source *src, const struct node *n)
+{
+    CKPT_GUARD(&src->lock);
+    return !n->tree && !n->err.code;
+}
+
+static void name_step(cJSON *all)
+{
+    static const char *const names[] = {"metadata", "kind", "format"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        set_string(all, names[i], "");
+}
+
+/* An object of all attributes; `name`: of that one, and maybe others; NULL: the values do not matter. NULL when out of memory. */
+static cJSON *describe(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who)
 {
     struct target t, npy;
     cJSON *all = cJSON_CreateObject();
@@ -102,9 +121,13 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id, const struct ckpt_c
         cJSON_Delete(all);
         return NULL;
     }
-    if (!t.tree && t.node->kind == NODE_TREE)
-        describe_step(src, &t, who, all);
-    else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
+    if (!t.tree && t.node->kind == NODE_TREE) {
+        describe_place(src, t.node, name, all);
+        if (!name && is_never_opened(src, t.node))
+            name_step(all);
+        else if (!name || !ckpt_json_get(all, name))
+            describe_step(src, &t, who, all);
+    } else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
         describe_inner(t.tree, t.file.node, all);
     else if (!t.tree && source_npy(src, t.node, &npy, NULL) == 0) { /* a malformed one has none */
         describe_inner(npy.tree, npy.tree->nodes[0].first, all);
@@ -161,9 +184,12 @@ static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
     return found;
 }
 
+/* There are user attributes only. `ls -l` asks for those of other kinds of each name, until it is told that the file system has none. */
 static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
     uint64_t copy;
+    if (strncmp(name, "user.", 5))
+        return -EOPNOTSUPP;
     if (id & CKPT_STAGED) {
         struct ckpt_stages *set = source_set(src, id);
         return set ? ckpt_stage_getxattr(set, id, name, who, buf, len) : -ESTALE;
@@ -174,9 +200,10 @@ static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *nam
         return r;
     }
     if (strncmp(name, PREFIX, strlen(PREFIX)))
-        return strncmp(name, "user.", 5) ? -ENODATA : own_attribute(src, id, name, buf, len);
-    cJSON *all = describe(src, id, who);
-    const cJSON *item = ckpt_json_get(all, name + strlen(PREFIX));
+        return own_attribute(src, id, name, buf, len);
+    name += strlen(PREFIX);
+    cJSON *all = describe(src, id, name, who);
+    const cJSON *item = ckpt_json_get(all, name);
     ssize_t r = item ? ckpt_give_xattr(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
     cJSON_Delete(all);
     return r;
@@ -194,7 +221,7 @@ static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, siz
         ckpt_forget(src, copy, 1);
         return r;
     }
-    cJSON *all = describe(src, id, NULL), *own = own_attributes(src, id);
+    cJSON *all = describe(src, id, NULL, NULL), *own = own_attributes(src, id);
     struct ckpt_buf names = CKPT_BUF_INIT;
     const cJSON *e;
     cJSON_ArrayForEach(e, all)

@@ -1,0 +1,67 @@
+"""Roots of many steps: what listing them asks of the source, and the memory that it takes."""
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+import trees
+from trees import EXPLICIT, commit
+from util import fails
+
+STEPS = 500
+
+
+def many_steps(mount, root, count):
+    """One step, committed, and its manifest under other names: the steps 1 to `count`."""
+    m = mount(root, EXPLICIT)
+    (m / "1").mkdir()
+    trees.array(m / "1/w.npy", np.arange(6, dtype=np.float32))
+    commit(m / "1")
+    m.stop()
+    steps = trees.store(root) / "steps"
+    manifest = (steps / "1.json").read_bytes()
+    for n in range(2, count + 1):
+        (steps / f"{n}.json").write_bytes(manifest)
+
+
+def stats(m):
+    return json.loads((m / ".ckptfs/stats.json").read_text())
+
+
+def list_long(folder, attributes=("security.selinux", "system.posix_acl_access", "system.posix_acl_default")):
+    """What `ls -l` asks of each name: the older ones of the attributes of other kinds, newer ones of the list of all."""
+    names = os.listdir(folder)
+    for name in names:
+        os.lstat(folder / name)
+        for attribute in attributes:
+            with fails(errno.EOPNOTSUPP):
+                os.getxattr(folder / name, attribute, follow_symlinks=False)
+        os.listxattr(folder / name, follow_symlinks=False)
+    return names
+
+
+@pytest.mark.parametrize("options", ["", "ro"])
+def test_listing_opens_no_step(mount, root, options):
+    many_steps(mount, root, STEPS)
+    m = mount(root, *options.split())
+    os.listdir(m.top)
+    before = stats(m)
+    assert len(list_long(m.top)) == STEPS + 1                  # latest, too
+    for name in ("step", "state", "pinned"):
+        assert os.getxattr(m / "7", f"user.ckpt.{name}") == {"step": b"7", "state": b"committed", "pinned": b"0"}[name]
+    after = stats(m)
+    assert after["trees"] == 0 and after["fetches"] - before["fetches"] < STEPS / 10
+    assert os.getxattr(m / "7", "user.ckpt.format") == b"ckptfs" and stats(m)["trees"] == 1
+
+
+def test_names_of_attributes_without_opening(mount, root):
+    """They are those that the opened step has."""
+    many_steps(mount, root, 2)
+    m = mount(root, EXPLICIT)
+    names = os.listxattr(m / "2")
+    assert stats(m)["trees"] == 0
+    values = {name: os.getxattr(m / "2", name) for name in names}
+    assert set(os.listxattr(m / "2")) == set(names) == {f"user.ckpt.{n}" for n in ("step", "state", "pinned", "metadata", "kind", "format")}
+    assert values["user.ckpt.kind"] == b"dict"
