@@ -4,6 +4,7 @@
 #include "core/base/util.h"
 
 #define DENSE_SPAN ((uint64_t)4 << 20) /* bytes of a chunk that are fetched at once to pick elements from */
+#define PAGE       4096                /* a medium gives no less */
 
 void ckpt_chunk_index(const struct ckpt_array *a, uint64_t chunk, uint64_t *index)
 {
@@ -182,35 +183,58 @@ void ckpt_piece_copy(const struct ckpt_piece *piece, uint32_t itemsize, const ui
     copy_rows(piece, itemsize, chunk + piece->src, buf + piece->dst, false);
 }
 
+/* Whether it is better to fetch a span of bytes at once than each of the elements that are wanted of it. */
+static bool is_dense(uint64_t span, uint64_t elements, uint32_t size)
+{
+    return span <= 65536 || (span <= DENSE_SPAN && (span / 16 <= elements * size || span / PAGE <= elements));
+}
+
+/* How many of the dimension that has the longest steps are fetched at once, each of them with `inner` elements in `span` bytes. */
+static uint64_t batch(const struct ckpt_piece_dim *outer, uint64_t inner, uint64_t span, uint32_t size)
+{
+    uint64_t step = (uint64_t)llabs(outer->src);
+    if (span > DENSE_SPAN || step > DENSE_SPAN)
+        return 1;
+    uint64_t count = CKPT_MIN(outer->count, (DENSE_SPAN - span) / step + 1);
+    return is_dense((count - 1) * step + span, count * inner, size) ? count : 1;
+}
+
 int ckpt_piece_fetch(const struct ckpt_piece *p, uint32_t size, ckpt_piece_read_fn *read, void *arg, uint8_t *buf)
 {
     if (p->ndim == 0 || (p->ndim == 1 && p->dim[0].src == size && p->dim[0].dst == size))
         return read(arg, buf + p->dst, p->highest - p->lowest, p->src);
-    uint64_t span = p->highest - p->lowest, wanted = size;
+    uint64_t span = p->highest - p->lowest, elements = 1;
     for (unsigned i = 0; i < p->ndim; i++)
-        wanted *= p->dim[i].count;
-    if (span <= 65536 || (span <= DENSE_SPAN && span / 16 <= wanted)) {
+        elements *= p->dim[i].count;
+    if (is_dense(span, elements, size)) {
         CKPT_AUTOFREE uint8_t *data = malloc(span);
         int r = data ? read(arg, data, span, p->lowest) : -ENOMEM;
         if (r == 0)
             ckpt_piece_copy(p, size, data - p->lowest, buf);
         return r;
     }
-    /* Too spread out to be fetched in one go: the dimension with the longest steps by itself, which is the outermost one in the file
-     * though not always in the result. Depth: the array's dimensions. */
+    /* Too spread out to be fetched in one go: some at a time of the dimension with the longest steps, which is the outermost one in the file
+     * though not always in the result. Depth: twice the array's dimensions. */
     struct ckpt_piece part = *p;
     const struct ckpt_piece_dim *outer = &p->dim[0];
     for (unsigned i = 1; i < p->ndim; i++)
         if (llabs(p->dim[i].src) > llabs(outer->src))
             outer = &p->dim[i];
-    part.ndim--;
-    memmove(part.dim + (outer - p->dim), outer + 1, (size_t)(p->dim + part.ndim - outer) * sizeof *part.dim);
-    uint64_t shrink = (uint64_t)(outer->src < 0 ? -outer->src : outer->src) * (outer->count - 1);
-    for (uint64_t i = 0; i < outer->count; i++) {
+    struct ckpt_piece_dim *some = &part.dim[outer - p->dim];
+    uint64_t step = (uint64_t)llabs(outer->src), inner = span - step * (outer->count - 1);
+    uint64_t count = batch(outer, elements / outer->count, inner, size);
+    if (count == 1) {
+        part.ndim--;
+        memmove(some, outer + 1, (size_t)(p->dim + part.ndim - outer) * sizeof *some);
+    }
+    for (uint64_t i = 0; i < outer->count; i += count) {
+        uint64_t n = CKPT_MIN(count, outer->count - i);
+        if (count > 1)
+            some->count = n;
         part.src = p->src + (uint64_t)outer->src * i;
         part.dst = p->dst + (uint64_t)outer->dst * i;
-        part.lowest = p->lowest + (outer->src > 0 ? (uint64_t)outer->src * i : shrink - (uint64_t)-outer->src * i);
-        part.highest = part.lowest + (span - shrink);
+        part.lowest = p->lowest + (outer->src > 0 ? step * i : step * (outer->count - i - n));
+        part.highest = part.lowest + step * (n - 1) + inner;
         int r = ckpt_piece_fetch(&part, size, read, arg, buf);
         if (r < 0)
             return r;

@@ -93,6 +93,13 @@ ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off)
     return n;
 }
 
+void ckpt_file_run(struct ckpt_file *f, uint64_t off, uint64_t end, struct ckpt_run *ret)
+{
+    *ret = (struct ckpt_run){.begin = off, .end = end};
+    if (f->ops->run && off < end)
+        f->ops->run(f, off, end, ret);
+}
+
 int ckpt_file_fd(struct ckpt_file *f)
 {
     return f->ops->fd ? f->ops->fd(f) : -1;

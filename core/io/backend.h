@@ -44,6 +44,12 @@ struct ckpt_file {
     atomic_uint refs;
 };
 
+/* Bytes of a file that are alike in one thing: they are known to be zeros without being read, or they are not. */
+struct ckpt_run {
+    uint64_t begin, end;
+    bool zeros;
+};
+
 /* Return nonzero to stop; it is then the result of the listing. */
 typedef int ckpt_list_fn(void *arg, const char *name, enum ckpt_ftype type);
 
@@ -58,6 +64,7 @@ struct ckpt_backend_ops {
     int (*readlink)(struct ckpt_backend *, const char *path, char *buf, size_t len);       /* NULL: no links. NUL-terminates */
     ssize_t (*read)(struct ckpt_file *, void *buf, size_t len, uint64_t off);              /* short only at the end of the file */
     int (*fd)(struct ckpt_file *);                                                         /* NULL: files have no descriptors */
+    void (*run)(struct ckpt_file *, uint64_t off, uint64_t end, struct ckpt_run *ret);     /* NULL: nothing is known */
     void (*close)(struct ckpt_file *);
     void (*free)(struct ckpt_backend *);
 };
@@ -82,6 +89,8 @@ struct ckpt_file *ckpt_file_ref(struct ckpt_file *f);
 void ckpt_file_unref(struct ckpt_file *f);
 /* Counts into the statistics. Short only at the end of the file. */
 ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
+/* The run that begins at off, as far as `end` or less. A file that is written to meanwhile has other runs. */
+void ckpt_file_run(struct ckpt_file *f, uint64_t off, uint64_t end, struct ckpt_run *ret);
 /* The descriptor of a plain file of this machine, borrowed; -1: it is none. */
 int ckpt_file_fd(struct ckpt_file *f);
 /* All of a file of at most max bytes (NUL-terminated beyond len; the caller frees). -EFBIG when larger. */

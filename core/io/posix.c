@@ -252,6 +252,33 @@ static int posix_fd(struct ckpt_file *base)
     return ((struct posix_file *)base)->fd;
 }
 
+/* Where the data or the hole at off ends, if it is that; 0: it is not, or nobody knows. */
+static uint64_t data_end(int fd, uint64_t off)
+{
+    off_t end = lseek(fd, (off_t)off, SEEK_DATA) == (off_t)off ? lseek(fd, (off_t)off, SEEK_HOLE) : -1;
+    return end > (off_t)off ? (uint64_t)end : 0;
+}
+
+static uint64_t hole_end(int fd, uint64_t off)
+{
+    off_t end = lseek(fd, (off_t)off, SEEK_DATA);
+    if (end < 0 && errno == ENXIO) /* to the end of the file */
+        end = lseek(fd, 0, SEEK_END);
+    return end > (off_t)off ? (uint64_t)end : 0;
+}
+
+/* What has no place on the disk is zeros. Looking for that is worth it only where less is stored than there is. */
+static void posix_run(struct ckpt_file *base, uint64_t off, uint64_t end, struct ckpt_run *ret)
+{
+    int fd = ((struct posix_file *)base)->fd;
+    if (base->st.stored >= base->st.size)
+        return;
+    uint64_t hole = hole_end(fd, off), next = hole ? hole : data_end(fd, off);
+    ret->zeros = hole != 0;
+    if (next)
+        ret->end = CKPT_MIN(end, next);
+}
+
 static void posix_close(struct ckpt_file *base)
 {
     close(((struct posix_file *)base)->fd);
@@ -302,6 +329,7 @@ static const struct ckpt_backend_ops posix_ops = {
     .readlink = posix_readlink,
     .read = posix_read,
     .fd = posix_fd,
+    .run = posix_run,
     .close = posix_close,
     .free = posix_free,
 };

@@ -742,6 +742,17 @@ static int direct_read(const struct ckpt_chunk_source *s, void *buf, size_t len,
     return 0;
 }
 
+void ckpt_chunk_run(const struct ckpt_chunk *chunk, uint64_t off, uint64_t end, struct ckpt_run *ret)
+{
+    const struct ckpt_chunk_source *s = &chunk->src;
+    *ret = (struct ckpt_run){.begin = off, .end = end};
+    if (atomic_load(&chunk->kind) != DIRECT || s->flip || !s->extent.file || s->extent.len != s->size || end > s->size)
+        return;
+    ckpt_file_run(s->extent.file, s->extent.off + off, s->extent.off + end, ret);
+    ret->begin -= s->extent.off;
+    ret->end -= s->extent.off;
+}
+
 int ckpt_chunk_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, void *buf, size_t len, uint64_t off, bool sequential,
                     struct ckpt_err *err)
 {

@@ -60,6 +60,8 @@ void ckpt_chunk_prefetch(struct ckpt_cache *cache, struct ckpt_chunk *chunk, uin
 /* Exactly len decoded bytes from off, waiting for them. sequential: more of the same is likely to be asked for next. */
 int ckpt_chunk_read(struct ckpt_cache *cache, struct ckpt_chunk *chunk, void *buf, size_t len, uint64_t off, bool sequential,
                     struct ckpt_err *err) CKPT_MUST_USE;
+/* The run of decoded bytes that begins at off, as far as `end` or less; of a chunk that is stored as it is. */
+void ckpt_chunk_run(const struct ckpt_chunk *chunk, uint64_t off, uint64_t end, struct ckpt_run *ret);
 /* Bytes [off, off + len) in memory, waiting for them, valid until the chunk is put; *ret is NULL for a chunk that is not in memory. */
 int ckpt_chunk_map(struct ckpt_cache *cache, struct ckpt_chunk *chunk, uint64_t off, uint64_t len, bool sequential, const uint8_t **ret,
                    struct ckpt_err *err) CKPT_MUST_USE;

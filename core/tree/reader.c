@@ -18,6 +18,8 @@ struct job {
     struct ckpt_chunk *chunk; /* the one in use */
     uint64_t index;           /* its number; UINT64_MAX = none yet */
     bool fill;                /* it is not stored */
+    struct ckpt_run run;      /* what is known of a part of it */
+    uint64_t highest;         /* of the piece at hand */
     uint64_t hinted[HINTS];
     unsigned hints;
     struct ckpt_err *err;
@@ -65,9 +67,21 @@ static int hint_piece(void *arg, const struct ckpt_piece *p)
     return 0;
 }
 
+/* All of it is in a hole; what is found out holds for the job. */
+static bool is_zeros(struct job *j, uint64_t off, uint64_t end)
+{
+    if (off < j->run.begin || off >= j->run.end)
+        ckpt_chunk_run(j->chunk, off, j->highest, &j->run);
+    return j->run.zeros && end <= j->run.end;
+}
+
 static int read_chunk(void *arg, void *buf, size_t len, uint64_t off)
 {
     struct job *j = arg;
+    if (is_zeros(j, off, off + len)) {
+        memset(buf, 0, len);
+        return 0;
+    }
     return ckpt_chunk_read(j->state->cache, j->chunk, buf, len, off, j->sequential, j->err);
 }
 
@@ -83,6 +97,7 @@ static int take_piece(void *arg, const struct ckpt_piece *p)
         if (r < 0)
             return r;
         j->fill = r == 1;
+        j->run = (struct ckpt_run){0};
         j->index = p->chunk;
     }
     if (j->fill) {
@@ -93,6 +108,12 @@ static int take_piece(void *arg, const struct ckpt_piece *p)
     int r = ckpt_chunk_map(j->state->cache, j->chunk, p->lowest, p->highest - p->lowest, j->sequential, &data, j->err);
     if (r < 0)
         return r;
+    static const uint8_t zero[sizeof a->fill];
+    j->highest = p->highest;
+    if (!data && a->itemsize <= sizeof zero && is_zeros(j, p->lowest, p->highest)) {
+        ckpt_piece_fill(p, a->itemsize, zero, j->buf);
+        return 0;
+    }
     if (!data) {
         r = ckpt_piece_fetch(p, a->itemsize, read_chunk, j, j->buf);
         return r == -ENOMEM ? ckpt_fail(j->err, ENOMEM, "out of memory") : r;

@@ -295,3 +295,25 @@ def test_safetensors(mount, tmp_path):
     m = mount(tmp_path / "x.npz")
     got = safetensors.numpy.load((m / "m.safetensors").read_bytes())
     assert list(got) == ["w"] and (got["w"] == np.arange(6).reshape(2, 3)).all()
+
+
+def test_column_of_a_sparse_array(mount, tmp_path):
+    """1 TiB, of which a few rows are there: what is a hole is not read."""
+    rows, columns = 1 << 22, 1 << 16
+    there = {0: 1.5, 4097: 2.5, rows - 1: 3.5}
+    with open(tmp_path / "w.npy", "wb") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)})
+        begin = f.tell()
+        f.truncate(begin + rows * columns * 4)
+        for row, value in there.items():
+            f.seek(begin + (row * columns + 3) * 4)
+            f.write(np.float32(value).tobytes())
+    if os.stat(tmp_path / "w.npy").st_blocks > 2048:
+        pytest.skip("the file system keeps no holes")
+    m = mount(tmp_path)
+    want = np.zeros(rows, np.float32)
+    want[list(there)] = list(there.values())
+    fetches = json.loads((m / ".ckptfs/stats.json").read_text())["fetches"]
+    assert (np.load(m / "w@:,3.npy") == want).all() and (np.load(m / "w@::-1,3.npy") == want[::-1]).all()
+    assert not np.load(m / "w@::1024,5:1029.npy").any()
+    assert json.loads((m / ".ckptfs/stats.json").read_text())["fetches"] - fetches < 1000

@@ -52,7 +52,8 @@ def test_listing_opens_no_step(mount, root, options):
     for name in ("step", "state", "pinned"):
         assert os.getxattr(m / "7", f"user.ckpt.{name}") == {"step": b"7", "state": b"committed", "pinned": b"0"}[name]
     after = stats(m)
-    assert after["trees"] == 0 and after["fetches"] - before["fetches"] < STEPS / 10
+    assert after["trees"] == 0
+    assert options != "ro" or after["fetches"] == before["fetches"] # what a writable mount looks at in the background is another matter
     assert os.getxattr(m / "7", "user.ckpt.format") == b"ckptfs" and stats(m)["trees"] == 1
 
 
@@ -65,3 +66,45 @@ def test_names_of_attributes_without_opening(mount, root):
     values = {name: os.getxattr(m / "2", name) for name in names}
     assert set(os.listxattr(m / "2")) == set(names) == {f"user.ckpt.{n}" for n in ("step", "state", "pinned", "metadata", "kind", "format")}
     assert values["user.ckpt.kind"] == b"dict"
+
+
+# --- arrays that are mostly holes
+
+def sparse(mount, root):
+    """A committed array of 64 MiB that is stored as it is, and its object, with holes where it has zeros."""
+    a = np.zeros((64, 1 << 18), np.float32)
+    a[5] = np.random.default_rng(1).random(a.shape[1])
+    m = mount(root, EXPLICIT, "codec=none")
+    (m / "1").mkdir()
+    np.save(m / "1/w.npy", a)
+    commit(m / "1")
+    m.stop()
+    sha256 = trees.manifest(root, "1")["nodes"][0]["sha256"]
+    stored = trees.store(root) / "objects" / sha256[:2] / sha256
+    trees.run("fallocate", "--dig-holes", stored)
+    if os.stat(stored).st_blocks * 512 > 8 << 20:
+        pytest.skip("the file system keeps no holes")
+    return a, stored
+
+
+def test_column_of_a_sparse_object(mount, root):
+    """What is a hole is checked by its sum, and not read."""
+    a, _ = sparse(mount, root)
+    m = mount(root, "ro")
+    assert (np.load(m / "1/w@5.npy") == a[5]).all()
+    before = stats(m)
+    for column in (0, 7, -1):
+        assert (np.load(m / f"1/w@:,{column}.npy") == a[:, column]).all()
+    assert stats(m)["bytes_fetched"] - before["bytes_fetched"] < 4 << 20
+    assert (np.load(m / "1/w.npy") == a).all()
+
+
+def test_hole_that_was_not_written(mount, root):
+    """A hole in place of what the sums tell of is damage."""
+    _, stored = sparse(mount, root)
+    trees.run("fallocate", "--punch-hole", "--offset", 5 << 20, "--length", 1 << 20, stored)
+    m = mount(root, "ro")
+    for name in ("w@:,7.npy", "w@5,:9.npy", "w.npy"):
+        with fails(errno.EBADMSG, errno.EIO):
+            (m / "1" / name).read_bytes()
+    assert not np.load(m / "1/w@8:,7.npy").any()

@@ -335,11 +335,84 @@ static void test_sparse(void)
     ckpt_pins_unref(pins);
 }
 
+/* --- what is fetched of a chunk that is not in memory --- */
+
+#define CHUNK ((uint64_t)24 << 20)
+
+struct medium {
+    const uint8_t *bytes;
+    uint64_t reads, fetched, lowest, highest;
+};
+
+static int read_medium(void *arg, void *buf, size_t len, uint64_t off)
+{
+    struct medium *m = arg;
+    CHECK(off >= m->lowest && off + len <= m->highest);
+    memcpy(buf, m->bytes + off, len);
+    m->reads++;
+    m->fetched += len;
+    return 0;
+}
+
+/* A piece of a chunk of CHUNK bytes with up to 3 dimensions, as ckpt_gather would give it. */
+static struct ckpt_piece random_piece(uint32_t size)
+{
+    struct ckpt_piece p = {.ndim = 1 + (unsigned)below(3)};
+    uint64_t room = CHUNK / size, most = 1 << 18, dst = size;
+    for (unsigned i = p.ndim; i-- > 0;) {
+        uint64_t step = 1 + below(below(2) ? 40 : 3000), count = 1 + below(below(3) ? 30 : 4000);
+        count = CKPT_MIN(CKPT_MIN(count, most), (room - 1) / step + 1);
+        uint64_t span = step * (count - 1);
+        p.dim[i] = (struct ckpt_piece_dim){count, (int64_t)(step * size) * (below(4) ? 1 : -1), (int64_t)dst};
+        p.src += p.dim[i].src < 0 ? span * size : 0;
+        p.highest += span * size;
+        dst *= count;
+        room -= span;
+        most /= count;
+    }
+    p.highest += size;
+    return p;
+}
+
+static void test_fetch(void)
+{
+    static const uint32_t sizes[] = {1, 2, 4, 8, 12};
+    uint8_t *bytes = malloc(CHUNK);
+    for (uint64_t i = 0; i < CHUNK; i++)
+        bytes[i] = (uint8_t)(i * 31 + i / 251 + i / 65521);
+    for (unsigned round = 0; round < 400; round++) {
+        uint32_t size = sizes[below(5)];
+        struct ckpt_piece p = random_piece(size);
+        uint64_t elements = 1;
+        for (unsigned i = 0; i < p.ndim; i++)
+            elements *= p.dim[i].count;
+        struct medium m = {.bytes = bytes, .lowest = p.lowest, .highest = p.highest};
+        uint8_t *want = malloc(elements * size), *got = malloc(elements * size);
+        ckpt_piece_copy(&p, size, bytes, want);
+        CHECK(ckpt_piece_fetch(&p, size, read_medium, &m, got) == 0);
+        CHECK(!memcmp(got, want, elements * size));
+        CHECK(m.reads <= elements);
+        free(want);
+        free(got);
+    }
+    /* A column: many elements a read where they lie on the same or the next page, one where they do not. */
+    for (unsigned step = 64; step <= 16384; step *= 2) {
+        struct ckpt_piece p = {.ndim = 1, .dim = {{CHUNK / step, step, 4}}, .highest = CHUNK - step + 4};
+        struct medium m = {.bytes = bytes, .highest = p.highest};
+        uint8_t *got = malloc(p.dim[0].count * 4);
+        CHECK(ckpt_piece_fetch(&p, 4, read_medium, &m, got) == 0);
+        CHECK(step > 4096 ? m.fetched == p.dim[0].count * 4 : m.reads <= CHUNK / (4 << 20) + 1);
+        free(got);
+    }
+    free(bytes);
+}
+
 int main(void)
 {
     test_elements();
     test_stops();
     test_bytes();
     test_sparse();
+    test_fetch();
     return 0;
 }

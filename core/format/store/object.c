@@ -37,6 +37,7 @@ struct object {
     atomic_uint next_stream;
     /* raw */
     atomic_uchar *checked;           /* a bit a chunk */
+    atomic_uint_fast64_t zeros;      /* the sum of a chunk of zeros; 0: not known yet */
 };
 
 static const struct ckpt_backend_ops encoded_ops, raw_ops;
@@ -178,15 +179,20 @@ static bool is_checked(const struct object *o, uint64_t chunk)
     return atomic_load_explicit(&o->checked[chunk / 8], memory_order_relaxed) >> (chunk % 8) & 1;
 }
 
-static int check_chunk(struct object *o, uint64_t chunk, const uint8_t *data, struct ckpt_err *err)
+static int check_sum(struct object *o, uint64_t chunk, uint64_t got, struct ckpt_err *err)
 {
-    uint64_t want, got = XXH3_64bits(data, chunk_len(o, chunk));
+    uint64_t want;
     int r = ckpt_words_get(&o->words, chunk, 1, &want, err);
     if (r == 0 && got != want)
         r = ckpt_fail(err, EBADMSG, "the XXH3-64 is %016llx, not %016llx as stored", (unsigned long long)got, (unsigned long long)want);
     if (r == 0)
         atomic_fetch_or_explicit(&o->checked[chunk / 8], (unsigned char)(1u << (chunk % 8)), memory_order_relaxed);
     return r;
+}
+
+static int check_chunk(struct object *o, uint64_t chunk, const uint8_t *data, struct ckpt_err *err)
+{
+    return check_sum(o, chunk, XXH3_64bits(data, chunk_len(o, chunk)), err);
 }
 
 static int read_stored(struct object *o, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
@@ -247,6 +253,46 @@ static ssize_t raw_read(struct ckpt_file *base, void *buf, size_t len, uint64_t 
             return damaged(o, at >> o->chunk_log2, r, &err);
     }
     return (ssize_t)len;
+}
+
+/* A chunk of zeros is checked by its sum as any other. */
+static bool zeros_fit(struct object *o, uint64_t chunk)
+{
+    uint64_t len = chunk_len(o, chunk), sum = atomic_load(&o->zeros);
+    bool whole = len == (uint64_t)1 << o->chunk_log2;
+    if (!sum || !whole) {
+        CKPT_AUTOFREE uint8_t *data = calloc(1, (size_t)len);
+        if (!data)
+            return false;
+        sum = XXH3_64bits(data, (size_t)len);
+        if (whole)
+            atomic_store(&o->zeros, sum);
+    }
+    return check_sum(o, chunk, sum, NULL) == 0;
+}
+
+static bool is_hole(struct object *o, uint64_t begin, uint64_t end)
+{
+    struct ckpt_run run;
+    ckpt_file_run(o->file, begin, end, &run);
+    return run.zeros && run.end == end;
+}
+
+static void raw_run(struct ckpt_file *base, uint64_t off, uint64_t end, struct ckpt_run *ret)
+{
+    struct object *o = (struct object *)base;
+    if (end > o->info.size)
+        return;
+    ckpt_file_run(o->file, off, end, ret);
+    for (uint64_t i = off >> o->chunk_log2, at = off; ret->zeros && at < ret->end; at = chunk_begin(o, ++i)) {
+        uint64_t begin = chunk_begin(o, i), chunk_end = begin + chunk_len(o, i);
+        bool hole = begin >= off && chunk_end <= ret->end;
+        if (is_checked(o, i) || ((hole || is_hole(o, begin, chunk_end)) && zeros_fit(o, i)))
+            continue;
+        ret->zeros = at > off; /* as far as they are checked */
+        ret->end = ret->zeros ? at : CKPT_MIN(chunk_end, ret->end);
+        return;
+    }
 }
 
 static int open_raw(struct object *o, struct ckpt_file *sums, struct ckpt_err *err)
@@ -473,5 +519,6 @@ static const struct ckpt_backend_ops raw_ops = {
     .name = "raw object",
     .derived = true,
     .read = raw_read,
+    .run = raw_run,
     .close = object_close,
 };

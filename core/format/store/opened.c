@@ -133,6 +133,18 @@ static ssize_t span_read(struct ckpt_file *base, void *buf, size_t len, uint64_t
     return n < 0 || (size_t)n == len ? n : -EBADMSG;
 }
 
+static void span_run(struct ckpt_file *base, uint64_t off, uint64_t end, struct ckpt_run *ret)
+{
+    struct span_file *f = (struct span_file *)base;
+    struct ckpt_file *object;
+    if (end > f->span.len || ckpt_opened_get(f->opened, &f->span, &object, NULL) < 0)
+        return;
+    ckpt_file_run(object, f->span.off + off, f->span.off + end, ret);
+    ckpt_file_unref(object);
+    ret->begin -= f->span.off;
+    ret->end -= f->span.off;
+}
+
 static void span_close(struct ckpt_file *base)
 {
     unref(((struct span_file *)base)->opened);
@@ -143,6 +155,7 @@ static const struct ckpt_backend_ops span_ops = {
     .name = "part of an object",
     .derived = true,
     .read = span_read,
+    .run = span_run,
     .close = span_close,
 };
 
