@@ -21,12 +21,12 @@ enum ckpt_ftype { CKPT_FT_FILE, CKPT_FT_DIR, CKPT_FT_LINK, CKPT_FT_OTHER, CKPT_F
 
 struct ckpt_stat {
     enum ckpt_ftype type;
+    uint32_t mode, uid, gid; /* permission bits, owner */
     uint64_t size;   /* bytes */
     uint64_t stored; /* bytes allocated */
     int64_t mtime_ns, ctime_ns;
     int64_t btime_ns; /* when it was made; 0: the medium does not say */
     uint64_t dev, ino;
-    uint32_t mode, uid, gid; /* permission bits, owner */
 };
 
 /* True when both describe the same, unchanged object. */

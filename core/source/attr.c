@@ -36,7 +36,7 @@ void source_node_attr(const struct node *n, struct ckpt_attr *ret)
     case NODE_LINK:
         ret->type = CKPT_LINK;
         ret->fleeting = n->writable; /* a commit may change it at any time */
-        ret->size = strlen(n->link);
+        ret->size = n->content_len;
         break;
     case NODE_CONTROL:
         ret->type = CKPT_FILE;

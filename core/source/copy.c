@@ -16,7 +16,7 @@
 struct node *source_root_of(struct ckpt_source *src, const struct node *tree)
 {
     CKPT_GUARD(&src->lock);
-    if (tree->kind != NODE_TREE || !tree->manifest)
+    if (tree->kind != NODE_TREE || !tree->stored)
         return NULL;
     for (unsigned i = 0; i < src->set_count; i++)
         if (src->sets[i]->id == tree->parent)

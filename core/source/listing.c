@@ -16,6 +16,7 @@
 
 #define QUIET_NS 2000000000ll
 #define CHANGED_NS 10000000000ll /* of what was whole: on a busy disk a deletion may stand still for seconds */
+#define TEXT_BLOCK ((size_t)64 << 10)
 #define RACY_NS 2000000000ll /* a change this soon after another may leave the time stamp as it is */
 
 /* Nothing has happened to it for so long. A time stamp from the far future is another machine's, and says nothing. */
@@ -30,20 +31,23 @@ static bool is_quiet(const struct ckpt_stat *st)
     return is_quiet_for(st, QUIET_NS);
 }
 
-static uint32_t hash_name(const char *name)
-{
-    uint32_t h = 2166136261u;
-    for (; *name; name++)
-        h = (h ^ (uint8_t)*name) * 16777619u;
-    return h ^ h >> 15;
-}
+struct ckpt_listing_block {
+    struct ckpt_listing_block *next;
+    size_t used, size;
+    char text[];
+};
 
 const struct ckpt_entry *ckpt_listing_find(const struct ckpt_listing *l, const char *name)
 {
-    for (uint32_t at = hash_name(name) & (l->table_size - 1); l->table[at] != UINT32_MAX; at = (at + 1) & (l->table_size - 1))
-        if (!strcmp(l->entries[l->table[at]].name, name))
-            return &l->entries[l->table[at]];
-    return NULL;
+    size_t lo = 0, hi = l->count;
+    while (lo < hi) { /* the first of that name */
+        size_t mid = lo + (hi - lo) / 2;
+        if (strcmp(l->entries[mid].name, name) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < l->count && !strcmp(l->entries[lo].name, name) ? &l->entries[lo] : NULL;
 }
 
 struct ckpt_listing *ckpt_listing_ref(struct ckpt_listing *l)
@@ -56,14 +60,12 @@ void ckpt_listing_unref(struct ckpt_listing *l)
 {
     if (!l || atomic_fetch_sub(&l->refs, 1) != 1)
         return;
-    for (size_t i = 0; i < l->count; i++) {
-        free(l->entries[i].name);
-        free(l->entries[i].hidden);
-        free(l->entries[i].file);
+    for (struct ckpt_listing_block *b = l->blocks, *next; b; b = next) {
+        next = b->next;
+        free(b);
     }
     free(l->best);
     free(l->entries);
-    free(l->table);
     free(l);
 }
 
@@ -96,12 +98,50 @@ static char *join(const char *dir, const char *name)
     return path;
 }
 
-static int hide(struct ckpt_entry *e, const char *why)
+/* A text that lives as long as the listing. NULL: out of memory. */
+static const char *keep_text(struct ckpt_listing *l, const char *text)
+{
+    struct ckpt_listing_block *b = l->blocks;
+    size_t n = strlen(text) + 1;
+    if (!b || b->size - b->used < n) {
+        size_t size = CKPT_MAX(n, b ? TEXT_BLOCK : TEXT_BLOCK / 64);
+        b = malloc(sizeof *b + size);
+        if (!b)
+            return NULL;
+        *b = (struct ckpt_listing_block){.next = l->blocks, .size = size};
+        l->blocks = b;
+    }
+    char *kept = memcpy(b->text + b->used, text, n);
+    b->used += n;
+    return kept;
+}
+
+static int hide(struct ckpt_listing *l, struct ckpt_entry *e, const char *why)
 {
     e->kind = CKPT_ENTRY_HIDDEN;
-    free(e->hidden);
-    e->hidden = strdup(why);
+    e->hidden = keep_text(l, why);
     return e->hidden ? 0 : -ENOMEM;
+}
+
+static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_reader *reader, const struct ckpt_probe *p)
+{
+    e->reader = reader;
+    e->bits = (uint16_t)CKPT_MIN(p->bits, (unsigned)UINT16_MAX);
+    e->weak = p->weak;
+    e->settled = p->settled;
+    e->unfinished = *p->unfinished ? keep_text(l, p->unfinished) : NULL;
+    return *p->unfinished && !e->unfinished ? -ENOMEM : 0;
+}
+
+/* What was found of it before. */
+static int take_old(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_entry *old)
+{
+    e->reader = old->reader;
+    e->bits = old->bits;
+    e->weak = old->weak;
+    e->settled = old->settled;
+    e->unfinished = old->unfinished ? keep_text(l, old->unfinished) : NULL;
+    return old->unfinished && !e->unfinished ? -ENOMEM : 0;
 }
 
 static int add_name(void *arg, const char *name, enum ckpt_ftype type)
@@ -123,7 +163,7 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
         m->cap = cap;
     }
     struct ckpt_entry *e = &l->entries[l->count];
-    *e = (struct ckpt_entry){.name = strdup(name)};
+    *e = (struct ckpt_entry){.name = keep_text(l, name)};
     if (!e->name)
         return -ENOMEM;
     e->kind = type == CKPT_FT_DIR ? CKPT_ENTRY_DIR : type == CKPT_FT_LINK ? CKPT_ENTRY_LINK : CKPT_ENTRY_FILE;
@@ -135,17 +175,18 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
 static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
 {
     const struct ckpt_entry *old = m->old ? ckpt_listing_find(m->old, e->name) : NULL;
+    const struct ckpt_reader *reader = NULL;
+    struct ckpt_probe probe = {0};
     int r = 0;
-    if (old && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st)) {
-        e->probe = old->probe;
-        e->reader = old->reader;
-    } else
-        r = ckpt_probe_file(m->source, path, &e->reader, &e->probe);
+    if (old && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st))
+        r = take_old(m->l, e, old);
+    else if ((r = ckpt_probe_file(m->source, path, &reader, &probe)) != -ENOMEM)
+        r = take_probe(m->l, e, reader, &probe);
     if (r == -ENOMEM)
         return r;
-    if (*e->probe.unfinished)
-        return hide(e, e->probe.unfinished);
-    if (!e->probe.weak && e->probe.bits)
+    if (e->unfinished)
+        return hide(m->l, e, e->unfinished);
+    if (!e->weak && e->bits)
         e->step_name = ckpt_step_number(e->name, true, &e->number);
     return 0;
 }
@@ -156,31 +197,30 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
     const struct ckpt_entry *old = m->old ? ckpt_listing_find(m->old, e->name) : NULL;
     bool same = old && old->st.ino == e->st.ino && old->st.dev == e->st.dev && old->st.type == e->st.type;
     bool unchanged = same && ckpt_stat_same(&old->st, &e->st);
-    if (unchanged && old->kind != CKPT_ENTRY_HIDDEN && (old->probe.settled || old->probe.bits)) {
-        e->probe = old->probe;
-        e->reader = old->reader;
-        return 0;
-    }
+    if (unchanged && old->kind != CKPT_ENTRY_HIDDEN && (old->settled || old->bits))
+        return take_old(m->l, e, old);
+    const struct ckpt_reader *reader = NULL;
+    struct ckpt_probe probe = {0};
     struct ckpt_backend *dir;
     int r = ckpt_backend_sub(m->source, path, &dir);
     if (r == 0) {
-        r = ckpt_probe_dir(dir, &e->reader, &e->probe);
+        r = ckpt_probe_dir(dir, &reader, &probe);
         ckpt_backend_unref(dir);
     }
-    if (r == -ENOMEM)
-        return r;
+    if (r == -ENOMEM || take_probe(m->l, e, reader, &probe) < 0)
+        return -ENOMEM;
     e->unreadable = r < 0;
     struct ckpt_stat after;
     if (r == -ENOENT || ckpt_backend_stat(m->source, path, &after) < 0)
-        return hide(e, "");
+        return hide(m->l, e, "");
     e->busy = !ckpt_stat_same(&e->st, &after);
     bool quiet = !e->busy && is_quiet(&e->st);
     bool was_whole = same && old->kind == CKPT_ENTRY_TREE && old->st.mtime_ns != e->st.mtime_ns;
     bool was_going = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden && !strncmp(old->hidden, "changed", 7);
     if ((was_whole || was_going) && (e->busy || !is_quiet_for(&e->st, CHANGED_NS)))
-        return hide(e, "changed since it was committed: it is being deleted, or written to in place");
-    if (!quiet && !e->probe.settled && (e->probe.bits || e->step_name))
-        e->probe.bits = e->probe.bits ? e->probe.bits : 1; /* decided when it is known whether this is a root */
+        return hide(m->l, e, "changed since it was committed: it is being deleted, or written to in place");
+    if (!quiet && !e->settled && (e->bits || e->step_name))
+        e->bits = e->bits ? e->bits : 1; /* decided when it is known whether this is a root */
     return 0;
 }
 
@@ -201,21 +241,18 @@ static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
     e->number = number;
     e->is_step = e->step_name = true;
     e->reader = &ckpt_store_reader;
-    e->probe = (struct ckpt_probe){.bits = 64, .settled = true};
-    e->file = malloc(sizeof CKPT_STORE_DIR + strlen(name) + 16);
-    if (!e->file)
-        return -ENOMEM;
-    sprintf(e->file, CKPT_STORE_DIR "/steps/%s", name);
+    e->bits = 64;
+    e->settled = e->stored = true;
     return 0;
 }
 
 static int stat_stored(struct maker *m, struct ckpt_entry *e)
 {
-    CKPT_AUTOFREE char *path = join(m->path, e->file);
-    if (!path)
-        return -ENOMEM;
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", m->path, *m->path ? "/" : "", e->name) >= (int)sizeof path)
+        return -ENAMETOOLONG;
     if (ckpt_backend_stat(m->source, path, &e->st) < 0)
-        return hide(e, ""); /* deleted just now */
+        return hide(m->l, e, ""); /* deleted just now */
     e->st.type = CKPT_FT_DIR; /* the manifest has the time of the step's own directory; mode and owner are read when it is looked up */
     return 0;
 }
@@ -234,7 +271,7 @@ static int add_stored(struct maker *m)
 
 static int stat_entry(struct maker *m, struct ckpt_entry *e)
 {
-    if (e->file)
+    if (e->stored)
         return stat_stored(m, e);
     CKPT_AUTOFREE char *path = join(m->path, e->name);
     size_t len;
@@ -243,27 +280,27 @@ static int stat_entry(struct maker *m, struct ckpt_entry *e)
     if (e->kind == CKPT_ENTRY_LINK) {
         struct ckpt_stat st;
         if (ckpt_backend_stat(m->source, path, &st) < 0)
-            return hide(e, "");
+            return hide(m->l, e, "");
         e->st = st; /* of what it points to */
         e->step_name = st.type == CKPT_FT_DIR && ckpt_step_number(e->name, false, &e->number);
         /* A download cache has its files under such names: a checkpoint opens up, whatever its file is called. */
         int r = st.type == CKPT_FT_FILE ? probe_file(m, e, path) : 0;
-        if (r == 0 && e->kind == CKPT_ENTRY_LINK && e->probe.bits && !e->probe.weak)
+        if (r == 0 && e->kind == CKPT_ENTRY_LINK && e->bits && !e->weak)
             e->kind = CKPT_ENTRY_FILE;
         return r;
     }
     int r = ckpt_backend_stat(m->source, path, &e->st);
     if (r < 0)
-        return hide(e, "");
+        return hide(m->l, e, "");
     if (e->kind != CKPT_ENTRY_DIR)
         return e->st.type == CKPT_FT_FILE ? probe_file(m, e, path) : 0;
     if (ckpt_unfinished_name(e->name, &len))
-        return hide(e, "a temporary name: the save has not finished, or died");
+        return hide(m->l, e, "a temporary name: the save has not finished, or died");
     if (m->plain || ckpt_plain_name(e->name))
         return 0;
     e->step_name = ckpt_step_number(e->name, false, &e->number);
     r = probe_entry(m, e, path);
-    if (r == 0 && e->kind == CKPT_ENTRY_DIR && !e->step_name && e->probe.bits)
+    if (r == 0 && e->kind == CKPT_ENTRY_DIR && !e->step_name && e->bits)
         e->step_name = ckpt_step_number(e->name, true, &e->number);
     return r;
 }
@@ -274,7 +311,7 @@ static int settle_entries(struct maker *m)
     struct ckpt_listing *l = m->l;
     for (size_t i = 0; i < l->count; i++)
         l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK && l->entries[i].step_name &&
-                   l->entries[i].probe.bits > 1;
+                   l->entries[i].bits > 1;
     /* One whose steps are all on their way in or out is still one. */
     l->root |= m->old && m->old->root && m->old->dir.ino == l->dir.ino && m->old->dir.dev == l->dir.dev;
     l->latest = SIZE_MAX;
@@ -283,15 +320,15 @@ static int settle_entries(struct maker *m)
         struct ckpt_entry *e = &l->entries[i];
         taken |= !strcmp(e->name, "latest");
         bool step = l->root && e->step_name && (e->kind == CKPT_ENTRY_DIR || e->kind == CKPT_ENTRY_LINK);
-        if (e->kind == CKPT_ENTRY_DIR && (step || (e->probe.bits > 1 && !e->probe.weak))) {
+        if (e->kind == CKPT_ENTRY_DIR && (step || (e->bits > 1 && !e->weak))) {
             bool quiet = !e->busy && is_quiet(&e->st);
-            if (*e->probe.unfinished) {
-                if (hide(e, e->probe.unfinished) < 0)
+            if (e->unfinished) {
+                if (hide(l, e, e->unfinished) < 0)
                     return -ENOMEM;
                 continue;
             }
-            if ((!e->probe.settled || e->probe.bits <= 1) && !quiet && !e->unreadable) {
-                if (hide(e, "its parts are not all there: it is being written, or deleted") < 0)
+            if ((!e->settled || e->bits <= 1) && !quiet && !e->unreadable) {
+                if (hide(l, e, "its parts are not all there: it is being written, or deleted") < 0)
                     return -ENOMEM;
                 continue;
             }
@@ -299,10 +336,10 @@ static int settle_entries(struct maker *m)
             if (!e->reader) /* by its name alone: an empty step */
                 e->reader = ckpt_empty_reader();
         }
-        if (e->kind == CKPT_ENTRY_FILE && e->probe.bits && !e->probe.weak) {
+        if (e->kind == CKPT_ENTRY_FILE && e->bits && !e->weak) {
             e->kind = CKPT_ENTRY_TREE;
             step = e->step_name;
-        } else if (e->file && e->kind == CKPT_ENTRY_TREE)
+        } else if (e->stored && e->kind == CKPT_ENTRY_TREE)
             step = true;
         e->is_step = step && (e->kind == CKPT_ENTRY_TREE || e->kind == CKPT_ENTRY_LINK);
         if (!e->is_step)
@@ -321,33 +358,37 @@ static int compare(const void *pa, const void *pb)
 {
     const struct ckpt_entry *a = pa, *b = pb;
     int r = strcmp(a->name, b->name);
-    return r ? r : !a->file - !b->file;
+    return r ? r : !a->stored - !b->stored;
 }
 
 static int hide_doubles(struct ckpt_listing *l)
 {
     for (size_t i = 1; i < l->count; i++)
-        if (l->native && !strcmp(l->entries[i].name, l->entries[i - 1].name) && hide(&l->entries[i], "a step of the store has its name") < 0)
+        if (l->native && !strcmp(l->entries[i].name, l->entries[i - 1].name) && hide(l, &l->entries[i], "a step of the store has its name") < 0)
             return -ENOMEM;
     return 0;
 }
 
-static int make_table(struct ckpt_listing *l)
+/* Give back the room behind the last entry. */
+static void trim(struct ckpt_listing *l)
 {
-    l->table_size = 16;
-    while (l->table_size < l->count * 2)
-        l->table_size *= 2;
-    l->table = malloc(l->table_size * sizeof *l->table);
-    if (!l->table)
-        return -ENOMEM;
-    memset(l->table, 0xff, l->table_size * sizeof *l->table);
-    for (size_t i = 0; i < l->count; i++) {
-        uint32_t at = hash_name(l->entries[i].name) & (l->table_size - 1);
-        while (l->table[at] != UINT32_MAX)
-            at = (at + 1) & (l->table_size - 1);
-        l->table[at] = (uint32_t)i;
-    }
-    return 0;
+    struct ckpt_entry *p = realloc(l->entries, CKPT_MAX(l->count, (size_t)1) * sizeof *p);
+    if (p)
+        l->entries = p;
+}
+
+void ckpt_listing_shrink(struct ckpt_listing *l)
+{
+    size_t kept = 0;
+    if (!l->native || atomic_load(&l->refs) != 1)
+        return;
+    for (size_t i = 0; i < l->count; i++)
+        if (!l->entries[i].stored)
+            l->entries[kept++] = l->entries[i];
+    l->count = kept;
+    l->latest = SIZE_MAX;
+    l->shrunk = true;
+    trim(l);
 }
 
 int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old, struct ckpt_listing **ret)
@@ -372,7 +413,7 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
     if (r == 0)
         r = settle_entries(&m);
     if (r == 0)
-        r = make_table(l);
+        trim(l);
     if (r < 0)
         ckpt_listing_unref(l);
     else
@@ -383,7 +424,7 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
 bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l)
 {
     struct ckpt_stat st;
-    if (ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) || l->taken_ns - st.mtime_ns < RACY_NS)
+    if (l->shrunk || ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) || l->taken_ns - st.mtime_ns < RACY_NS)
         return false;
     CKPT_AUTOFREE char *steps = l->native ? join(path, CKPT_STORE_DIR "/steps") : NULL;
     if (l->native && (!steps || ckpt_backend_stat(source, steps, &st) < 0 || !ckpt_stat_same(&st, &l->store_dir) ||
@@ -391,7 +432,7 @@ bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const s
         return false;
     for (size_t i = 0; i < l->count; i++) {
         const struct ckpt_entry *e = &l->entries[i];
-        if (e->kind == CKPT_ENTRY_TREE && e->probe.settled && e->st.type == CKPT_FT_DIR)
+        if (e->kind == CKPT_ENTRY_TREE && e->settled && e->st.type == CKPT_FT_DIR)
             continue; /* committed: only its name could go, which changes the directory */
         if (e->kind == CKPT_ENTRY_HIDDEN)
             return false;

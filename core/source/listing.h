@@ -11,29 +11,34 @@
 
 enum ckpt_entry_kind { CKPT_ENTRY_FILE, CKPT_ENTRY_DIR, CKPT_ENTRY_TREE, CKPT_ENTRY_LINK, CKPT_ENTRY_HIDDEN };
 
+/* Small, since there may be 100,000 of them, and twice as many while a new listing takes the place of the old one. */
 struct ckpt_entry {
-    char *name;
-    enum ckpt_entry_kind kind;
-    struct ckpt_stat st;
+    const char *name;                 /* this and other texts are in the listing's blocks */
+    const char *hidden;               /* HIDDEN: why */
+    const char *unfinished;           /* why its probe says that it is not finished; NULL: it is */
     const struct ckpt_reader *reader; /* TREE; FILE that has views */
-    struct ckpt_probe probe;
-    bool is_step;    /* a finished step of this root */
-    bool step_name;
-    bool busy;       /* it changed while it was probed */
-    bool unreadable; /* what it is cannot be told; by its name it may be a step */
     double number;
-    char *hidden;    /* HIDDEN: why */
-    char *file;      /* TREE of the root's store: the manifest's path below the root; st is the manifest's */
+    struct ckpt_stat st;
+    uint16_t bits;                    /* as its probe has them: see struct ckpt_probe */
+    uint8_t kind;                     /* enum ckpt_entry_kind */
+    bool weak, settled;
+    bool is_step;                     /* a finished step of this root */
+    bool step_name;
+    bool busy;                        /* it changed while it was probed */
+    bool unreadable;                  /* what it is cannot be told; by its name it may be a step */
+    bool stored;                      /* TREE of the root's store; st is the manifest's */
 };
+
+struct ckpt_listing_block;
 
 struct ckpt_listing {
     atomic_uint refs;
     struct ckpt_stat dir;       /* when it was made */
     int64_t taken_ns;           /* CLOCK_REALTIME */
-    struct ckpt_entry *entries;
+    struct ckpt_entry *entries; /* by name; a step of the store comes before anything else of its name */
     size_t count;
-    uint32_t *table;            /* by name */
-    uint32_t table_size;
+    struct ckpt_listing_block *blocks; /* of texts */
+    bool shrunk;                /* it has no stored steps any more: see ckpt_listing_shrink */
     bool root;
     bool native;                /* it has a store; store_dir is its steps/ when it was listed */
     struct ckpt_stat store_dir;
@@ -45,6 +50,8 @@ struct ckpt_listing {
 int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old, struct ckpt_listing **ret);
 /* Nothing can have changed since it was made. */
 bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l);
+/* Before another one is made after it: if nobody else looks at it, it gives up the memory of what that does not ask of it. It lists no directory then. */
+void ckpt_listing_shrink(struct ckpt_listing *l);
 struct ckpt_listing *ckpt_listing_ref(struct ckpt_listing *l);
 void ckpt_listing_unref(struct ckpt_listing *l);
 const struct ckpt_entry *ckpt_listing_find(const struct ckpt_listing *l, const char *name);

@@ -230,6 +230,7 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
 {
     struct ckpt_attr at;
     struct ckpt_entry e = {0};
+    struct ckpt_probe probe;
     uint32_t parent;
     char path[4096], key[32];
     int r = source_enter(src, dir, &parent, err);
@@ -251,8 +252,8 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
         ckpt_forget(src, at.id, 1);
         return -ENOMEM;
     }
-    r = ckpt_probe_file(blob, name, &e.reader, &e.probe);
-    if (r == 0 && (!e.reader || e.probe.weak || *e.probe.unfinished))
+    r = ckpt_probe_file(blob, name, &e.reader, &probe);
+    if (r == 0 && (!e.reader || probe.weak || *probe.unfinished))
         r = -ENOENT;
     snprintf(key, sizeof key, "%u/", leaf); /* no name has a slash */
     struct node *fresh = r == 0 ? node_new(dir->node->id, path, key, NODE_TREE, &st) : NULL;
@@ -263,10 +264,7 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
     if (r < 0)
         return r;
     fresh->blob = blob;
-    if (node_set_file(fresh, dir->node) < 0) {
-        node_free(src, fresh);
-        return -ENOMEM;
-    }
+    node_set_file(fresh);
     node_keep(src, fresh, &e, ret);
     return 0;
 }
@@ -308,8 +306,8 @@ int source_lookup_control(struct ckpt_source *src, const char *name, const struc
         free(content);
         return -ENOMEM;
     }
-    n->content = content;
-    n->content_len = len;
+    n->content = (char *)content;
+    n->content_len = (uint32_t)len; /* a buffer has at most 1 GiB */
     n->refs = 1;
     pthread_mutex_lock(&src->lock);
     node_insert(&src->nodes, n, NODE_NEXT);

@@ -113,134 +113,166 @@ static void take_out(struct node_table *t, struct node *n)
 
 /* --- nodes --- */
 
+static void opened_free(struct ckpt_source *src, struct opened *o)
+{
+    if (!o)
+        return;
+    source_unlink_opened(src, o);
+    if (o->tree) {
+        ckpt_cache_drop_tree(src->cache, o->tree->id);
+        ckpt_tree_unref(o->tree);
+    }
+    ckpt_pins_unref(o->pins);
+    ckpt_listing_unref(o->listing);
+    ckpt_file_unref(o->file);
+    for (uint32_t i = 0; i < o->slice_count; i++)
+        if (o->slices[i]) {
+            free(o->slices[i]->text);
+            free(o->slices[i]);
+        }
+    free(o->slices);
+    free(o->err);
+    free(o);
+}
+
 void node_free(struct ckpt_source *src, struct node *n)
 {
-    if (n->tree) {
-        ckpt_cache_drop_tree(src->cache, n->tree->id);
-        ckpt_tree_unref(n->tree);
-    }
     source_forget_removal(src, n);
     ckpt_backend_unref(n->files);
-    ckpt_pins_unref(n->pins);
-    ckpt_listing_unref(n->listing);
-    for (uint32_t i = 0; i < n->slice_count; i++)
-        if (n->slices[i]) {
-            free(n->slices[i]->text);
-            free(n->slices[i]);
-        }
-    ckpt_file_unref(n->file);
+    opened_free(src, n->opened);
     ckpt_backend_unref(n->blob);
-    pthread_mutex_destroy(&n->load);
-    free(n->slices);
     ckpt_stages_close(n->stages);
     ckpt_store_close(n->store);
-    free(n->link);
-    free(n->dir);
-    free(n->manifest);
-    for (size_t i = 0; i < n->old_count; i++)
-        free(n->old[i]);
-    free(n->old);
+    for (uint32_t i = 0; i < n->renamed_count; i++)
+        free(n->renamed[i]);
+    free(n->renamed);
     free(n->content);
-    free(n->path);
-    free(n->name);
     free(n);
+}
+
+struct opened *node_opened(struct node *n)
+{
+    if (!n->opened && (n->opened = calloc(1, sizeof *n->opened)))
+        n->opened->node = n;
+    return n->opened;
+}
+
+struct loading node_load(struct ckpt_source *src, struct node *n)
+{
+    CKPT_GUARD(&src->lock);
+    while (n->loading)
+        pthread_cond_wait(&src->loaded, &src->lock);
+    n->loading = true;
+    return (struct loading){src, n};
+}
+
+void node_loaded(struct loading *l)
+{
+    CKPT_GUARD(&l->src->lock);
+    l->node->loading = false;
+    pthread_cond_broadcast(&l->src->loaded);
 }
 
 struct node *node_reap(struct ckpt_source *src, struct node *n)
 {
     if (n->refs || n->inner || n->uses || n == src->root)
         return NULL;
-    src->kept_files -= n->kind == NODE_FILE && n->file;
+    src->kept_files -= n->kind == NODE_FILE && n->opened && n->opened->file;
     take_out(&src->nodes, n);
     return n;
 }
 
 /* Another object under the same name is another inode; so is a checkpoint that was changed. */
-static uint64_t node_ino(const struct node *n)
+static uint64_t make_ino(const struct ckpt_stat *st, const char *path, enum node_kind kind, bool stored)
 {
     /* The manifest of a store's step has the time of the step's own directory. */
-    int64_t time = n->manifest && n->st.btime_ns ? n->st.btime_ns : n->st.mtime_ns;
-    uint64_t ino = ckpt_mix(hash_text(n->st.dev * 31 + n->st.ino, n->path) ^ (n->kind == NODE_TREE ? (uint64_t)time : (uint64_t)n->kind)) >> 1;
+    int64_t time = stored && st->btime_ns ? st->btime_ns : st->mtime_ns;
+    uint64_t ino = ckpt_mix(hash_text(st->dev * 31 + st->ino, path) ^ (kind == NODE_TREE ? (uint64_t)time : (uint64_t)kind)) >> 1;
     return ino < 16 ? ino + 16 : ino;
+}
+
+/* Where a name ends a path, it is part of it; else NULL. */
+static const char *end_of(const char *path, const char *name)
+{
+    size_t all = strlen(path), len = strlen(name);
+    return len <= all && !strcmp(path + all - len, name) ? path + all - len : NULL;
 }
 
 struct node *node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st)
 {
-    struct node *n = calloc(1, sizeof *n);
-    if (!n || !(n->path = strdup(path)) || !(n->name = strdup(name))) {
-        if (n)
-            free(n->path);
-        free(n);
+    size_t len = strlen(path) + 1;
+    bool ends = end_of(path, name);
+    struct node *n = calloc(1, sizeof *n + len + (ends ? 0 : strlen(name) + 1));
+    if (!n)
         return NULL;
-    }
-    n->kind = kind;
+    n->path = memcpy(n->own, path, len);
+    n->name = ends ? end_of(n->path, name) : strcpy(n->own + len, name);
+    n->kind = (uint8_t)kind;
     n->parent = parent;
     n->st = *st;
     n->inside = "";
-    pthread_mutex_init(&n->load, NULL);
-    n->ino = node_ino(n);
+    n->ino = make_ino(st, path, kind, false);
     return n;
 }
 
 /* --- nodes by name --- */
 
-/* A step that is read from the store of its root: the manifest's path below the root. */
-static int set_inside(struct node *n, const struct node *dir, const char *file)
+void node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH])
 {
-    size_t store = strlen(CKPT_STORE_DIR);
-    n->dir = malloc(strlen(dir->path) + store + 2);
-    n->manifest = malloc(strlen(dir->path) + strlen(file) + 2);
-    if (!n->dir || !n->manifest)
-        return -ENOMEM;
-    sprintf(n->dir, "%s%s" CKPT_STORE_DIR, dir->path, *dir->path ? "/" : "");
-    sprintf(n->manifest, "%s%s%s", dir->path, *dir->path ? "/" : "", file);
-    n->inside = n->manifest + strlen(n->dir) + 1;
-    return 0;
+    int root = below_store ? 0 : (int)(n->name - n->path); /* of a step's path its name is the end */
+    snprintf(ret, NODE_PATH, "%.*s%s" "steps/%s.json", root, n->path, below_store ? "" : CKPT_STORE_DIR "/", n->name);
 }
 
-int node_set_file(struct node *n, const struct node *dir)
+void node_set_file(struct node *n)
 {
-    n->dir = strdup(dir->path);
     const char *slash = strrchr(n->path, '/');
     n->inside = slash ? slash + 1 : n->path;
-    return n->dir ? 0 : -ENOMEM;
+}
+
+/* The node of a name, where it is the same still; with a reference more. Under the lock. A checkpoint that is known stays as it is: what is read of
+ * it is read without the lock. */
+static struct node *known(struct node_table *t, uint64_t parent, const char *name, uint64_t ino, enum node_kind kind, const char *link,
+                          const struct ckpt_stat *st)
+{
+    struct node *n = by_name(t, parent, name);
+    if (n && (n->ino != ino || n->kind != kind || (link && strcmp(n->content, link)))) {
+        node_unname(t, n); /* what was known under this name has been replaced */
+        return NULL;
+    }
+    if (n && kind != NODE_TREE && !n->files)
+        n->st = *st;
+    if (n)
+        n->refs++;
+    return n;
+}
+
+static void tell(struct node *n, const struct ckpt_entry *e, bool writable)
+{
+    n->reader = e->reader;
+    n->is_step = e->is_step;
+    n->writable = writable;
 }
 
 void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret)
 {
-    struct node *dead = NULL;
-    fresh->ino = node_ino(fresh);
+    fresh->ino = make_ino(&fresh->st, fresh->path, fresh->kind, fresh->stored);
     pthread_mutex_lock(&src->lock);
-    struct node *n = by_name(&src->nodes, fresh->parent, fresh->name);
-    if (n && (n->ino != fresh->ino || n->kind != fresh->kind || (fresh->link && strcmp(n->link, fresh->link)))) {
-        node_unname(&src->nodes, n); /* what was known under this name has been replaced */
-        n = NULL;
+    const char *link = fresh->kind == NODE_LINK ? fresh->content : NULL;
+    struct node *n = known(&src->nodes, fresh->parent, fresh->name, fresh->ino, fresh->kind, link, &fresh->st);
+    if (e && (!n || n->is_step != e->is_step))
+        tell(n ? n : fresh, e, fresh->writable);
+    *ret = n ? n : fresh;
+    if (!n) {
+        node_insert(&src->nodes, fresh, NODE_NEXT);
+        fresh->refs++;
     }
-    /* A checkpoint that is known stays as it is: what is read of it is read without the lock. */
-    if (e && (!n || n->is_step != e->is_step)) {
-        struct node *told = n ? n : fresh;
-        told->reader = e->reader;
-        told->is_step = e->is_step;
-        told->number = e->number;
-        told->writable = fresh->writable;
-    }
-    if (n) {
-        dead = fresh;
-        if (fresh->kind != NODE_TREE && !n->files)
-            n->st = fresh->st;
-    } else {
-        n = fresh;
-        node_insert(&src->nodes, n, NODE_NEXT);
-    }
-    n->refs++;
     pthread_mutex_unlock(&src->lock);
-    if (dead)
-        node_free(src, dead);
-    *ret = n;
+    if (n)
+        node_free(src, fresh);
 }
 
 /* A step of the store: its own directory is told by its manifest, whose file is the root owner's. Of one that cannot be read, by that file. */
-static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_stat *st)
+static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_stat *st, bool *ret_attributes)
 {
     struct ckpt_manifest_info info = {0};
     struct ckpt_file *file;
@@ -250,17 +282,10 @@ static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_
         st->mode = info.top.mode & 01777; /* set-id bits are of use while it is staged */
         st->uid = info.top.uid;
         st->gid = info.top.gid;
+        *ret_attributes = info.top.xattrs != NULL;
         ckpt_manifest_info_clear(&info);
     }
     ckpt_file_unref(file);
-}
-
-/* A node that is known stays as it is, so what it is made of need not be read. */
-static bool is_known(struct ckpt_source *src, const struct node *fresh)
-{
-    CKPT_GUARD(&src->lock);
-    const struct node *n = by_name(&src->nodes, fresh->parent, fresh->name);
-    return n && n->kind == fresh->kind && n->ino == node_ino(fresh);
 }
 
 int node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
@@ -269,17 +294,30 @@ int node_take(struct ckpt_source *src, struct node *dir, const char *name, const
     char path[4096];
     if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
         return -ENAMETOOLONG;
+    bool stored = e && e->stored;
+    pthread_mutex_lock(&src->lock); /* mostly it is there: no fresh one is made only to be compared with it */
+    *ret = known(&src->nodes, dir->id, key, make_ino(st, path, kind, stored), kind, link, st);
+    bool writable = dir->writable && (kind == NODE_LINK || stored);
+    if (*ret && e && (*ret)->is_step != e->is_step)
+        tell(*ret, e, writable);
+    pthread_mutex_unlock(&src->lock);
+    if (*ret)
+        return 0;
     struct node *fresh = node_new(dir->id, path, key, kind, st);
-    if (!fresh)
-        return -ENOMEM;
-    if ((link && !(fresh->link = strdup(link))) || (e && e->file && set_inside(fresh, dir, e->file) < 0) ||
-        (kind == NODE_TREE && st->type == CKPT_FT_FILE && node_set_file(fresh, dir) < 0)) {
-        node_free(src, fresh);
+    if (!fresh || (link && !(fresh->content = strdup(link)))) {
+        free(fresh);
         return -ENOMEM;
     }
-    if (fresh->manifest && !is_known(src, fresh))
-        read_top(src, fresh->manifest, &fresh->st);
-    fresh->writable = dir->writable && (kind == NODE_LINK || (e && e->file));
+    fresh->content_len = link ? (uint32_t)strlen(link) : 0;
+    fresh->stored = stored;
+    fresh->writable = writable;
+    if (kind == NODE_TREE && st->type == CKPT_FT_FILE)
+        node_set_file(fresh);
+    if (stored) {
+        char manifest[NODE_PATH];
+        node_manifest(fresh, false, manifest);
+        read_top(src, manifest, &fresh->st, &fresh->top_attributes);
+    }
     node_keep(src, fresh, e, ret);
     return 0;
 }
@@ -315,72 +353,56 @@ void node_replaced(struct ckpt_source *src, struct node *root, const char *name)
         node_free(src, dead);
 }
 
-/* What it will be called; the fields are to be freed. */
-static int new_names(struct ckpt_source *src, const struct node *root, const char *name, struct node *now)
-{
-    const char *slash = *root->path ? "/" : "";
-    char file[CKPT_NAME_MAX + 32], path[4096];
-    snprintf(file, sizeof file, CKPT_STORE_DIR "/steps/%s.json", name);
-    if (snprintf(path, sizeof path, "%s%s%s", root->path, slash, name) >= (int)sizeof path)
-        return -ENAMETOOLONG;
-    now->path = strdup(path);
-    now->name = strdup(name);
-    if (!now->path || !now->name || set_inside(now, root, file) < 0)
-        return -ENOMEM;
-    int r = ckpt_backend_stat(src->backend, now->manifest, &now->st);
-    if (r == 0)
-        read_top(src, now->manifest, &now->st);
-    return r;
-}
-
 /* What it was called may still be looked at by somebody. */
-static void take_names(struct node *n, struct node *now, char **old)
+static void take_path(struct node *n, char *path, const struct ckpt_stat *st)
 {
-    old[n->old_count++] = n->path;
-    old[n->old_count++] = n->name;
-    old[n->old_count++] = n->manifest;
-    n->old = old;
-    n->path = CKPT_STEAL(now->path);
-    n->name = CKPT_STEAL(now->name);
-    n->manifest = CKPT_STEAL(now->manifest);
-    n->inside = n->manifest + strlen(n->dir) + 1;
-    n->st = now->st;
+    const char *slash = strrchr(path, '/');
+    n->renamed[n->renamed_count++] = path;
+    n->path = path;
+    n->name = slash ? slash + 1 : path;
+    n->st = *st;
     n->st.type = CKPT_FT_DIR;
-    ckpt_step_name(n->name, &n->number);
-    n->ino = node_ino(n);
+    n->ino = make_ino(&n->st, n->path, n->kind, n->stored);
 }
 
-static void rename_known(struct ckpt_source *src, struct node *root, const char *from, const char *to, struct node *now)
+/* `path` is taken over. */
+static void rename_known(struct ckpt_source *src, struct node *root, const char *from, const char *to, char *path, const struct ckpt_stat *st)
 {
     struct node_table *t = &src->nodes;
     struct node *n = by_name(t, root->id, from), *there = by_name(t, root->id, to);
     if (there && there->kind == NODE_TREE)
         make_stale(src, there);
-    if (!n)
-        return;
-    if (n->kind != NODE_TREE || n->st.ino != now->st.ino || n->st.dev != now->st.dev) {
+    bool same = n && n->kind == NODE_TREE && n->st.ino == st->ino && n->st.dev == st->dev;
+    if (n && !same)
         make_stale(src, n); /* it was changed before, and this is the step as it was */
+    char **renamed = same ? realloc(n->renamed, (n->renamed_count + 1) * sizeof *renamed) : NULL;
+    if (!renamed) {
+        free(path);
         return;
     }
-    char **old = realloc(n->old, (n->old_count + 3) * sizeof *old);
-    if (!old)
-        return;
+    n->renamed = renamed;
     node_unname(t, n);
-    take_names(n, now, old);
+    take_path(n, path, st);
     give_name(t, n);
 }
 
 void node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to)
 {
-    struct node now = {0};
-    if (new_names(src, root, to, &now) == 0) {
-        CKPT_GUARD(&src->lock);
-        rename_known(src, root, from, to, &now);
+    char manifest[NODE_PATH];
+    const char *slash = *root->path ? "/" : "";
+    struct ckpt_stat st;
+    bool attributes; /* which a renaming leaves as they are */
+    size_t n = strlen(root->path) + strlen(to) + 2;
+    char *path = malloc(n);
+    snprintf(manifest, sizeof manifest, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root->path, slash, to);
+    if (!path || ckpt_backend_stat(src->backend, manifest, &st) < 0) {
+        free(path);
+        return;
     }
-    free(now.path);
-    free(now.name);
-    free(now.dir);
-    free(now.manifest);
+    read_top(src, manifest, &st, &attributes);
+    snprintf(path, n, "%s%s%s", root->path, slash, to);
+    CKPT_GUARD(&src->lock);
+    rename_known(src, root, from, to, path, &st);
 }
 
 /* --- slices --- */
@@ -391,7 +413,7 @@ static struct slice **slice_bucket(struct node_table *t, const struct node *n, u
 }
 
 /* A number that no slice has. */
-static int free_number(struct node *n, uint32_t *ret)
+static int free_number(struct opened *n, uint32_t *ret)
 {
     while (n->slice_free < n->slice_count && n->slices[n->slice_free])
         n->slice_free++;
@@ -431,8 +453,9 @@ int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool
     while (s && (s->of != n || s->node != node || s->npy != npy || strcmp(s->text, text)))
         s = s->next;
     if (!s) {
+        struct opened *o = node_opened(n);
         uint32_t number;
-        int r = free_number(n, &number);
+        int r = o ? free_number(o, &number) : -ENOMEM;
         if (r < 0)
             return r;
         s = slice_new(n, node, npy, text, sel);
@@ -441,7 +464,7 @@ int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool
         s->number = number;
         s->next = *bucket;
         *bucket = s;
-        n->slices[number] = s;
+        o->slices[number] = s;
     }
     s->refs++;
     n->inner++;
@@ -451,20 +474,22 @@ int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool
 
 const struct slice *node_slice(const struct node *n, uint32_t number)
 {
-    return number < n->slice_count ? n->slices[number] : NULL;
+    const struct opened *o = n->opened;
+    return o && number < o->slice_count ? o->slices[number] : NULL;
 }
 
 void node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count)
 {
-    struct slice *s = number < n->slice_count ? n->slices[number] : NULL;
+    struct opened *o = n->opened;
+    struct slice *s = o && number < o->slice_count ? o->slices[number] : NULL;
     if (!s || (s->refs -= CKPT_MIN(s->refs, count)) > 0)
         return;
     struct slice **link = slice_bucket(t, n, s->node, s->text);
     while (*link != s)
         link = &(*link)->next;
     *link = s->next;
-    n->slices[number] = NULL;
-    n->slice_free = CKPT_MIN(n->slice_free, number);
+    o->slices[number] = NULL;
+    o->slice_free = CKPT_MIN(o->slice_free, number);
     free(s->text);
     free(s);
 }

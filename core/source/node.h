@@ -24,53 +24,59 @@ struct slice {
     struct ckpt_selection sel;
 };
 
+/*
+ * What is opened of a node, from the first time on. Most of the nodes of a large root never are: so that they are small, it is apart. All but `listing`,
+ * which who loads the node changes, is under the source's lock.
+ */
+struct opened {
+    struct node *node;
+    struct opened *newer, *older; /* of those that have pins, by their last use */
+    struct ckpt_listing *listing; /* DIR */
+    struct ckpt_file *file;       /* FILE, once it was read; TREE that is a file: what its tree was made from */
+    struct ckpt_pins *pins;       /* TREE, with what follows */
+    struct ckpt_tree *tree;
+    struct ckpt_err *err;         /* why it does not open; NULL: nothing is known against it */
+    int64_t err_ns;
+    struct slice **slices;        /* by their numbers; NULL: the number is free */
+    uint32_t slice_count;
+    uint32_t slice_free;          /* no lower number is free */
+};
+
 struct node {
     uint64_t id, ino;
-    enum node_kind kind;
     uint64_t parent;
-    char *path, *name;        /* path in the source */
+    const char *path, *name;  /* path in the source */
     struct node *next_id, *next_name, *next_serial;
-    bool named;               /* found by (parent, name); a replaced one is not */
     uint64_t refs;            /* look-ups */
     uint64_t inner;           /* look-ups of what is inside (of a tree) */
-    uint64_t uses;            /* calls and open directories under way */
+    uint32_t uses;            /* calls and open directories under way */
+    uint32_t serial;          /* TREE */
+    uint8_t kind;             /* enum node_kind */
+    bool named;               /* found by (parent, name); a replaced one is not */
+    bool loading;             /* somebody lists it, or opens it: see NODE_LOADING */
+    atomic_bool stale;        /* TREE: another step has its name now. Set under the lock */
+    bool writable;            /* a native root that may be changed, or a step of its store */
+    bool stored;              /* TREE: a step of the store of its root */
+    bool is_step;
+    atomic_bool removing;     /* there is some `removal` */
     struct ckpt_stat st;
-    pthread_mutex_t load;
+    struct opened *opened;
 
-    struct ckpt_listing *listing; /* DIR */
-    int64_t checked_ns;           /* CLOCK_MONOTONIC; 0: look again */
+    int64_t checked_ns;           /* DIR, when its listing was: CLOCK_MONOTONIC; 0: look again */
     struct ckpt_store *store;     /* DIR that is a native root and may be changed, from the first change on */
     struct ckpt_stages *stages;
     struct ckpt_source *source;   /* of a root with stages: for what they call */
-    atomic_bool stale;            /* TREE: another step has its name now. Set under the lock */
-    struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
     struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
-    atomic_bool removing;         /* there is some */
-    bool writable;                /* a native root that may be changed, or a step of its store */
-
-    uint32_t serial; /* TREE */
     const struct ckpt_reader *reader;
-    const char *inside;       /* the checkpoint's name below the directory that it is read from ("" : it is the directory), as in its listing's entry */
-    char **old;               /* paths, names and manifests before renamings, which somebody may still look at */
-    size_t old_count;
-    struct ckpt_backend *blob; /* TREE that is a leaf of another one: what it is read from; `inside` is the file's name there */
-    char *dir;                /* TREE of a store, or that is a file: its directory's path in the source */
-    char *manifest;           /* TREE of a store: what `inside` points into */
-    bool is_step;
-    double number;
-    struct ckpt_pins *pins;
-    struct ckpt_tree *tree;
-    uint64_t tree_used;
-    struct ckpt_err err;      /* why it does not open */
-    int64_t err_ns;
-    struct slice **slices;    /* by their numbers; NULL: the number is free */
-    uint32_t slice_count;
-    uint32_t slice_free;      /* no lower number is free */
-
-    char *link;               /* LINK: its target */
-    uint8_t *content;         /* CONTROL */
-    size_t content_len;
-    struct ckpt_file *file;   /* FILE, once it was read; TREE that is a file: what its tree was made from */
+    const char *inside;           /* the checkpoint's name below the directory that it is read from ("" : it is the directory), unless it is stored */
+    struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
+    struct ckpt_backend *blob;    /* TREE that is a leaf of another one: what it is read from; `inside` is the file's name there */
+    char **renamed;               /* paths since it was made; somebody may still look at the earlier ones */
+    uint32_t renamed_count;
+    uint32_t content_len;
+    bool top_attributes;          /* the step of a store that it is was written with attributes of its own directory */
+    char *content;                /* CONTROL: its bytes; LINK: its target */
+    char own[];                   /* the path that it was made with, and the name if that does not end it */
 };
 
 #define NODE_BUCKETS 16384
@@ -86,6 +92,21 @@ struct node_table {
 struct ckpt_source;
 
 struct node *node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st) CKPT_MUST_USE;
+/* A path of the step of a store that a node is: where its manifest lies in the source, or (below_store) in the directory of its store. */
+#define NODE_PATH 4352
+void node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH]); /* under the lock: it may be renamed */
+/* Under the lock; NULL: out of memory. */
+struct opened *node_opened(struct node *n);
+
+/* One thread at a time lists a directory or opens a checkpoint, to the end of the scope. Without the source's lock. */
+struct loading {
+    struct ckpt_source *src;
+    struct node *node;
+};
+struct loading node_load(struct ckpt_source *src, struct node *n);
+void node_loaded(struct loading *l);
+#define NODE_LOADING(src, n) __attribute__((cleanup(node_loaded), unused)) struct loading loading = node_load(src, n)
+
 /* One that is in no table any more, without the lock. */
 void node_free(struct ckpt_source *src, struct node *n);
 
@@ -102,8 +123,8 @@ void node_unname(struct node_table *t, struct node *n);
 /* Take a node that nothing refers to out of the table; the caller frees it. NULL: it stays. */
 struct node *node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_USE;
 
-/* A checkpoint that is a file of this directory. */
-int node_set_file(struct node *n, const struct node *dir) CKPT_MUST_USE;
+/* It is a checkpoint that is a file. */
+void node_set_file(struct node *n);
 /* The node that is known already where `fresh`, which is taken over, would be, or that one; with a reference more. e: what is told of a TREE. */
 void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret);
 /* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */

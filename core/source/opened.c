@@ -3,34 +3,64 @@
 #include "core/base/util.h"
 #include "core/source/source.h"
 
+#include <stdio.h>
 #include <sys/stat.h>
 
 #define TREE_BYTES ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
 
 int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
 {
-    CKPT_GUARD(&n->load);
+    NODE_LOADING(src, n);
+    pthread_mutex_lock(&src->lock);
+    struct opened *o = node_opened(n);
+    pthread_mutex_unlock(&src->lock);
+    if (!o)
+        return ckpt_fail(err, ENOMEM, "out of memory");
     int64_t now = ckpt_monotonic_ns();
-    if (n->listing && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9)) {
-        *ret = ckpt_listing_ref(n->listing);
+    if (o->listing && n->checked_ns && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9)) {
+        *ret = ckpt_listing_ref(o->listing);
         return 0;
     }
-    if (n->listing && ckpt_listing_current(src->backend, n->path, n->listing)) {
+    if (o->listing && ckpt_listing_current(src->backend, n->path, o->listing)) {
         n->checked_ns = now;
-        *ret = ckpt_listing_ref(n->listing);
+        *ret = ckpt_listing_ref(o->listing);
         return 0;
     }
     struct ckpt_listing *l;
-    int r = ckpt_listing_make(src->backend, n->path, n->listing, &l);
+    n->checked_ns = 0;
+    if (o->listing)
+        ckpt_listing_shrink(o->listing);
+    int r = ckpt_listing_make(src->backend, n->path, o->listing, &l);
     if (r < 0)
         return ckpt_fail(err, -r, "%s/%s: %s", src->path, n->path, strerror(-r));
     if (l->native && !ckpt_listing_find(l, "best"))
         l->best = source_best_step(src, n);
-    ckpt_listing_unref(n->listing);
-    n->listing = l;
+    ckpt_listing_unref(o->listing);
+    o->listing = l;
     n->checked_ns = now;
     *ret = ckpt_listing_ref(l);
     return 0;
+}
+
+/* --- checkpoints that have pins, by their last use --- */
+
+void source_unlink_opened(struct ckpt_source *src, struct opened *o)
+{
+    if (src->newest != o && !o->newer)
+        return; /* it is not among them */
+    *(o->older ? &o->older->newer : &src->oldest) = o->newer;
+    *(o->newer ? &o->newer->older : &src->newest) = o->older;
+    o->newer = o->older = NULL;
+}
+
+static void used_now(struct ckpt_source *src, struct opened *o)
+{
+    if (!o->pins || src->newest == o)
+        return;
+    source_unlink_opened(src, o);
+    o->older = src->newest;
+    *(o->older ? &o->older->newer : &src->oldest) = o;
+    src->newest = o;
 }
 
 /* Close the trees that were used longest ago until the rest is within bounds: their numbers of nodes stay what they are when they
@@ -38,18 +68,17 @@ int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing 
 static void close_old_trees(struct ckpt_source *src, struct node *keep)
 {
     for (;;) {
-        struct node *oldest = NULL;
+        struct opened *oldest = NULL;
         uint64_t bytes = 0, trees = 0;
         pthread_mutex_lock(&src->lock);
-        for (unsigned i = 0; i < NODE_BUCKETS; i++)
-            for (struct node *n = src->nodes.by_serial[i]; n; n = n->next_serial) {
-                if (!n->tree)
-                    continue;
-                trees++;
-                bytes += ckpt_tree_memory(n->tree); /* it grows while it is used */
-                if (n != keep && (!oldest || n->tree_used < oldest->tree_used))
-                    oldest = n;
-            }
+        for (struct opened *o = src->newest; o; o = o->older) {
+            if (!o->tree)
+                continue;
+            trees++;
+            bytes += ckpt_tree_memory(o->tree); /* it grows while it is used */
+            if (o->node != keep)
+                oldest = o;
+        }
         struct ckpt_tree *tree = oldest && bytes > TREE_BYTES ? CKPT_STEAL(oldest->tree) : NULL;
         src->trees = trees - (tree != NULL);
         src->tree_bytes = bytes;
@@ -65,15 +94,15 @@ static void close_old_trees(struct ckpt_source *src, struct node *keep)
 static void let_go_of_files(struct ckpt_source *src, struct node *keep)
 {
     while (ckpt_pins_scarce()) {
-        struct node *oldest = NULL;
         pthread_mutex_lock(&src->lock);
-        for (unsigned i = 0; i < NODE_BUCKETS; i++)
-            for (struct node *n = src->nodes.by_serial[i]; n; n = n->next_serial)
-                if (n->pins && n != keep && n != src->root && !n->uses && (!oldest || n->tree_used < oldest->tree_used))
-                    oldest = n;
-        struct ckpt_tree *tree = oldest ? CKPT_STEAL(oldest->tree) : NULL;
-        struct ckpt_pins *pins = oldest ? CKPT_STEAL(oldest->pins) : NULL;
-        struct ckpt_file *file = oldest ? CKPT_STEAL(oldest->file) : NULL;
+        struct opened *o = src->oldest;
+        while (o && (o->node == keep || o->node == src->root || o->node->uses))
+            o = o->newer;
+        if (o)
+            source_unlink_opened(src, o);
+        struct ckpt_tree *tree = o ? CKPT_STEAL(o->tree) : NULL;
+        struct ckpt_pins *pins = o ? CKPT_STEAL(o->pins) : NULL;
+        struct ckpt_file *file = o ? CKPT_STEAL(o->file) : NULL;
         pthread_mutex_unlock(&src->lock);
         if (!pins)
             return;
@@ -95,54 +124,70 @@ static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
     pthread_mutex_unlock(&src->lock);
     if (!root)
         return -ENOENT;
-    pthread_mutex_lock(&root->load);
-    root->checked_ns = 0;
-    pthread_mutex_unlock(&root->load);
+    {
+        NODE_LOADING(src, root);
+        root->checked_ns = 0;
+    }
     source_done(src, &(struct target){.node = root});
     return -ESTALE;
 }
 
+/* Where a checkpoint is: its directory in the source, and its name in there ("": it is the directory). */
+struct place {
+    char dir[NODE_PATH], inside[NODE_PATH];
+};
+
+static void place_of(struct ckpt_source *src, const struct node *n, struct place *ret)
+{
+    CKPT_GUARD(&src->lock); /* it may be renamed */
+    const char *end = n->stored ? n->name : n->st.type == CKPT_FT_FILE ? strrchr(n->path, '/') : n->path + strlen(n->path);
+    snprintf(ret->dir, sizeof ret->dir, "%.*s%s", end ? (int)(end - n->path) : 0, n->path, n->stored ? CKPT_STORE_DIR : "");
+    snprintf(ret->inside, sizeof ret->inside, "%s", n->inside);
+    if (n->stored)
+        node_manifest(n, true, ret->inside);
+}
+
 /* The files of a node's checkpoint; unref them. */
-static int node_pins(struct ckpt_source *src, struct node *n, struct ckpt_pins **ret)
+static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at, struct ckpt_pins **ret)
 {
     pthread_mutex_lock(&src->lock);
-    *ret = n->pins ? ckpt_pins_ref(n->pins) : NULL;
+    *ret = o->pins ? ckpt_pins_ref(o->pins) : NULL;
     pthread_mutex_unlock(&src->lock);
     if (*ret)
         return 0;
     let_go_of_files(src, n);
     struct ckpt_backend *dir;
     struct ckpt_stat st;
-    int r = n->blob ? ckpt_backend_sub(n->blob, "", &dir) : ckpt_backend_sub(src->backend, n->dir ? n->dir : n->path, &dir);
+    int r = n->blob ? ckpt_backend_sub(n->blob, "", &dir) : ckpt_backend_sub(src->backend, at->dir, &dir);
     if (r < 0)
         return r;
-    r = ckpt_backend_stat(dir, n->inside, &st);
+    r = ckpt_backend_stat(dir, at->inside, &st);
     if (r == 0 && (st.ino != n->st.ino || st.dev != n->st.dev || st.btime_ns != n->st.btime_ns))
-        r = n->manifest ? replaced_meanwhile(src, n) : -ENOENT; /* it was replaced since it was looked up */
+        r = n->stored ? replaced_meanwhile(src, n) : -ENOENT; /* it was replaced since it was looked up */
     if (r == 0)
         r = ckpt_pins_new(dir, ret);
     ckpt_backend_unref(dir);
     if (r == 0) {
-        pthread_mutex_lock(&src->lock);
-        n->pins = ckpt_pins_ref(*ret);
-        pthread_mutex_unlock(&src->lock);
+        CKPT_GUARD(&src->lock);
+        o->pins = ckpt_pins_ref(*ret);
+        used_now(src, o);
     }
     return r;
 }
 
 /* A checkpoint that is a file is kept open, to see whether it is changed in place. */
-static int keep_file(struct ckpt_source *src, struct node *n, struct ckpt_pins *pins)
+static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at, struct ckpt_pins *pins)
 {
     struct ckpt_file *f;
     if (n->st.type != CKPT_FT_FILE)
         return 0;
-    int r = ckpt_pins_open(pins, n->inside, &f);
+    int r = ckpt_pins_open(pins, at->inside, &f);
     if (r < 0)
         return r;
     bool same = f->st.ino == n->st.ino && f->st.dev == n->st.dev && f->st.mtime_ns == n->st.mtime_ns && f->st.size == n->st.size;
     pthread_mutex_lock(&src->lock);
-    struct ckpt_file *old = n->file;
-    n->file = same ? f : NULL;
+    struct ckpt_file *old = o->file;
+    o->file = same ? f : NULL;
     pthread_mutex_unlock(&src->lock);
     ckpt_file_unref(old);
     if (!same)
@@ -156,7 +201,7 @@ int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_
     if (n->st.type != CKPT_FT_FILE)
         return 0;
     pthread_mutex_lock(&src->lock);
-    struct ckpt_file *f = n->file ? ckpt_file_ref(n->file) : NULL;
+    struct ckpt_file *f = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
     pthread_mutex_unlock(&src->lock);
     int fd = f ? ckpt_file_fd(f) : -1;
     bool same = fd < 0 || (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
@@ -165,56 +210,76 @@ int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_
     return same ? 0 : ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
 }
 
-static int open_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
+static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_pins *pins;
-    int r = node_pins(src, n, &pins);
+    struct place at;
+    place_of(src, n, &at);
+    int r = node_pins(src, n, o, &at, &pins);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
-    r = keep_file(src, n, pins);
+    r = keep_file(src, n, o, &at, pins);
     if (r == 0)
-        r = n->reader->open(&(struct ckpt_opening){pins, n->inside, src->cache, src->opt.flat}, ret, err);
+        r = n->reader->open(&(struct ckpt_opening){pins, at.inside, src->cache, src->opt.flat}, ret, err);
     ckpt_pins_unref(pins);
     return r;
 }
 
+/* Why it did not open, when that was tried last; nothing is known against a step that was deleted. */
+static void note_error(struct ckpt_source *src, struct opened *o, int r, const struct ckpt_err *err)
+{
+    struct ckpt_err *note = r < 0 && r != -ENOENT ? malloc(sizeof *note) : NULL;
+    if (note)
+        *note = *err;
+    CKPT_GUARD(&src->lock);
+    free(o->err);
+    o->err = note;
+    o->err_ns = ckpt_monotonic_ns();
+}
+
+/* The tree, if it is open; with a reference. */
+static struct ckpt_tree *open_already(struct ckpt_source *src, struct node *n, struct opened **ret)
+{
+    CKPT_GUARD(&src->lock);
+    struct opened *o = *ret = node_opened(n);
+    if (!o)
+        return NULL;
+    used_now(src, o);
+    return o->tree ? ckpt_tree_ref(o->tree) : NULL;
+}
+
 int source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
 {
-    pthread_mutex_lock(&src->lock);
-    n->tree_used = ++src->clock;
-    *ret = n->tree ? ckpt_tree_ref(n->tree) : NULL;
-    pthread_mutex_unlock(&src->lock);
-    if (*ret)
+    struct opened *o;
+    if ((*ret = open_already(src, n, &o)))
         return 0;
-    CKPT_GUARD(&n->load);
-    pthread_mutex_lock(&src->lock);
-    *ret = n->tree ? ckpt_tree_ref(n->tree) : NULL;
-    pthread_mutex_unlock(&src->lock);
-    if (*ret)
+    NODE_LOADING(src, n);
+    if ((*ret = open_already(src, n, &o)))
         return 0;
+    if (!o)
+        return ckpt_fail(err, ENOMEM, "out of memory");
     struct ckpt_err own = {0};
-    int r = -n->err.code;
+    int r = o->err ? -o->err->code : 0;
     /* What failed is not tried at every call. */
-    if (!r || ckpt_monotonic_ns() - n->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
-        r = open_tree(src, n, ret, &own);
+    if (!r || ckpt_monotonic_ns() - o->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
+        r = open_tree(src, n, o, ret, &own);
         if (r < 0 && !own.code)
             ckpt_fail(&own, -r, "%s", strerror(-r));
         if (r < 0 && r != -ENOENT)
             ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
-        n->err = r == -ENOENT ? (struct ckpt_err){0} : own;
-        n->err_ns = ckpt_monotonic_ns();
+        note_error(src, o, r, &own);
     } else
-        own = n->err;
+        own = *o->err;
     if (r < 0) {
         if (err)
             *err = own;
         return r;
     }
     pthread_mutex_lock(&src->lock);
-    n->tree = ckpt_tree_ref(*ret);
+    o->tree = ckpt_tree_ref(*ret);
     /* Counting them all takes as long as opening a few: the count is made anew when this one may have passed the bound. */
     src->trees++;
-    src->tree_bytes += ckpt_tree_memory(n->tree);
+    src->tree_bytes += ckpt_tree_memory(o->tree);
     bool full = src->tree_bytes > TREE_BYTES || ++src->since_count >= 64;
     if (full)
         src->since_count = 0;

@@ -16,7 +16,7 @@ int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
     if (t.tree || t.node->kind != NODE_LINK)
         r = -EINVAL;
     else
-        snprintf(buf, len, "%s", t.node->link);
+        snprintf(buf, len, "%s", t.node->content);
     source_done(src, &t);
     return r;
 }
@@ -25,15 +25,16 @@ int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 static ssize_t read_file(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off)
 {
     pthread_mutex_lock(&src->lock);
-    struct ckpt_file *f = n->file ? ckpt_file_ref(n->file) : NULL;
+    struct ckpt_file *f = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
     pthread_mutex_unlock(&src->lock);
     if (!f) {
         int r = n->files ? ckpt_backend_open(n->files, n->inside, &f) : ckpt_backend_open(src->backend, n->path, &f);
         if (r < 0)
             return r;
         pthread_mutex_lock(&src->lock);
-        if (!n->file && src->kept_files < KEPT_FILES) {
-            n->file = ckpt_file_ref(f);
+        struct opened *o = src->kept_files < KEPT_FILES ? node_opened(n) : NULL;
+        if (o && !o->file) {
+            o->file = ckpt_file_ref(f);
             src->kept_files++;
         }
         pthread_mutex_unlock(&src->lock);

@@ -110,7 +110,7 @@ static int note(struct ckpt_source *src, struct node *root, struct target *t, ui
     struct node *n = t->node;
     char step[CKPT_NAME_MAX + 1];
     uint32_t node;
-    CKPT_GUARD(&n->load); /* no copy is made meanwhile */
+    NODE_LOADING(src, n); /* no copy is made meanwhile */
     source_step_name(src, n, step);
     if (ckpt_stage_exists(root->stages, step))
         return 1;
@@ -167,7 +167,7 @@ static void end(struct ckpt_source *src, struct node *n, struct removal *r)
 static int copy_noted(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_file *manifest, const char *id, struct ckpt_err *err)
 {
     char name[CKPT_NAME_MAX + 1];
-    CKPT_GUARD(&n->load);
+    NODE_LOADING(src, n);
     source_step_name(src, n, name);
     pthread_mutex_lock(&src->lock);
     struct removal *removed = n->removal;

@@ -84,19 +84,22 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     } *held = NULL;
     size_t count = 0, cap = 0;
     pthread_mutex_lock(&src->lock);
-    for (unsigned i = 0; i < NODE_BUCKETS; i++)
-        for (struct node *n = src->nodes.by_serial[i]; n; n = n->next_serial) {
-            if (!n->pins || n->blob || n == src->root)
-                continue;
-            if (count == cap) {
-                cap = cap ? cap * 2 : 64;
-                struct held *p = realloc(held, cap * sizeof *p);
-                if (!p)
-                    break;
-                held = p;
-            }
-            held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->manifest ? n->manifest : n->path), strdup(n->name)};
+    for (struct opened *o = src->newest; o; o = o->older) {
+        const struct node *n = o->node;
+        char manifest[NODE_PATH];
+        if (n->blob || n == src->root)
+            continue;
+        if (count == cap) {
+            cap = cap ? cap * 2 : 64;
+            struct held *p = realloc(held, cap * sizeof *p);
+            if (!p)
+                break;
+            held = p;
         }
+        if (n->stored)
+            node_manifest(n, false, manifest);
+        held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->stored ? manifest : n->path), strdup(n->name)};
+    }
     pthread_mutex_unlock(&src->lock);
     for (size_t i = 0; i < count; i++) {
         struct ckpt_stat st;
@@ -127,7 +130,7 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
     src->root = node_new(0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
-    if (src->root && *file && !((src->root->dir = strdup("")) && (src->file = strdup(file))))
+    if (src->root && *file && !(src->file = strdup(file)))
         return ckpt_fail(err, ENOMEM, "out of memory");
     if (src->root && src->file)
         src->root->inside = src->file;
@@ -234,6 +237,7 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
         return ckpt_fail(err, ENOMEM, "out of memory");
     src->opt = *options;
     pthread_mutex_init(&src->lock, NULL);
+    pthread_cond_init(&src->loaded, NULL);
     const char *tmp = options->spill_dir ? options->spill_dir : getenv("TMPDIR");
     src->spill_dir = strdup(tmp && *tmp ? tmp : "/var/tmp");
     src->path = strdup(path);
@@ -280,7 +284,7 @@ void ckpt_source_close(struct ckpt_source *src)
     /* These hold others. */
     for (unsigned i = 0; i < NODE_BUCKETS; i++)
         for (struct node *n = src->nodes.by_id[i]; n; n = n->next_id) {
-            ckpt_file_unref(n->kind == NODE_FILE ? CKPT_STEAL(n->file) : NULL);
+            ckpt_file_unref(n->kind == NODE_FILE && n->opened ? CKPT_STEAL(n->opened->file) : NULL);
             ckpt_backend_unref(CKPT_STEAL(n->files));
         }
     for (unsigned i = 0; i < NODE_BUCKETS; i++)
@@ -291,6 +295,7 @@ void ckpt_source_close(struct ckpt_source *src)
     ckpt_views_clear(&src->views);
     ckpt_cache_free(src->cache);
     ckpt_backend_unref(src->backend);
+    pthread_cond_destroy(&src->loaded);
     pthread_mutex_destroy(&src->lock);
     free(src->spill_dir);
     free(src->file);

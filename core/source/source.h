@@ -6,7 +6,7 @@
  * bits how it is viewed, 32 bits the tree's node, or the number of a slice. Ids with bit 63 are of staged steps: 23 bits which root's, and
  * 40 bits of its own (core/store/stage.h).
  *
- * Locks, in this order: a node's `load` (one at a time, held while its listing or tree is read; of a tree that is a leaf of another one
+ * Locks, in this order: loading a node (NODE_LOADING: one at a time, held while its listing or tree is read; of a tree that is a leaf of another one
  * first, then of that one), then src->lock (tables, counts,
  * pointers; never held across input or output).
  */
@@ -43,8 +43,9 @@ struct ckpt_source {
     struct ckpt_cache *cache;
     struct ckpt_views views;
     pthread_mutex_t lock;
+    pthread_cond_t loaded;     /* a node that somebody listed, or opened */
     struct node_table nodes;
-    uint64_t clock;
+    struct opened *newest, *oldest; /* checkpoints that have pins, by their last use */
     uint64_t trees, tree_bytes; /* as of the last count, and what was opened since */
     unsigned since_count;
     unsigned kept_files;
@@ -63,6 +64,9 @@ struct ckpt_source {
 int source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* A directory's listing, not older than the refresh time; unref it. */
 int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err) CKPT_MUST_USE;
+
+/* opened.c: it is no more among those that have pins. Under the lock, or when nobody else knows its node. */
+void source_unlink_opened(struct ckpt_source *src, struct opened *o);
 
 /* What an id names. Until source_done, the node does not go away, and the tree (NULL unless inside of one) is open. */
 struct target {

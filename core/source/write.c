@@ -36,7 +36,7 @@ static void root_changed(void *arg, const char *name)
     struct node *n = arg;
     if (name && n->source)
         node_replaced(n->source, n, name);
-    CKPT_GUARD(&n->load);
+    NODE_LOADING(n->source, n);
     n->checked_ns = 0;
 }
 
@@ -77,7 +77,7 @@ char *source_best_step(struct ckpt_source *src, struct node *n)
     return r == 1 ? strdup(name) : NULL;
 }
 
-/* With n->load held. */
+/* While n is loaded. */
 static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err *err)
 {
     CKPT_AUTOFREE char *path = disk_path(src, n);
@@ -136,7 +136,7 @@ int source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **
 {
     if (!src->opt.write || n->kind != NODE_DIR)
         return ckpt_fail(err, EROFS, "this cannot be written");
-    CKPT_GUARD(&n->load);
+    NODE_LOADING(src, n);
     int r = n->stages ? 0 : open_stages(src, n, err);
     if (r == 0)
         *ret = n->stages;
@@ -228,7 +228,7 @@ static int kind_of(struct ckpt_source *src, struct node *root, const char *name,
     if (r < 0)
         return r;
     const struct ckpt_entry *e = ckpt_listing_find(l, name);
-    *ret = !e || (e->kind == CKPT_ENTRY_HIDDEN && !*e->hidden) ? STEP_NONE : e->file ? STEP_STORED : STEP_FOREIGN;
+    *ret = !e || (e->kind == CKPT_ENTRY_HIDDEN && !*e->hidden) ? STEP_NONE : e->stored ? STEP_STORED : STEP_FOREIGN;
     ckpt_listing_unref(l);
     return 0;
 }
@@ -251,7 +251,7 @@ static int new_step(struct ckpt_source *src, struct place *p, const char *name, 
     return r < 0 ? r : ckpt_stage_new(p->stages, name, mode, who, ret, err);
 }
 
-/* The node of a committed step, its `load` held, so that it gets no staged copy meanwhile. -ESTALE: it has one already, or has been replaced. */
+/* The node of a committed step, which is held (see NODE_LOADING), so that it gets no staged copy meanwhile. -ESTALE: it has one already, or has been replaced. */
 static int hold_step(struct ckpt_source *src, struct node *root, const char *name, struct target *ret, struct ckpt_err *err)
 {
     struct ckpt_attr attr;
@@ -262,17 +262,17 @@ static int hold_step(struct ckpt_source *src, struct node *root, const char *nam
     ckpt_forget(src, attr.id, 1);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&ret->node->load);
+    node_load(src, ret->node);
     if (ret->node->kind == NODE_TREE && !atomic_load(&ret->node->stale) && !ckpt_stage_exists(root->stages, name))
         return 0;
-    pthread_mutex_unlock(&ret->node->load);
+    node_loaded(&(struct loading){src, ret->node});
     source_done(src, ret);
     return -ESTALE;
 }
 
 static void release_step(struct ckpt_source *src, struct target *t)
 {
-    pthread_mutex_unlock(&t->node->load);
+    node_loaded(&(struct loading){src, t->node});
     source_done(src, t);
 }
 

@@ -48,13 +48,20 @@ static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
     ckpt_buf_clear(&json);
 }
 
+static void manifest_of(struct ckpt_source *src, const struct node *n, char ret[NODE_PATH])
+{
+    CKPT_GUARD(&src->lock);
+    node_manifest(n, false, ret);
+}
+
 /* A step of a store is pinned by a file beside its manifest. */
 static bool is_pinned(struct ckpt_source *src, const struct node *n)
 {
     struct ckpt_stat st;
-    CKPT_AUTOFREE char *pin = n->manifest ? strdup(n->manifest) : NULL;
-    if (!pin)
+    char pin[NODE_PATH];
+    if (!n->stored)
         return false;
+    manifest_of(src, n, pin);
     strcpy(pin + strlen(pin) - strlen("json"), "pin");
     return ckpt_backend_stat(src->backend, pin, &st) == 0;
 }
@@ -65,8 +72,22 @@ static bool may_know(struct ckpt_source *src, const struct node *n, const struct
     struct ckpt_rights all = {.mode = 0444, .uid = n->st.uid, .gid = n->st.gid};
     if (!who || ckpt_caller_owns(who, n->st.uid))
         return true;
-    int r = n->blob ? 0 : ckpt_rights_below(src->backend, n->manifest ? n->manifest : n->path, KNOWN_LEVELS, &all);
+    char manifest[NODE_PATH] = "";
+    if (n->stored)
+        manifest_of(src, n, manifest);
+    int r = n->blob ? 0 : ckpt_rights_below(src->backend, n->stored ? manifest : n->path, KNOWN_LEVELS, &all);
     return r == 0 && ckpt_caller_may(who, all.mode, all.uid, all.gid, 4);
+}
+
+/* The number of a step is in its name. */
+static double number_of(struct ckpt_source *src, const struct node *n)
+{
+    char name[CKPT_NAME_MAX + 1];
+    double number = 0;
+    source_step_name(src, n, name);
+    if (!ckpt_step_number(name, false, &number))
+        (void)!ckpt_step_number(name, true, &number);
+    return number;
 }
 
 /* What a step is known by without being opened. name: as `describe` has it. */
@@ -74,7 +95,7 @@ static void describe_place(struct ckpt_source *src, const struct node *n, const 
 {
     if (n->is_step) {
         struct ckpt_buf text = CKPT_BUF_INIT;
-        ckpt_add_json_number(&text, n->number);
+        ckpt_add_json_number(&text, number_of(src, n));
         ckpt_buf_addc(&text, 0);
         if (!ckpt_buf_error(&text))
             set_string(all, "step", (char *)text.data);
@@ -102,7 +123,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
 static bool is_never_opened(struct ckpt_source *src, const struct node *n)
 {
     CKPT_GUARD(&src->lock);
-    return !n->tree && !n->err.code;
+    return !n->opened || (!n->opened->tree && !n->opened->err);
 }
 
 static void name_step(cJSON *all)
@@ -146,7 +167,8 @@ static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
     if (source_target(src, id, &t, NULL) < 0)
         return NULL;
     uint32_t node;
-    bool stored = t.node->manifest && source_enter(src, &t, &node, NULL) == 0 && t.file.view == CKPT_VIEW_LISTED;
+    bool some = t.node->stored && (t.tree || t.node->top_attributes); /* a step that has none is not opened for that */
+    bool stored = some && source_enter(src, &t, &node, NULL) == 0 && t.file.view == CKPT_VIEW_LISTED;
     if (stored && ckpt_store_tree_record(t.tree, node, &n, NULL) == 0 && n.xattrs)
         all = ckpt_json_parse(n.xattrs, strlen(n.xattrs));
     ckpt_manifest_node_clear(&n);

@@ -2,12 +2,14 @@
 import errno
 import json
 import os
+import time
 
 import numpy as np
 import pytest
 
 import trees
-from trees import EXPLICIT, commit
+import util
+from trees import EXPLICIT, MIB, commit
 from util import fails
 
 STEPS = 500
@@ -66,6 +68,36 @@ def test_names_of_attributes_without_opening(mount, root):
     values = {name: os.getxattr(m / "2", name) for name in names}
     assert set(os.listxattr(m / "2")) == set(names) == {f"user.ckpt.{n}" for n in ("step", "state", "pinned", "metadata", "kind", "format")}
     assert values["user.ckpt.kind"] == b"dict"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["stored", "foreign"])
+def test_memory_of_a_hundred_thousand_steps(mount, root, tmp_path, kind):
+    """Listed, listed with attributes, and listed anew when there is one more."""
+    count = 100_000
+    if kind == "stored":
+        many_steps(mount, root, count)
+    else:                                                  # a root by its first step; the others are empty, and steps by their names
+        root = tmp_path / "foreign"
+        util.copy_tree(util.ORBAX / "manager_steps/3", root / "1")
+        for n in range(2, count + 1):
+            (root / str(n)).mkdir()
+        time.sleep(3)                                      # as long as an empty step may be one on its way
+    m = mount(root, "ro", patience=1700)
+    assert len(os.listdir(m.top)) == count + 1
+    print(f"listed: {m.memory('VmRSS') / MIB:.0f} MiB")
+    list_long(m.top, ())
+    print(f"with attributes: {m.memory('VmRSS') / MIB:.0f} MiB")
+    if kind == "stored":
+        steps = trees.store(root) / "steps"
+        (steps / f"{count + 1}.json").write_bytes((steps / "1.json").read_bytes())
+    else:
+        (root / f"{count + 1}").mkdir()
+    util.wait_for(lambda: (m / str(count + 1)).exists(), 60)
+    peak = m.memory()
+    print(f"peak: {peak / MIB:.0f} MiB")
+    assert util.SANITIZED or peak < 64 * MIB, f"peak {peak / MIB:.0f} MiB"
 
 
 # --- arrays that are mostly holes
