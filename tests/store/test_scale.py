@@ -55,7 +55,8 @@ def test_listing_opens_no_step(mount, root, options):
         assert os.getxattr(m / "7", f"user.ckpt.{name}") == {"step": b"7", "state": b"committed", "pinned": b"0"}[name]
     after = stats(m)
     assert after["trees"] == 0
-    assert options != "ro" or after["fetches"] == before["fetches"] # what a writable mount looks at in the background is another matter
+    # the head of a manifest, for mode and owner; what a writable mount looks at in the background is another matter
+    assert options != "ro" or after["fetches"] - before["fetches"] <= STEPS
     assert os.getxattr(m / "7", "user.ckpt.format") == b"ckptfs" and stats(m)["trees"] == 1
 
 
