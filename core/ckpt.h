@@ -97,6 +97,8 @@ struct ckpt_dirent {
 };
 /* True for a directory inside of a checkpoint: its names are all there, also of leaves that cannot be looked up. */
 bool ckpt_dir_in_tree(const struct ckpt_dir *dir);
+/* True for a root that is written: its names are looked up anew each time, so that what a listing says of them is of no use. */
+bool ckpt_dir_is_fleeting(const struct ckpt_dir *dir);
 /* What is listed: the id that was opened, or that of the staged copy which stands for it. */
 uint64_t ckpt_dir_id(const struct ckpt_dir *dir);
 /* The entry at a position (0: the first): 1, or 0 at the end. */

@@ -231,7 +231,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct 
         struct fuse_entry_param e = {.attr = {.st_ino = d.ino, .st_mode = types[d.type]}};
         struct ckpt_attr a;
         bool taken = false;
-        if (plus && pos >= 2) {
+        if (plus && pos >= 2 && !ckpt_dir_is_fleeting(fs_dir_of(fi))) {
             int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
             if (l == -ENOENT && !ckpt_dir_in_tree(fs_dir_of(fi)))
                 continue; /* it has gone since the directory was opened */

@@ -193,6 +193,12 @@ bool ckpt_dir_in_tree(const struct ckpt_dir *d)
     return d->target.tree != NULL;
 }
 
+bool ckpt_dir_is_fleeting(const struct ckpt_dir *d)
+{
+    const struct node *n = d->target.node;
+    return n && n->kind == NODE_DIR && n->writable;
+}
+
 static void copy_name(struct ckpt_dir *d, struct ckpt_dirent *ret, const char *name)
 {
     if (source_is_reserved(d->id, name))

@@ -129,19 +129,19 @@ static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct
     e->bits = (uint16_t)CKPT_MIN(p->bits, (unsigned)UINT16_MAX);
     e->weak = p->weak;
     e->settled = p->settled;
-    e->unfinished = *p->unfinished ? keep_text(l, p->unfinished) : NULL;
-    return *p->unfinished && !e->unfinished ? -ENOMEM : 0;
+    e->hidden = *p->unfinished ? keep_text(l, p->unfinished) : NULL;
+    return *p->unfinished && !e->hidden ? -ENOMEM : 0;
 }
 
-/* What was found of it before. */
+/* What was found of it before, where it was not hidden. */
 static int take_old(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_entry *old)
 {
     e->reader = old->reader;
     e->bits = old->bits;
     e->weak = old->weak;
     e->settled = old->settled;
-    e->unfinished = old->unfinished ? keep_text(l, old->unfinished) : NULL;
-    return old->unfinished && !e->unfinished ? -ENOMEM : 0;
+    e->hidden = old->hidden ? keep_text(l, old->hidden) : NULL;
+    return old->hidden && !e->hidden ? -ENOMEM : 0;
 }
 
 static int add_name(void *arg, const char *name, enum ckpt_ftype type)
@@ -178,14 +178,14 @@ static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
     const struct ckpt_reader *reader = NULL;
     struct ckpt_probe probe = {0};
     int r = 0;
-    if (old && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st))
+    if (old && old->kind != CKPT_ENTRY_HIDDEN && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st))
         r = take_old(m->l, e, old);
     else if ((r = ckpt_probe_file(m->source, path, &reader, &probe)) != -ENOMEM)
         r = take_probe(m->l, e, reader, &probe);
     if (r == -ENOMEM)
         return r;
-    if (e->unfinished)
-        return hide(m->l, e, e->unfinished);
+    if (e->hidden)
+        return hide(m->l, e, e->hidden);
     if (!e->weak && e->bits)
         e->step_name = ckpt_step_number(e->name, true, &e->number);
     return 0;
@@ -322,8 +322,8 @@ static int settle_entries(struct maker *m)
         bool step = l->root && e->step_name && (e->kind == CKPT_ENTRY_DIR || e->kind == CKPT_ENTRY_LINK);
         if (e->kind == CKPT_ENTRY_DIR && (step || (e->bits > 1 && !e->weak))) {
             bool quiet = !e->busy && is_quiet(&e->st);
-            if (e->unfinished) {
-                if (hide(l, e, e->unfinished) < 0)
+            if (e->hidden) {
+                if (hide(l, e, e->hidden) < 0)
                     return -ENOMEM;
                 continue;
             }

@@ -14,8 +14,7 @@ enum ckpt_entry_kind { CKPT_ENTRY_FILE, CKPT_ENTRY_DIR, CKPT_ENTRY_TREE, CKPT_EN
 /* Small, since there may be 100,000 of them, and twice as many while a new listing takes the place of the old one. */
 struct ckpt_entry {
     const char *name;                 /* this and other texts are in the listing's blocks */
-    const char *hidden;               /* HIDDEN: why */
-    const char *unfinished;           /* why its probe says that it is not finished; NULL: it is */
+    const char *hidden;               /* HIDDEN: why; else why its probe says that it is not finished, NULL: it is */
     const struct ckpt_reader *reader; /* TREE; FILE that has views */
     double number;
     struct ckpt_stat st;

@@ -263,7 +263,12 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
         return -ENOMEM;
     if (r < 0)
         return r;
-    fresh->blob = blob;
+    if (!node_opened(fresh)) {
+        ckpt_backend_unref(blob);
+        node_free(src, fresh);
+        return -ENOMEM;
+    }
+    fresh->opened->blob = blob;
     node_set_file(fresh);
     node_keep(src, fresh, &e, ret);
     return 0;

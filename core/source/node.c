@@ -130,6 +130,10 @@ static void opened_free(struct ckpt_source *src, struct opened *o)
             free(o->slices[i]->text);
             free(o->slices[i]);
         }
+    ckpt_backend_unref(o->blob);
+    for (uint32_t i = 0; i < o->renamed_count; i++)
+        free(o->renamed[i]);
+    free(o->renamed);
     free(o->slices);
     free(o->err);
     free(o);
@@ -140,12 +144,8 @@ void node_free(struct ckpt_source *src, struct node *n)
     source_forget_removal(src, n);
     ckpt_backend_unref(n->files);
     opened_free(src, n->opened);
-    ckpt_backend_unref(n->blob);
     ckpt_stages_close(n->stages);
     ckpt_store_close(n->store);
-    for (uint32_t i = 0; i < n->renamed_count; i++)
-        free(n->renamed[i]);
-    free(n->renamed);
     free(n->content);
     free(n);
 }
@@ -357,7 +357,7 @@ void node_replaced(struct ckpt_source *src, struct node *root, const char *name)
 static void take_path(struct node *n, char *path, const struct ckpt_stat *st)
 {
     const char *slash = strrchr(path, '/');
-    n->renamed[n->renamed_count++] = path;
+    n->opened->renamed[n->opened->renamed_count++] = path;
     n->path = path;
     n->name = slash ? slash + 1 : path;
     n->st = *st;
@@ -375,12 +375,13 @@ static void rename_known(struct ckpt_source *src, struct node *root, const char 
     bool same = n && n->kind == NODE_TREE && n->st.ino == st->ino && n->st.dev == st->dev;
     if (n && !same)
         make_stale(src, n); /* it was changed before, and this is the step as it was */
-    char **renamed = same ? realloc(n->renamed, (n->renamed_count + 1) * sizeof *renamed) : NULL;
+    struct opened *o = same ? node_opened(n) : NULL;
+    char **renamed = o ? realloc(o->renamed, (o->renamed_count + 1) * sizeof *renamed) : NULL;
     if (!renamed) {
         free(path);
         return;
     }
-    n->renamed = renamed;
+    o->renamed = renamed;
     node_unname(t, n);
     take_path(n, path, st);
     give_name(t, n);

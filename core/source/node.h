@@ -32,6 +32,7 @@ struct opened {
     struct node *node;
     struct opened *newer, *older; /* of those that have pins, by their last use */
     struct ckpt_listing *listing; /* DIR */
+    struct ckpt_backend *blob;    /* TREE that is a leaf of another one: what it is read from, from the beginning; `inside` is the file's name there */
     struct ckpt_file *file;       /* FILE, once it was read; TREE that is a file: what its tree was made from */
     struct ckpt_pins *pins;       /* TREE, with what follows */
     struct ckpt_tree *tree;
@@ -40,6 +41,8 @@ struct opened {
     struct slice **slices;        /* by their numbers; NULL: the number is free */
     uint32_t slice_count;
     uint32_t slice_free;          /* no lower number is free */
+    uint32_t renamed_count;
+    char **renamed;               /* paths since it was made; somebody may still look at the earlier ones */
 };
 
 struct node {
@@ -70,9 +73,6 @@ struct node {
     const struct ckpt_reader *reader;
     const char *inside;           /* the checkpoint's name below the directory that it is read from ("" : it is the directory), unless it is stored */
     struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
-    struct ckpt_backend *blob;    /* TREE that is a leaf of another one: what it is read from; `inside` is the file's name there */
-    char **renamed;               /* paths since it was made; somebody may still look at the earlier ones */
-    uint32_t renamed_count;
     uint32_t content_len;
     bool top_attributes;          /* the step of a store that it is was written with attributes of its own directory */
     char *content;                /* CONTROL: its bytes; LINK: its target */
@@ -97,6 +97,11 @@ struct node *node_new(uint64_t parent, const char *path, const char *name, enum 
 void node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH]); /* under the lock: it may be renamed */
 /* Under the lock; NULL: out of memory. */
 struct opened *node_opened(struct node *n);
+
+static inline struct ckpt_backend *node_blob(const struct node *n)
+{
+    return n->opened ? n->opened->blob : NULL;
+}
 
 /* One thread at a time lists a directory or opens a checkpoint, to the end of the scope. Without the source's lock. */
 struct loading {

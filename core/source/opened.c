@@ -158,7 +158,7 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, 
     let_go_of_files(src, n);
     struct ckpt_backend *dir;
     struct ckpt_stat st;
-    int r = n->blob ? ckpt_backend_sub(n->blob, "", &dir) : ckpt_backend_sub(src->backend, at->dir, &dir);
+    int r = node_blob(n) ? ckpt_backend_sub(node_blob(n), "", &dir) : ckpt_backend_sub(src->backend, at->dir, &dir);
     if (r < 0)
         return r;
     r = ckpt_backend_stat(dir, at->inside, &st);

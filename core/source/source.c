@@ -87,7 +87,7 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     for (struct opened *o = src->newest; o; o = o->older) {
         const struct node *n = o->node;
         char manifest[NODE_PATH];
-        if (n->blob || n == src->root)
+        if (o->blob || n == src->root)
             continue;
         if (count == cap) {
             cap = cap ? cap * 2 : 64;

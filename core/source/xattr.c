@@ -75,7 +75,7 @@ static bool may_know(struct ckpt_source *src, const struct node *n, const struct
     char manifest[NODE_PATH] = "";
     if (n->stored)
         manifest_of(src, n, manifest);
-    int r = n->blob ? 0 : ckpt_rights_below(src->backend, n->stored ? manifest : n->path, KNOWN_LEVELS, &all);
+    int r = node_blob(n) ? 0 : ckpt_rights_below(src->backend, n->stored ? manifest : n->path, KNOWN_LEVELS, &all);
     return r == 0 && ckpt_caller_may(who, all.mode, all.uid, all.gid, 4);
 }
 

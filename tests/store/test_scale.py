@@ -96,9 +96,10 @@ def test_memory_of_a_hundred_thousand_steps(mount, root, tmp_path, kind):
     else:
         (root / f"{count + 1}").mkdir()
     util.wait_for(lambda: (m / str(count + 1)).exists(), 60)
-    peak = m.memory()
-    print(f"peak: {peak / MIB:.0f} MiB")
-    assert util.SANITIZED or peak < 64 * MIB, f"peak {peak / MIB:.0f} MiB"
+    now, peak = m.memory("VmRSS"), m.memory()
+    print(f"listed anew: {now / MIB:.0f} MiB, peak: {peak / MIB:.0f} MiB")
+    if not util.SANITIZED:                                 # two listings of other directories than steps of the store are in memory for a moment
+        assert now < 64 * MIB and peak < (64 if kind == "stored" else 72) * MIB, f"{now / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB"
 
 
 # --- arrays that are mostly holes
