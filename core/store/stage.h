@@ -153,8 +153,8 @@ int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uin
 int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, const struct ckpt_caller *who) CKPT_MUST_USE;
 /* What a staged file has of stored content; 1, or 0 when it has bytes of its own. Else it cannot be read. */
 int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret);
-/* A descriptor of it is being closed: begin to make its object, and wait while more than a little is under way, so that a commit never finds
- * much left to do (a rename that commits keeps the kernel from listing the root). */
+/* A descriptor of it is being closed: wait a little while much of its step is under way, so that a commit does not find much left to do (a rename
+ * that commits keeps the kernel from listing the root). */
 void ckpt_stage_flush(struct ckpt_stage_handle *h);
 int ckpt_stage_fsync(struct ckpt_stage_handle *h) CKPT_MUST_USE;
 /* Of a directory; of a step's own that has a step's name it is the commit. */

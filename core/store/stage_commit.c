@@ -51,6 +51,7 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
         return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name, step->open_writes == 1 ? " is" : ", and others, are",
                          step->open_writes == 1 ? "it" : "them");
     }
+    stage_drop_jobs(step);
     while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
         until = stage_deadline(1000000000); /* an interruption wakes nobody */
         pthread_cond_timedwait(&set->idle, &set->lock, &until);

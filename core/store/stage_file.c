@@ -99,10 +99,13 @@ static void let_go(struct stage_inode *n, int fd)
 
 /* --- objects in the background --- */
 
-#define LAG ((uint64_t)64 << 20) /* bytes of files that are closed and whose objects are not made yet */
-#define FLUSHERS 4               /* closes that wait for that at once: each keeps a thread of the caller's, who has others to serve */
+#define LAG ((uint64_t)64 << 20)   /* bytes of a step's files that are closed and whose objects are not made yet */
+#define LAG_NS 1000000000l         /* that a close waits for it to become less */
+#define FLUSHERS 4                 /* closes that wait for that at once: each keeps a thread of the caller's, who has others to serve */
+#define SLOW ((uint64_t)256 << 20) /* bytes that are not hashed and encoded at once */
 
 struct job {
+    struct stage_task task;
     struct stage_inode *inode;
     int fd; /* to read from */
     uint64_t size;
@@ -133,9 +136,9 @@ static int find_content(struct job *job, struct ckpt_err *err)
 
 static void queue_object(struct stage_inode *n, int fd, const struct stat *st);
 
-static void make_object(void *arg)
+static void make_object(struct stage_task *task)
 {
-    struct job *job = arg;
+    struct job *job = (struct job *)task;
     struct stage_inode *n = job->inode;
     struct stage_step *step = n->step;
     struct ckpt_stages *set = step->set;
@@ -146,7 +149,7 @@ static void make_object(void *arg)
     if (r < 0 && r != -ESTALE && r != -ECANCELED) /* the commit will try again, and tell */
         ckpt_log(CKPT_LOG_DEBUG, "%s: %s", set->store->path, err.code ? err.text : strerror(-r));
     pthread_mutex_lock(&set->lock);
-    set->job_bytes -= job->size;
+    step->job_bytes -= job->size;
     n->queued = false;
     n->uses++;
     if (r == 0 && gen == atomic_load(&n->gen)) {
@@ -179,19 +182,34 @@ static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
     struct ckpt_stages *set = step->set;
     struct job *job = malloc(sizeof *job);
     if (job) {
-        *job = (struct job){n, fd, (uint64_t)st->st_size};
+        uint64_t size = (uint64_t)st->st_size;
+        *job = (struct job){{NULL, step, st->st_uid, size >= SLOW, make_object}, n, fd, size};
         n->queued = true;
         atomic_store(&n->cancel, false);
         step->jobs++;
-        set->job_bytes += job->size;
-        if (ckpt_pool_submit(set->pool, make_object, job) == 0)
+        step->job_bytes += job->size;
+        if (stage_queue_add(set, &job->task) == 0)
             return;
-        set->job_bytes -= job->size;
+        step->job_bytes -= job->size;
         step->jobs--;
         n->queued = false;
     }
     free(job);
     close(fd);
+}
+
+void stage_drop_jobs(struct stage_step *step)
+{
+    for (struct stage_task *task = stage_queue_take(step), *next; task; task = next) {
+        struct job *job = (struct job *)task;
+        next = task->next;
+        step->job_bytes -= job->size;
+        step->jobs--;
+        job->inode->queued = false;
+        stage_reap(job->inode);
+        close(job->fd);
+        free(job);
+    }
 }
 
 /* --- handles --- */
@@ -225,15 +243,17 @@ void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h)
 
 void ckpt_stage_flush(struct ckpt_stage_handle *h)
 {
-    struct ckpt_stages *set = h->inode->step->set;
+    struct stage_step *step = h->inode->step;
+    struct ckpt_stages *set = step->set;
+    struct timespec until = stage_deadline(LAG_NS);
     if (!h->write)
         return;
     CKPT_GUARD(&set->lock);
     if (set->flushing == FLUSHERS)
         return;
     set->flushing++;
-    while (set->job_bytes > LAG && !set->closing)
-        pthread_cond_wait(&set->idle, &set->lock);
+    while (step->job_bytes > LAG && !set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
+        ;
     set->flushing--;
 }
 

@@ -51,7 +51,8 @@ struct stage_step {
     bool tried;               /* committing by itself failed; not again before a change */
     int64_t changed_ns;       /* CLOCK_MONOTONIC */
     unsigned open_writes;
-    unsigned jobs;            /* background work */
+    unsigned jobs;            /* background work, waiting or under way */
+    uint64_t job_bytes;       /* of the files whose objects are being made, or wait for it */
     struct stage_writer *writers;
     unsigned writer_count, writer_cap;
     pid_t last_pid;           /* of these, to be quick */
@@ -109,6 +110,15 @@ struct ckpt_stage_handle {
     uint8_t payload_hash[CKPT_SHA256]; /* of its object */
 };
 
+/* Something to be done in the background. */
+struct stage_task {
+    struct stage_task *next;
+    struct stage_step *step;
+    uid_t uid; /* for whom */
+    bool slow; /* it may last */
+    void (*run)(struct stage_task *task);
+};
+
 #define STAGE_BUCKETS 65536
 #define STAGE_LINEAGE 256u /* manifests whose successors are known */
 
@@ -127,8 +137,9 @@ struct ckpt_stages {
     struct ckpt_backend *dir; /* .ckptstore, for reading */
     struct ckpt_stage_options opt;
     struct ckpt_pool *pool;
-    uint64_t job_bytes;       /* of the files whose objects are being made */
-    unsigned flushing;        /* closes that wait for these */
+    struct stage_line *lines; /* tasks that wait, by their users: in the order of whose turn it is */
+    unsigned slow_tasks, slow_limit; /* those under way that last */
+    unsigned flushing;        /* closes that wait for background work */
     pthread_mutex_t lock;
     pthread_cond_t idle;      /* a job has ended, or the set is closing */
     struct stage_step *steps, *face;
@@ -139,6 +150,7 @@ struct ckpt_stages {
     unsigned fds, fd_limit;
     bool leases;              /* files may be given to the kernel, since it can be asked whether it still uses them */
     bool closing;
+    struct settling *settlings; /* steps that are being committed by themselves */
     pthread_t settler;
     bool settling;
     bool gc_wanted;           /* a commit, or a deletion, has left something to tidy up */
@@ -273,7 +285,16 @@ int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struc
 /* The user's own: those which a manifest has. */
 bool stage_is_own_xattr(const char *name);
 
+/* --- stage_queue.c: whose turn it is. Under the set's lock --- */
+/* It runs when its user's turn has come. -ENOMEM: it will not. */
+int stage_queue_add(struct ckpt_stages *set, struct stage_task *task) CKPT_MUST_USE;
+/* All of a step that have not begun: a list. */
+struct stage_task *stage_queue_take(struct stage_step *step);
+void stage_queue_free(struct ckpt_stages *set);
+
 /* --- stage_file.c --- */
+/* Of objects that are not being made yet the commit takes care. Under the set's lock, and freeze's writer. */
+void stage_drop_jobs(struct stage_step *step);
 /* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves it one. */
 int stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
 int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */

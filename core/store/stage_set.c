@@ -9,41 +9,90 @@
 #include <sys/resource.h>
 
 #define TICK_NS 200000000l
+#define SETTLINGS 8  /* steps that commit by themselves at once */
 #define MAX_FDS 8192 /* that inodes may hold, beside those that are in use */
 
 /* --- by itself --- */
 
-/* The next step that may be committed by itself, kept until it is put, and its name. Under the set's lock. */
-static struct stage_step *settled_step(struct ckpt_stages *set, char name[CKPT_STEP_NAME + 1])
+/* A step that is being committed by itself, in a thread of its own: it may last, and those of other users do not wait for it. */
+struct settling {
+    struct ckpt_stages *set;
+    struct stage_step *step; /* kept */
+    uid_t uid;               /* whose it is: one at a time of each user's */
+    char name[CKPT_STEP_NAME + 1];
+    struct settling *next;
+};
+
+/* Under the set's lock. */
+static bool has_turn(const struct ckpt_stages *set, uid_t uid)
 {
-    for (struct stage_step *s = set->steps; s; s = s->next)
-        if (!s->tried && stage_is_settled(s)) {
-            s->tried = true;
-            s->uses++;
-            snprintf(name, CKPT_STEP_NAME + 1, "%s", s->name);
-            return s;
-        }
+    unsigned count = 0;
+    for (const struct settling *s = set->settlings; s; s = s->next, count++)
+        if (s->uid == uid)
+            return false;
+    return count < SETTLINGS;
+}
+
+static void end_settling(struct settling *s)
+{
+    struct ckpt_stages *set = s->set;
+    CKPT_GUARD(&set->lock);
+    struct settling **link = &set->settlings;
+    while (*link != s)
+        link = &(*link)->next;
+    *link = s->next;
+    stage_step_unref(s->step);
+    free(s);
+    pthread_cond_broadcast(&set->idle);
+}
+
+/* The next step that may be committed by itself, begun. */
+static struct settling *next_settling(struct ckpt_stages *set)
+{
+    struct stat st;
+    CKPT_GUARD(&set->lock);
+    for (struct stage_step *step = set->steps; step; step = step->next) {
+        if (step->tried || !stage_is_settled(step) || fstat(step->tree, &st) < 0 || !has_turn(set, st.st_uid))
+            continue;
+        struct settling *s = malloc(sizeof *s);
+        if (!s)
+            return NULL;
+        *s = (struct settling){.set = set, .step = step, .uid = st.st_uid, .next = set->settlings};
+        snprintf(s->name, sizeof s->name, "%s", step->name);
+        set->settlings = s;
+        step->tried = true;
+        step->uses++;
+        return s;
+    }
+    return NULL;
+}
+
+static void *settle_one(void *arg)
+{
+    struct settling *s = arg;
+    struct stage_step *step = s->step;
+    struct ckpt_store *store = s->set->store;
+    struct ckpt_commit c = {.store = store, .hold = {.store = store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = s->name};
+    struct ckpt_err err = {0};
+    if (!stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
+        if (ckpt_commit_check(&c, &err) < 0)
+            stage_set_error(step, &err);
+        else
+            (void)!stage_commit_as(step, NULL, true, NULL, NULL);
+    }
+    end_settling(s);
     return NULL;
 }
 
 static void settle(struct ckpt_stages *set)
 {
-    for (;;) {
-        pthread_mutex_lock(&set->lock);
-        char name[CKPT_STEP_NAME + 1];
-        struct stage_step *step = set->opt.explicit_commit ? NULL : settled_step(set, name);
-        pthread_mutex_unlock(&set->lock);
-        if (!step)
-            return;
-        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
-        struct ckpt_err err = {0};
-        if (!stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
-            if (ckpt_commit_check(&c, &err) < 0)
-                stage_set_error(step, &err);
-            else
-                (void)!stage_commit_as(step, NULL, true, NULL, NULL);
-        }
-        stage_step_put(step);
+    struct settling *s;
+    while (!set->opt.explicit_commit && (s = next_settling(set))) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, settle_one, s) == 0)
+            pthread_detach(thread);
+        else
+            settle_one(s);
     }
 }
 
@@ -51,6 +100,13 @@ static void warn_aside(void *arg, const char *name, const struct ckpt_err *why)
 {
     const struct ckpt_stages *set = arg;
     ckpt_log(CKPT_LOG_WARN, "%s: gc: %s is set aside, and what it may name is kept: %s", set->store->path, name, why->text);
+}
+
+static void wait_settlings(struct ckpt_stages *set)
+{
+    CKPT_GUARD(&set->lock);
+    while (set->settlings)
+        pthread_cond_wait(&set->idle, &set->lock);
 }
 
 static void tidy(struct ckpt_stages *set)
@@ -193,7 +249,9 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     pthread_mutex_init(&set->lock, NULL);
     pthread_cond_init(&set->idle, NULL);
     int r = ckpt_backend_open_posix(path, &set->dir, err);
-    if (r == 0 && (r = ckpt_pool_new(CKPT_MAX(options->threads, 1u), &set->pool)) < 0)
+    unsigned threads = CKPT_MAX(options->threads, 2u); /* one is for what does not last */
+    set->slow_limit = threads - 1;
+    if (r == 0 && (r = ckpt_pool_new(threads, &set->pool)) < 0)
         ckpt_fail(err, -r, "no threads can be made");
     if (r == 0 && (r = stage_open_face(set)) < 0)
         ckpt_fail(err, -r, "%s: %s", store->path, strerror(-r));
@@ -235,7 +293,9 @@ void ckpt_stages_close(struct ckpt_stages *set)
     pthread_mutex_unlock(&set->lock);
     if (set->settling)
         pthread_join(set->settler, NULL);
+    wait_settlings(set);
     ckpt_pool_free(set->pool);
+    stage_queue_free(set);
     pthread_mutex_lock(&set->lock);
     if (set->face) {
         set->face->next = set->steps;

@@ -340,6 +340,7 @@ void stage_end(struct stage_step *step)
     if (listed)
         *link = step->next;
     step->top = NULL;
+    stage_drop_jobs(step);
     stage_let_go(step);
     if (listed)
         stage_step_unref(step);
