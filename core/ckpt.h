@@ -80,6 +80,8 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
 int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len);
 /* Bytes read; fewer than len only at the end. */
 ssize_t ckpt_read(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct ckpt_err *err);
+/* Are there data at off (1), or zeros that need not be read (0)? Either way up to *ret_end, or longer; it may lie behind the end of the file. */
+int ckpt_run(struct ckpt_source *src, uint64_t id, uint64_t off, uint64_t *ret_end, struct ckpt_err *err);
 
 /* The same without a buffer of the caller's: the bytes are handed to give(arg, iov, count), once, where they lie. A negative result of
  * give is returned. */
@@ -153,6 +155,8 @@ int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt
 void ckpt_release(struct ckpt_handle *h);
 /* cached: for the kernel's page cache. */
 ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off, bool cached);
+/* As ckpt_run. */
+int ckpt_handle_run(struct ckpt_handle *h, uint64_t off, uint64_t *ret_end);
 ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who);
 int ckpt_handle_allocate(struct ckpt_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who);
 /* A descriptor of it is being closed; may wait for work to be done, so that a commit has little left. */

@@ -121,6 +121,11 @@ static int copy_bytes(struct cp *c, uint64_t id, const char *path, const struct 
     for (ssize_t n = 1; n > 0; off += (uint64_t)n) {
         if (interrupted)
             return stop(c, EINTR, path);
+        uint64_t end;
+        if (off && ckpt_run(c->src, id, off, &end, NULL) == 0) {
+            fs_progress_add(&c->progress, path, end - off);
+            off = end;
+        }
         n = ckpt_read(c->src, id, c->block, BLOCK, off, &err);
         if (n < 0) {
             fault(c, path, (int)n, &err);

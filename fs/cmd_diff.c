@@ -138,13 +138,26 @@ static ssize_t read_both(struct diff *d, const struct pair *p, size_t len, uint6
     return CKPT_MIN(n[0], n[1]);
 }
 
+/* Where the zeros end that both have at off, and that need not be read; off: there are none. */
+static uint64_t skip_zeros(struct diff *d, const struct pair *p, uint64_t off)
+{
+    uint64_t end[2];
+    for (int i = 0; i < 2; i++)
+        if (ckpt_run(d->side[i].src, p->at[i].id, off, &end[i], NULL) != 0)
+            return off;
+    return CKPT_MIN(end[0], end[1]);
+}
+
 /* What follows the first `head` bytes of two files of one size. False: told. */
 static bool compare_bytes(struct diff *d, const struct pair *p, uint64_t head, struct fs_compare *c)
 {
     size_t len = c->itemsize <= BLOCK ? BLOCK - BLOCK % c->itemsize : BLOCK;
     ssize_t n;
-    for (uint64_t off = 0; (n = read_both(d, p, len, head + off)) > 0; off += (uint64_t)n)
+    for (uint64_t off = 0; (n = read_both(d, p, len, head + off)) > 0;) {
         fs_compare_block(c, d->block[0], d->block[1], (size_t)n, off);
+        off += (uint64_t)n;
+        off += (skip_zeros(d, p, head + off) - head - off) / c->itemsize * c->itemsize;
+    }
     return n == 0;
 }
 

@@ -185,6 +185,36 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
         fuse_reply_err(req, (int)-n);
 }
 
+/* Where data, or a hole, begin; holes are those that need not be read. */
+static int seek(struct fs_mount *m, fuse_ino_t ino, struct ckpt_handle *handle, uint64_t *off, int whence)
+{
+    struct ckpt_attr a;
+    uint64_t end;
+    int r = ckpt_getattr(m->source, ino, &a, NULL);
+    if (r < 0 || *off >= a.size)
+        return r < 0 ? r : -ENXIO;
+    for (; *off < a.size; *off = CKPT_MIN(end, a.size)) {
+        r = handle ? ckpt_handle_run(handle, *off, &end) : ckpt_run(m->source, ino, *off, &end, NULL);
+        if (r < 0)
+            return r;
+        if ((r == 1) == (whence == SEEK_DATA))
+            return 0;
+        if (end <= *off)
+            return -EIO;
+    }
+    return whence == SEEK_HOLE ? 0 : -ENXIO;
+}
+
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+    uint64_t at = (uint64_t)off;
+    int r = whence == SEEK_DATA || whence == SEEK_HOLE ? seek(fs_mount_of(req), ino, fs_handle_of(fi), &at, whence) : -EINVAL;
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_lseek(req, (off_t)at);
+}
+
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct ckpt_dir *dir;
@@ -298,6 +328,7 @@ const struct fuse_lowlevel_ops fs_operations = {
     .readlink = op_readlink,
     .open = op_open,
     .read = op_read,
+    .lseek = op_lseek,
     .opendir = op_opendir,
     .readdir = op_readdir,
     .readdirplus = op_readdirplus,

@@ -103,8 +103,13 @@ static int copy_bytes(const struct into *in, uint64_t id, const char *path, int 
     uint64_t off = 0;
     *ret_unclear = false;
     for (ssize_t n = 1; n > 0; off += (uint64_t)n) {
+        uint64_t end;
         if (fs_interrupted())
             return ckpt_fail(in->err, EINTR, "%s: interrupted", path);
+        if (!in->files && off && ckpt_run(t->src, id, off, &end, NULL) == 0) {
+            fs_progress_add(&t->progress, path, end - off);
+            off = end;
+        }
         n = in->files ? ckpt_files_read(in->files, id, in->block, BLOCK, off, in->err) : ckpt_read(t->src, id, in->block, BLOCK, off, in->err);
         if (n < 0)
             return ckpt_fail_in(in->err, (int)-n, "%s", path);

@@ -100,6 +100,14 @@ void ckpt_file_run(struct ckpt_file *f, uint64_t off, uint64_t end, struct ckpt_
         f->ops->run(f, off, end, ret);
 }
 
+bool ckpt_file_data(struct ckpt_file *f, uint64_t off, uint64_t *ret_end)
+{
+    struct ckpt_run run;
+    ckpt_file_run(f, off, CKPT_MAX(f->st.size, off), &run);
+    *ret_end = run.end;
+    return !run.zeros;
+}
+
 int ckpt_file_fd(struct ckpt_file *f)
 {
     return f->ops->fd ? f->ops->fd(f) : -1;

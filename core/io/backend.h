@@ -91,6 +91,8 @@ void ckpt_file_unref(struct ckpt_file *f);
 ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
 /* The run that begins at off, as far as `end` or less. A file that is written to meanwhile has other runs. */
 void ckpt_file_run(struct ckpt_file *f, uint64_t off, uint64_t end, struct ckpt_run *ret);
+/* The same to the end of the file: true if it must be read. *ret_end is the run's end. */
+bool ckpt_file_data(struct ckpt_file *f, uint64_t off, uint64_t *ret_end);
 /* The descriptor of a plain file of this machine, borrowed; -1: it is none. */
 int ckpt_file_fd(struct ckpt_file *f);
 /* All of a file of at most max bytes (NUL-terminated beyond len; the caller frees). -EFBIG when larger. */

@@ -24,3 +24,11 @@ int ckpt_extent_read(const struct ckpt_extent *e, void *buf, size_t len, uint64_
         return (int)n;
     return (size_t)n == len ? 0 : -EBADMSG;
 }
+
+bool ckpt_extent_run(const struct ckpt_extent *e, uint64_t off, uint64_t *ret_end)
+{
+    uint64_t end = e->len;
+    bool data = !e->file || ckpt_file_data(e->file, e->off + off, &end);
+    *ret_end = e->file ? CKPT_MIN(end - e->off, e->len) : e->len;
+    return data;
+}

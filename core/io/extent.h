@@ -14,5 +14,7 @@ struct ckpt_extent {
 void ckpt_extent_clear(struct ckpt_extent *e);
 /* Exactly `len` bytes from `off` of the extent; a file that ends too early is -EBADMSG. */
 int ckpt_extent_read(const struct ckpt_extent *e, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
+/* As ckpt_file_data. */
+bool ckpt_extent_run(const struct ckpt_extent *e, uint64_t off, uint64_t *ret_end);
 
 #endif

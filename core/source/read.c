@@ -22,24 +22,32 @@ int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 }
 
 /* A file of the source that is shown as itself. It is kept open, so that a reader goes on when its name is gone. */
-static ssize_t read_file(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off)
+static int open_file(struct ckpt_source *src, struct node *n, struct ckpt_file **ret)
 {
     pthread_mutex_lock(&src->lock);
-    struct ckpt_file *f = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
+    *ret = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
     pthread_mutex_unlock(&src->lock);
-    if (!f) {
-        int r = n->files ? ckpt_backend_open(n->files, n->inside, &f) : ckpt_backend_open(src->backend, n->path, &f);
-        if (r < 0)
-            return r;
-        pthread_mutex_lock(&src->lock);
-        struct opened *o = src->kept_files < KEPT_FILES ? node_opened(n) : NULL;
-        if (o && !o->file) {
-            o->file = ckpt_file_ref(f);
-            src->kept_files++;
-        }
-        pthread_mutex_unlock(&src->lock);
+    if (*ret)
+        return 0;
+    int r = n->files ? ckpt_backend_open(n->files, n->inside, ret) : ckpt_backend_open(src->backend, n->path, ret);
+    if (r < 0)
+        return r;
+    CKPT_GUARD(&src->lock);
+    struct opened *o = src->kept_files < KEPT_FILES ? node_opened(n) : NULL;
+    if (o && !o->file) {
+        o->file = ckpt_file_ref(*ret);
+        src->kept_files++;
     }
-    ssize_t r = ckpt_file_read(f, buf, len, off);
+    return 0;
+}
+
+static ssize_t read_file(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off)
+{
+    struct ckpt_file *f;
+    ssize_t r = open_file(src, n, &f);
+    if (r < 0)
+        return r;
+    r = ckpt_file_read(f, buf, len, off);
     ckpt_file_unref(f);
     return r;
 }
@@ -134,6 +142,25 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
 ssize_t ckpt_read(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     return read_any(src, id, buf, len, off, NULL, err);
+}
+
+int ckpt_run(struct ckpt_source *src, uint64_t id, uint64_t off, uint64_t *ret_end, struct ckpt_err *err)
+{
+    struct target t;
+    struct ckpt_file *f;
+    int r = source_target(src, id, &t, err);
+    if (r < 0)
+        return r;
+    *ret_end = INT64_MAX;
+    r = 1;
+    if (t.tree && !ckpt_viewed_is_dir(&t.file))
+        r = ckpt_view_run(&src->views, &t.file, off, ret_end, err);
+    else if (!t.tree && t.node->kind == NODE_FILE && (r = open_file(src, t.node, &f)) == 0) {
+        r = ckpt_file_data(f, off, ret_end);
+        ckpt_file_unref(f);
+    }
+    source_done(src, &t);
+    return r;
 }
 
 ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t off,

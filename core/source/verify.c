@@ -37,6 +37,12 @@ static void verify_file(struct verifier *v, uint64_t id, const char *path)
         v->how->file(v->how->arg, path);
     for (uint64_t off = 0;;) {
         struct ckpt_err err = {0};
+        uint64_t end;
+        if (off && ckpt_run(v->src, id, off, &end, NULL) == 0) {
+            if (v->how->progress)
+                v->how->progress(v->how->arg, path, end - off);
+            off = end;
+        }
         ssize_t n = ckpt_read(v->src, id, v->block, BLOCK, off, &err);
         if (n < 0)
             fault(v, path, (int)-n, &err);

@@ -105,7 +105,7 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .writer = src->opt.writer,
         .commit_timeout = src->opt.commit_timeout,
         .overwrite = src->opt.overwrite,
-        .set_codec = src->opt.codec && ckpt_object_codec_by_name(src->opt.codec, &o.codec),
+        .set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &o.codec),
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
         .changed = root_changed,
@@ -113,7 +113,7 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .arg = n,
     };
     if (o.set_codec)
-        (void)!ckpt_object_codec_by_name(src->opt.codec, &o.codec);
+        (void)!ckpt_object_codec_choice(src->opt.codec, &o.codec);
     struct ckpt_stages *stages;
     n->source = src;
     r = ckpt_stages_open(store, src->cache, &o, &stages, err);
@@ -912,6 +912,11 @@ void ckpt_release(struct ckpt_handle *h)
 ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off, bool cached)
 {
     return cached ? ckpt_stage_read_cached(h->staged, buf, len, off) : ckpt_stage_read(h->staged, buf, len, off);
+}
+
+int ckpt_handle_run(struct ckpt_handle *h, uint64_t off, uint64_t *ret_end)
+{
+    return ckpt_stage_run(h->staged, off, ret_end);
 }
 
 ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)

@@ -180,6 +180,8 @@ int leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt_err 
 void leaf_close(struct leaf_file *f);
 /* Exactly len bytes. */
 int leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err) CKPT_MUST_USE;
+/* Are these bytes, which lie in the file, zeros that need not be read? 1, 0. */
+int leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err) CKPT_MUST_USE;
 bool leaf_name_ends(const char *name, const char *suffix);
 /* What X.npy is: 1 an array, 0 a blob; -EBADMSG when it is not complete, -EUCLEAN a dtype attribute that does not fit. */
 int leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, struct ckpt_err *err) CKPT_MUST_USE;

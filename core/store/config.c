@@ -77,7 +77,7 @@ static void print_duration(double seconds, char buf[64])
 
 static int set_codec(struct ckpt_store_config *c, const char *value, struct ckpt_err *err)
 {
-    if (!ckpt_object_codec_by_name(*value ? value : "auto", &c->codec))
+    if (!ckpt_object_codec_choice(*value ? value : "auto", &c->codec))
         return ckpt_fail(err, EINVAL, "codec: %s is none; there are auto, none, lz4 and blosc", value);
     return 0;
 }
@@ -215,7 +215,7 @@ static int parse(const char *text, size_t len, struct ckpt_store_config *ret, st
     const cJSON *codec = ckpt_json_get(json, "codec");
     if (r == 0 && codec && !cJSON_IsString(codec))
         r = malformed(err, "its codec is not a string");
-    else if (r == 0 && codec && !ckpt_object_codec_by_name(codec->valuestring, &c.codec))
+    else if (r == 0 && codec && !ckpt_object_codec_choice(codec->valuestring, &c.codec))
         r = ckpt_fail(err, EOPNOTSUPP, "this store's codec is %s, which this program does not have", codec->valuestring);
     if (r == 0)
         r = parse_retention(ckpt_json_get(json, "retention"), &c.retention, err);

@@ -191,6 +191,8 @@ static int begin_manifest(struct writing *w, int out, struct ckpt_err *err)
     struct commit *c = w->commit;
     struct ckpt_manifest_info info = {.name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_realtime_ns(), .metadata = (char *)c->in->metadata};
     struct stat st;
+    for (size_t i = 0; i < c->leaf_count && !info.sparse; i++)
+        info.sparse = c->leaves[i].codec == CKPT_OBJECT_SPARSE;
     if (c->in->id)
         snprintf(info.id, sizeof info.id, "%s", c->in->id);
     else

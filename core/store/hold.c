@@ -269,6 +269,41 @@ static int make_raw(struct ckpt_hold *h, const struct hold_input *in, const uint
     return r < 0 ? ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r)) : 0;
 }
 
+static int make_sparse(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref, const struct ckpt_buf *present, struct ckpt_err *err)
+{
+    struct temporary t;
+    char name[HOLD_NAME];
+    hold_name(ref->object, "", name);
+    int r = temporary_open(h, &t);
+    if (r < 0)
+        return ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r));
+    struct ckpt_err own = {0};
+    r = ckpt_object_encode_sparse(in->fd, in->size, in->typesize, ref->object, present, t.fd, in->cancel, &ref->stored, &own);
+    r = temporary_close(h, &t, name, r);
+    return r < 0 ? ckpt_fail(err, -r, "%s", own.code == -r ? own.text : strerror(-r)) : 0;
+}
+
+static int hold_sparse(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ret, struct ckpt_err *err)
+{
+    struct ckpt_ref ref = {.size = in->size, .codec = CKPT_OBJECT_SPARSE};
+    struct ckpt_object_info found;
+    struct ckpt_buf present = CKPT_BUF_INIT;
+    int r = ckpt_object_hash_sparse(in->fd, in->size, in->cancel, ref.object, &present, err);
+    if (r == 0) {
+        memcpy(ref.sha256, ref.object, CKPT_SHA256);
+        r = find(h, ref.object, in->size, &found);
+        if (r == 1)
+            ref.stored = found.stored;
+        else
+            r = r == 0 ? make_sparse(h, in, &ref, &present, err) : ckpt_fail(err, -r, "the store cannot be searched: %s", strerror(-r));
+    }
+    ckpt_buf_clear(&present);
+    if (r < 0)
+        return r;
+    *ret = ref;
+    return 0;
+}
+
 /* 0, or 1 if it turned out to save nothing. */
 static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum ckpt_object_codec codec, struct ckpt_ref *ref,
                         const struct ckpt_buf *sums, struct ckpt_err *err)
@@ -311,6 +346,9 @@ int hold_content(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_r
     struct ckpt_ref ref = {.size = in->size};
     struct ckpt_object_info found;
     struct ckpt_buf sums = CKPT_BUF_INIT;
+    struct stat st;
+    if (fstat(in->fd, &st) == 0 && ckpt_object_wants_sparse(in->size, (uint64_t)st.st_blocks * 512))
+        return hold_sparse(h, in, ret, err);
     int r = ckpt_object_hash(in->fd, 0, in->size, in->cancel, ref.sha256, &sums, err);
     if (r == 0) {
         memcpy(ref.object, ref.sha256, CKPT_SHA256);

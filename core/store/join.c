@@ -52,6 +52,16 @@ static int read_data(struct pieces *ps, size_t i, void *buf, size_t len, uint64_
     return r < 0 ? ckpt_fail_in(err, -r, "%s: the piece %s", ps->path, ps->list[i]->name) : 0;
 }
 
+/* Are all of these bytes of a hole? 1, 0. */
+static int is_hole(struct pieces *ps, size_t i, uint64_t len, uint64_t off, struct ckpt_err *err)
+{
+    struct leaf_file *f = NULL;
+    int r = piece_file(ps, i, &f, err);
+    if (r == 0)
+        r = leaf_hole(ps->commit, f, ps->list[i]->header + off, len, err);
+    return r < 0 ? ckpt_fail_in(err, -r, "%s: the piece %s", ps->path, ps->list[i]->name) : r;
+}
+
 /* --- joining --- */
 
 /* Repeats must be equal; one of each stays. */
@@ -68,7 +78,11 @@ static int drop_repeats(struct pieces *ps, uint8_t *a, uint8_t *b, struct ckpt_e
         uint64_t bytes = (uint64_t)piece_elements(ps, p) * ps->npy.itemsize;
         for (uint64_t off = 0; off < bytes; off += STRIPE) {
             size_t n = (size_t)CKPT_MIN(STRIPE, bytes - off);
-            int r = read_data(ps, kept - 1, a, n, off, err);
+            int r = is_hole(ps, kept - 1, n, off, err);
+            if (r == 1 && (r = is_hole(ps, i, n, off, err)) == 1)
+                continue;
+            if (r == 0)
+                r = read_data(ps, kept - 1, a, n, off, err);
             if (r == 0)
                 r = read_data(ps, i, b, n, off, err);
             if (r < 0)
@@ -92,6 +106,8 @@ struct stripe {
     uint64_t index[CKPT_MAX_DIMS];
     uint64_t step; /* bytes of one index of `split` */
     uint8_t *data, *room;
+    bool zero;    /* nothing but holes has come into it */
+    bool skipped; /* holes have, and data has not the zeros yet */
 };
 
 /* Copy a piece's box of dimensions [d, ndim), first of which is [from, to), into the stripe; src is contiguous. */
@@ -130,6 +146,16 @@ static int fill_from(struct pieces *ps, struct stripe *s, size_t i, struct ckpt_
         return 0;
     first = (first * piece_extent(ps, p, s->split) + (from - piece_begin(p, s->split))) * step;
     size_t len = (size_t)((to - from) * step);
+    int hole = is_hole(ps, i, len, first, err);
+    if (hole < 0)
+        return hole;
+    if (hole && s->zero) {
+        s->skipped = true;
+        return 0;
+    }
+    if (s->skipped)
+        memset(s->data, 0, (size_t)((s->to - s->from) * s->step));
+    s->zero = s->skipped = false;
     bool direct = step == s->step; /* it lies in the stripe as it does in the piece */
     uint8_t *at = direct ? s->data + (from - s->from) * step : s->room;
     int r = read_data(ps, i, at, len, first, err);
@@ -143,12 +169,14 @@ static int write_stripe(struct pieces *ps, struct stripe *s, int out, uint64_t *
     size_t len = (size_t)((s->to - s->from) * s->step);
     if (atomic_load(ps->commit->cancel))
         return -ECANCELED;
+    s->zero = true;
+    s->skipped = false;
     for (size_t i = 0; i < ps->count; i++) {
         int r = fill_from(ps, s, i, err);
         if (r < 0)
             return r;
     }
-    int r = ckpt_disk_write(out, s->data, len, *off);
+    int r = s->zero ? 0 : ckpt_disk_write(out, s->data, len, *off); /* the file has zeros already */
     *off += len;
     return r < 0 ? ckpt_fail(err, -r, "%s: its pieces cannot be joined: %s", ps->path, strerror(-r)) : 0;
 }
@@ -193,6 +221,8 @@ int pieces_join(struct pieces *ps, int out, uint64_t *ret_size, struct ckpt_err 
         r = ckpt_fail(err, -r, "%s: its pieces cannot be joined: %s", ps->path, strerror(-r));
     if (r == 0 && ps->npy.nbytes)
         r = write_stripes(ps, &s, out, head.len, err);
+    if (r == 0 && (r = ckpt_disk_truncate(out, head.len + ps->npy.nbytes)) < 0)
+        r = ckpt_fail(err, -r, "%s: its pieces cannot be joined: %s", ps->path, strerror(-r));
     pieces_close_files(ps);
     ckpt_buf_clear(&head);
     free(s.data);

@@ -135,6 +135,19 @@ int leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint
     return 0;
 }
 
+int leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err)
+{
+    uint64_t end;
+    if (!f->is_shared && (uint64_t)f->st.st_blocks * 512 >= f->size)
+        return 0;
+    if (!f->is_shared) {
+        off_t at = lseek(f->fd, (off_t)off, SEEK_DATA);
+        return at < 0 ? errno == ENXIO : (uint64_t)at >= off + len;
+    }
+    int r = f->object ? 0 : shared_open(c, &f->ref, &f->object, err);
+    return r < 0 ? r : !ckpt_file_data(f->object, f->ref.offset + off, &end) && end - f->ref.offset >= off + len;
+}
+
 /* --- arrays --- */
 
 bool leaf_name_ends(const char *name, const char *suffix)

@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 
+#define JOINED_MAX ((uint64_t)1 << 44) /* bytes of an array that is joined of pieces */
 #define ELEMENT_MAX ((uint32_t)64 << 20)
 
 /* --- names --- */
@@ -368,6 +369,9 @@ int pieces_check(struct pieces *ps, struct ckpt_err *err)
     size_t count = 0;
     CKPT_AUTOFREE struct piece **list = malloc(ps->count * sizeof *list);
     const struct piece *two[2];
+    if (ps->npy.nbytes > JOINED_MAX)
+        return ckpt_fail(err, EFBIG, "%s: its pieces are of an array of %llu bytes, and of pieces at most %llu are made: write it as one file", ps->path,
+                         (unsigned long long)ps->npy.nbytes, (unsigned long long)JOINED_MAX);
     if (!list)
         return ckpt_fail(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < ps->count; i++) {

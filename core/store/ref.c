@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
-#define MAX_SIZE ((uint64_t)1 << 62)
 
 void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT])
 {
@@ -37,7 +36,7 @@ static bool take_number(char **p, uint64_t *ret)
     if (!n || n > 19 || word[n])
         return false;
     *ret = strtoull(word, NULL, 10);
-    return *ret <= MAX_SIZE;
+    return *ret <= CKPT_LEAF_MAX;
 }
 
 bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret)

@@ -147,6 +147,8 @@ ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint
  * zeros where it gets nothing. So it gets what was there, if it asks for pages behind the end.
  */
 ssize_t ckpt_stage_read_cached(struct ckpt_stage_handle *h, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
+/* Are there data at off (1), or a hole (0)? Either way up to *ret_end, or longer. */
+int ckpt_stage_run(struct ckpt_stage_handle *h, uint64_t off, uint64_t *ret_end) CKPT_MUST_USE;
 ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who) CKPT_MUST_USE;
 int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who) CKPT_MUST_USE;
 /* Make an empty file that is open for writing the same as stored content. -EXDEV: it is not empty, or the kernel writes to it; copy the bytes. */

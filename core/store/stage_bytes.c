@@ -123,12 +123,19 @@ static int fill(struct stage_inode *n, int fd, const struct ckpt_ref *ref, uint6
     int r = buf ? stage_open_shared(n->step, ref, &payload) : -ENOMEM;
     if (r < 0)
         return r;
-    for (uint64_t off = 0; off < len && r == 0;) {
+    for (uint64_t off = 0, end; off < len && r == 0;) {
+        if (!ckpt_file_data(payload, ref->offset + off, &end)) { /* zeros need not be written */
+            off = end - ref->offset;
+            continue;
+        }
         size_t want = (size_t)CKPT_MIN((uint64_t)COPY, len - off);
         ssize_t got = ckpt_file_read(payload, buf, want, ref->offset + off);
         r = got < 0 ? (int)got : (size_t)got < want ? -EBADMSG : ckpt_disk_write(fd, buf, want, off);
         off += want;
     }
+    struct stat st;
+    if (r == 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size < len)
+        r = ckpt_disk_truncate(fd, len);
     ckpt_file_unref(payload);
     return r;
 }
@@ -285,21 +292,27 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
 
 /* --- reading --- */
 
-static ssize_t read_shared(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, void *buf, size_t len, uint64_t off)
+/* What it stands for, a reference. */
+static int get_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file **ret)
 {
-    struct ckpt_file *payload = NULL;
     int r = 0;
-    pthread_mutex_lock(&h->lock);
+    CKPT_GUARD(&h->lock);
     /* It may have been emptied, and made a reference to something else. */
     if (h->payload && memcmp(h->payload_hash, ref->object, CKPT_SHA256))
         ckpt_file_unref(CKPT_STEAL(h->payload));
     if (!h->payload)
         r = stage_open_shared(h->inode->step, ref, &h->payload);
-    if (r == 0) {
-        memcpy(h->payload_hash, ref->object, CKPT_SHA256);
-        payload = ckpt_file_ref(h->payload);
-    }
-    pthread_mutex_unlock(&h->lock);
+    if (r < 0)
+        return r;
+    memcpy(h->payload_hash, ref->object, CKPT_SHA256);
+    *ret = ckpt_file_ref(h->payload);
+    return 0;
+}
+
+static ssize_t read_shared(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, void *buf, size_t len, uint64_t off)
+{
+    struct ckpt_file *payload;
+    int r = get_payload(h, ref, &payload);
     if (r < 0)
         return r;
     len = off < ref->size ? (size_t)CKPT_MIN((uint64_t)len, ref->size - off) : 0;
@@ -324,6 +337,39 @@ ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint
     ssize_t got = shared == 0 ? ckpt_pread(h->fd, buf, len, off) : shared;
     pthread_mutex_unlock(&n->content);
     return shared == 1 ? read_shared(h, &ref, buf, len, off) : got;
+}
+
+/* Of a file on disk; what its file system cannot tell are data. */
+static int own_run(int fd, uint64_t off, uint64_t *ret_end)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    off_t at = lseek(fd, (off_t)off, SEEK_DATA);
+    bool hole = at < 0 ? errno == ENXIO : (uint64_t)at > off;
+    off_t end = hole || at < 0 ? at : lseek(fd, (off_t)off, SEEK_HOLE);
+    *ret_end = end < 0 ? (uint64_t)st.st_size : (uint64_t)end;
+    return !hole;
+}
+
+int ckpt_stage_run(struct ckpt_stage_handle *h, uint64_t off, uint64_t *ret_end)
+{
+    struct stage_inode *n = h->inode;
+    struct ckpt_file *payload;
+    struct ckpt_ref ref;
+    pthread_mutex_lock(&n->content);
+    int r = stage_shares(n, &ref);
+    int own = r == 0 ? own_run(h->fd, off, ret_end) : r;
+    pthread_mutex_unlock(&n->content);
+    if (r != 1)
+        return own;
+    r = get_payload(h, &ref, &payload);
+    if (r < 0)
+        return r;
+    bool data = ckpt_file_data(payload, ref.offset + off, ret_end);
+    *ret_end = CKPT_MIN(*ret_end - ref.offset, ref.size);
+    ckpt_file_unref(payload);
+    return data;
 }
 
 /* What it was before it was cut, if it was not changed since, and these bytes are in pages behind its end. */

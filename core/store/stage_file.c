@@ -182,7 +182,9 @@ static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
     struct ckpt_stages *set = step->set;
     struct job *job = malloc(sizeof *job);
     if (job) {
-        uint64_t size = (uint64_t)st->st_size;
+        uint64_t size = (uint64_t)st->st_size, stored = (uint64_t)st->st_blocks * 512;
+        if (ckpt_object_wants_sparse(size, stored))
+            size = stored; /* its holes are no work */
         *job = (struct job){{NULL, step, st->st_uid, size >= SLOW, make_object}, n, fd, size};
         n->queued = true;
         atomic_store(&n->cancel, false);
@@ -455,6 +457,8 @@ int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h)
 ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
 {
     struct stage_inode *n = h->inode;
+    if (off > CKPT_LEAF_MAX - len)
+        return -EFBIG;
     /* The step cannot be committed while the file is open for writing, so there is nothing to keep out. */
     stage_dirty(n);
     int r = stage_begin_change(n, h->fd); /* it may have been made to share content after it was opened */
@@ -469,6 +473,8 @@ ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t le
 
 int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who)
 {
+    if (off > CKPT_LEAF_MAX || len > CKPT_LEAF_MAX - off)
+        return -EFBIG;
     int r = stage_begin_change(h->inode, h->fd);
     if (r == 0)
         r = ckpt_disk_allocate(h->fd, mode, off, len);

@@ -190,6 +190,8 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
 
 static int set_size(struct stage_inode *n, uint64_t size, const struct ckpt_caller *who)
 {
+    if (size > CKPT_LEAF_MAX)
+        return -EFBIG;
     CKPT_GUARD(&n->content);
     CKPT_AUTOFD int fd = n->dir ? -EISDIR : stage_reopen(n->fd, O_RDWR | O_NONBLOCK);
     if (fd < 0)

@@ -309,6 +309,18 @@ ssize_t ckpt_view_read(struct ckpt_views *v, const struct ckpt_viewed *f, void *
     return r < 0 ? r : done;
 }
 
+int ckpt_view_run(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t off, uint64_t *ret_end, struct ckpt_err *err)
+{
+    struct opened o;
+    int r = open_viewed(v, f, &o, err);
+    if (r == 0) {
+        *ret_end = o.head.len + o.body;
+        r = !o.file.file || off >= o.file.len || ckpt_extent_run(&o.file, off, ret_end);
+    }
+    opened_clear(&o);
+    return r;
+}
+
 ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t len, uint64_t off, ckpt_give_fn *give, void *arg,
                        struct ckpt_err *err)
 {

@@ -59,6 +59,8 @@ int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *
 /* Bytes read, fewer than len only at the end. */
 ssize_t ckpt_view_read(struct ckpt_views *v, const struct ckpt_viewed *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
     CKPT_MUST_USE;
+/* Are there data at off, or zeros that need not be read? Either way up to *ret_end, or longer. 1, 0. */
+int ckpt_view_run(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t off, uint64_t *ret_end, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* The same, handed to give(arg, iov, count) where the bytes lie. What give returns below 0 is returned. */
 typedef int ckpt_give_fn(void *arg, const struct iovec *iov, int count);

@@ -14,8 +14,9 @@ HASH = re.compile(r"[0-9a-f]{64}")
 STEP = re.compile(rb"(?:[^/]+_)?([0-9]+)", re.S)
 KINDS = ("dir", "array", "value", "blob")
 CONTAINERS = ("dict", "list", "tuple", "namedtuple")
-CODECS = {1: "lz4", 2: "blosc"}
+CODECS = {1: "lz4", 2: "blosc", 3: "sparse"}
 MAX_CHUNK = 1 << 24
+BLOCK = 1 << 16                                              # of which the name of a sparse object is made
 
 
 class Damaged(Exception):
@@ -58,7 +59,7 @@ def parse(text, what):
 def check_head(head, kind):
     must(head.get("format") == kind, f"its format is not {kind}")
     known(head.get("version") == 1, "another version")
-    known(head.get("required", []) == [], "something is required")
+    known(kind == "ckptfs-step" and set(head.get("required", [])) <= {"sparse"} or not head.get("required"), "something is required")
     must(re.fullmatch("[0-9a-f]{32}", head.get("id", "")), "no id")
 
 
@@ -103,12 +104,30 @@ class Store:
         data = read_file(self.find(name))
         footer = data[-96:]
         if len(data) >= 96 and footer[:8] == b"CKPTOBJ1" and footer[48:80].hex() == name:
-            decoded = self.decode(data, footer)
+            must(struct.unpack_from("<I", footer, 12)[0] != 3, f"{name}: a sparse object, where its SHA-256 is told")
+            _, decoded = self.decode(data, footer)
+            decoded = b"".join(chunk for _, chunk in decoded)
         else:
             self.check_sums(name, data)
             decoded = data
         must(hashlib.sha256(decoded).hexdigest() == name, f"{name}: another SHA-256")
         return decoded
+
+    def sparse(self, name):
+        """The size of a sparse object, and those of its chunks that are not zeros: pairs of offset and bytes."""
+        must(HASH.fullmatch(name), f"{name} is no hash")
+        data = read_file(self.find(name))
+        footer = data[-96:]
+        must(len(data) >= 96 and footer[:8] == b"CKPTOBJ1" and footer[48:80].hex() == name, f"{name}: no encoded object")
+        must(struct.unpack_from("<I", footer, 12)[0] == 3, f"{name}: no sparse object")
+        size, chunks = self.decode(data, footer)
+        hashed = hashlib.sha256(b"ckptfs sparse 1\n" + struct.pack("<Q", size))
+        for offset, chunk in chunks:
+            for at in range(0, len(chunk), BLOCK):
+                if any(block := chunk[at:at + BLOCK]):
+                    hashed.update(struct.pack("<Q", (offset + at) // BLOCK) + block)
+        must(bytes(byte ^ 0xff for byte in hashed.digest()).hex() == name, f"{name}: another name")
+        return size, chunks
 
     def check_sums(self, name, data):
         sums = read_file(self.find(name + ".sums"))
@@ -126,23 +145,28 @@ class Store:
         version, codec, log2, typesize, size, count, index = struct.unpack_from("<IIIIQQQ", footer, 8)
         must(xxh3(footer[:88]) == struct.unpack_from("<Q", footer, 88)[0], "the footer is damaged")
         known(version == 1 and codec in CODECS and footer[80:88] == bytes(8), f"version {version}, codec {codec}")
-        known(12 <= log2 <= 24, f"chunks of 2^{log2}")
-        must(CODECS[codec] != "blosc" or 1 <= typesize <= 255, "bytes of an element")
-        must(count == -(-size >> log2), "the number of chunks")
-        must(len(data) == index + 8 * (count + 1) + 8 + 96, "the length of the file")
-        *offsets, sum_of_index = struct.unpack_from(f"<{count + 2}Q", data, index)
-        must(sum_of_index == xxh3(data[index:index + 8 * (count + 1)]), "the index is damaged")
+        sparse = CODECS[codec] == "sparse"
+        known((16 if sparse else 12) <= log2 <= 24, f"chunks of 2^{log2}")
+        must(CODECS[codec] == "lz4" or 1 <= typesize <= 255, "bytes of an element")
+        all_chunks = -(-size >> log2)
+        must(count <= all_chunks if sparse else count == all_chunks, "the number of chunks")
+        words = 2 * count + 1 if sparse else count + 1
+        must(len(data) == index + 8 * words + 8 + 96, "the length of the file")
+        *offsets, sum_of_index = struct.unpack_from(f"<{words + 1}Q", data, index)
+        must(sum_of_index == xxh3(data[index:index + 8 * words]), "the index is damaged")
+        offsets, numbers = offsets[:count + 1], offsets[count + 1:] if sparse else range(count)
         must(offsets[0] == 0 and offsets[-1] == index, "where the chunks begin and end")
-        decoded = io.BytesIO()
-        for i, (begin, end) in enumerate(zip(offsets, offsets[1:])):
+        must(all(a < b for a, b in zip(numbers, [*numbers[1:], all_chunks])), "the numbers of the chunks")
+        chunks = []
+        for i, begin, end in zip(numbers, offsets, offsets[1:]):
             must(end - begin > 8, "an offset of the index")
             encoded = data[begin:end - 8]
             must(struct.unpack_from("<Q", data, end - 8)[0] == xxh3(encoded), f"chunk {i} is damaged")
             want = min(1 << log2, size - (i << log2))
             chunk = self.decode_chunk(CODECS[codec], encoded, want)
             must(len(chunk) == want, f"chunk {i} has {len(chunk)} bytes")
-            decoded.write(chunk)
-        return decoded.getvalue()
+            chunks.append((i << log2, chunk))
+        return size, chunks
 
     @staticmethod
     def decode_chunk(codec, encoded, want):
@@ -207,7 +231,10 @@ class Step:
         if node.kind == "dir":
             known(record.get("container") in CONTAINERS, "an unknown container")
         else:
-            must(type(record.get("size")) is int and HASH.fullmatch(record.get("sha256", "")), "size or hash")
+            node.sparse = record.get("codec") == "sparse" and node.kind != "value"
+            must(type(record.get("size")) is int and HASH.fullmatch(record.get("object" if node.sparse else "sha256", "")), "size or hash")
+            must(not node.sparse or not {"sha256", "offset"} & record.keys(), "a sparse leaf has no SHA-256, and no offset")
+            known(not node.sparse or "sparse" in self.head.get("required", []), "a sparse leaf that the head does not tell of")
         if node.kind in ("array", "blob"):
             known(record.get("codec") in ("none", *CODECS.values()), "an unknown codec")
             must(type(record.get("stored")) is int, "stored")
@@ -221,8 +248,16 @@ class Step:
     def leaves(self):
         return [node for node in self.nodes if node.kind != "dir"]
 
+    def read_sparse(self, node):
+        """The bytes of a sparse leaf's file that are not zeros: pairs of offset and bytes."""
+        size, chunks = self.store.sparse(node.object)
+        must(size == node.size, "a leaf has another size")
+        if node.kind == "array":
+            self.check_array(node, chunks[0][1] if chunks and chunks[0][0] == 0 else b"")
+        return chunks
+
     def read(self, node):
-        """The bytes of a leaf's file."""
+        """The bytes of a leaf's file, which must not be sparse."""
         if node.kind == "value":
             data = node.text.encode()
         else:
@@ -256,8 +291,8 @@ def main(root, *steps):
     for name in steps or store.steps():
         step = store.step(name)
         for node in step.leaves():
-            step.read(node)
-            print(node.sha256, f"{name}/{node.path.decode(errors='backslashreplace')}")
+            step.read_sparse(node) if node.sparse else step.read(node)
+            print(node.object if node.sparse else node.sha256, f"{name}/{node.path.decode(errors='backslashreplace')}")
 
 
 if __name__ == "__main__":

@@ -173,6 +173,57 @@ def flip(path, offset):
         f.write(bytes([byte[0] ^ 0x40]))
 
 
+@pytest.fixture(scope="module")
+def sparse_store(tmp_path_factory):
+    """A root with a step of files of 1 TiB that are mostly holes: their bytes that are not, by path."""
+    top = tmp_path_factory.mktemp("sparse")
+    places = {"blob": {0: b"a", (5 << 20) - 3: b"across", 1 << 39: np.random.default_rng(1).bytes(3 << 20), (1 << 40) - 1: b"z"}, "none": {}}
+    (top / "tree").mkdir()
+    for name, data in places.items():
+        with open(top / "tree" / name, "wb") as f:
+            f.truncate(1 << 40)
+            for at, what in data.items():
+                f.seek(at)
+                f.write(what)
+    array = np.lib.format.open_memmap(top / "tree/x.npy", mode="w+", dtype="<f4", shape=(1 << 38,))
+    array[1 << 37] = 1.5
+    array.flush()
+    places["x.npy"] = {0: (top / "tree/x.npy").open("rb").read(128), 128 + (4 << 37): np.float32(1.5).tobytes()}
+    ckptfs("init", top / "root")
+    ckptfs("import", top / "tree", top / "root/7")
+    return top / "root", places
+
+
+def test_sparse(sparse_store):
+    root, places = sparse_store
+    step = store_reader.Store(root).step("7")
+    assert step.head["required"] == ["sparse"] and {leaf.name.decode() for leaf in step.leaves()} == places.keys()
+    for leaf in step.leaves():
+        got = dict(step.read_sparse(leaf))
+        for at, what in places[leaf.name.decode()].items():
+            for i, byte in enumerate(what):
+                chunk = (at + i) >> 20 << 20
+                assert got[chunk][at + i - chunk] == byte
+                if i > 100:
+                    break
+        assert len(got) == {"blob": 7, "none": 0, "x.npy": 2}[leaf.name.decode()]
+
+
+def test_sparse_damage(sparse_store):
+    root, _ = sparse_store
+    store = store_reader.Store(root)
+    for leaf in store.step("7").leaves():
+        path = store.find(leaf.object)
+        size = path.stat().st_size
+        for offset in sorted({0, size // 2, size - 97, size - 106, size - 1}):
+            flip(path, offset)
+            with pytest.raises((store_reader.Damaged, store_reader.Unsupported)):
+                store.step("7").read_sparse(leaf)
+            ckptfs("verify", root, "7", check=4)
+            flip(path, offset)
+    ckptfs("verify", root, "7")
+
+
 def test_damage_is_found(store, tmp_path):
     """By this reader and by ckptfs: any one byte of any file of the store."""
     for n, name in enumerate(["objects", "sums", "steps"]):

@@ -377,7 +377,9 @@ static void test_dtypes(void)
 static void test_heads(void)
 {
     CHECK(fault_of_lines(HEAD "\"required\":[]," TOP ",\"new\":{},\"nodes\":[\n", "", 0) == 0);
-    CHECK(fault_of_lines(HEAD "\"required\":[\"sparse\"]," TOP ",\"nodes\":[\n", "", 0) == -EOPNOTSUPP);
+    CHECK(fault_of_lines(HEAD "\"required\":[\"new\"]," TOP ",\"nodes\":[\n", "", 0) == -EOPNOTSUPP);
+    CHECK(fault_of_lines(HEAD "\"required\":[\"sparse\",\"new\"]," TOP ",\"nodes\":[\n", "", 0) == -EOPNOTSUPP);
+    CHECK(fault_of_lines(HEAD "\"required\":[\"sparse\"]," TOP ",\"nodes\":[\n", "", 0) == 0);
     CHECK(fault_of_lines("{\"format\":\"ckptfs-step\",\"version\":2," TOP ",\"nodes\":[\n", "", 0) == -EOPNOTSUPP);
     static const char *const malformed[] = {
         "{\"format\":\"ckptfs-leap\",\"version\":1,\"name\":\"7\",\"id\":\"" ID "\",\"time\":1," TOP ",\"nodes\":[\n",

@@ -298,7 +298,8 @@ static void test_forgeries(void)
         {0, 0, -1, 0, 0},
         {8, 0, -1, 2, -EOPNOTSUPP},               /* version */
         {12, 0, -1, 0, -EOPNOTSUPP},              /* codec */
-        {12, 0, -1, 3, -EOPNOTSUPP},
+        {12, 0, -1, 3, -EOPNOTSUPP},              /* sparse, of chunks that are too small */
+        {12, 0, -1, 4, -EOPNOTSUPP},
         {12, 0, -1, 1, -EBADMSG},                 /* blosc is not lz4 */
         {16, 0, -1, 0, -EOPNOTSUPP},              /* log2 of a chunk */
         {16, 0, -1, 25, -EOPNOTSUPP},
@@ -349,6 +350,119 @@ static void test_forgeries(void)
         ckpt_pins_unref(pins);
         test_object_clear(&t);
     }
+    test_objects_end(&o);
+}
+
+/* --- sparse objects --- */
+
+#define SPARSE_SIZE (3 * 1024ull * MIB + 5)
+
+/* Data at a few places of a file of 3 GiB; the rest is a hole, but where zeros are written. */
+static void write_sparse(int fd, bool zeros)
+{
+    static const uint64_t places[] = {0, 5 * MIB + 7, 6 * MIB - 2, 2000 * MIB, SPARSE_SIZE - 3};
+    CHECK(ftruncate(fd, SPARSE_SIZE) == 0);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        CHECK(pwrite(fd, "abc", 3, (off_t)places[i]) == 3);
+    CKPT_AUTOFREE uint8_t *none = calloc(1, 3 * MIB);
+    CHECK(!zeros || pwrite(fd, none, 3 * MIB, 100 * MIB) == 3 * MIB);
+}
+
+static struct ckpt_file *open_sparse(struct test_objects *o, const char *top, const uint8_t name[CKPT_SHA256], struct ckpt_pins **ret)
+{
+    struct ckpt_file *f;
+    struct ckpt_err err = {0};
+    *ret = test_object_pins(top);
+    CHECK(ckpt_object_open(*ret, o->cache, name, SPARSE_SIZE, &f, &err) == 0 && f->st.size == SPARSE_SIZE);
+    return f;
+}
+
+/* Its bytes are those of the file, and its holes are told. */
+static void check_sparse(struct ckpt_file *f, int in)
+{
+    CKPT_AUTOFREE uint8_t *a = malloc(2 * MIB), *b = malloc(2 * MIB);
+    for (int i = 0; i < 300; i++) {
+        uint64_t off = i % 2 ? test_below(&seed, SPARSE_SIZE) : test_below(&seed, 8 * MIB);
+        size_t len = (size_t)test_below(&seed, 2 * MIB);
+        ssize_t n = ckpt_file_read(f, a, len, off);
+        CHECK(n == pread(in, b, len, (off_t)off) && (n <= 0 || !memcmp(a, b, (size_t)n)));
+    }
+    uint64_t end = 0, data = 0, runs = 0;
+    for (uint64_t off = 0; off < SPARSE_SIZE; off = end, runs++) {
+        bool is_data = ckpt_file_data(f, off, &end);
+        CHECK(end > off && end <= SPARSE_SIZE);
+        data += is_data ? end - off : 0;
+    }
+    CHECK(runs == 8 && data == 4 * MIB + 5);
+}
+
+static void check_sparse_forgeries(struct test_objects *o, int out, uint64_t stored, const uint8_t name[CKPT_SHA256], const char *top)
+{
+    static const struct {
+        unsigned word;
+        uint64_t value;
+        int code;
+    } forgeries[] = {{6, 0, 0}, {6, 5, -EUCLEAN}, {7, 0, -EUCLEAN}, {10, 3073, -EUCLEAN}, {10, UINT64_MAX, -EUCLEAN}, {7, 1, 0}};
+    for (size_t i = 0; i < sizeof forgeries / sizeof *forgeries; i++) {
+        CKPT_AUTOFREE uint8_t *all = malloc(stored);
+        CHECK(pread(out, all, stored, 0) == (ssize_t)stored);
+        uint8_t *index = all + ckpt_le64(all + stored - CKPT_OBJECT_FOOTER + 40), *end = all + stored - CKPT_OBJECT_FOOTER - 8;
+        CHECK(end - index == 11 * 8); /* of five chunks: six offsets, and five numbers */
+        memcpy(index + 8 * forgeries[i].word, &forgeries[i].value, 8);
+        uint64_t sum = XXH3_64bits(index, (size_t)(end - index));
+        memcpy(end, &sum, 8);
+        char path[CKPT_OBJECT_PATH], full[128];
+        ckpt_object_path(name, path);
+        snprintf(full, sizeof full, "forged/objects/%s", path);
+        file_write_bytes(top, full, all, stored);
+        struct ckpt_pins *pins = test_object_pins(file_path(top, "forged"));
+        struct ckpt_file *f;
+        struct ckpt_err err = {0};
+        int r = ckpt_object_open(pins, o->cache, name, SPARSE_SIZE, &f, &err);
+        CHECK(r == forgeries[i].code && (r == 0 || *err.text));
+        if (r == 0)
+            ckpt_file_unref(f);
+        ckpt_pins_unref(pins);
+    }
+}
+
+static void test_sparse(const char *top)
+{
+    struct test_objects o = test_objects_begin(16 * MIB);
+    struct ckpt_buf present = CKPT_BUF_INIT, other = CKPT_BUF_INIT;
+    struct ckpt_err err = {0};
+    struct ckpt_pins *pins;
+    uint8_t name[CKPT_SHA256], again[CKPT_SHA256];
+    uint64_t stored;
+    char path[CKPT_OBJECT_PATH], full[128];
+    file_write(top, "sparse", "");
+    file_write(top, "zeros", "");
+    CKPT_AUTOFD int in = open(file_path(top, "sparse"), O_RDWR), zeros = open(file_path(top, "zeros"), O_RDWR);
+    write_sparse(in, false);
+    write_sparse(zeros, true);
+    CHECK(ckpt_object_wants_sparse(SPARSE_SIZE, 5 * MIB) && !ckpt_object_wants_sparse(1024 * MIB, 4096) && !ckpt_object_wants_sparse(5, 4096));
+    CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE, NULL, name, &present, &err) == 0 && present.len == 5 * 16);
+    CHECK(ckpt_object_hash_sparse(zeros, SPARSE_SIZE, NULL, again, &other, &err) == 0 && !memcmp(name, again, sizeof name));
+    CHECK(other.len == present.len && !memcmp(other.data, present.data, other.len));
+    CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE - 1, NULL, again, &other, &err) == 0 && memcmp(name, again, sizeof name));
+    atomic_bool cancel = true;
+    CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE, &cancel, again, &other, &err) == -ECANCELED);
+
+    ckpt_object_path(name, path);
+    snprintf(full, sizeof full, "objects/%s", path);
+    file_parents(top, full);
+    CKPT_AUTOFD int out = open(file_path(top, full), O_RDWR | O_CREAT, 0644);
+    CHECK(ckpt_object_encode_sparse(in, SPARSE_SIZE, 4, name, &present, out, NULL, &stored, &err) == 0 && stored < 100 * KIB);
+    struct ckpt_file *f = open_sparse(&o, top, name, &pins);
+    check_sparse(f, in);
+    ckpt_file_unref(f);
+    ckpt_pins_unref(pins);
+    check_sparse_forgeries(&o, out, stored, name, top);
+
+    CHECK(pwrite(in, "x", 1, 2000 * MIB) == 1); /* it is not what was hashed any more */
+    CHECK(ckpt_object_encode_sparse(in, SPARSE_SIZE, 4, name, &present, out, NULL, &stored, &err) == -EBUSY);
+    ckpt_buf_clear(&present);
+    ckpt_buf_clear(&other);
     test_objects_end(&o);
 }
 
@@ -607,6 +721,7 @@ int main(void)
     test_flips();
     test_truncation();
     test_forgeries();
+    test_sparse(top);
     test_places(top);
     test_counts(top);
     test_threads(top);

@@ -14,6 +14,7 @@
 #include <xxhash.h>
 
 #define FORMAT "ckptfs-step"
+#define SPARSE "sparse" /* in `required`: a leaf may be a sparse object, without a SHA-256 */
 #define WINDOW ((size_t)256 << 10)
 
 void ckpt_manifest_info_clear(struct ckpt_manifest_info *info)
@@ -32,6 +33,7 @@ static bool is_id(const char *id)
 /* --- writing --- */
 
 struct ckpt_manifest_writer {
+    bool sparse;
     int fd;
     struct ckpt_buf buf; /* not written yet */
     uint64_t off;
@@ -94,6 +96,8 @@ static int add_head(struct ckpt_buf *buf, const struct ckpt_manifest_info *info)
     if (!ckpt_manifest_name_ok(info->name) || !is_id(info->id))
         return -EINVAL;
     ckpt_buf_addf(buf, "{\"format\":\"" FORMAT "\",\"version\":%d,", CKPT_MANIFEST_VERSION);
+    if (info->sparse)
+        ckpt_buf_adds(buf, "\"required\":[\"" SPARSE "\"],");
     ckpt_record_add_name(buf, info->name);
     ckpt_buf_addf(buf, ",\"id\":\"%s\",\"time\":%" PRIu64 ",", info->id, info->time_ns);
     int r = info->metadata ? add_metadata(buf, info->metadata) : 0;
@@ -112,6 +116,7 @@ int ckpt_manifest_write_begin(int fd, const struct ckpt_manifest_info *info, str
         return -ENOMEM;
     w->fd = fd;
     w->count = 1;
+    w->sparse = info->sparse;
     w->sum = XXH3_createState();
     int r = w->sum ? add_head(&w->buf, info) : -ENOMEM;
     if (r < 0) {
@@ -129,7 +134,7 @@ int ckpt_manifest_write_node(struct ckpt_manifest_writer *w, const struct ckpt_m
     size_t begin = w->buf.len;
     if (w->error)
         return w->error;
-    if (n->parent >= w->count || w->count >= CKPT_MAX_NODES)
+    if (n->parent >= w->count || w->count >= CKPT_MAX_NODES || (ckpt_manifest_is_sparse(n) && !w->sparse))
         return w->error = -EINVAL;
     if (w->count > 1)
         ckpt_buf_adds(&w->buf, ",\n");
@@ -229,17 +234,23 @@ static int next_line(struct lines *l, size_t max, const char **ret, size_t *ret_
 
 /* --- reading: the head --- */
 
-/* What a manifest needs its reader to know, beyond this version: nothing that this program does. */
-static int take_required(struct ckpt_scan *s)
+/* What a manifest needs its reader to know, beyond this version. */
+static int take_required(struct ckpt_scan *s, bool *ret_sparse)
 {
     if (!ckpt_scan_take(s, '['))
         return ckpt_scan_fail(s, "required is not an array");
-    if (ckpt_scan_take(s, ']'))
-        return 0;
     struct ckpt_buf feature = CKPT_BUF_INIT;
-    int r = ckpt_scan_string(s, &feature);
-    if (r == 0)
-        r = ckpt_fail(s->err, EOPNOTSUPP, "the manifest needs %.100s, which this program does not know", (char *)feature.data);
+    int r = 0;
+    for (bool first = true; r == 0 && !ckpt_scan_take(s, ']'); first = false) {
+        if (!first && !ckpt_scan_take(s, ','))
+            r = ckpt_scan_fail(s, "a comma is missing");
+        if (r == 0)
+            r = ckpt_scan_string(s, &feature);
+        if (r == 0 && !strcmp((char *)feature.data, SPARSE))
+            *ret_sparse = true;
+        else if (r == 0)
+            r = ckpt_fail(s->err, EOPNOTSUPP, "the manifest needs %.100s, which this program does not know", (char *)feature.data);
+    }
     ckpt_buf_clear(&feature);
     return r;
 }
@@ -287,7 +298,7 @@ static int take_head_member(struct ckpt_scan *s, struct ckpt_buf *text, struct h
                                                    (unsigned long long)version);
     }
     if (!strcmp(key, "required"))
-        return take_required(s);
+        return take_required(s, &ret->sparse);
     if (!strcmp(key, "name") || !strcmp(key, "name_hex")) {
         bool hex = key[4];
         h->name = true;

@@ -12,6 +12,7 @@
 
 #define CKPT_MANIFEST_VERSION 1
 #define CKPT_MANIFEST_ID 33 /* of an id as text, with its NUL */
+#define CKPT_LEAF_MAX ((uint64_t)1 << 62)            /* bytes of a leaf's file */
 #define CKPT_MANIFEST_TEXT_MAX ((size_t)64 << 10)    /* bytes of a value's file; what has more is a blob */
 #define CKPT_MANIFEST_XATTRS_MAX ((size_t)256 << 10) /* bytes of a node's attributes, so that a record has less than a MiB */
 #define CKPT_MANIFEST_LINE_MAX ((uint32_t)1 << 20)
@@ -29,7 +30,7 @@ struct ckpt_manifest_node {
     char *xattrs;                 /* a JSON object of the user's own attributes (not user.ckpt.*), values in hex; NULL: none */
     /* leaves */
     uint64_t size;                /* bytes of the leaf's file */
-    uint8_t sha256[CKPT_SHA256];  /* of the leaf's file */
+    uint8_t sha256[CKPT_SHA256];  /* of the leaf's file; of a sparse one, the name of its object */
     uint8_t object[CKPT_SHA256];  /* where it is: its own object (equal to sha256), or a pack */
     uint64_t offset;              /* in the decoded object */
     enum ckpt_object_codec codec; /* of the object, for people */
@@ -41,6 +42,8 @@ struct ckpt_manifest_node {
 };
 
 void ckpt_manifest_node_clear(struct ckpt_manifest_node *n);
+/* Is it a leaf whose SHA-256 is not known, since it is mostly a hole? */
+bool ckpt_manifest_is_sparse(const struct ckpt_manifest_node *n);
 /* A name that a node may have: not empty, "." or "..", at most 255 bytes, no '/'. */
 bool ckpt_manifest_name_ok(const char *name);
 /* The bytes of a file that may be a value: one JSON null, bool, number or string, as UTF-8, NaN and infinities as Python writes them. */
@@ -53,6 +56,7 @@ struct ckpt_manifest_info {
     uint64_t time_ns;          /* of the commit, since 1970 */
     char id[CKPT_MANIFEST_ID]; /* 32 hex digits, random: another commit is another step */
     char *metadata;            /* JSON object of the user's, or NULL */
+    bool sparse;               /* there may be sparse leaves: its readers must know of them */
     struct ckpt_manifest_node top; /* the step's own directory */
     uint64_t count;            /* read to the end: nodes, the top counted */
 };

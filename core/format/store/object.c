@@ -28,6 +28,7 @@ struct object {
     uint32_t chunk_log2;
     uint64_t chunks;
     struct ckpt_words words;         /* encoded: the index; raw: the sums */
+    uint64_t present;                /* of a sparse object: its chunks that are there, whose numbers come after their offsets in the index */
     atomic_bool told;                /* that it is damaged */
     /* encoded */
     struct ckpt_cache *cache;
@@ -67,11 +68,22 @@ static int damaged(struct object *o, uint64_t chunk, int r, const struct ckpt_er
 /* The index, as it is read for the first time: chunks lie one behind the other from the beginning of the file to the index. */
 struct index_check {
     uint64_t chunks, index, bound, last;
+    uint64_t all; /* of a sparse object: chunks that the decoded bytes would have */
 };
+
+/* The numbers of a sparse object's chunks grow. */
+static int check_number(struct index_check *c, uint64_t i, uint64_t number, struct ckpt_err *err)
+{
+    bool ok = number < c->all && (i == 0 || number > c->last);
+    c->last = number;
+    return ok ? 0 : ckpt_fail(err, EUCLEAN, "the object's index has a wrong number for chunk %llu", (unsigned long long)i);
+}
 
 static int check_offset(void *arg, uint64_t i, uint64_t off, struct ckpt_err *err)
 {
     struct index_check *c = arg;
+    if (i > c->chunks)
+        return check_number(c, i - c->chunks - 1, off, err);
     bool ok = i ? off > c->last && off - c->last > CKPT_OBJECT_SUM && off - c->last <= c->bound : off == 0;
     if (!ok || off > c->index || (i == c->chunks && off != c->index))
         return ckpt_fail(err, EUCLEAN, "the object's index has a wrong offset for chunk %llu", (unsigned long long)i);
@@ -79,11 +91,45 @@ static int check_offset(void *arg, uint64_t i, uint64_t off, struct ckpt_err *er
     return 0;
 }
 
+static bool is_sparse(const struct object *o)
+{
+    return o->info.codec == CKPT_OBJECT_SPARSE;
+}
+
+/* The place of a chunk among those that are there: 1; or 0 and that of the next one, if it is a hole. */
+static int find_place(struct object *o, uint64_t chunk, uint64_t *ret, struct ckpt_err *err)
+{
+    uint64_t lo = 0, hi = o->present, number;
+    *ret = chunk;
+    if (!is_sparse(o))
+        return 1;
+    while (lo < hi) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        int r = ckpt_words_get(&o->words, o->present + 1 + mid, 1, &number, err);
+        if (r < 0)
+            return r;
+        if (number == chunk) {
+            *ret = mid;
+            return 1;
+        }
+        if (number < chunk)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    *ret = lo;
+    return 0;
+}
+
 static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret, struct ckpt_err *err)
 {
     struct object *o = arg;
-    uint64_t span[2];
-    int r = ckpt_words_get(&o->words, key->index, 2, span, err);
+    uint64_t span[2], place;
+    int r = find_place(o, key->index, &place, err);
+    if (r == 0)
+        r = ckpt_fail(err, EUCLEAN, "the object's index has changed");
+    if (r == 1)
+        r = ckpt_words_get(&o->words, place, 2, span, err);
     if (r < 0)
         return r;
     if (span[0] >= span[1] || span[1] - span[0] > ckpt_object_bound(o->info.codec, (uint64_t)1 << o->chunk_log2)) /* since it was checked */
@@ -108,6 +154,8 @@ static int get_chunk(struct object *o, uint64_t chunk, struct ckpt_chunk **ret, 
 static void decode_ahead(struct object *o, uint64_t from)
 {
     struct ckpt_chunk *chunk;
+    if (is_sparse(o))
+        return;
     for (uint64_t i = from; i < o->chunks && i < from + AHEAD; i++)
         if (get_chunk(o, i, &chunk, NULL) == 0) { /* whoever reads it will see the error */
             ckpt_chunk_prefetch(o->cache, chunk, chunk_len(o, i));
@@ -134,6 +182,17 @@ static void follow(struct object *o, uint64_t first, uint64_t last)
         decode_ahead(o, first + 1);
 }
 
+static int read_chunk(struct object *o, uint64_t i, void *buf, size_t len, uint64_t at, struct ckpt_err *err)
+{
+    struct ckpt_chunk *chunk;
+    int r = get_chunk(o, i, &chunk, err);
+    if (r < 0)
+        return r;
+    r = ckpt_chunk_read(o->cache, chunk, buf, len, at, false, err);
+    ckpt_chunk_put(o->cache, chunk);
+    return r;
+}
+
 static ssize_t encoded_read(struct ckpt_file *base, void *buf, size_t len, uint64_t off)
 {
     struct object *o = (struct object *)base;
@@ -146,12 +205,12 @@ static ssize_t encoded_read(struct ckpt_file *base, void *buf, size_t len, uint6
         uint64_t i = (off + done) >> o->chunk_log2, at = off + done - chunk_begin(o, i);
         size_t n = (size_t)CKPT_MIN((uint64_t)(len - done), chunk_len(o, i) - at);
         struct ckpt_err err = {0};
-        struct ckpt_chunk *chunk;
-        int r = get_chunk(o, i, &chunk, &err);
-        if (r == 0) {
-            r = ckpt_chunk_read(o->cache, chunk, (uint8_t *)buf + done, n, at, false, &err);
-            ckpt_chunk_put(o->cache, chunk);
-        }
+        uint64_t place;
+        int r = find_place(o, i, &place, &err);
+        if (r == 0)
+            memset((uint8_t *)buf + done, 0, n);
+        else if (r == 1)
+            r = read_chunk(o, i, (uint8_t *)buf + done, n, at, &err);
         if (r < 0)
             return damaged(o, i, r, &err);
         done += n;
@@ -159,17 +218,32 @@ static ssize_t encoded_read(struct ckpt_file *base, void *buf, size_t len, uint6
     return (ssize_t)len;
 }
 
+static void encoded_run(struct ckpt_file *base, uint64_t off, uint64_t end, struct ckpt_run *ret)
+{
+    struct object *o = (struct object *)base;
+    uint64_t place, next = o->chunks;
+    int r = is_sparse(o) ? find_place(o, off >> o->chunk_log2, &place, NULL) : -EINVAL;
+    if (r == 0 && place < o->present && ckpt_words_get(&o->words, o->present + 1 + place, 1, &next, NULL) < 0)
+        r = -EIO; /* reading will tell */
+    if (r == 1)
+        next = (off >> o->chunk_log2) + 1;
+    ret->zeros = r == 0;
+    ret->end = r < 0 || next >= o->chunks ? end : CKPT_MIN(end, chunk_begin(o, next));
+}
+
 static int open_encoded(struct object *o, const struct ckpt_object_footer *f, struct ckpt_err *err)
 {
     static atomic_uint_fast64_t next_id = 1;
     struct index_check check = {.chunks = f->chunks, .index = f->index, .bound = ckpt_object_bound(f->codec, (uint64_t)1 << f->chunk_log2)};
+    check.all = ckpt_chunk_count(f->size, f->chunk_log2);
     o->base.ops = &encoded_ops;
     o->chunk_log2 = f->chunk_log2;
-    o->chunks = f->chunks;
+    o->chunks = check.all;
+    o->present = f->chunks;
     o->id = CKPT_CHUNK_OF_FILE | atomic_fetch_add(&next_id, 1);
     for (unsigned i = 0; i < STREAMS; i++)
         atomic_init(&o->streams[i], UINT64_MAX);
-    return ckpt_words_open(&o->words, o->file, f->index, f->index, f->chunks + 1, check_offset, &check, err);
+    return ckpt_words_open(&o->words, o->file, f->index, f->index, ckpt_object_index_words(f), check_offset, &check, err);
 }
 
 /* --- raw --- */
@@ -512,6 +586,7 @@ static const struct ckpt_backend_ops encoded_ops = {
     .name = "encoded object",
     .derived = true,
     .read = encoded_read,
+    .run = encoded_run,
     .close = object_close,
 };
 

@@ -10,18 +10,22 @@
 #include "core/io/pins.h"
 #include "core/tree/chunk.h"
 
+#include <openssl/types.h>
+
 #define CKPT_SHA256 32
 #define CKPT_HEX 65                            /* characters of a hash in hex, with the NUL */
 #define CKPT_OBJECT_CHUNK ((uint64_t)1 << 20)  /* decoded bytes of a chunk of a leaf */
 #define CKPT_PACK_CHUNK ((uint64_t)64 << 10)   /* of a pack, from which small leaves are read */
 
 /* Numbers are those of the footer. */
-enum ckpt_object_codec { CKPT_OBJECT_NONE, CKPT_OBJECT_LZ4, CKPT_OBJECT_BLOSC, CKPT_OBJECT_CODECS, CKPT_OBJECT_AUTO = 255 };
-const char *ckpt_object_codec_name(enum ckpt_object_codec codec); /* "none", "lz4", "blosc", "auto" */
+enum ckpt_object_codec { CKPT_OBJECT_NONE, CKPT_OBJECT_LZ4, CKPT_OBJECT_BLOSC, CKPT_OBJECT_SPARSE, CKPT_OBJECT_CODECS, CKPT_OBJECT_AUTO = 255 };
+const char *ckpt_object_codec_name(enum ckpt_object_codec codec); /* "none", "lz4", "blosc", "sparse", "auto" */
 bool ckpt_object_codec_by_name(const char *name, enum ckpt_object_codec *ret);
+/* One that a user may ask for. */
+bool ckpt_object_codec_choice(const char *name, enum ckpt_object_codec *ret);
 
 struct ckpt_object_info {
-    uint8_t sha256[CKPT_SHA256]; /* of the decoded bytes */
+    uint8_t sha256[CKPT_SHA256]; /* of the decoded bytes; of a sparse object the name that it has instead */
     uint64_t size;               /* of them */
     uint64_t stored;             /* of the object's file */
     enum ckpt_object_codec codec;
@@ -59,6 +63,23 @@ int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_obje
 /* The sums file of a payload stored as it is: from the sums of ckpt_object_hash. */
 int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, struct ckpt_err *err)
     CKPT_MUST_USE;
+
+/*
+ * A file with holes of CKPT_SPARSE_HOLES bytes and more is a sparse object, in which the holes are left out. Its name is no SHA-256 of its bytes:
+ * these would have to be hashed one by one. stored: bytes that the file takes.
+ */
+#define CKPT_SPARSE_HOLES ((uint64_t)1 << 30)
+bool ckpt_object_wants_sparse(uint64_t size, uint64_t stored);
+/* The name; and, appended to present, of each chunk of CKPT_OBJECT_CHUNK bytes that is not all zeros its number and its XXH3-64. Holes are not read. */
+int ckpt_object_hash_sparse(int fd, uint64_t size, const atomic_bool *cancel, uint8_t ret[CKPT_SHA256], struct ckpt_buf *present,
+                            struct ckpt_err *err) CKPT_MUST_USE;
+/* The object, into `out`: of the chunks that are present. -EBUSY: one is not what it was. */
+int ckpt_object_encode_sparse(int fd, uint64_t size, unsigned typesize, const uint8_t name[CKPT_SHA256], const struct ckpt_buf *present, int out,
+                              const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err) CKPT_MUST_USE;
+/* The name from bytes that come in order, at multiples of the size of a chunk; what is not added is zeros. _add: 1 if there is anything but zeros. */
+int ckpt_sparse_name_begin(EVP_MD_CTX *md, uint64_t size) CKPT_MUST_USE;
+int ckpt_sparse_name_add(EVP_MD_CTX *md, const uint8_t *data, size_t len, uint64_t off) CKPT_MUST_USE;
+int ckpt_sparse_name_end(EVP_MD_CTX *md, uint8_t ret[CKPT_SHA256]) CKPT_MUST_USE;
 
 /*
  * --- reading ---

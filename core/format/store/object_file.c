@@ -14,7 +14,7 @@
 
 /* --- names --- */
 
-static const char *const codec_names[CKPT_OBJECT_CODECS] = {"none", "lz4", "blosc"};
+static const char *const codec_names[CKPT_OBJECT_CODECS] = {"none", "lz4", "blosc", "sparse"};
 
 const char *ckpt_object_codec_name(enum ckpt_object_codec codec)
 {
@@ -32,6 +32,11 @@ bool ckpt_object_codec_by_name(const char *name, enum ckpt_object_codec *ret)
         return false;
     *ret = CKPT_OBJECT_AUTO;
     return true;
+}
+
+bool ckpt_object_codec_choice(const char *name, enum ckpt_object_codec *ret)
+{
+    return strcmp(name, ckpt_object_codec_name(CKPT_OBJECT_SPARSE)) && ckpt_object_codec_by_name(name, ret);
 }
 
 void ckpt_hash_hex(const uint8_t sha256[CKPT_SHA256], char ret[CKPT_HEX])
@@ -120,18 +125,25 @@ static int read_exactly(struct ckpt_file *file, void *buf, size_t len, uint64_t 
     return (size_t)n == len ? 0 : ckpt_fail(err, EBADMSG, "a stored object ends too early");
 }
 
+uint64_t ckpt_object_index_words(const struct ckpt_object_footer *f)
+{
+    return f->chunks + 1 + (f->codec == CKPT_OBJECT_SPARSE ? f->chunks : 0);
+}
+
 /* The numbers of a footer whose checksum is right. */
 static int footer_check(const struct ckpt_object_footer *f, uint64_t stored, struct ckpt_err *err)
 {
-    if (f->chunk_log2 < CKPT_CHUNK_LOG2_MIN || f->chunk_log2 > CKPT_CHUNK_LOG2_MAX)
+    bool sparse = f->codec == CKPT_OBJECT_SPARSE;
+    if (f->chunk_log2 < (sparse ? CKPT_SPARSE_LOG2 : CKPT_CHUNK_LOG2_MIN) || f->chunk_log2 > CKPT_CHUNK_LOG2_MAX)
         return ckpt_fail(err, EOPNOTSUPP, "the object's chunks have 2^%u bytes", f->chunk_log2);
-    if (f->codec == CKPT_OBJECT_BLOSC && (!f->typesize || f->typesize > CKPT_OBJECT_TYPESIZE_MAX))
+    if ((f->codec == CKPT_OBJECT_BLOSC || sparse) && (!f->typesize || f->typesize > CKPT_OBJECT_TYPESIZE_MAX))
         return ckpt_fail(err, EUCLEAN, "the object's elements have %u bytes", f->typesize);
-    if (f->size > CKPT_OBJECT_SIZE_MAX || f->chunks != ckpt_chunk_count(f->size, f->chunk_log2))
+    uint64_t all = ckpt_chunk_count(f->size, f->chunk_log2);
+    if (f->size > CKPT_OBJECT_SIZE_MAX || (sparse ? f->chunks > all : f->chunks != all))
         return ckpt_fail(err, EUCLEAN, "the object has %llu bytes in %llu chunks of 2^%u", (unsigned long long)f->size,
                          (unsigned long long)f->chunks, f->chunk_log2);
     uint64_t tail = CKPT_OBJECT_SUM + CKPT_OBJECT_FOOTER; /* chunks are at most 2^51 */
-    if (stored < tail || f->index > stored - tail || (f->chunks + 1) * 8 != stored - tail - f->index)
+    if (stored < tail || f->index > stored - tail || ckpt_object_index_words(f) * 8 != stored - tail - f->index)
         return ckpt_fail(err, EUCLEAN, "the object's index is not where its footer says");
     return 0;
 }

@@ -40,7 +40,7 @@ static int encode(enum ckpt_object_codec codec, unsigned typesize, const uint8_t
 
 static unsigned typesize_of(enum ckpt_object_codec codec, unsigned typesize)
 {
-    return codec == CKPT_OBJECT_BLOSC && typesize && typesize <= CKPT_OBJECT_TYPESIZE_MAX ? typesize : 1;
+    return codec != CKPT_OBJECT_LZ4 && typesize && typesize <= CKPT_OBJECT_TYPESIZE_MAX ? typesize : 1;
 }
 
 enum ckpt_object_codec ckpt_object_sample(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize)
@@ -70,6 +70,7 @@ struct encoder {
     int fd, out;
     uint64_t off, chunk_bytes;
     const struct ckpt_buf *sums; /* of the input's chunks, when it was hashed; NULL: not compared */
+    const struct ckpt_buf *present; /* of a sparse object: number and sum of each chunk that there is; NULL: all are */
     size_t room;            /* that a chunk may take */
     uint8_t *src, *batch;   /* a chunk; what is not written yet */
     size_t batched, batch_room;
@@ -87,15 +88,26 @@ static int flush(struct encoder *e, struct ckpt_err *err)
     return 0;
 }
 
-static int encode_chunk(struct encoder *e, uint64_t chunk, struct ckpt_err *err)
+/* Is the i-th chunk what it was when it was hashed? */
+static bool is_unchanged(const struct encoder *e, uint64_t i, size_t len)
 {
+    if (!e->sums && !e->present)
+        return true;
+    const struct ckpt_buf *sums = e->present ? e->present : e->sums;
+    uint64_t at = e->present ? 16 * i + 8 : 8 * i;
+    return sums->len >= at + 8 && ckpt_le64(sums->data + at) == XXH3_64bits(e->src, len);
+}
+
+static int encode_chunk(struct encoder *e, uint64_t i, struct ckpt_err *err)
+{
+    uint64_t chunk = e->present ? ckpt_le64(e->present->data + 16 * i) : i;
     uint64_t begin = chunk * e->chunk_bytes, at = e->written + e->batched;
     size_t len = (size_t)CKPT_MIN(e->chunk_bytes, e->f->size - begin);
     int r = ckpt_input_read(e->fd, e->src, len, e->off + begin, err);
     if (r < 0)
         return r;
     /* What is encoded under a hash is what was hashed: somebody may have written to the file meanwhile. */
-    if (e->sums && (e->sums->len < 8 * (chunk + 1) || ckpt_le64(e->sums->data + 8 * chunk) != XXH3_64bits(e->src, len)))
+    if (!is_unchanged(e, i, len))
         return ckpt_fail(err, EBUSY, "it was changed while it was stored");
     uint8_t *dst = e->batch + e->batched;
     int n = encode(e->f->codec, e->f->typesize, e->src, len, dst, e->room - CKPT_OBJECT_SUM);
@@ -114,6 +126,8 @@ static int encode_end(struct encoder *e, struct ckpt_object_footer *f, struct ck
     uint8_t footer[CKPT_OBJECT_FOOTER];
     f->index = e->written + e->batched;
     ckpt_buf_add(&e->index, &f->index, sizeof f->index);
+    for (uint64_t i = 0; e->present && i < f->chunks; i++)
+        ckpt_buf_add(&e->index, e->present->data + 16 * i, sizeof(uint64_t));
     uint64_t sum = XXH3_64bits(e->index.data, e->index.len);
     ckpt_buf_add(&e->index, &sum, sizeof sum);
     ckpt_object_footer_make(f, footer);
@@ -142,6 +156,21 @@ static int encode_all(struct encoder *e, struct ckpt_object_footer *f, const ato
     return encode_end(e, f, err);
 }
 
+static int encode_object(struct encoder *e, struct ckpt_object_footer *f, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+{
+    e->room = (size_t)ckpt_object_bound(f->codec, e->chunk_bytes);
+    e->batch_room = (size_t)CKPT_MIN((uint64_t)BATCH, (f->chunks ? f->chunks - 1 : 0) * e->room) + e->room;
+    e->src = malloc((size_t)CKPT_MIN(e->chunk_bytes, f->size) + 1);
+    e->batch = malloc(e->batch_room);
+    int r = encode_all(e, f, cancel, err);
+    free(e->src);
+    free(e->batch);
+    ckpt_buf_clear(&e->index);
+    if (r == 0)
+        *ret_stored = e->written;
+    return r;
+}
+
 int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
                        const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
 {
@@ -161,17 +190,18 @@ int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_obje
     f.chunks = ckpt_chunk_count(len, log2);
     memcpy(f.sha256, sha256, CKPT_SHA256);
     struct encoder e = {.f = &f, .fd = fd, .sums = chunk_bytes == CKPT_OBJECT_CHUNK ? sums : NULL, .out = out, .off = off, .chunk_bytes = chunk_bytes};
-    e.room = (size_t)ckpt_object_bound(codec, chunk_bytes);
-    e.batch_room = (size_t)CKPT_MIN((uint64_t)BATCH, (f.chunks ? f.chunks - 1 : 0) * e.room) + e.room;
-    e.src = malloc((size_t)CKPT_MIN(chunk_bytes, len) + 1);
-    e.batch = malloc(e.batch_room);
-    int r = encode_all(&e, &f, cancel, err);
-    free(e.src);
-    free(e.batch);
-    ckpt_buf_clear(&e.index);
-    if (r == 0)
-        *ret_stored = e.written;
-    return r;
+    return encode_object(&e, &f, cancel, ret_stored, err);
+}
+
+int ckpt_object_encode_sparse(int fd, uint64_t size, unsigned typesize, const uint8_t name[CKPT_SHA256], const struct ckpt_buf *present, int out,
+                              const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+{
+    uint32_t log2 = (uint32_t)__builtin_ctzll(CKPT_OBJECT_CHUNK);
+    struct ckpt_object_footer f = {.codec = CKPT_OBJECT_SPARSE, .chunk_log2 = log2, .typesize = typesize_of(CKPT_OBJECT_SPARSE, typesize), .size = size};
+    f.chunks = present->len / 16;
+    memcpy(f.sha256, name, CKPT_SHA256);
+    struct encoder e = {.f = &f, .fd = fd, .present = present, .out = out, .chunk_bytes = CKPT_OBJECT_CHUNK};
+    return encode_object(&e, &f, cancel, ret_stored, err);
 }
 
 int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, struct ckpt_err *err)

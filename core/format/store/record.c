@@ -6,7 +6,6 @@
 #include <inttypes.h>
 
 #define MAX_MODE 07777
-#define MAX_SIZE ((uint64_t)1 << 62)
 
 /* In the order in which they are written. */
 enum member {
@@ -46,6 +45,11 @@ static bool name_fits(const char *name, enum ckpt_node_kind kind)
 {
     return ckpt_manifest_name_ok(name) && (kind != CKPT_NODE_ARRAY || ends_with(name, ".npy")) &&
            (kind != CKPT_NODE_VALUE || ends_with(name, ".json"));
+}
+
+bool ckpt_manifest_is_sparse(const struct ckpt_manifest_node *n)
+{
+    return (n->kind == CKPT_NODE_ARRAY || n->kind == CKPT_NODE_BLOB) && n->codec == CKPT_OBJECT_SPARSE;
 }
 
 void ckpt_manifest_node_clear(struct ckpt_manifest_node *n)
@@ -134,7 +138,7 @@ static int take_shape(struct record *r)
             return ckpt_scan_fail(r->s, "a comma is missing");
         if (a->ndim == CKPT_MAX_DIMS)
             return ckpt_fail(r->s->err, EOPNOTSUPP, "an array of the manifest has more than %d dimensions", CKPT_MAX_DIMS);
-        int e = ckpt_scan_u64(r->s, MAX_SIZE, &a->shape[a->ndim]);
+        int e = ckpt_scan_u64(r->s, CKPT_LEAF_MAX, &a->shape[a->ndim]);
         if (e < 0)
             return e;
     }
@@ -201,17 +205,17 @@ static int take_member(struct record *r, enum member m)
     case MTIME:
         return ckpt_scan_i64(r->s, &n->mtime_ns);
     case SIZE:
-        return ckpt_scan_u64(r->s, MAX_SIZE, &n->size);
+        return ckpt_scan_u64(r->s, CKPT_LEAF_MAX, &n->size);
     case SHA256:
         return take_hash(r, n->sha256);
     case OBJECT:
         return take_hash(r, n->object);
     case OFFSET:
-        return ckpt_scan_u64(r->s, MAX_SIZE, &n->offset);
+        return ckpt_scan_u64(r->s, CKPT_LEAF_MAX, &n->offset);
     case CODEC:
         return take_codec(r);
     case STORED:
-        return ckpt_scan_u64(r->s, MAX_SIZE, &n->stored);
+        return ckpt_scan_u64(r->s, CKPT_LEAF_MAX, &n->stored);
     case DESCR:
         e = ckpt_scan_string(r->s, &r->text);
         return e < 0 ? e : ckpt_npy_parse_descr((char *)r->text.data, a, r->s->err);
@@ -259,11 +263,18 @@ static int check_array(struct record *r)
 static int check_record(struct record *r, bool top)
 {
     struct ckpt_manifest_node *n = r->n;
+    bool sparse = ckpt_manifest_is_sparse(n);
     uint32_t want = BIT(MODE) | BIT(UID) | BIT(GID) | BIT(MTIME) | required[n->kind] | (top ? 0 : BIT(PARENT) | BIT(KIND));
+    if (sparse) /* its object's name is no SHA-256 */
+        want = (want & ~BIT(SHA256)) | BIT(OBJECT);
     if ((r->seen & want) != want)
         return ckpt_scan_fail(r->s, "a node lacks a member");
+    if (sparse && (r->seen & BIT(SHA256) || n->offset))
+        return ckpt_scan_fail(r->s, "a sparse leaf has a member that it cannot have");
     if (top ? n->name != NULL || n->kind != CKPT_NODE_DIR : !n->name || !name_fits(n->name, n->kind))
         return ckpt_scan_fail(r->s, "a node has a name that it cannot have");
+    if (sparse)
+        memcpy(n->sha256, n->object, CKPT_SHA256);
     if (!(r->seen & BIT(OBJECT)))
         memcpy(n->object, n->sha256, CKPT_SHA256);
     if (n->kind == CKPT_NODE_VALUE && (strlen(n->text) != n->size || !ckpt_manifest_text_ok(n->text, n->size)))
@@ -332,11 +343,14 @@ void ckpt_record_add_name(struct ckpt_buf *buf, const char *name)
 static void add_content(struct ckpt_buf *buf, const struct ckpt_manifest_node *n)
 {
     char hex[CKPT_HEX];
+    bool sparse = ckpt_manifest_is_sparse(n);
     ckpt_hash_hex(n->sha256, hex);
-    ckpt_buf_addf(buf, ",\"size\":%" PRIu64 ",\"sha256\":\"%s\"", n->size, hex);
+    ckpt_buf_addf(buf, ",\"size\":%" PRIu64, n->size);
+    if (!sparse)
+        ckpt_buf_addf(buf, ",\"sha256\":\"%s\"", hex);
     if (n->kind == CKPT_NODE_VALUE)
         return;
-    if (memcmp(n->object, n->sha256, CKPT_SHA256)) {
+    if (sparse || memcmp(n->object, n->sha256, CKPT_SHA256)) {
         ckpt_hash_hex(n->object, hex);
         ckpt_buf_addf(buf, ",\"object\":\"%s\"", hex);
     }
@@ -383,7 +397,9 @@ static bool node_fits(const struct ckpt_manifest_node *n, bool top)
         return false;
     if (n->kind == CKPT_NODE_DIR)
         return true;
-    if (n->size > MAX_SIZE || n->offset > MAX_SIZE || n->stored > MAX_SIZE)
+    if (ckpt_manifest_is_sparse(n) && (n->offset || memcmp(n->object, n->sha256, CKPT_SHA256)))
+        return false;
+    if (n->size > CKPT_LEAF_MAX || n->offset > CKPT_LEAF_MAX || n->stored > CKPT_LEAF_MAX)
         return false;
     return n->kind != CKPT_NODE_VALUE || (n->text && strlen(n->text) == n->size && ckpt_manifest_text_ok(n->text, n->size));
 }

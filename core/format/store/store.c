@@ -284,7 +284,8 @@ static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
     if (n.kind == CKPT_NODE_BLOB) /* of an array it is told anyway */
         ckpt_buf_addf(json, ",\"codec\":\"%s\"", n.codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n.codec));
     ckpt_hash_hex(n.sha256, hex);
-    ckpt_buf_addf(json, ",\"sha256\":\"%s\"", hex);
+    if (!ckpt_manifest_is_sparse(&n))
+        ckpt_buf_addf(json, ",\"sha256\":\"%s\"", hex);
     ckpt_manifest_node_clear(&n);
 }
 

@@ -78,6 +78,33 @@ static int check_extent(struct verifier *v, const struct ckpt_extent *e, const u
     return memcmp(got, sha256, CKPT_SHA256) ? ckpt_fail(err, EBADMSG, "the bytes do not have the SHA-256 that they are stored under") : 0;
 }
 
+static int add_sparse(struct verifier *v, const struct ckpt_extent *e, uint64_t off, size_t len, struct ckpt_err *err)
+{
+    int r = ckpt_extent_read(e, v->block, len, off);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "stored data is damaged" : strerror(-r));
+    return ckpt_sparse_name_add(v->md, v->block, len, off) < 0 ? ckpt_fail(err, ENOMEM, "its name cannot be computed") : 0;
+}
+
+/* What is in an extent has this name. Holes are not read. */
+static int check_sparse(struct verifier *v, const struct ckpt_extent *e, const uint8_t *name, struct ckpt_err *err)
+{
+    uint8_t got[CKPT_SHA256];
+    int r = ckpt_sparse_name_begin(v->md, e->len);
+    for (uint64_t off = 0, end; r == 0 && off < e->len; off = end) {
+        bool data = ckpt_extent_run(e, off, &end);
+        for (uint64_t at = off; data && at < end && r == 0; at += BLOCK)
+            r = add_sparse(v, e, at, (size_t)CKPT_MIN((uint64_t)BLOCK, end - at), err);
+        if (v->progress)
+            v->progress(v->arg, end - off);
+    }
+    if (r == 0)
+        r = ckpt_sparse_name_end(v->md, got);
+    if (r < 0)
+        return err && err->code ? r : ckpt_fail(err, ENOMEM, "its name cannot be computed");
+    return memcmp(got, name, CKPT_SHA256) ? ckpt_fail(err, EBADMSG, "the bytes do not have the name that they are stored under") : 0;
+}
+
 /* An object that leaves are part of. */
 static int check_object(struct verifier *v, const uint8_t *sha256, struct ckpt_err *err)
 {
@@ -116,7 +143,7 @@ static int check_leaf(struct verifier *v, uint32_t node, struct ckpt_err *err)
         return r;
     r = v->tree->format->file(v->tree, node, &e, err);
     if (r == 0)
-        r = check_extent(v, &e, n.sha256, err);
+        r = ckpt_manifest_is_sparse(&n) ? check_sparse(v, &e, n.object, err) : check_extent(v, &e, n.sha256, err);
     ckpt_extent_clear(&e);
     if (r == 0 && own && n.kind != CKPT_NODE_VALUE)
         add_hash(&v->right, n.sha256);
