@@ -110,13 +110,18 @@ void fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
     struct ckpt_handle *handle;
     struct ckpt_attr a;
     struct fuse_entry_param e;
-    int r = ckpt_create(m->source, parent, name, mode, fi->flags, &who, &a, &handle, NULL);
+    struct fs_open *open = NULL;
+    int r = fs_open_begin(m->opens, who.uid, &open);
+    if (r == 0)
+        r = ckpt_create(m->source, parent, name, mode, fi->flags, &who, &a, &handle, NULL);
     if (r < 0) {
+        fs_open_end(m->opens, open);
         fuse_reply_err(req, -r);
         return;
     }
     fs_fill_entry(m, &a, &e);
-    fi->fh = (uintptr_t)handle;
+    open->what = handle;
+    fi->fh = (uintptr_t)open;
     fi->keep_cache = true;
     int32_t backing = fs_passthrough_open(m->passthrough, a.id, ckpt_handle_fd(handle));
     if (backing)
@@ -124,6 +129,7 @@ void fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
     if ((backing ? fs_passthrough_reply_create(req, &e, fi->fh, backing) : fuse_reply_create(req, &e, fi)) < 0) {
         fs_passthrough_release(m->passthrough, a.id);
         ckpt_release(handle);
+        fs_open_end(m->opens, open);
         ckpt_forget(m->source, a.id, 1);
     }
 }
@@ -149,6 +155,7 @@ void fs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     fs_passthrough_release(fs_mount_of(req)->passthrough, ino);
     ckpt_release(fs_handle_of(fi));
+    fs_open_end(fs_mount_of(req)->opens, (struct fs_open *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 

@@ -221,8 +221,10 @@ static int run_daemon(struct fs_mount_options *o, int ready_fd)
     struct fs_mount m = {.opt = o, .ready_fd = ready_fd};
     o->core.write = !o->read_only;
     o->core.hidden = o->mountpoint;
-    int r = ckpt_source_open(o->source, &o->core, &m.source, &err);
+    int r = fs_opens_new(&m.opens);
+    r = r < 0 ? ckpt_fail(&err, -r, "out of memory") : ckpt_source_open(o->source, &o->core, &m.source, &err);
     if (r < 0) {
+        fs_opens_free(m.opens);
         if (ready_fd < 0)
             ckpt_log(CKPT_LOG_ERROR, "%s", err.text);
         send_report(ready_fd, status_of(r), err.text);
@@ -231,6 +233,7 @@ static int run_daemon(struct fs_mount_options *o, int ready_fd)
     m.writable = ckpt_source_writable(m.source) || o->read_write;
     int status = serve(&m, o);
     ckpt_source_close(m.source);
+    fs_opens_free(m.opens);
     return status;
 }
 

@@ -135,6 +135,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     struct fs_mount *m = fs_mount_of(req);
     struct ckpt_caller who = fs_caller(req);
     struct ckpt_handle *handle = NULL;
+    struct fs_open *open = NULL;
     struct ckpt_attr a;
     if (m->no_open) {
         fuse_reply_err(req, ENOSYS);
@@ -142,12 +143,20 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     }
     int r = ckpt_getattr(m->source, ino, &a, NULL);
     if (r == 0)
+        r = fs_open_begin(m->opens, who.uid, &open);
+    if (r == 0)
         r = ckpt_open(m->source, ino, fi->flags, &who, &handle, NULL);
+    if (!handle) { /* what is committed costs nothing */
+        fs_open_end(m->opens, open);
+        open = NULL;
+    }
     if (r < 0) {
         fuse_reply_err(req, -r);
         return;
     }
-    fi->fh = (uintptr_t)handle;
+    if (open)
+        open->what = handle;
+    fi->fh = (uintptr_t)open;
     fi->keep_cache = a.forever || (a.staged && !m->passthrough); /* what the kernel has written by itself is not in its cache of this file */
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
     int fd = handle ? ckpt_handle_fd(handle) : m->opt->passthrough ? ckpt_backing_fd(m->source, ino) : -1;
@@ -159,6 +168,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if ((backing ? fs_passthrough_reply_open(req, fi->fh, backing, fi->noflush) : fuse_reply_open(req, fi)) < 0) {
         fs_passthrough_release(m->passthrough, ino);
         ckpt_release(handle);
+        fs_open_end(m->opens, open);
     }
 }
 
@@ -217,22 +227,31 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    struct fs_mount *m = fs_mount_of(req);
     struct ckpt_dir *dir;
+    struct fs_open *open = NULL;
     bool forever;
-    int r = ckpt_opendir(fs_mount_of(req)->source, ino, &dir, &forever, NULL);
+    int r = fs_open_begin(m->opens, fuse_req_ctx(req)->uid, &open);
+    if (r == 0)
+        r = ckpt_opendir(m->source, ino, &dir, &forever, NULL);
     if (r < 0) {
+        fs_open_end(m->opens, open);
         fuse_reply_err(req, -r);
         return;
     }
-    fi->fh = (uintptr_t)dir;
+    open->what = dir;
+    fi->fh = (uintptr_t)open;
     fi->cache_readdir = fi->keep_cache = forever;
-    if (fuse_reply_open(req, fi) < 0)
+    if (fuse_reply_open(req, fi) < 0) {
         ckpt_closedir(dir);
+        fs_open_end(m->opens, open);
+    }
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     ckpt_closedir(fs_dir_of(fi));
+    fs_open_end(fs_mount_of(req)->opens, (struct fs_open *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 

@@ -11,6 +11,7 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 
+#include "fs/opens.h"
 #include "fs/passthrough.h"
 
 struct fs_mount {
@@ -19,6 +20,7 @@ struct fs_mount {
     bool writable; /* the source has a native root to write to */
     bool no_open; /* the kernel opens files without asking */
     struct fs_passthrough *passthrough; /* NULL: there is none */
+    struct fs_opens *opens;
     int ready_fd; /* where somebody waits for the mount to work, or -1 */
 };
 
@@ -35,11 +37,11 @@ static inline struct ckpt_caller fs_caller(fuse_req_t req)
 }
 static inline struct ckpt_handle *fs_handle_of(const struct fuse_file_info *fi)
 {
-    return fi ? (struct ckpt_handle *)(uintptr_t)fi->fh : NULL;
+    return fi && fi->fh ? ((struct fs_open *)(uintptr_t)fi->fh)->what : NULL;
 }
 static inline struct ckpt_dir *fs_dir_of(const struct fuse_file_info *fi)
 {
-    return (struct ckpt_dir *)(uintptr_t)fi->fh;
+    return ((struct fs_open *)(uintptr_t)fi->fh)->what;
 }
 void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct stat *st);
 void fs_fill_entry(const struct fs_mount *m, const struct ckpt_attr *a, struct fuse_entry_param *e);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/base/log.h"
 
+#include "core/base/util.h"
+
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -35,4 +37,14 @@ void ckpt_log(enum ckpt_log_level level, const char *fmt, ...)
         syslog(priority[level], "%s", line);
     else
         fprintf(stderr, "ckptfs: %s: %s\n", name[level], line);
+}
+
+bool ckpt_log_again(struct ckpt_log_limit *limit, uint32_t key)
+{
+    const int64_t second = 1000000000;
+    int64_t now = ckpt_monotonic_ns(), since = now - limit->ns;
+    if (limit->ns && since < (key == limit->key ? 60 : 1) * second)
+        return false;
+    *limit = (struct ckpt_log_limit){key, now};
+    return true;
 }

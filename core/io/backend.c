@@ -70,6 +70,18 @@ int ckpt_backend_readlink(struct ckpt_backend *b, const char *path, char *buf, s
     return b->ops->readlink ? b->ops->readlink(b, path, buf, len) : -EINVAL;
 }
 
+static _Thread_local unsigned shortages;
+
+unsigned ckpt_shortages(void)
+{
+    return shortages;
+}
+
+void ckpt_count_shortage(int r)
+{
+    shortages += r == -EMFILE || r == -ENFILE;
+}
+
 struct ckpt_file *ckpt_file_ref(struct ckpt_file *f)
 {
     atomic_fetch_add(&f->refs, 1);

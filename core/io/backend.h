@@ -99,6 +99,13 @@ int ckpt_file_fd(struct ckpt_file *f);
 int ckpt_file_read_all(struct ckpt_file *f, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
 int ckpt_backend_read_all(struct ckpt_backend *b, const char *path, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
 
+/*
+ * How often this thread could not open something since there were no descriptors left. Whoever has taken any failure for an absence compares: if it
+ * has grown meanwhile, what was looked at is not known, and the answer is -EMFILE.
+ */
+unsigned ckpt_shortages(void);
+void ckpt_count_shortage(int r); /* r: of an open */
+
 /* True if a path is relative and has no empty, "." or ".." part and no NUL. "" is not safe. */
 bool ckpt_path_safe(const char *path, size_t len);
 

@@ -33,7 +33,7 @@ static size_t pin_limit(void)
     size_t limit = atomic_load(&cached);
     if (!limit) {
         struct rlimit rl;
-        limit = getrlimit(RLIMIT_NOFILE, &rl) == 0 ? (size_t)CKPT_MIN(rl.rlim_cur, (rlim_t)1 << 20) / 2 : 512;
+        limit = getrlimit(RLIMIT_NOFILE, &rl) == 0 ? (size_t)CKPT_MIN(rl.rlim_cur, (rlim_t)1 << 20) / 4 : 256;
         atomic_store(&cached, limit);
     }
     return limit;

@@ -95,12 +95,15 @@ static int open_name(struct posix_backend *b, const char *path, int flags)
     if (is_hidden(b, path))
         return -ENOENT;
     int fd = open_beneath(b->fd, path, flags | O_CLOEXEC);
+    ckpt_count_shortage(fd);
     if (fd != -EXDEV || b->root == b)
         return fd;
     char full[8192];
     if (snprintf(full, sizeof full, "%s/%s", b->path, path) >= (int)sizeof full)
         return -ENAMETOOLONG;
-    return open_beneath(b->root->fd, full, flags | O_CLOEXEC);
+    fd = open_beneath(b->root->fd, full, flags | O_CLOEXEC);
+    ckpt_count_shortage(fd);
+    return fd;
 }
 
 static int64_t to_ns(const struct statx_timestamp *t)

@@ -397,6 +397,7 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
     if (!l)
         return -ENOMEM;
     struct maker m = {.source = source, .path = path, .old = old, .l = l, .plain = is_plain(path)};
+    unsigned shortages = ckpt_shortages();
     atomic_init(&l->refs, 1);
     l->taken_ns = ckpt_realtime_ns();
     int r = ckpt_backend_stat(source, path, &l->dir);
@@ -414,6 +415,8 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
         r = settle_entries(&m);
     if (r == 0)
         trim(l);
+    if (shortages != ckpt_shortages()) /* what an entry is may be wrong */
+        r = -EMFILE;
     if (r < 0)
         ckpt_listing_unref(l);
     else

@@ -468,7 +468,10 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     struct looking l = {parent, name, ret};
     *ret = (struct ckpt_attr){0};
     atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
-    int r = source_retry(src, parent, 0, lookup_at, &l, err);
+    unsigned shortages = ckpt_shortages();
+    int r = source_absent(source_retry(src, parent, 0, lookup_at, &l, err), shortages);
+    if (r == -EMFILE)
+        return ckpt_fail(err, EMFILE, "%s: %s", name, strerror(EMFILE));
     if (r == 0 && src->opt.write)
         source_own_id(src, parent, name, ret);
     if (r == -ENOENT)

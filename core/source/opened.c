@@ -213,22 +213,28 @@ int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_
 static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_pins *pins;
+    unsigned shortages = ckpt_shortages();
     struct place at;
     place_of(src, n, &at);
-    int r = node_pins(src, n, o, &at, &pins);
+    int r = source_absent(node_pins(src, n, o, &at, &pins), shortages);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
     r = keep_file(src, n, o, &at, pins);
     if (r == 0)
         r = n->reader->open(&(struct ckpt_opening){pins, at.inside, src->cache, src->opt.flat}, ret, err);
     ckpt_pins_unref(pins);
-    return r;
+    if (shortages == ckpt_shortages())
+        return r;
+    if (r == 0) /* something may be missing in it */
+        ckpt_tree_unref(*ret);
+    return ckpt_fail(err, EMFILE, "%s", strerror(EMFILE));
 }
 
-/* Why it did not open, when that was tried last; nothing is known against a step that was deleted. */
+/* Why it did not open, when that was tried last; nothing is known against a step that was deleted, or for which there were no descriptors. */
 static void note_error(struct ckpt_source *src, struct opened *o, int r, const struct ckpt_err *err)
 {
-    struct ckpt_err *note = r < 0 && r != -ENOENT ? malloc(sizeof *note) : NULL;
+    bool its_own = r < 0 && r != -ENOENT && r != -EMFILE && r != -ENFILE;
+    struct ckpt_err *note = its_own ? malloc(sizeof *note) : NULL;
     if (note)
         *note = *err;
     CKPT_GUARD(&src->lock);

@@ -103,6 +103,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
     struct target t;
     struct ckpt_err own = {0};
     atomic_fetch_add_explicit(&src->reads, 1, memory_order_relaxed);
+    unsigned shortages = ckpt_shortages();
     ssize_t r = source_target(src, id, &t, err);
     if (r < 0)
         return r;
@@ -134,6 +135,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
         }
     }
     source_done(src, &t);
+    r = r == -ENOENT ? source_absent((int)r, shortages) : r;
     if (r > 0 && !give)
         atomic_fetch_add_explicit(&src->bytes_read, (uint64_t)r, memory_order_relaxed);
     return r;

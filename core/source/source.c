@@ -103,9 +103,10 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     pthread_mutex_unlock(&src->lock);
     for (size_t i = 0; i < count; i++) {
         struct ckpt_stat st;
-        if (held[i].path && held[i].name &&
-            (ckpt_backend_stat(src->backend, held[i].path, &st) < 0 || st.ino != held[i].ino || st.dev != held[i].dev ||
-             st.btime_ns != held[i].btime_ns))
+        unsigned shortages = ckpt_shortages();
+        int r = held[i].path && held[i].name ? ckpt_backend_stat(src->backend, held[i].path, &st) : 0;
+        bool known = held[i].path && held[i].name && shortages == ckpt_shortages();
+        if (known && (r < 0 || st.ino != held[i].ino || st.dev != held[i].dev || st.btime_ns != held[i].btime_ns))
             gone(arg, held[i].parent, held[i].name);
         free(held[i].path);
         free(held[i].name);

@@ -172,4 +172,10 @@ int source_lookup_control(struct ckpt_source *src, const char *name, const struc
 int source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret, size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;
 extern const char *const source_control_names[]; /* NULL-terminated */
 
+/* What is not found may only not have been opened. shortages: ckpt_shortages() before. */
+static inline int source_absent(int r, unsigned shortages)
+{
+    return r == -ENOENT && ckpt_shortages() != shortages ? -EMFILE : r;
+}
+
 #endif

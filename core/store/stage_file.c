@@ -151,7 +151,7 @@ static void make_object(struct stage_task *task)
     pthread_mutex_lock(&set->lock);
     step->job_bytes -= job->size;
     n->queued = false;
-    n->uses++;
+    stage_use(n);
     if (r == 0 && gen == atomic_load(&n->gen)) {
         n->known = true;
         n->known_gen = gen;
@@ -167,7 +167,7 @@ static void make_object(struct stage_task *task)
     if (job->fd >= 0)
         close(job->fd);
     pthread_mutex_lock(&set->lock);
-    n->uses--;
+    stage_unuse(n);
     step->jobs--;
     pthread_cond_broadcast(&set->idle);
     stage_reap(n);
@@ -228,6 +228,7 @@ static struct ckpt_stage_handle *handle_new(struct stage_inode *n, int fd, int f
     pthread_mutex_init(&h->lock, NULL);
     CKPT_GUARD(&n->step->set->lock);
     n->opens++;
+    n->step->busy++;
     if (h->write) {
         n->open_writes++;
         n->step->open_writes++;
@@ -285,6 +286,7 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_lock(&set->lock);
     n->opens--;
+    step->busy--;
     if (h->write) {
         n->open_writes--;
         step->open_writes--;

@@ -136,9 +136,9 @@ static struct stage_inode *first_to_open(struct stage_inode *n)
 {
     while (n->parent && n->parent->fd < 0)
         n = n->parent;
-    n->uses++;
+    stage_use(n);
     if (n->parent)
-        n->parent->uses++;
+        stage_use(n->parent);
     return n;
 }
 
@@ -165,10 +165,10 @@ static int open_again(struct stage_inode *n)
             if (fd >= 0)
                 close(fd);
         }
-        a->uses--;
+        stage_unuse(a);
         stage_reap(a);
         if (dir) {
-            dir->uses--;
+            stage_unuse(dir);
             stage_reap(dir);
         }
         pthread_mutex_unlock(&set->lock);
@@ -185,7 +185,7 @@ int stage_keep(struct stage_inode *dir, const char *name)
     pthread_mutex_lock(&set->lock);
     struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
     if (n && n->parent == dir && n->name && !strcmp(n->name, name))
-        n->uses++;
+        stage_use(n);
     else
         n = NULL;
     pthread_mutex_unlock(&set->lock);
@@ -195,7 +195,7 @@ int stage_keep(struct stage_inode *dir, const char *name)
     CKPT_GUARD(&set->lock);
     if (r == 0)
         set_name(n, NULL, NULL);
-    n->uses--;
+    stage_unuse(n);
     stage_reap(n);
     return r;
 }
@@ -212,6 +212,18 @@ void stage_found(struct stage_inode *dir, const char *name)
         set_name(n, dir, name);
 }
 
+void stage_use(struct stage_inode *n)
+{
+    n->uses++;
+    n->step->busy++;
+}
+
+void stage_unuse(struct stage_inode *n)
+{
+    n->uses--;
+    n->step->busy--;
+}
+
 /* What is known of its content outlives its references. */
 static bool is_needed(const struct stage_inode *n)
 {
@@ -222,6 +234,7 @@ static bool is_needed(const struct stage_inode *n)
 void stage_reap(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
+    stage_step_rest(n->step);
     while (n) {
         bool gone = atomic_load(&n->step->state) == STAGE_GONE;
         if (!n->uses && !n->opens && (gone || (!n->refs && n != n->step->top && n->name)))
@@ -238,6 +251,7 @@ void stage_reap(struct stage_inode *n)
         free(n->name);
         if (parent)
             parent->children--;
+        n->step->inodes--;
         stage_step_unref(n->step);
         free(n);
         n = parent; /* which keeps the step */
@@ -271,6 +285,7 @@ void stage_free_all(struct ckpt_stages *set)
 {
     for (unsigned i = 0; i < STAGE_BUCKETS; i++)
         for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id) {
+            n->step->busy = 0;
             n->refs = n->uses = n->opens = n->children = 0;
             n->known = n->queued = false;
             n->parent = NULL;
@@ -314,7 +329,7 @@ static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_in
         pthread_mutex_unlock(&set->lock);
         return -ESTALE;
     }
-    n->uses++;
+    stage_use(n);
     bool open = n->fd >= 0;
     if (open) {
         unlink_open(set, n);
@@ -342,7 +357,7 @@ void stage_put(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
     CKPT_GUARD(&set->lock);
-    n->uses--;
+    stage_unuse(n);
     stage_reap(n);
 }
 
@@ -363,6 +378,7 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     atomic_init(&n->unseen, step->adopted && step->set->leases && S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
     pthread_mutex_init(&n->content, NULL);
     step->uses++;
+    step->inodes++;
     struct stage_inode **b = id_bucket(set, n->id);
     n->next_id = *b;
     *b = n;
@@ -389,7 +405,7 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
     if (n) {
         n->is_top |= !dir;
         n->refs++;
-        n->uses++;
+        stage_use(n);
         give_fd(n, fd);
         if (dir)
             set_name(n, dir, name);
@@ -405,7 +421,7 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
     }
     int r = stage_stat(n, ret);
     CKPT_GUARD(&set->lock);
-    n->uses--;
+    stage_unuse(n);
     n->refs -= r < 0;
     stage_reap(n);
     return r;
@@ -506,7 +522,7 @@ int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id)
     if (r < 0)
         return r;
     CKPT_GUARD(&set->lock);
-    n->uses--;
+    stage_unuse(n);
     n->refs++;
     return 0;
 }

@@ -42,6 +42,8 @@ struct stage_step {
     pthread_mutex_t names;    /* held while names change, on disk and in the inodes, and while a file is opened by its name; before the set's lock */
     atomic_int state;         /* enum stage_state; GONE under freeze's writer */
     unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
+    unsigned inodes, busy;    /* of uses, those by its inodes; calls to these and handles of them */
+    struct stage_user *user;  /* whose share of the descriptors it takes from; NULL: of nobody's */
 
     /* under the set's lock */
     char became[CKPT_MANIFEST_ID]; /* of the manifest that its commit has made; empty: none, or it is not known */
@@ -138,6 +140,9 @@ struct ckpt_stages {
     struct ckpt_stage_options opt;
     struct ckpt_pool *pool;
     struct stage_line *lines; /* tasks that wait, by their users: in the order of whose turn it is */
+    struct stage_user *users; /* those who have steps */
+    unsigned user_steps, step_limit, user_limit; /* steps of all of them; how many there may be in all, and of one */
+    struct ckpt_log_limit user_told;
     unsigned slow_tasks, slow_limit; /* those under way that last */
     unsigned flushing;        /* closes that wait for background work */
     pthread_mutex_t lock;
@@ -176,6 +181,9 @@ void stage_free_all(struct ckpt_stages *set);
 void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino);
 /* Its content is not what is known of it any more. */
 void stage_dirty(struct stage_inode *n);
+/* A call to it is under way, and has ended: then it is reaped. Under the set's lock. */
+void stage_use(struct stage_inode *n);
+void stage_unuse(struct stage_inode *n);
 /* Free what nobody refers to; under the set's lock. */
 void stage_reap(struct stage_inode *n);
 /* "/proc/self/fd/N", by which an O_PATH descriptor is opened. */
@@ -207,6 +215,8 @@ void stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name);
 void stage_step_put(struct stage_step *step);
 void stage_step_unref(struct stage_step *step); /* under the set's lock */
+/* One that has ended, and that only the kernel's memory of its names keeps, has no descriptors any more. Under the set's lock. */
+void stage_step_rest(struct stage_step *step);
 
 /* One that has no name yet; NULL: no memory. With its directories in staging/, made or, of an id, opened: then its lock is held, or it has an owner
  * and -EWOULDBLOCK is returned. */
@@ -291,6 +301,12 @@ int stage_queue_add(struct ckpt_stages *set, struct stage_task *task) CKPT_MUST_
 /* All of a step that have not begun: a list. */
 struct stage_task *stage_queue_take(struct stage_step *step);
 void stage_queue_free(struct ckpt_stages *set);
+
+/* --- stage_user.c: how many steps each user may have. Under the set's lock --- */
+void stage_users_begin(struct ckpt_stages *set, unsigned descriptors);
+/* A step is a user's from now on, until it is freed. -EDQUOT, unless it is there already and has to be taken. */
+int stage_charge(struct stage_step *step, uid_t uid, bool forced) CKPT_MUST_USE;
+void stage_uncharge(struct stage_step *step);
 
 /* --- stage_file.c --- */
 /* Of objects that are not being made yet the commit takes care. Under the set's lock, and freeze's writer. */

@@ -10,7 +10,7 @@
 
 #define TICK_NS 200000000l
 #define SETTLINGS 8  /* steps that commit by themselves at once */
-#define MAX_FDS 8192 /* that inodes may hold, beside those that are in use */
+#define MAX_FDS 8192u /* that inodes may hold, beside those that are in use */
 
 /* --- by itself --- */
 
@@ -179,6 +179,15 @@ static bool is_other_writers(struct stage_step *step)
            strtoul(writer, NULL, 10) != step->set->opt.writer;
 }
 
+static int take_over(struct stage_step *step)
+{
+    struct stat st;
+    if (fstat(step->tree, &st) < 0)
+        return -errno;
+    CKPT_GUARD(&step->set->lock);
+    return stage_charge(step, st.st_uid, true);
+}
+
 static void adopt(struct ckpt_stages *set, const char *id)
 {
     struct stage_step *step = stage_begin(set);
@@ -187,17 +196,22 @@ static void adopt(struct ckpt_stages *set, const char *id)
         return;
     step->adopted = true;
     int r = stage_open_dirs(step, id);
-    if (r < 0 || is_other_writers(step)) { /* it has an owner, or will have */
+    if (r == -EWOULDBLOCK || r == -ENOENT || (r == 0 && is_other_writers(step))) { /* it has an owner, or had one, or will have */
         stage_step_put(step);
         return;
     }
-    if (step->tree < 0 || step->hold < 0 || stage_read_text(step->work, "name", name, sizeof name) < 0 || was_committed(step, name)) {
+    int named = r == 0 ? stage_read_text(step->work, "name", name, sizeof name) : 0;
+    if (r == 0 && (step->tree < 0 || step->hold < 0 || named == -ENOENT || (named == 0 && was_committed(step, name)))) {
         stage_drop(step);
         return;
     }
-    if (stage_read_text(step->work, "base", step->base_id, sizeof step->base_id) < 0)
+    r = r < 0 ? r : named;
+    if (r == 0 && (r = stage_read_text(step->work, "base", step->base_id, sizeof step->base_id)) < 0)
         *step->base_id = 0;
-    if (faccessat(step->work, "ready", F_OK, 0) == 0) {
+    r = r == -ENOENT ? 0 : r;
+    if (r == 0)
+        r = take_over(step);
+    if (r == 0 && faccessat(step->work, "ready", F_OK, 0) == 0) {
         step->touched = true; /* it was about to commit by itself when the mount ended */
         r = ckpt_disk_unlink(step->work, "ready", 0);
     }
@@ -241,7 +255,9 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     set->opt = *options;
     struct rlimit files = {.rlim_cur = 1024};
     getrlimit(RLIMIT_NOFILE, &files);
-    set->fd_limit = (unsigned)CKPT_MIN(CKPT_MAX(files.rlim_cur / 4, (rlim_t)64), (rlim_t)MAX_FDS);
+    unsigned descriptors = (unsigned)CKPT_MIN(files.rlim_cur, (rlim_t)1 << 20);
+    set->fd_limit = CKPT_MIN(CKPT_MAX(descriptors / 8, 16u), MAX_FDS);
+    stage_users_begin(set, descriptors);
     if (!options->set_codec)
         set->opt.codec = store->config.codec;
     set->gc_wanted = true;

@@ -20,14 +20,31 @@
 
 /* --- what keeps it --- */
 
+static void close_dirs(struct stage_step *step)
+{
+    int *fds[] = {&step->work, &step->tree, &step->hold, &step->lock};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
+    stage_uncharge(step);
+}
+
+void stage_step_rest(struct stage_step *step)
+{
+    bool resting = atomic_load(&step->state) == STAGE_GONE && step->uses == step->inodes && !step->busy && !step->jobs;
+    if (resting && step->tree >= 0)
+        close_dirs(step);
+}
+
 void stage_step_unref(struct stage_step *step)
 {
-    if (--step->uses)
+    if (--step->uses) {
+        stage_step_rest(step);
         return;
-    int fds[] = {step->work, step->tree, step->hold, step->lock};
-    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+    }
+    close_dirs(step);
     pthread_rwlock_destroy(&step->freeze);
     pthread_mutex_destroy(&step->names);
     free(step->writers);
@@ -52,14 +69,17 @@ void stage_leave(struct stage_step *step)
 
 /* --- who writes --- */
 
-/* When a process began, and in *pid its own number if a thread's was given. */
+#define UNKNOWN_START 0 /* of a process that could not be looked at */
+
+/* When a process began, and in *pid its own number if a thread's was given. false: it has ended. */
 static bool process_start(pid_t *pid, unsigned long long *ret)
 {
     char path[64], line[1024];
+    *ret = UNKNOWN_START;
     snprintf(path, sizeof path, "/proc/%d/status", *pid);
     FILE *f = fopen(path, "re");
     if (!f)
-        return false;
+        return errno != ENOENT && errno != ESRCH;
     int group;
     while (fgets(line, sizeof line, f))
         if (sscanf(line, "Tgid: %d", &group) == 1)
@@ -67,6 +87,8 @@ static bool process_start(pid_t *pid, unsigned long long *ret)
     fclose(f);
     snprintf(path, sizeof path, "/proc/%d/stat", *pid);
     f = fopen(path, "re");
+    if (!f && errno != ENOENT && errno != ESRCH)
+        return true;
     size_t n = f ? fread(line, 1, sizeof line - 1, f) : 0;
     if (f)
         fclose(f);
@@ -95,12 +117,19 @@ static void add_writer(struct stage_step *step, pid_t thread)
     step->writers[step->writer_count++] = w;
 }
 
+/* One that could not be looked at may be. */
+static bool is_same(const struct stage_writer *a, const struct stage_writer *b)
+{
+    bool unknown = a->start == UNKNOWN_START || b->start == UNKNOWN_START;
+    return unknown || (a->pid == b->pid && a->start == b->start);
+}
+
 bool stage_writers_ended(struct stage_step *step)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < step->writer_count; i++) {
         struct stage_writer w = step->writers[i];
-        if (process_start(&w.pid, &w.start) && w.pid == step->writers[i].pid && w.start == step->writers[i].start)
+        if (process_start(&w.pid, &w.start) && is_same(&w, &step->writers[i]))
             step->writers[kept++] = step->writers[i];
     }
     step->writer_count = kept;
@@ -239,8 +268,10 @@ int stage_open_dirs(struct stage_step *step, const char *id)
     if (step->lock < 0 || flock(step->lock, LOCK_EX | LOCK_NB) < 0)
         return -errno;
     step->tree = openat(step->work, "tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (step->tree < 0 && errno != ENOENT)
+        return -errno;
     step->hold = openat(step->work, "hold", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return 0;
+    return step->hold < 0 && errno != ENOENT ? -errno : 0;
 }
 
 /* With its directories open: known to the set. Under the set's lock. */
@@ -489,6 +520,12 @@ int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char 
     return r;
 }
 
+static int charge(struct stage_step *step, uid_t uid)
+{
+    CKPT_GUARD(&step->set->lock);
+    return stage_charge(step, uid, false);
+}
+
 int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
                    struct ckpt_err *err)
 {
@@ -497,7 +534,9 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
     struct stage_step *step = stage_begin(set);
     if (!step)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = stage_make_dirs(step, mode);
+    int r = charge(step, who->uid);
+    if (r == 0)
+        r = stage_make_dirs(step, mode);
     if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
         r = -errno;
     if (r == 0)
@@ -541,6 +580,18 @@ static int publish_copy(struct stage_step *step, const char *name)
     return r;
 }
 
+/* As a rule nobody else changes a step than its owner. */
+static int charge_owner(struct stage_step *step, struct ckpt_file *manifest, struct ckpt_err *err)
+{
+    struct ckpt_manifest_info info;
+    int r = ckpt_manifest_info(manifest, &info, err);
+    if (r < 0)
+        return r;
+    r = charge(step, info.top.uid);
+    ckpt_manifest_info_clear(&info);
+    return r;
+}
+
 static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
                      struct ckpt_err *err)
 {
@@ -548,7 +599,9 @@ static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file
     if (!step)
         return -ENOMEM;
     snprintf(step->base_id, sizeof step->base_id, "%s", id);
-    int r = stage_make_dirs(step, 0755);
+    int r = charge_owner(step, manifest, err);
+    if (r == 0)
+        r = stage_make_dirs(step, 0755);
     if (r == 0)
         r = stage_copy_tree(step, manifest, removed, err);
     if (r == 0)

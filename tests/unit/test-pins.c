@@ -8,7 +8,7 @@
 
 #include <sys/resource.h>
 
-#define LIMIT 400 /* descriptors of the process; half of them may be pinned */
+#define LIMIT 400 /* descriptors of the process; a quarter of them may be pinned */
 
 static struct ckpt_pins *open_pins(const char *path)
 {
@@ -68,10 +68,10 @@ static void test_limit(const char *top)
     for (unsigned i = 0; i < LIMIT; i++) {
         snprintf(name, sizeof name, "%u", i);
         CHECK(first_byte(many, name) == 'x');
-        CHECK(ckpt_pins_count(many) + ckpt_pins_count(few) <= LIMIT / 2);
+        CHECK(ckpt_pins_count(many) + ckpt_pins_count(few) <= LIMIT / 4);
     }
     /* The one that opens much gave up its own oldest, not those of the other. Each table's directory counts, too. */
-    CHECK(ckpt_pins_count(few) == 2 && ckpt_pins_count(many) == LIMIT / 2 - 4 && ckpt_pins_scarce());
+    CHECK(ckpt_pins_count(few) == 2 && ckpt_pins_count(many) == LIMIT / 4 - 4 && ckpt_pins_scarce());
     file_remove(top, "many/0");
     file_remove(top, "many/399");
     CHECK(first_byte(few, "0") == 'x' && first_byte(many, "0") == 0 && first_byte(many, "399") == 'x');
@@ -108,7 +108,7 @@ static void test_threads(const char *top)
     }
     for (unsigned i = 0; i < 8; i++)
         pthread_join(threads[i], NULL);
-    CHECK(ckpt_pins_count(pins[0]) + ckpt_pins_count(pins[1]) <= LIMIT / 2 + 8);
+    CHECK(ckpt_pins_count(pins[0]) + ckpt_pins_count(pins[1]) <= LIMIT / 4 + 8);
     ckpt_pins_unref(pins[0]);
     ckpt_pins_unref(pins[1]);
 }
