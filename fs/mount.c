@@ -4,6 +4,7 @@
  * when the kernel has been answered, or why it never will be. So the command returns when the mount works, with the right status.
  */
 #include "fs/commands.h"
+#include "fs/loop.h"
 #include "fs/operations.h"
 
 #include "core/base/buf.h"
@@ -152,16 +153,7 @@ static struct fuse_session *new_session(struct fs_mount *m, const struct fs_moun
 
 static int run_loop(struct fuse_session *session, const struct fs_mount_options *o)
 {
-    if (o->single_thread)
-        return fuse_session_loop(session);
-    struct fuse_loop_config *config = fuse_loop_cfg_create();
-    if (!config)
-        return -ENOMEM;
-    fuse_loop_cfg_set_clone_fd(config, 0);
-    fuse_loop_cfg_set_max_threads(config, 10);
-    int r = fuse_session_loop_mt(session, config);
-    fuse_loop_cfg_destroy(config);
-    return r;
+    return o->single_thread ? fuse_session_loop(session) : fs_loop_run(session);
 }
 
 static int serve(struct fs_mount *m, const struct fs_mount_options *o)

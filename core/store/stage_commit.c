@@ -144,7 +144,7 @@ static void freeze(struct stage_step *step)
     }
 }
 
-int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
@@ -184,6 +184,16 @@ int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, at
     if (err)
         *err = own;
     free(name);
+    return r;
+}
+
+int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+{
+    int r = ckpt_waiting_begin();
+    if (r < 0)
+        return ckpt_fail(err, -r, "too many commits wait: try again when others have ended");
+    r = commit_as(step, as, if_settled, interrupted, err);
+    ckpt_waiting_end();
     return r;
 }
 

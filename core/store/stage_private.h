@@ -7,6 +7,7 @@
 #include "core/base/pool.h"
 #include "core/base/rights.h"
 #include "core/base/util.h"
+#include "core/base/waiting.h"
 #include "core/io/disk.h"
 #include "core/store/stage.h"
 

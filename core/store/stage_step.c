@@ -55,7 +55,13 @@ void stage_step_unref(struct stage_step *step)
 
 int stage_enter(struct stage_step *step)
 {
-    pthread_rwlock_rdlock(&step->freeze);
+    if (pthread_rwlock_tryrdlock(&step->freeze) != 0) { /* it is being committed */
+        int r = ckpt_waiting_begin();
+        if (r < 0)
+            return r;
+        pthread_rwlock_rdlock(&step->freeze);
+        ckpt_waiting_end();
+    }
     if (atomic_load(&step->state) == STAGE_OPEN)
         return 0;
     pthread_rwlock_unlock(&step->freeze);

@@ -172,3 +172,28 @@ def test_close(shared):
         util.run("sh", "-c", f"head -c 80000 /dev/urandom >{m.top}/2/f{i}", limit=30)
     trees.commit(m.top / "2")
     assert trees.is_committed(m.top / "2")
+
+
+
+@as_root
+def test_commits_that_last(mount, root):
+    """Twenty commits that last, and as many changes that wait for them, leave threads for others' calls."""
+    root.chmod(0o1777)
+    m = mount(root, "allow_other", trees.EXPLICIT, prefix=("env", "CKPTFS_DISK_SLOW=link:2000"))
+    reachable(m.top / "x")
+    assert as_nobody(f"cd {m.top}; for i in $(seq 20); do mkdir $i; echo x >$i/file; done") == ""
+    (m.top / "100").mkdir()
+    users = [subprocess.Popen([*AS_NOBODY, "sh", "-c", f"sync {m.top}/{i}"], stdin=subprocess.DEVNULL) for i in range(1, 21)]
+    try:
+        time.sleep(1)
+        users += [subprocess.Popen([*AS_NOBODY, "sh", "-c", f"echo y >{m.top}/{i}/other"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(1, 21)]
+        time.sleep(1)
+        for i in range(20):
+            (m.top / f"100/{i}").write_text("x")
+            os.listdir(m.top)
+        assert all(user.poll() is None for user in users)                  # they have not ended yet, and nobody waited for them
+    finally:
+        for user in users:
+            user.wait(timeout=util.LIMIT)
+    assert all(user.returncode == 0 for user in users[:20])
+    assert all((root / f".ckptstore/steps/{i}.json").exists() for i in range(1, 21))
