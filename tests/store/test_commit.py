@@ -87,6 +87,7 @@ def test_mapped_for_writing(step, root):
         f.truncate(5000)
         view = mmap.mmap(f.fileno(), 5000)
     view[0] = 1
+    view.flush()                                           # an overlay tells of the change only then
     refused(step, root, errno.EBUSY)
     view[1] = 2
     view.close()
