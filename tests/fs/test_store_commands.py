@@ -160,10 +160,9 @@ def test_import_refused(root, tmp_path):
 def test_import_is_killed(root, tmp_path):
     """By SIGTERM nothing is left; what SIGKILL leaves goes with gc, and is no step."""
     (tmp_path / "folder").mkdir()
-    with open(tmp_path / "folder/large", "wb") as f:
-        f.truncate(1 << 40)
+    (tmp_path / "folder/large").write_bytes(os.urandom(64 << 20))
     for how in signal.SIGTERM, signal.SIGKILL:
-        process = subprocess.Popen([CKPTFS, "import", tmp_path / "folder", root / "1"], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([CKPTFS, "import", tmp_path / "folder", root / "1"], stderr=subprocess.DEVNULL, env={**os.environ, "CKPTFS_DISK_SLOW": "write:300"})
         try:
             util.wait_for(lambda: list((root / ".ckptstore/staging").glob("*/tree/large")))
             process.send_signal(how)
