@@ -26,8 +26,8 @@ int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;
 
 /* steps/NAME.json for reading. */
 int ckpt_store_manifest(struct ckpt_store *s, const char *step, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* Is there a step of that name, whose manifest has this id? */
-bool ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id);
+/* Is there a step of that name, whose manifest has this id? 1, 0; negative: that cannot be told. */
+int ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id);
 /* Do its first and its last line look as they should? What is between them is not read. */
 bool ckpt_store_step_is_whole(struct ckpt_store *s, const char *step);
 /* As ckpt_store_delete, by a caller that holds the lock. */

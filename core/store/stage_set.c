@@ -162,7 +162,7 @@ static bool was_committed(struct stage_step *step, const char *name)
     /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
     struct ckpt_store_step *steps;
     size_t count;
-    bool found = ckpt_store_step_is(step->set->store, name, id);
+    bool found = ckpt_store_step_is(step->set->store, name, id) == 1;
     if (!found && ckpt_store_steps(step->set->store, true, &steps, &count, NULL) == 0) {
         for (size_t i = 0; i < count; i++)
             found |= !strcmp(steps[i].id, id);

@@ -576,9 +576,10 @@ static int publish_copy(struct stage_step *step, const char *name)
 {
     pthread_rwlock_wrlock(&step->freeze);
     int r = stage_publish(step, name);
-    if (r == 0 && !ckpt_store_step_is(step->set->store, name, step->base_id)) {
+    int same = r == 0 ? ckpt_store_step_is(step->set->store, name, step->base_id) : 0;
+    if (r == 0 && same != 1) {
         stage_end(step);
-        r = -ESTALE;
+        r = same < 0 ? same : -ESTALE;
     }
     if (r == 0)
         stage_lineage_begin(step->set, step->base_id, name);
@@ -628,9 +629,11 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file 
     int r = has_copy(set, name, id);
     if (r)
         return CKPT_MIN(r, 0);
-    if (!ckpt_store_step_is(set->store, name, id))
+    r = ckpt_store_step_is(set->store, name, id);
+    if (r == 0)
         return -ESTALE;
-    r = make_copy(set, name, manifest, id, removed, &own);
+    if (r == 1)
+        r = make_copy(set, name, manifest, id, removed, &own);
     if (r == -EEXIST) /* somebody else was quicker */
         r = has_copy(set, name, id) == 1 ? 0 : -ESTALE;
     if (r == 0 || r == -ESTALE)

@@ -117,15 +117,19 @@ static void read_heads(struct list *l)
     l->count = kept;
 }
 
-bool ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id)
+int ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id)
 {
     struct ckpt_manifest_info info = {0};
     struct ckpt_file *manifest;
-    if (ckpt_store_manifest(s, step, &manifest, NULL) < 0)
-        return false;
-    bool same = ckpt_manifest_info(manifest, &info, NULL) == 0 && !strcmp(info.id, id);
-    ckpt_manifest_info_clear(&info);
+    int r = ckpt_store_manifest(s, step, &manifest, NULL);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    r = ckpt_manifest_info(manifest, &info, NULL);
     ckpt_file_unref(manifest);
+    if (r < 0) /* what is damaged is not the one that was read */
+        return r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP ? 0 : r;
+    bool same = !strcmp(info.id, id);
+    ckpt_manifest_info_clear(&info);
     return same;
 }
 
@@ -215,7 +219,10 @@ int ckpt_store_delete(struct ckpt_store *s, const char *name, const char *id, st
     int r = id ? step_file(name, ".json", file, err) : 0;
     if (r < 0)
         return r;
-    if (id && there(s->steps, file) && !ckpt_store_step_is(s, name, id))
+    int same = id && there(s->steps, file) ? ckpt_store_step_is(s, name, id) : 1;
+    if (same < 0)
+        return fail(s, name, same, "cannot be deleted", err);
+    if (!same)
         return ckpt_fail(err, ESTALE, "%s: another mount has made a new step of that name", name);
     return ckpt_store_delete_locked(s, name, err);
 }

@@ -70,7 +70,9 @@ static int note_made(struct ckpt_writers *w)
     if (!is_there(w->store->dir, path) || is_there(w->dir, "done"))
         return 0;
     int r = ckpt_writers_id(w, id, NULL);
-    return r == 0 && ckpt_store_step_is(w->store, w->step, id) ? ckpt_writers_finish(w, 0, NULL) : r;
+    if (r == 0)
+        r = ckpt_store_step_is(w->store, w->step, id);
+    return r == 1 ? ckpt_writers_finish(w, 0, NULL) : r;
 }
 
 /* The directory's lock, if that is still the step's; -ESTALE: it was put aside. */

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Open files of staged steps, as the public header has them; and the descriptors that the kernel may read from by itself. */
+#include "core/base/util.h"
+#include "core/format/store/store_format.h"
+#include "core/source/change.h"
+
+#include <fcntl.h>
+
+#define COPY ((size_t)1 << 20)
+
+struct ckpt_handle {
+    struct ckpt_stage_handle *staged;
+};
+
+int source_wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
+{
+    *ret = malloc(sizeof **ret);
+    if (!*ret) {
+        ckpt_stage_release(staged);
+        return -ENOMEM;
+    }
+    (*ret)->staged = staged;
+    return 0;
+}
+
+int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+{
+    struct ckpt_stage_handle *staged;
+    bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
+    *ret_handle = NULL;
+    if (!(id & CKPT_STAGED))
+        return change ? source_must_look_again(src, id, who, err) : 0;
+    struct ckpt_stages *set = source_set(src, id);
+    int r = set ? ckpt_stage_open(set, id, flags, who, &staged) : -ESTALE;
+    if (r == -ESTALE && change)
+        return source_must_look_again(src, id, who, err);
+    if (r == -ESTALE)
+        source_tell_again(src, who, false);
+    return r < 0 ? r : source_wrap(staged, ret_handle);
+}
+
+void ckpt_release(struct ckpt_handle *h)
+{
+    if (h)
+        ckpt_stage_release(h->staged);
+    free(h);
+}
+
+ssize_t ckpt_handle_read(struct ckpt_handle *h, void *buf, size_t len, uint64_t off, bool cached)
+{
+    return cached ? ckpt_stage_read_cached(h->staged, buf, len, off) : ckpt_stage_read(h->staged, buf, len, off);
+}
+
+int ckpt_handle_run(struct ckpt_handle *h, uint64_t off, uint64_t *ret_end)
+{
+    return ckpt_stage_run(h->staged, off, ret_end);
+}
+
+ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
+{
+    return ckpt_stage_write(h->staged, buf, len, off, who);
+}
+
+int ckpt_handle_allocate(struct ckpt_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who)
+{
+    return ckpt_stage_allocate(h->staged, mode, off, len, who);
+}
+
+void ckpt_handle_flush(struct ckpt_handle *h)
+{
+    ckpt_stage_flush(h->staged);
+}
+
+int ckpt_handle_fsync(struct ckpt_handle *h)
+{
+    return ckpt_stage_fsync(h->staged);
+}
+
+int ckpt_handle_fd(const struct ckpt_handle *h)
+{
+    return ckpt_stage_handle_fd(h->staged);
+}
+
+void ckpt_handle_unseen(struct ckpt_handle *h)
+{
+    ckpt_stage_handle_unseen(h->staged);
+}
+
+int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
+{
+    struct target t;
+    struct ckpt_extent e = {0};
+    int fd, r = -1;
+    if (id & CKPT_STAGED || source_target(src, id, &t, NULL) < 0)
+        return -1;
+    if (t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && t.tree->format->file &&
+        t.tree->format->file(t.tree, t.file.node, &e, NULL) == 0) {
+        if (e.file && !e.off && ckpt_object_raw_fd(e.file, &fd) && e.len == e.file->st.size)
+            r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        ckpt_extent_clear(&e);
+    }
+    source_done(src, &t);
+    return r;
+}
+
+ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off, struct ckpt_handle *to,
+                        uint64_t to_off, uint64_t len, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct ckpt_ref ref;
+    struct ckpt_manifest_node node = {0};
+    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1 : source_record_of(src, from_id, &node) == 0 && !node.text;
+    if (shared && !from) {
+        ref = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
+        memcpy(ref.sha256, node.sha256, CKPT_SHA256);
+        memcpy(ref.object, node.object, CKPT_SHA256);
+    }
+    ckpt_manifest_node_clear(&node);
+    if (shared && !from_off && !to_off && len >= ref.size && ref.size <= INT64_MAX && ckpt_stage_share(to->staged, &ref, who) == 0)
+        return (ssize_t)ref.size;
+    CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
+    uint64_t done = 0;
+    if (!buf)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    bool whole = shared && !from_off && !to_off;
+    len = whole ? CKPT_MIN(len, ref.size) : CKPT_MIN(len, (uint64_t)64 << 20); /* the caller asks for the rest */
+    while (done < len) {
+        size_t want = (size_t)CKPT_MIN((uint64_t)COPY, len - done);
+        ssize_t n = from ? ckpt_stage_read(from->staged, buf, want, from_off + done) : ckpt_read(src, from_id, buf, want, from_off + done, err);
+        if (n > 0)
+            n = ckpt_stage_write(to->staged, buf, (size_t)n, to_off + done, who);
+        if (n < 0)
+            return done ? (ssize_t)done : n;
+        if (n == 0)
+            break;
+        done += (uint64_t)n;
+    }
+    return (ssize_t)done;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Native roots that may be changed: their staged steps, a set a root, and what these say of their commits. */
+#include "core/base/util.h"
+#include "core/source/change.h"
+
+#include <stdio.h>
+
+#define SET_SHIFT 40
+
+struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id)
+{
+    unsigned number = source_set_number(id);
+    CKPT_GUARD(&src->lock);
+    return number < src->set_count ? src->sets[number]->stages : NULL;
+}
+
+void source_root_changed(void *arg, const char *name)
+{
+    struct node *n = arg;
+    if (name && n->source)
+        node_replaced(n->source, n, name);
+    NODE_LOADING(n->source, n);
+    n->checked_ns = 0;
+}
+
+static void root_tick(void *arg)
+{
+    struct node *n = arg;
+    if (n->source)
+        source_settle_removals(n->source, n, n->source->opt.settle);
+}
+
+/* The source's own directory on disk of a node. */
+static char *disk_path(const struct ckpt_source *src, const struct node *n)
+{
+    char *path = malloc(strlen(src->path) + strlen(n->path) + 2);
+    if (path)
+        sprintf(path, "%s%s%s", src->path, *n->path ? "/" : "", n->path);
+    return path;
+}
+
+static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
+{
+    return 1;
+}
+
+char *source_best_step(struct ckpt_source *src, struct node *n)
+{
+    CKPT_AUTOFREE char *path = disk_path(src, n);
+    struct ckpt_store *store = n->store;
+    char name[CKPT_STEP_NAME + 1];
+    struct ckpt_err err = {0};
+    int r = !path ? -ENOMEM : store ? 0 : ckpt_store_open(path, &store, &err);
+    if (r == 0)
+        r = ckpt_store_best(store, name, &err);
+    if (r < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: which step is best cannot be told: %s", path ? path : "", err.text);
+    if (store != n->store)
+        ckpt_store_close(store);
+    return r == 1 ? strdup(name) : NULL;
+}
+
+/* While n is loaded. */
+static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *path = disk_path(src, n);
+    struct ckpt_store *store = NULL;
+    if (!path)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    int r = ckpt_store_open(path, &store, err);
+    if (r == -ENOENT && n == src->root && src->lazy && ckpt_backend_list(src->backend, "", is_entry, NULL) == 0) {
+        r = ckpt_store_init(path, err);
+        r = r < 0 ? r : ckpt_store_open(path, &store, err);
+    }
+    if (r < 0)
+        return r == -ENOENT ? ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path) : r;
+    pthread_mutex_lock(&src->lock);
+    unsigned number = src->set_count;
+    pthread_mutex_unlock(&src->lock);
+    if (number == CKPT_SETS) {
+        ckpt_store_close(store);
+        return ckpt_fail(err, EROFS, "more than %d native roots in one mount cannot be written", CKPT_SETS);
+    }
+    struct ckpt_stage_options o = {
+        .settle = src->opt.settle,
+        .explicit_commit = src->opt.explicit_commit || src->opt.writers,
+        .writers = src->opt.writers,
+        .writer = src->opt.writer,
+        .commit_timeout = src->opt.commit_timeout,
+        .overwrite = src->opt.overwrite,
+        .set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &o.codec),
+        .threads = 2 * src->opt.threads, /* half of them wait for the disk */
+        .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
+        .changed = source_root_changed,
+        .tick = root_tick,
+        .arg = n,
+    };
+    if (o.set_codec)
+        (void)!ckpt_object_codec_choice(src->opt.codec, &o.codec);
+    struct ckpt_stages *stages;
+    n->source = src;
+    r = ckpt_stages_open(store, src->cache, &o, &stages, err);
+    if (r < 0) {
+        ckpt_store_close(store);
+        return r;
+    }
+    pthread_mutex_lock(&src->lock);
+    n->store = store;
+    n->stages = stages;
+    n->uses++; /* from now on it stays */
+    n->writable = true;
+    n->checked_ns = 0;
+    src->sets[src->set_count++] = n;
+    pthread_mutex_unlock(&src->lock);
+    return 0;
+}
+
+int source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret, struct ckpt_err *err)
+{
+    if (!src->opt.write || n->kind != NODE_DIR)
+        return ckpt_fail(err, EROFS, "this cannot be written");
+    NODE_LOADING(src, n);
+    int r = n->stages ? 0 : open_stages(src, n, err);
+    if (r == 0)
+        *ret = n->stages;
+    return r;
+}
+
+bool ckpt_source_writable(const struct ckpt_source *src)
+{
+    return src->opt.write && (src->root->stages || src->lazy);
+}
