@@ -63,7 +63,7 @@ static int payload(struct ckpt_mp *mp, struct ckpt_mp_token *t, enum ckpt_mp_typ
 
 static int extension(struct ckpt_mp *mp, struct ckpt_mp_token *t, uint64_t len, struct ckpt_err *err)
 {
-    uint8_t type;
+    uint8_t type = 0;
     int r = take(mp, &type, 1, err);
     if (r < 0)
         return r;

@@ -265,7 +265,7 @@ static uint32_t slot_of(const struct ckpt_zip *z, const char *name, size_t len)
 static int take_entry(struct scan *s, uint32_t number)
 {
     struct ckpt_zip *z = s->z;
-    const uint8_t *e;
+    const uint8_t *e = NULL;
     int r = look(s, CENTRAL, &e);
     if (r < 0)
         return r;

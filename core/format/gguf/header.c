@@ -257,7 +257,7 @@ static int take_alignment(struct gguf_header *h, uint32_t type, struct ckpt_buf 
 static int take_pair(struct gguf_header *h, struct ckpt_buf *key, struct ckpt_buf *json, uint64_t *ret_align)
 {
     static const char alignment[] = "general.alignment";
-    uint32_t type, of = 0;
+    uint32_t type = 0, of = 0;
     uint64_t count = 0;
     int r = take_name(h, key);
     if (r == 0)
@@ -330,7 +330,7 @@ static int settle_tensor(const struct gguf_header *h, struct gguf_tensor *t)
 
 static int take_tensor(struct gguf_header *h, struct ckpt_buf *name, struct gguf_tensor *ret)
 {
-    uint32_t ndim;
+    uint32_t ndim = 0;
     int r = take_name(h, name);
     if (r == 0)
         r = take_u32(h, &ndim);
