@@ -569,10 +569,18 @@ bool ckpt_writers_made(const struct ckpt_writers *w)
 
 bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *part)
 {
-    char path[CKPT_STEP_NAME + 32];
+    char path[CKPT_STEP_NAME + 16];
+    struct ckpt_writers w = {.store = s, .dir = -1};
     CKPT_AUTOFREE char *text = NULL;
-    snprintf(path, sizeof path, PLACE "/%.*s/done", CKPT_STEP_NAME, step);
-    return read_text(s->dir, path, &text) == 0 && strstr(text, part);
+    if (snprintf(w.step, sizeof w.step, "%s", step) >= (int)sizeof w.step)
+        return false;
+    snprintf(path, sizeof path, PLACE "/%s", w.step);
+    w.dir = openat(s->dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    CKPT_AUTOFD int dir = w.dir;
+    if (dir < 0)
+        return false;
+    CKPT_AUTOFD int lock = lock_place(&w); /* who has made the step may have been killed before saying so */
+    return lock >= 0 && read_text(dir, "done", &text) == 0 && strstr(text, part);
 }
 
 static int any_part(void *arg, int dir, const char *name)

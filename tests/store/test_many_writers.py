@@ -516,3 +516,54 @@ def test_killed_at_each_call(mount, root, tmp_path):
     killing.mounts[1].crash()                              # before the call comes after all, of some work in the background
     killing.mounts[1] = killing.mount(1)
     killing.check_whole()
+
+
+def test_both_killed_when_the_step_is_made(mount, root, tmp_path):
+    """The step is there, and both daemons are killed before one has said so: the next mounts show the step, and not what they had staged of it."""
+    trace, step = tmp_path / "trace", 1
+
+    def pair(*prefix):
+        return [mount(root, "writers=2", f"writer={k}", "commit_timeout=20", prefix=prefix if k else ()) for k in range(2)]
+
+    def write(mounts):
+        """Both sync; errors are those of daemons that die."""
+        def sync(m):
+            try:
+                trees.commit(m / f"{step}")
+            except OSError as e:
+                assert e.errno in (errno.ENOTCONN, errno.ECONNABORTED), e
+        for k, m in enumerate(mounts):
+            (m / f"{step}").mkdir()
+            (m / f"{step}/{k}").write_text(f"{k}")
+        first = threading.Thread(target=sync, args=(mounts[0],))
+        first.start()
+        util.wait_for(lambda: (root / f".ckptstore/writers/{step}/0-of-2.json").exists() or not first.is_alive(), every=0.001)
+        sync(mounts[1])
+        return first
+
+    mounts = pair("env", f"CKPTFS_DISK_TRACE={trace}")
+    write(mounts).join(util.LIMIT)
+    for m in mounts:
+        m.stop()
+    calls = len(trace.read_bytes().splitlines())
+    for turn in range(calls, 0, -1):
+        step += 1
+        try:
+            mounts = pair("env", f"CKPTFS_DISK_FAIL={turn}:KILL")
+        except AssertionError:
+            break
+        first = write(mounts)
+        mounts[0].daemon.kill()                            # before it has looked again
+        time.sleep(0.1)                                    # what the other one does in the background
+        died = mounts[1].daemon.poll() is not None
+        first.join(util.LIMIT)
+        for m in mounts:
+            m.crash()
+        made = (root / f".ckptstore/steps/{step}.json").exists()
+        if not died or not made or (root / f".ckptstore/writers/{step}/done").exists():
+            assert made, "the calls before it was made are another test's"
+            continue
+        for m in pair():
+            assert state(m / f"{step}") == "committed" and sorted(os.listdir(m / f"{step}")) == ["0", "1"]
+        return
+    raise AssertionError(f"none of {calls} calls lies between the step and the word")
