@@ -117,7 +117,9 @@ static void opened_free(struct ckpt_source *src, struct opened *o)
 {
     if (!o)
         return;
+    pthread_mutex_lock(&src->lock);
     source_unlink_opened(src, o);
+    pthread_mutex_unlock(&src->lock);
     if (o->tree) {
         ckpt_cache_drop_tree(src->cache, o->tree->id);
         ckpt_tree_unref(o->tree);

@@ -67,6 +67,8 @@ int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha
 #define SEAL_NONE "1" /* those that it has */
 void seal_mark(const struct stat *st, char ret[SEAL_MARK]);
 /* What a mark says, into mode, uid and gid of *st; false: there is none, or it does not tell. */
+/* Before the file, of which no commit is under way, gets another mode or owner: what its mark tells is out of date then. */
+int seal_forget(int fd) CKPT_MUST_USE;
 bool seal_marked(int fd, struct stat *st);
 /* The mode of a file of that group, where mode is for one of the root's. */
 mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode);

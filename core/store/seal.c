@@ -11,6 +11,7 @@
 #include "core/store/commit_private.h"
 
 #include "core/base/log.h"
+#include "core/io/disk.h"
 #include "core/store/internal.h"
 
 #include <fcntl.h>
@@ -41,6 +42,12 @@ bool seal_marked(int fd, struct stat *st)
     st->st_uid = uid;
     st->st_gid = gid;
     return true;
+}
+
+int seal_forget(int fd)
+{
+    int r = ckpt_disk_setxattr_as(fd, COMMIT_ALIAS_XATTR, SEAL_NONE, strlen(SEAL_NONE), XATTR_REPLACE);
+    return r == -ENODATA || r == -EOPNOTSUPP ? 0 : r;
 }
 
 /* A regular file by its name, to be changed by its descriptor: nobody can put another one in its place meanwhile. */

@@ -64,6 +64,7 @@ int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, 
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_store_config config;
+    atomic_store(&step->sealed, true);
     CKPT_AUTOFREE char *metadata = NULL;
     size_t len;
     bool same_name = !strcmp(name, step->name);

@@ -314,7 +314,8 @@ int stage_drop_setid(int fd, const struct ckpt_caller *who)
     if (!who->uid || fstat(fd, &st) < 0 || !(st.st_mode & (S_ISUID | S_ISGID)))
         return 0;
     mode_t drop = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
-    return ckpt_disk_chmod(fd, st.st_mode & 07777 & ~drop);
+    int r = seal_forget(fd);
+    return r < 0 ? r : ckpt_disk_chmod(fd, st.st_mode & 07777 & ~drop);
 }
 
 /* With its content locked: let_go() may have a lease, which would refuse the descriptor or be broken by it. */

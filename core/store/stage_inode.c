@@ -2,6 +2,8 @@
 /* The table of staged files: by id, and by device and inode number of the file on disk. */
 #include "core/store/stage_private.h"
 
+#include "core/store/commit_private.h"
+
 #include <stdio.h>
 
 #define ID_BITS 40
@@ -313,6 +315,8 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
             ret->st.st_mtim = n->times[1];
         }
     } while (remade != atomic_load(&n->remade));
+    if (atomic_load(&n->step->sealed) && S_ISREG(ret->st.st_mode))
+        (void)!seal_marked(n->fd, &ret->st);
     ret->id = n->id;
     ret->copy = *n->step->base_id;
     ret->st.st_ino = ckpt_stage_ino(n->step->set, n->dev, n->ino);
@@ -400,10 +404,12 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
     pthread_mutex_lock(&set->lock);
     bool ended = atomic_load(&step->state) == STAGE_GONE;
     struct stage_inode *n = ended ? NULL : find_key(set, st.st_dev, st.st_ino);
-    if (!n && !ended)
+    if (!n && !ended) {
         n = inode_new(step, &st);
+        if (n)
+            n->is_top = !dir; /* before anything in it is looked up */
+    }
     if (n) {
-        n->is_top |= !dir;
         n->refs++;
         stage_use(n);
         give_fd(n, fd);

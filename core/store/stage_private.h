@@ -42,6 +42,7 @@ struct stage_step {
     pthread_rwlock_t freeze;
     pthread_mutex_t names;    /* held while names change, on disk and in the inodes, and while a file is opened by its name; before the set's lock */
     atomic_int state;         /* enum stage_state; GONE under freeze's writer */
+    atomic_bool sealed;       /* a commit has begun: a file may have an object's mode and owner, and a mark that tells its own (seal.c) */
     unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
     unsigned inodes, busy;    /* of uses, those by its inodes; calls to these and handles of them */
     struct stage_user *user;  /* whose share of the descriptors it takes from; NULL: of nobody's */

@@ -2,6 +2,8 @@
 /* The names of a staged step: what a POSIX directory tree does, on the tree on disk. */
 #include "core/store/stage_private.h"
 
+#include "core/store/commit_private.h"
+
 #include <linux/fs.h>
 #include <stdio.h>
 
@@ -210,7 +212,9 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
     int r = enter(set, id, &n);
     if (r < 0)
         return r;
-    if (what & (CKPT_SET_UID | CKPT_SET_GID))
+    if (what & (CKPT_SET_UID | CKPT_SET_GID | CKPT_SET_MODE) && !n->dir)
+        r = seal_forget(n->fd);
+    if (r == 0 && what & (CKPT_SET_UID | CKPT_SET_GID))
         r = ckpt_disk_chown(n->fd, what & CKPT_SET_UID ? st->st_uid : (uid_t)-1, what & CKPT_SET_GID ? st->st_gid : (gid_t)-1);
     if (r == 0 && (what & CKPT_SET_MODE))
         r = ckpt_disk_chmod(n->fd, st->st_mode & 07777);

@@ -30,7 +30,7 @@ static bool is_kept(const char *name)
 
 static bool is_step_top(const struct stage_inode *n)
 {
-    return n == n->step->top && !n->step->face;
+    return n->is_top && !n->step->face;
 }
 
 /* --- reading --- */
@@ -183,7 +183,8 @@ static int set_with_room(struct stage_inode *n, const char *path, const char *na
     static const char room[ROOM + CKPT_REF_TEXT];
     size_t need = n->dir || stage_shares(n, NULL) == 1 ? ROOM : sizeof room;
     ssize_t old = getxattr(path, name, NULL, 0);
-    if (n->step->face || (old >= 0 && (size_t)old >= len))
+    bool refused = old < 0 ? flags & XATTR_REPLACE : flags & XATTR_CREATE; /* and nothing changes, no time either */
+    if (n->step->face || refused || (old >= 0 && (size_t)old >= len))
         return ckpt_disk_setxattr_as(n->fd, name, value, len, flags);
     int r = ckpt_disk_setxattr(n->fd, ROOM_XATTR, room, need);
     if (r == 0)

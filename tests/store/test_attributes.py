@@ -170,6 +170,7 @@ def test_large(roomy, mount, tmp_path):
         change(step, k)
         assert all(own(path) == given[path] for path in paths)
         commit(step)
+    util.wait_for(lambda: not list((trees.store(root) / "trash").glob("staging-*")))
     run("cp", "-r", root, tmp_path / "copy")
     try:
         os.setxattr(tmp_path, "user.x", b"x" * 65536)
