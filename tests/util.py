@@ -1,5 +1,5 @@
 """Mounts, commands and data for the tests."""
-import contextlib, os, re, shutil, signal, subprocess, threading, time
+import contextlib, gc, os, re, shutil, signal, subprocess, threading, time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
@@ -103,6 +103,7 @@ class Mount:
             end = time.monotonic() + 10
             while (done := unmount(self.top)).returncode:
                 busy = done.stderr.strip()
+                gc.collect()                               # an exception's frames keep what a test had mapped or open
                 if time.monotonic() > end:
                     break
                 time.sleep(0.1)
