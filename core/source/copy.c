@@ -255,10 +255,11 @@ void source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, s
         struct ckpt_stages *set = source_set(src, parent);
         if (!set || !ckpt_stage_ended(set, parent) || ckpt_stage_alias(set, parent, name, &id) < 0)
             return;
-    } else if (ret->id & CKPT_STAGED || parent >= NODE_INSIDE) {
-        if (source_target(src, parent, &t, NULL) < 0)
+    } else {
+        bool below_itself = ret->id >= NODE_INSIDE && !(ret->id & CKPT_STAGED) && parent >= NODE_INSIDE && ret->id >> 40 == parent >> 40;
+        if (below_itself || source_target(src, parent, &t, NULL) < 0)
             return;
-        if (t.node->kind == NODE_TREE)
+        if (t.node->kind == NODE_TREE && (ret->id & CKPT_STAGED || atomic_load(&t.node->stale)))
             id = committed_id(src, &t, name, ret);
         source_done(src, &t);
     }

@@ -1,5 +1,6 @@
 """Several processes change and sync one step in one mount, and directories that they have open outlive the commits."""
 import errno
+import json
 import os
 import random
 import threading
@@ -330,3 +331,18 @@ def test_hard_link_in_a_committed_step(writable):
     assert os.stat(step / "b").st_nlink == os.stat(step / "a").st_nlink == 2
     commit(step)
     assert (step / "a").read_text() == (step / "b").read_text() == "one two"
+
+
+def test_names_in_a_committed_step_are_kept(writable):
+    """The kernel asks again for the step's own name, which a commit may give to another one, and for nothing in it."""
+    (writable / "1/a/b").mkdir(parents=True)
+    (writable / "1/a/b/f").write_text("f")
+    commit(writable / "1")
+    os.stat(writable / "1/a/b/f")
+
+    def lookups():
+        return json.loads((writable / ".ckptfs/stats.json").read_text())["lookups"]
+    before = lookups()
+    for _ in range(100):
+        os.stat(writable / "1/a/b/f")
+    assert lookups() - before < 150
