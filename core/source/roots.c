@@ -5,8 +5,6 @@
 
 #include <stdio.h>
 
-#define SET_SHIFT 40
-
 struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id)
 {
     unsigned number = source_set_number(id);
@@ -90,7 +88,7 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .overwrite = src->opt.overwrite,
         .set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &o.codec),
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
-        .first_id = CKPT_STAGED | (uint64_t)number << SET_SHIFT,
+        .first_id = CKPT_STAGED | (uint64_t)number << SOURCE_SET_SHIFT,
         .changed = source_root_changed,
         .tick = root_tick,
         .arg = n,

@@ -95,9 +95,10 @@ char *source_best_step(struct ckpt_source *src, struct node *n);
 /* The set that an id of a staged step belongs to. */
 struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id);
 void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret);
+#define SOURCE_SET_SHIFT 40 /* where an id of something staged has the number of its root's set */
 static inline unsigned source_set_number(uint64_t id)
 {
-    return id >> 40 & 0x7fffff;
+    return id >> SOURCE_SET_SHIFT & 0x7fffff;
 }
 
 /* --- copy.c --- */

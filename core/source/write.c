@@ -8,9 +8,7 @@
 #include "core/format/store/store_format.h"
 #include "core/source/change.h"
 
-#include <fcntl.h>
 #include <linux/fs.h>
-#include <stdio.h>
 #include <sys/statvfs.h>
 
 void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret)
