@@ -143,7 +143,8 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent);
 
 enum { CKPT_ATTR_MODE = 1, CKPT_ATTR_UID = 2, CKPT_ATTR_GID = 4, CKPT_ATTR_SIZE = 8, CKPT_ATTR_ATIME = 16, CKPT_ATTR_MTIME = 32 };
 struct stat;
-/* what: of st. tv_nsec may be UTIME_NOW. */
+/* what: of st. tv_nsec may be UTIME_NOW. With what 0, a file's set-id bits go if the caller owns it: the kernel asks so for chown(2)
+ * with neither an owner nor a group. */
 int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who, struct ckpt_attr *ret,
                  struct ckpt_err *err);
 int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const void *value, size_t len, int flags,

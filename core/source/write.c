@@ -353,9 +353,25 @@ static int setattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
     return 0;
 }
 
+/* What chown(2) does when it is given neither an owner nor a group: set-id bits go. A caller who does not own the file changes nothing. */
+static int drop_set_id(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    int r = ckpt_getattr(src, id, ret, err);
+    if (r < 0)
+        return r;
+    bool has_set_id = ret->type != CKPT_DIR && ret->mode & (S_ISUID | S_ISGID);
+    bool is_owner = !who->uid || who->uid == ret->uid;
+    if (!has_set_id || !is_owner)
+        return 0;
+    struct stat same = {.st_uid = (uid_t)-1};
+    return ckpt_setattr(src, id, &same, CKPT_ATTR_UID, who, ret, err);
+}
+
 int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who, struct ckpt_attr *ret,
                  struct ckpt_err *err)
 {
+    if (!what)
+        return drop_set_id(src, id, who, ret, err);
     struct setting m = {.st = st, .what = what, .who = who, .ret = ret};
     if (!(what & CKPT_ATTR_SIZE))
         return source_retry(src, id, 0, setattr_at, &m, err);

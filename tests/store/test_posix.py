@@ -727,6 +727,29 @@ def test_set_id_bits(mount, tmp_path, change):
     assert (m / "7/program").read_text() == "root may"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("state", ["staged", "committed"])
+def test_chown_of_neither(mount, tmp_path, state):
+    """As on a disk: set-id bits go, if the owner asks. Another user changes nothing, and makes no copy of a committed step."""
+    root = tmp_path / "root"
+    root.mkdir()
+    util.ckptfs("init", root)
+    m = mount(root, EXPLICIT, "allow_other")
+    (m / "7").mkdir()
+    (m / "7/program").write_text("#!")
+    os.chmod(m / "7/program", 0o6755)
+    if state == "committed":
+        trees.commit(m / "7")
+    code = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.chown('program', -1, -1, dir_fd=int(sys.argv[1]))"
+    fd = os.open(m / "7", os.O_RDONLY)                     # the way there is root's own
+    run(sys.executable, "-c", code, fd, pass_fds=[fd])
+    os.close(fd)
+    assert os.stat(m / "7/program").st_mode & 0o7777 == 0o6755
+    assert os.getxattr(m / "7", "user.ckpt.state").decode() == state
+    os.chown(m / "7/program", -1, -1)
+    assert os.stat(m / "7/program").st_mode & 0o7777 == 0o755
+
+
 # --- locks
 
 def try_lock(path, how):
