@@ -3,7 +3,7 @@
  * `ckptfs mount`: the daemon. The command forks; the child opens the source, mounts and serves, and tells the parent through a pipe
  * when the kernel has been answered, or why it never will be. So the command returns when the mount works, with the right status.
  */
-#include "fs/commands.h"
+#include "fs/commands/commands.h"
 #include "fs/loop.h"
 #include "fs/operations.h"
 

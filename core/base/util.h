@@ -69,6 +69,13 @@ static inline pthread_mutex_t *ckpt_lock(pthread_mutex_t *m)
         max_a_ > max_b_ ? max_a_ : max_b_;                                                                             \
     })
 
+/* True if the last part of a path ends so, and is more than that. */
+static inline bool ckpt_has_suffix(const char *path, const char *suffix)
+{
+    size_t n = strlen(path), len = strlen(suffix);
+    return n > len && path[n - len - 1] != '/' && !strcmp(path + n - len, suffix);
+}
+
 /* True on overflow, like the builtins. */
 static inline bool ckpt_mul(uint64_t a, uint64_t b, uint64_t *ret)
 {

@@ -43,8 +43,6 @@ struct ckpt_reader {
 int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret);
 /* The same for a file. */
 int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret);
-/* True if the last part of a path ends so, and is more than that. */
-bool ckpt_has_suffix(const char *path, const char *suffix);
 /* For a step that is one by its name alone. */
 const struct ckpt_reader *ckpt_empty_reader(void);
 /* A name that some format gives to what is not finished. */

@@ -45,12 +45,6 @@ int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckp
     return 0;
 }
 
-bool ckpt_has_suffix(const char *path, const char *suffix)
-{
-    size_t n = strlen(path), len = strlen(suffix);
-    return n > len && path[n - len - 1] != '/' && !strcmp(path + n - len, suffix);
-}
-
 const struct ckpt_reader *ckpt_empty_reader(void)
 {
     return &ckpt_orbax_reader;

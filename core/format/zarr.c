@@ -4,7 +4,7 @@
 #include "core/array/gather.h"
 #include "core/base/util.h"
 #include "core/codec/crc32c.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 
 #include <math.h>
 #include <stdio.h>

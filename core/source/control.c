@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The files of .ckptfs, and the walk over a source's directories that two of them need. */
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/source/source.h"
 
 #include <math.h>

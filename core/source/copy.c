@@ -6,7 +6,7 @@
  * A copy belongs to one manifest, by its id. A step of the same name that was made otherwise, be it by another mount, is another step.
  */
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/source/source.h"
 
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * store; each of its steps is a directory with the files of an Orbax checkpoint, which are laid out when it is looked up.
  */
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/source/source.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Open files of staged steps, as the public header has them; and the descriptors that the kernel may read from by itself. */
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/source/change.h"
 
 #include <fcntl.h>

@@ -8,7 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/store/store.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table of nodes: by id, by parent and name, and those of checkpoints by their serials. All under the source's lock. */
 #include "core/base/util.h"
-#include "core/format/store/manifest.h"
+#include "core/object/manifest.h"
 #include "core/source/source.h"
 #include "core/tree/key.h"
 

@@ -7,7 +7,7 @@
 #define CKPT_SOURCE_NODE_H
 
 #include "core/source/listing.h"
-#include "core/store/stage.h"
+#include "core/stage/stage.h"
 #include "core/view/view.h"
 
 enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL, NODE_FACE };

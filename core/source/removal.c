@@ -5,7 +5,7 @@
  * the process end before. Any other change of the step, or a while without another removal, makes the staged copy, without what was removed.
  */
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/source/source.h"
 
 #include <stdio.h>

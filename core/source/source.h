@@ -4,7 +4,7 @@
  *
  * An id below 2^40 is a node of the source. Others name something inside a checkpoint: 23 bits which (the serial of its node), 8
  * bits how it is viewed, 32 bits the tree's node, or the number of a slice. Ids with bit 63 are of staged steps: 23 bits which root's, and
- * 40 bits of its own (core/store/stage.h).
+ * 40 bits of its own (core/stage/stage.h).
  *
  * Locks, in this order: loading a node (NODE_LOADING: one at a time, held while its listing or tree is read; of a tree that is a leaf of another one
  * first, then of that one), then src->lock (tables, counts,
@@ -16,7 +16,7 @@
 #include "core/ckpt.h"
 #include "core/source/listing.h"
 #include "core/source/node.h"
-#include "core/store/stage.h"
+#include "core/stage/stage.h"
 #include "core/tree/key.h"
 #include "core/view/view.h"
 

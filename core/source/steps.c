@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What happens at the top of a native root: steps are made, removed and renamed. */
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/source/change.h"
 
 #include <linux/fs.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What changes a native root. A directory right at its top is a step: a staged one is a directory tree that calls go through to
- * (core/store/stage.h), a committed one becomes a staged copy of itself at the first change. Changes of a directory of a committed
+ * (core/stage/stage.h), a committed one becomes a staged copy of itself at the first change. Changes of a directory of a committed
  * step are made to the copy at once; for anything else the caller is told -ESTALE, and finds the copy when it looks the path up again.
  */
 #include "core/base/util.h"
-#include "core/format/store/store_format.h"
+#include "core/format/native.h"
 #include "core/source/change.h"
 
 #include <linux/fs.h>

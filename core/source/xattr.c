@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* user.ckpt.*: what is known of a leaf or directory, and why a checkpoint does not open. */
 #include "core/base/util.h"
-#include "core/format/json.h"
-#include "core/format/store/store_format.h"
+#include "core/io/json.h"
+#include "core/format/native.h"
 #include "core/source/source.h"
 #include "core/tree/rights.h"
 

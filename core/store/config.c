@@ -5,7 +5,7 @@
 #include "core/store/internal.h"
 
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/io/disk.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the files of core/store/ share. */
+/* What the files of core/store, core/commit and core/stage share: the directories of the store, and small things about them. */
 #ifndef CKPT_STORE_INTERNAL_H
 #define CKPT_STORE_INTERNAL_H
 

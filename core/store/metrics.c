@@ -3,7 +3,7 @@
 #include "core/store/metrics.h"
 
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/store/internal.h"
 
 #include <math.h>

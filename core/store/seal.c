@@ -4,13 +4,14 @@
  * objects and manifests can be read by who may read each leaf in them, and by their owner. An object that is there
  * already only loses rights, so that it never has more than the least of the leaves that share it.
  *
- * A staged file that becomes an object itself (hold.c) has its maker's owner and mode. Its mark, COMMIT_ALIAS_XATTR,
+ * A staged file that becomes an object itself (hold.c) has its maker's owner and mode. Its mark, CKPT_ALIAS_XATTR,
  * tells these, and is on the disk before they change: if the commit fails, or ends with its process, the file gets them
- * back, and its mark is SEAL_NONE. So a mark that tells them is that of a file which may not have them itself.
+ * back, and its mark is CKPT_SEAL_NONE. So a mark that tells them is that of a file which may not have them itself.
  */
-#include "core/store/commit_private.h"
+#include "core/store/seal.h"
 
 #include "core/base/log.h"
+#include "core/base/util.h"
 #include "core/io/disk.h"
 #include "core/store/internal.h"
 
@@ -24,17 +25,17 @@ void ckpt_store_give(const struct ckpt_store *s, int dir, const char *name)
         ckpt_log(CKPT_LOG_DEBUG, "%s: %s does not get the root's owner: %s", s->path, name, strerror(errno));
 }
 
-void seal_mark(const struct stat *st, char ret[SEAL_MARK])
+void seal_mark(const struct stat *st, char ret[CKPT_SEAL_MARK])
 {
-    snprintf(ret, SEAL_MARK, "%o %u %u", st->st_mode & 07777, st->st_uid, st->st_gid);
+    snprintf(ret, CKPT_SEAL_MARK, "%o %u %u", st->st_mode & 07777, st->st_uid, st->st_gid);
 }
 
 bool seal_marked(int fd, struct stat *st)
 {
-    char path[32], mark[SEAL_MARK];
+    char path[32], mark[CKPT_SEAL_MARK];
     unsigned mode, uid, gid;
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t n = getxattr(path, COMMIT_ALIAS_XATTR, mark, sizeof mark - 1);
+    ssize_t n = getxattr(path, CKPT_ALIAS_XATTR, mark, sizeof mark - 1);
     mark[CKPT_MAX(n, 0)] = 0;
     if (n < 0 || sscanf(mark, "%o %u %u", &mode, &uid, &gid) != 3)
         return false;
@@ -46,7 +47,7 @@ bool seal_marked(int fd, struct stat *st)
 
 int seal_forget(int fd)
 {
-    int r = ckpt_disk_setxattr_as(fd, COMMIT_ALIAS_XATTR, SEAL_NONE, strlen(SEAL_NONE), XATTR_REPLACE);
+    int r = ckpt_disk_setxattr_as(fd, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, strlen(CKPT_SEAL_NONE), XATTR_REPLACE);
     return r == -ENODATA || r == -EOPNOTSUPP ? 0 : r;
 }
 
@@ -83,7 +84,7 @@ int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mo
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
     if (fd < 0)
         return errno == ENOENT ? 0 : -errno;
-    bool ours = st.st_uid == geteuid() || geteuid() == 0, staged = leaf_name_ends(name, HOLD_ALIAS);
+    bool ours = st.st_uid == geteuid() || geteuid() == 0, staged = ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX);
     mode_t want = seal_mode(s, st.st_gid, staged ? mode : st.st_mode & mode);
     bool owned = geteuid() != 0 || (st.st_uid == s->uid && st.st_gid == s->gid);
     if (!ours || (want == (st.st_mode & 07777) && owned)) /* another user's is as that one has published it */
@@ -110,7 +111,7 @@ int seal_undo(int dir, const char *name)
     char path[32];
     int r = fd < 0 ? -errno : seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (r == 0 && setxattr(path, COMMIT_ALIAS_XATTR, SEAL_NONE, 1, XATTR_REPLACE) < 0 && errno != ENODATA)
+    if (r == 0 && setxattr(path, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, 1, XATTR_REPLACE) < 0 && errno != ENODATA)
         r = -errno;
     if (r < 0)
         ckpt_log(CKPT_LOG_WARN, "a staged file has lost its mode and owner to a commit that failed: %s", strerror(-r));
@@ -119,12 +120,12 @@ int seal_undo(int dir, const char *name)
 
 static int undo_one(void *arg, int dir, const char *name)
 {
-    if (leaf_name_ends(name, HOLD_ALIAS))
+    if (ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX))
         (void)!seal_undo(dir, name);
     return 0;
 }
 
-void ckpt_commit_unseal(const struct ckpt_hold *h)
+void seal_undo_all(int hold)
 {
-    (void)!ckpt_names_each(h->dir, ".", undo_one, NULL);
+    (void)!ckpt_names_each(hold, ".", undo_one, NULL);
 }

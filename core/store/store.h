@@ -9,8 +9,8 @@
 #ifndef CKPT_STORE_STORE_H
 #define CKPT_STORE_STORE_H
 
-#include "core/format/store/manifest.h"
-#include "core/format/store/object.h"
+#include "core/object/manifest.h"
+#include "core/object/object.h"
 
 #include <pthread.h>
 

@@ -9,7 +9,7 @@
 
 #include "core/base/util.h"
 #include "core/io/disk.h"
-#include "core/store/commit_private.h"
+#include "core/store/seal.h"
 #include "core/store/internal.h"
 
 #include <fcntl.h>

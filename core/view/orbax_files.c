@@ -8,7 +8,7 @@
 #include "core/view/orbax_private.h"
 
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/view/ocdbt_writer.h"
 
 #include <stdio.h>

@@ -6,7 +6,7 @@
  * `__metadata__`, a map of strings to strings, beside the members of the checkpoint's own metadata.
  */
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/view/rendering.h"
 
 #include <xxhash.h>

@@ -9,10 +9,10 @@ import pytest
 import util
 
 TOP = util.TESTS.parent
-LAYERS = ["base", "io", "codec", "array", "tree", "format", "store", "view", "source"]        # lowest first
+LAYERS = ["base", "io", "codec", "array", "tree", "object", "format", "store", "commit", "stage", "view", "source"]        # lowest first
 # What the program takes from core besides the public header and core/base: helpers that know nothing of checkpoints on disk, and for the
 # commands that change a root, its store as a whole.
-HELPERS = {"core/array/dtype.h", "core/array/npy.h", "core/format/json.h", "core/io/disk.h", "core/store/store.h", "core/store/commit.h", "core/store/work.h"}
+HELPERS = {"core/array/dtype.h", "core/array/npy.h", "core/io/json.h", "core/io/disk.h", "core/store/store.h", "core/commit/commit.h", "core/commit/work.h"}
 HEADERS = sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.h"))
 FILES = HEADERS + sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.c"))
 

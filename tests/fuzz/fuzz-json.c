@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Input: a JSON file. Its members are taken one by one, with their text and without. */
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -3,8 +3,8 @@
  * Input: a manifest without its last line, which is made to fit here. Its nodes are read one by one, and what can be read is written again; and it is
  * looked at as a step, in a store that has one object: 4096 bytes, of which byte i is i * 7, and which begin with an .npy header at 1024.
  */
-#include "core/format/store/manifest.h"
-#include "core/format/store/store_format.h"
+#include "core/object/manifest.h"
+#include "core/format/native.h"
 #include "tests/fuzz/look.h"
 
 #include <openssl/evp.h>

@@ -6,7 +6,7 @@
  */
 #include "core/base/log.h"
 #include "core/base/util.h"
-#include "core/format/store/object_file.h"
+#include "core/object/object_file.h"
 
 #include <stdio.h>
 #include <xxhash.h>

@@ -4,8 +4,8 @@
 #define CKPT_TESTS_COMMIT_H
 
 #include "core/base/util.h"
-#include "core/store/commit.h"
-#include "core/store/work.h"
+#include "core/commit/commit.h"
+#include "core/commit/work.h"
 #include "tests/unit/check.h"
 #include "tests/unit/files.h"
 #include "tests/unit/random.h"

@@ -4,7 +4,7 @@
 #define CKPT_TESTS_OBJECTS_H
 
 #include "core/base/util.h"
-#include "core/format/store/object_file.h"
+#include "core/object/object_file.h"
 #include "tests/unit/check.h"
 #include "tests/unit/files.h"
 #include "tests/unit/random.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The walk through large JSON files, against cJSON where both can read a text. */
-#include "core/format/json.h"
+#include "core/io/json.h"
 
 #include "core/base/util.h"
 #include "tests/unit/check.h"

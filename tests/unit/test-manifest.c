@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Manifests written and read again, byte for byte as docs/format.md has them; and malformed, cut and damaged ones, each with its error. */
-#include "core/format/store/manifest.h"
+#include "core/object/manifest.h"
 
 #include "core/base/util.h"
 #include "tests/unit/check.h"

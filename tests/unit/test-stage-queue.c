@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whose turn it is in the background: users in turn, and a thread that what lasts does not get. */
-#include "core/store/stage_private.h"
+#include "core/stage/private.h"
 #include "tests/unit/check.h"
 
 #define MAX 200

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Steps of a store in memory, their objects raw: the tree that a manifest makes, every byte of every view, and what is damaged. */
 #include "core/base/util.h"
-#include "core/format/json.h"
-#include "core/format/store/manifest.h"
-#include "core/format/store/store_format.h"
+#include "core/io/json.h"
+#include "core/object/manifest.h"
+#include "core/format/native.h"
 #include "core/tree/key.h"
 #include "core/view/view.h"
 #include "tests/unit/check.h"

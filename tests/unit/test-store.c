@@ -4,7 +4,7 @@
 
 #include "core/base/util.h"
 #include "core/store/internal.h"
-#include "core/store/work.h"
+#include "core/commit/work.h"
 #include "tests/unit/store.h"
 
 #include <sys/file.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every view of every kind of leaf, on a small Orbax step in memory: which name means what, sizes, and the bytes, read by hand. */
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/format/orbax/orbax.h"
 #include "core/view/view.h"
 #include "tests/unit/check.h"

@@ -7,7 +7,7 @@
 
 #include "core/base/log.h"
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/format/orbax/item.h"
 
 #include <stdio.h>

@@ -3,7 +3,7 @@
 #include "core/format/orbax/item.h"
 
 #include "core/base/util.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 
 #include <ctype.h>
 #include <stdio.h>

@@ -8,7 +8,7 @@
 
 #include "core/base/util.h"
 #include "core/format/beside.h"
-#include "core/format/json.h"
+#include "core/io/json.h"
 #include "core/format/safetensors/index.h"
 
 #include <stdio.h>

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The commit of a staged step: it waits until nobody writes, and ends the step when that has become a committed one. */
+#include "core/stage/private.h"
+
+#include "core/store/internal.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <sys/xattr.h>
+
+#define AWAITED_MAX_NS 2000000000ll /* in all, where ever new ones come */
+#define CLOSE_WAIT_NS 500000000l /* the kernel tells of a close a little after the program has gone on */
+
+/* The path in the step of a file that is open for writing. Under the set's lock. */
+static void open_name(struct stage_step *step, char *ret, size_t len)
+{
+    struct ckpt_stages *set = step->set;
+    char link[32], tree[PATH_MAX], path[PATH_MAX];
+    snprintf(ret, len, "a file");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", step->tree);
+    ssize_t top = readlink(link, tree, sizeof tree - 1), n;
+    for (unsigned i = 0; i < STAGE_BUCKETS && top > 0; i++)
+        for (struct stage_inode *f = set->by_id[i]; f; f = f->next_id) {
+            if (f->step != step || !f->open_writes || f->fd < 0)
+                continue;
+            snprintf(link, sizeof link, "/proc/self/fd/%d", f->fd);
+            n = readlink(link, path, sizeof path - 1);
+            if (n > top + 1)
+                snprintf(ret, len, "%.*s", (int)(n - top - 1), path + top + 1);
+            return;
+        }
+}
+
+struct timespec stage_deadline(int64_t ns)
+{
+    int64_t at = ckpt_realtime_ns() + ns;
+    return (struct timespec){at / 1000000000, at % 1000000000};
+}
+
+/* Nobody writes, and nothing is under way. Under freeze's writer. */
+static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    struct timespec until = stage_deadline(CLOSE_WAIT_NS);
+    CKPT_GUARD(&set->lock);
+    while (step->open_writes && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
+        ;
+    if (step->open_writes) {
+        char name[PATH_MAX];
+        open_name(step, name, sizeof name);
+        return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name, step->open_writes == 1 ? " is" : ", and others, are",
+                         step->open_writes == 1 ? "it" : "them");
+    }
+    stage_drop_jobs(step);
+    while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
+        until = stage_deadline(1000000000); /* an interruption wakes nobody */
+        pthread_cond_timedwait(&set->idle, &set->lock, &until);
+    }
+    return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
+}
+
+int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+                     atomic_bool *interrupted, char id[33], struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    struct ckpt_store_config config;
+    atomic_store(&step->sealed, true);
+    CKPT_AUTOFREE char *metadata = NULL;
+    size_t len;
+    bool same_name = !strcmp(name, step->name);
+    int r = stage_metadata(step, &metadata, &len);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: its metadata cannot be read: %s", name, strerror(-r));
+    r = ckpt_store_config_read(set->store, &config, err);
+    if (!*id)
+        ckpt_random_hex(id, 16);
+    if (r == 0 && (r = ckpt_disk_replace(step->work, "commit", id, strlen(id))) < 0)
+        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    struct ckpt_commit c = {
+        .store = set->store,
+        .hold = {.store = set->store, .dir = step->hold},
+        .work = step->work,
+        .tree = step->tree,
+        .name = name,
+        .id = id,
+        .overwrite = overwrite,
+        .base_id = same_name && *step->base_id ? step->base_id : NULL,
+        .codec = set->opt.set_codec ? set->opt.codec : config.codec,
+        .metadata = metadata && *metadata ? metadata : NULL,
+        .known = stage_known,
+        .arg = step,
+        .put = put,
+        .put_arg = put_arg,
+        .threads = set->opt.threads,
+        .interrupted = interrupted,
+    };
+    return r < 0 ? r : ckpt_commit_run(&c, err);
+}
+
+/* What retention does not keep goes with the commit, so that whoever looks afterwards sees what stays. */
+static void prune(struct ckpt_stages *set)
+{
+    struct ckpt_err err = {0};
+    int n = ckpt_store_prune(set->store, false, NULL, NULL, &err);
+    if (n > 0)
+        set->opt.changed(set->opt.arg, NULL);
+    if (n < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: retention: %s", set->store->path, err.text);
+}
+
+/* A step that was pinned while it was staged. */
+static bool has_pin(struct stage_step *step)
+{
+    char value[2];
+    return fgetxattr(step->tree, "user.ckpt.pinned", value, sizeof value) == 1 && value[0] == '1';
+}
+
+bool stage_is_settled(struct stage_step *step)
+{
+    double number;
+    return step->touched && !step->write_failed && !step->open_writes && ckpt_step_name(step->name, &number) &&
+           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && stage_writers_ended(step);
+}
+
+/* Once more when changes are kept out: a writer may have begun since it was seen. */
+static bool still_settled(struct stage_step *step)
+{
+    CKPT_GUARD(&step->set->lock);
+    if (stage_is_settled(step))
+        return true;
+    step->tried = false;
+    return false;
+}
+
+/* Changes wait from now on. Before that come those who have looked something up for the second time: they are not told -ESTALE twice. */
+static void freeze(struct stage_step *step)
+{
+    int64_t end = ckpt_monotonic_ns() + AWAITED_MAX_NS;
+    for (;;) {
+        stage_wait_awaited(step, end);
+        pthread_rwlock_wrlock(&step->freeze);
+        if (ckpt_monotonic_ns() >= end || !stage_is_awaited(step))
+            return;
+        pthread_rwlock_unlock(&step->freeze);
+    }
+}
+
+static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    struct ckpt_err own = {0};
+    char *name = NULL, id[CKPT_MANIFEST_ID] = "";
+    freeze(step);
+    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
+    if (r == 0 && !(name = strdup(as ? as : step->name)))
+        r = -ENOMEM;
+    if (r == 0 && if_settled && !still_settled(step)) {
+        pthread_rwlock_unlock(&step->freeze);
+        free(name);
+        return -EAGAIN;
+    }
+    if (r == 0)
+        r = wait_quiet(step, interrupted, &own);
+    if (r == 0)
+        r = set->opt.writers ? stage_commit_part(step, name, interrupted, &own)
+                             : stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
+    if (r < 0 && !own.code)
+        ckpt_fail(&own, -r, "%s", strerror(-r));
+    bool pinned = r == 0 && has_pin(step);
+    if (r == 0) { /* the committed step is seen before the staged one goes */
+        stage_lineage_add(step, id, name);
+        set->opt.changed(set->opt.arg, name);
+        stage_end(step);
+    }
+    pthread_rwlock_unlock(&step->freeze);
+    if (pinned && ckpt_store_pin(set->store, name, true, &own) < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not pinned: %s", set->store->path, name, own.text);
+    if (r == 0) {
+        prune(set);
+        ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", set->store->path, name);
+    } else if (r != -ESTALE) {
+        stage_set_error(step, &own);
+        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", set->store->path, name ? name : "", own.text);
+    }
+    if (err)
+        *err = own;
+    free(name);
+    return r;
+}
+
+int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+{
+    int r = ckpt_waiting_begin();
+    if (r < 0)
+        return ckpt_fail(err, -r, "too many commits wait: try again when others have ended");
+    r = commit_as(step, as, if_settled, interrupted, err);
+    ckpt_waiting_end();
+    return r;
+}
+
+int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct stage_step *step = stage_step_get(set, name);
+    if (!step)
+        return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
+    int r = stage_commit_as(step, NULL, false, who->interrupted, err);
+    stage_step_put(step);
+    return r;
+}
+
+int stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct stat st;
+    if (fstat(step->tree, &st) < 0)
+        return ckpt_fail(err, errno, "%s", strerror(errno));
+    if (ckpt_caller_owns(who, st.st_uid) || ckpt_caller_may(who, st.st_mode, st.st_uid, st.st_gid, 2))
+        return 0;
+    return ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
+}
+
+/* A directory's entries; of files that were linked there, which are new ones on disk, the attributes too. */
+static int fsync_names(struct stage_step *step, int fd)
+{
+    if (!atomic_exchange(&step->unsynced, false))
+        return ckpt_disk_fsync(fd);
+    int r = ckpt_disk_syncfs(fd);
+    if (r < 0)
+        atomic_store(&step->unsynced, true);
+    return r;
+}
+
+int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct stage_inode *n;
+    double number;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    struct stage_step *step = n->step;
+    pthread_mutex_lock(&set->lock);
+    bool commit = n == step->top && ckpt_step_name(step->name, &number);
+    step->uses++;
+    pthread_mutex_unlock(&set->lock);
+    CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
+    r = commit ? 0 : fd < 0 ? fd : fsync_names(step, fd);
+    if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
+        r = ckpt_disk_fsync(step->hold);
+    stage_put(n);
+    if (commit && (r = stage_may_commit(step, who, err)) == 0)
+        r = stage_commit_as(step, NULL, false, who->interrupted, err);
+    stage_step_put(step);
+    return r;
+}

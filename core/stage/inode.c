@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of staged files: by id, and by device and inode number of the file on disk. */
+#include "core/stage/private.h"
+
+#include "core/store/seal.h"
+
+#include <stdio.h>
+
+#define ID_BITS 40
+
+static struct stage_inode **id_bucket(struct ckpt_stages *set, uint64_t id)
+{
+    return &set->by_id[id % STAGE_BUCKETS];
+}
+
+static struct stage_inode **key_bucket(struct ckpt_stages *set, dev_t dev, ino_t ino)
+{
+    return &set->by_key[ckpt_mix(ino ^ (uint64_t)dev << 48) % STAGE_BUCKETS];
+}
+
+uint64_t ckpt_stage_ino(const struct ckpt_stages *set, dev_t dev, ino_t ino)
+{
+    return ckpt_mix(ino * 0x9e3779b97f4a7c15 + dev + set->opt.first_id) >> 1 | 16;
+}
+
+struct stage_inode *stage_find_id(struct ckpt_stages *set, uint64_t id)
+{
+    struct stage_inode *n = *id_bucket(set, id);
+    while (n && n->id != id)
+        n = n->next_id;
+    return n;
+}
+
+static struct stage_inode *find_key(struct ckpt_stages *set, dev_t dev, ino_t ino)
+{
+    struct stage_inode *n = *key_bucket(set, dev, ino);
+    while (n && (n->ino != ino || n->dev != dev))
+        n = n->next_key;
+    return n;
+}
+
+static void drop_key(struct ckpt_stages *set, struct stage_inode *n)
+{
+    if (n->unlinked)
+        return;
+    struct stage_inode **link = key_bucket(set, n->dev, n->ino);
+    while (*link != n)
+        link = &(*link)->next_key;
+    *link = n->next_key;
+    n->unlinked = true;
+}
+
+int stage_reopen(int fd, int flags)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int r = open(path, (flags & ~O_NOFOLLOW) | O_CLOEXEC);
+    return r < 0 ? -errno : r;
+}
+
+/* --- descriptors: all under the set's lock --- */
+
+static void unlink_open(struct ckpt_stages *set, struct stage_inode *n)
+{
+    *(n->older ? &n->older->newer : &set->oldest) = n->newer;
+    *(n->newer ? &n->newer->older : &set->newest) = n->older;
+    n->older = n->newer = NULL;
+}
+
+static void link_open(struct ckpt_stages *set, struct stage_inode *n)
+{
+    n->older = set->newest;
+    *(set->newest ? &set->newest->newer : &set->oldest) = n;
+    set->newest = n;
+}
+
+static void close_fd(struct stage_inode *n)
+{
+    if (n->fd < 0)
+        return;
+    unlink_open(n->step->set, n);
+    n->step->set->fds--;
+    close(n->fd);
+    n->fd = -1;
+}
+
+static bool may_close(const struct stage_inode *n)
+{
+    return n->name && !n->uses && !n->opens && !n->unlinked;
+}
+
+/* Give it a descriptor, which is taken over, and close others where there are too many. */
+static void give_fd(struct stage_inode *n, int fd)
+{
+    struct ckpt_stages *set = n->step->set;
+    if (n->fd >= 0) {
+        close(fd);
+        return;
+    }
+    n->fd = fd;
+    link_open(set, n);
+    set->fds++;
+    /* Those that must stay open are passed over, a few of them at a time. */
+    struct stage_inode *old = set->oldest;
+    for (unsigned looked = 0; set->fds > set->fd_limit && old && looked < 64; looked++) {
+        struct stage_inode *next = old->newer;
+        if (old != n && may_close(old))
+            close_fd(old);
+        else {
+            unlink_open(set, old);
+            link_open(set, old);
+        }
+        old = next;
+    }
+}
+
+/* --- names --- */
+
+static void set_name(struct stage_inode *n, struct stage_inode *dir, const char *name)
+{
+    if (n->parent == dir && (name ? n->name && !strcmp(n->name, name) : !n->name))
+        return;
+    char *copy = name ? strdup(name) : NULL; /* without memory it keeps its descriptor */
+    free(n->name);
+    n->name = copy;
+    if (copy)
+        dir->children++;
+    struct stage_inode *old = n->parent;
+    n->parent = copy ? dir : NULL;
+    if (old) {
+        old->children--;
+        stage_reap(old);
+    }
+}
+
+/* One that is closed, and whose directory is open or needs no other to be opened. Kept, and the directory too. */
+static struct stage_inode *first_to_open(struct stage_inode *n)
+{
+    while (n->parent && n->parent->fd < 0)
+        n = n->parent;
+    stage_use(n);
+    if (n->parent)
+        stage_use(n->parent);
+    return n;
+}
+
+/* Open it by its name, as far up as need be. Caller holds `names`, so that no name changes, and keeps the inode. */
+static int open_again(struct stage_inode *n)
+{
+    struct ckpt_stages *set = n->step->set;
+    int r = 0;
+    for (bool open = false; !open && r == 0;) {
+        pthread_mutex_lock(&set->lock);
+        open = n->fd >= 0;
+        struct stage_inode *a = open ? NULL : first_to_open(n), *dir = a ? a->parent : NULL;
+        pthread_mutex_unlock(&set->lock);
+        if (!a)
+            break;
+        struct stat st;
+        int fd = dir ? openat(dir->fd, a->name, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
+        bool same = fd >= 0 && fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_ino == a->ino && st.st_dev == a->dev;
+        pthread_mutex_lock(&set->lock);
+        if (same)
+            give_fd(a, fd);
+        else {
+            r = dir && fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO) ? -errno : -ESTALE;
+            if (fd >= 0)
+                close(fd);
+        }
+        stage_unuse(a);
+        stage_reap(a);
+        if (dir) {
+            stage_unuse(dir);
+            stage_reap(dir);
+        }
+        pthread_mutex_unlock(&set->lock);
+    }
+    return r;
+}
+
+int stage_keep(struct stage_inode *dir, const char *name)
+{
+    struct ckpt_stages *set = dir->step->set;
+    struct stat st;
+    if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    pthread_mutex_lock(&set->lock);
+    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    if (n && n->parent == dir && n->name && !strcmp(n->name, name))
+        stage_use(n);
+    else
+        n = NULL;
+    pthread_mutex_unlock(&set->lock);
+    if (!n)
+        return 0;
+    int r = open_again(n);
+    CKPT_GUARD(&set->lock);
+    if (r == 0)
+        set_name(n, NULL, NULL);
+    stage_unuse(n);
+    stage_reap(n);
+    return r;
+}
+
+void stage_found(struct stage_inode *dir, const char *name)
+{
+    struct ckpt_stages *set = dir->step->set;
+    struct stat st;
+    if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    CKPT_GUARD(&set->lock);
+    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    if (n && n != n->step->top)
+        set_name(n, dir, name);
+}
+
+void stage_use(struct stage_inode *n)
+{
+    n->uses++;
+    n->step->busy++;
+}
+
+void stage_unuse(struct stage_inode *n)
+{
+    n->uses--;
+    n->step->busy--;
+}
+
+/* What is known of its content outlives its references. */
+static bool is_needed(const struct stage_inode *n)
+{
+    bool gone = atomic_load(&n->step->state) == STAGE_GONE;
+    return n->refs || n->uses || n->opens || n->queued || n->children || n == n->step->top || (n->known && !n->unlinked && !gone);
+}
+
+void stage_reap(struct stage_inode *n)
+{
+    struct ckpt_stages *set = n->step->set;
+    stage_step_rest(n->step);
+    while (n) {
+        bool gone = atomic_load(&n->step->state) == STAGE_GONE;
+        if (!n->uses && !n->opens && (gone || (!n->refs && n != n->step->top && n->name)))
+            close_fd(n);
+        if (is_needed(n))
+            return;
+        close_fd(n);
+        drop_key(set, n);
+        struct stage_inode **link = id_bucket(set, n->id), *parent = n->parent;
+        while (*link != n)
+            link = &(*link)->next_id;
+        *link = n->next_id;
+        pthread_mutex_destroy(&n->content);
+        free(n->name);
+        if (parent)
+            parent->children--;
+        n->step->inodes--;
+        stage_step_unref(n->step);
+        free(n);
+        n = parent; /* which keeps the step */
+    }
+}
+
+void stage_let_go(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    step->uses++;
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
+            if (n->step == step) {
+                drop_key(set, n); /* its number may be another file's soon */
+                if (!n->uses && !n->opens)
+                    close_fd(n);
+            }
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++) {
+        struct stage_inode *n = set->by_id[i];
+        while (n) {
+            bool free_now = n->step == step && !is_needed(n);
+            if (free_now)
+                stage_reap(n); /* and perhaps others of this bucket */
+            n = free_now ? set->by_id[i] : n->next_id;
+        }
+    }
+    stage_step_unref(step);
+}
+
+void stage_free_all(struct ckpt_stages *set)
+{
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id) {
+            n->step->busy = 0;
+            n->refs = n->uses = n->opens = n->children = 0;
+            n->known = n->queued = false;
+            n->parent = NULL;
+        }
+    for (unsigned i = 0; i < STAGE_BUCKETS; i++)
+        while (set->by_id[i])
+            stage_reap(set->by_id[i]);
+}
+
+/* --- use --- */
+
+int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
+{
+    unsigned remade;
+    do {
+        remade = atomic_load(&n->remade);
+        if (fstatat(n->fd, "", &ret->st, AT_EMPTY_PATH) < 0)
+            return -errno;
+        if (!(remade & 1) && atomic_load(&n->shared) != 1)
+            continue;
+        CKPT_GUARD(&n->step->set->lock);
+        ret->st.st_size = (off_t)(remade & 1 ? n->length : n->shares.size);
+        if (remade & 1) {
+            ret->st.st_atim = n->times[0];
+            ret->st.st_mtim = n->times[1];
+        }
+    } while (remade != atomic_load(&n->remade));
+    if (atomic_load(&n->step->sealed) && S_ISREG(ret->st.st_mode))
+        (void)!seal_marked(n->fd, &ret->st);
+    ret->id = n->id;
+    ret->copy = *n->step->base_id;
+    ret->st.st_ino = ckpt_stage_ino(n->step->set, n->dev, n->ino);
+    ret->st.st_dev = 0;
+    return 0;
+}
+
+/* ended: also one that a handle is open of, though its step has ended. */
+static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_inode **ret)
+{
+    pthread_mutex_lock(&set->lock);
+    struct stage_inode *n = stage_find_id(set, id);
+    if (!n || n->alias || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
+        pthread_mutex_unlock(&set->lock);
+        return -ESTALE;
+    }
+    stage_use(n);
+    bool open = n->fd >= 0;
+    if (open) {
+        unlink_open(set, n);
+        link_open(set, n);
+    }
+    pthread_mutex_unlock(&set->lock);
+    int r = 0;
+    if (!open) {
+        CKPT_GUARD(&n->step->names);
+        r = open_again(n);
+    }
+    if (r < 0)
+        stage_put(n);
+    else
+        *ret = n;
+    return r;
+}
+
+int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+{
+    return get(set, id, false, ret);
+}
+
+void stage_put(struct stage_inode *n)
+{
+    struct ckpt_stages *set = n->step->set;
+    CKPT_GUARD(&set->lock);
+    stage_unuse(n);
+    stage_reap(n);
+}
+
+static struct stage_inode *inode_new(struct stage_step *step, const struct stat *st)
+{
+    struct ckpt_stages *set = step->set;
+    struct stage_inode *n = calloc(1, sizeof *n);
+    if (!n)
+        return NULL;
+    n->id = set->opt.first_id | (++set->next_id & (((uint64_t)1 << ID_BITS) - 1));
+    n->dev = st->st_dev;
+    n->ino = st->st_ino;
+    n->dir = S_ISDIR(st->st_mode);
+    n->step = step;
+    n->fd = -1;
+    atomic_init(&n->shared, S_ISREG(st->st_mode) ? -1 : 0);
+    atomic_init(&n->keeps_bytes, st->st_size > 0); /* a staged file of an earlier mount may have been made durable */
+    atomic_init(&n->unseen, step->adopted && step->set->leases && S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
+    pthread_mutex_init(&n->content, NULL);
+    step->uses++;
+    step->inodes++;
+    struct stage_inode **b = id_bucket(set, n->id);
+    n->next_id = *b;
+    *b = n;
+    b = key_bucket(set, n->dev, n->ino);
+    n->next_key = *b;
+    *b = n;
+    return n;
+}
+
+int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
+{
+    struct ckpt_stages *set = step->set;
+    struct stat st;
+    if (fstatat(fd, "", &st, AT_EMPTY_PATH) < 0) {
+        int r = -errno;
+        close(fd);
+        return r;
+    }
+    pthread_mutex_lock(&set->lock);
+    bool ended = atomic_load(&step->state) == STAGE_GONE;
+    struct stage_inode *n = ended ? NULL : find_key(set, st.st_dev, st.st_ino);
+    if (!n && !ended) {
+        n = inode_new(step, &st);
+        if (n)
+            n->is_top = !dir; /* before anything in it is looked up */
+    }
+    if (n) {
+        n->refs++;
+        stage_use(n);
+        give_fd(n, fd);
+        if (dir)
+            set_name(n, dir, name);
+    } else
+        close(fd);
+    pthread_mutex_unlock(&set->lock);
+    if (!n)
+        return ended ? -ESTALE : -ENOMEM;
+    if (atomic_load(&n->shared) < 0) {
+        CKPT_GUARD(&n->content); /* known from now on; or else who wants its bytes is told why it is not */
+        if (stage_shares(n, NULL) == 1)
+            atomic_store(&n->unseen, false); /* no kernel writes to it */
+    }
+    int r = stage_stat(n, ret);
+    CKPT_GUARD(&set->lock);
+    stage_unuse(n);
+    n->refs -= r < 0;
+    stage_reap(n);
+    return r;
+}
+
+/* --- aliases --- */
+
+#define ALIAS_DEV ((dev_t)-1) /* no disk has it */
+
+static ino_t alias_key(const struct stage_inode *dir, const char *name)
+{
+    uint64_t h = dir->id;
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 0x100000001b3;
+    return ckpt_mix(h);
+}
+
+int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_inode *d = stage_find_id(set, dir);
+    if (!d)
+        return -ESTALE;
+    const struct stat key = {.st_dev = ALIAS_DEV, .st_ino = alias_key(d, name), .st_mode = S_IFDIR};
+    struct stage_inode *n = *key_bucket(set, key.st_dev, key.st_ino);
+    while (n && !(n->alias && n->parent == d && !strcmp(n->name, name)))
+        n = n->next_key;
+    if (!n) {
+        n = inode_new(d->step, &key);
+        if (!n)
+            return -ENOMEM;
+        n->alias = true;
+        set_name(n, d, name);
+        if (!n->name) {
+            stage_reap(n);
+            return -ENOMEM;
+        }
+    }
+    n->refs++;
+    *ret = n->id;
+    return 0;
+}
+
+void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_inode *n = find_key(set, dev, ino);
+    if (!n)
+        return;
+    drop_key(set, n); /* its number may be another file's soon */
+    atomic_store(&n->cancel, true);
+    stage_reap(n);
+}
+
+void stage_dirty(struct stage_inode *n)
+{
+    atomic_fetch_add(&n->gen, 1);
+    atomic_store(&n->cancel, true);
+}
+
+struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st)
+{
+    return find_key(set, st->st_dev, st->st_ino);
+}
+
+void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_inode *n = stage_find_id(set, id);
+    if (!n)
+        return;
+    n->refs -= CKPT_MIN(n->refs, count);
+    stage_reap(n);
+}
+
+bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_inode *n = stage_find_id(set, id);
+    return !n || n->alias || atomic_load(&n->step->state) == STAGE_GONE;
+}
+
+int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_attr *ret)
+{
+    struct stage_inode *n;
+    int r = get(set, id, true, &n); /* who reads on asks for the size */
+    if (r < 0)
+        return r;
+    r = stage_stat(n, ret);
+    stage_put(n);
+    return r;
+}
+
+int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id)
+{
+    struct stage_inode *n;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    CKPT_GUARD(&set->lock);
+    stage_unuse(n);
+    n->refs++;
+    return 0;
+}

@@ -1,0 +1,763 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of a staged step. Its directory in staging/ is durable before its name is seen; a lock in it tells other processes that it
+ * has an owner. It ends by a commit or a removal: its directory goes to the trash first, in one call, and is then taken apart.
+ *
+ * A crash can come between the moment a manifest appears and the moment its staging directory goes. So the commit's id is written to
+ * staging/ID/commit before, and whoever finds the directory later compares it with the manifest.
+ */
+#include "core/stage/private.h"
+
+#include "core/store/internal.h"
+#include "core/commit/work.h"
+#include "core/store/writers.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <sys/file.h>
+
+#define MAX_WRITERS 4096
+
+/* --- what keeps it --- */
+
+static void close_dirs(struct stage_step *step)
+{
+    int *fds[] = {&step->work, &step->tree, &step->hold, &step->lock};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
+    stage_uncharge(step);
+}
+
+void stage_step_rest(struct stage_step *step)
+{
+    bool resting = atomic_load(&step->state) == STAGE_GONE && step->uses == step->inodes && !step->busy && !step->jobs;
+    if (resting && step->tree >= 0)
+        close_dirs(step);
+}
+
+void stage_step_unref(struct stage_step *step)
+{
+    if (--step->uses) {
+        stage_step_rest(step);
+        return;
+    }
+    close_dirs(step);
+    pthread_rwlock_destroy(&step->freeze);
+    pthread_mutex_destroy(&step->names);
+    free(step->writers);
+    free(step->error);
+    free(step->name);
+    free(step);
+}
+
+int stage_enter(struct stage_step *step)
+{
+    if (pthread_rwlock_tryrdlock(&step->freeze) != 0) { /* it is being committed */
+        int r = ckpt_waiting_begin();
+        if (r < 0)
+            return r;
+        pthread_rwlock_rdlock(&step->freeze);
+        ckpt_waiting_end();
+    }
+    if (atomic_load(&step->state) == STAGE_OPEN)
+        return 0;
+    pthread_rwlock_unlock(&step->freeze);
+    return -ESTALE;
+}
+
+void stage_leave(struct stage_step *step)
+{
+    pthread_rwlock_unlock(&step->freeze);
+}
+
+/* --- who writes --- */
+
+#define UNKNOWN_START 0 /* of a process that could not be looked at */
+
+/* When a process began, and in *pid its own number if a thread's was given. false: it has ended. */
+static bool process_start(pid_t *pid, unsigned long long *ret)
+{
+    char path[64], line[1024];
+    *ret = UNKNOWN_START;
+    snprintf(path, sizeof path, "/proc/%d/status", *pid);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return errno != ENOENT && errno != ESRCH;
+    int group;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "Tgid: %d", &group) == 1)
+            *pid = group;
+    fclose(f);
+    snprintf(path, sizeof path, "/proc/%d/stat", *pid);
+    f = fopen(path, "re");
+    if (!f && errno != ENOENT && errno != ESRCH)
+        return true;
+    size_t n = f ? fread(line, 1, sizeof line - 1, f) : 0;
+    if (f)
+        fclose(f);
+    line[n] = 0;
+    const char *p = strrchr(line, ')'); /* the name before it may hold anything */
+    return p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret) == 1;
+}
+
+static void add_writer(struct stage_step *step, pid_t thread)
+{
+    struct stage_writer w = {.pid = thread};
+    if (!thread || thread == step->last_pid || !process_start(&w.pid, &w.start))
+        return;
+    step->last_pid = thread;
+    for (unsigned i = 0; i < step->writer_count; i++)
+        if (step->writers[i].pid == w.pid && step->writers[i].start == w.start)
+            return;
+    if (step->writer_count == step->writer_cap) {
+        unsigned cap = step->writer_cap ? step->writer_cap * 2 : 8;
+        struct stage_writer *p = cap <= MAX_WRITERS ? realloc(step->writers, cap * sizeof *p) : NULL;
+        if (!p)
+            return;
+        step->writers = p;
+        step->writer_cap = cap;
+    }
+    step->writers[step->writer_count++] = w;
+}
+
+/* One that could not be looked at may be. */
+static bool is_same(const struct stage_writer *a, const struct stage_writer *b)
+{
+    bool unknown = a->start == UNKNOWN_START || b->start == UNKNOWN_START;
+    return unknown || (a->pid == b->pid && a->start == b->start);
+}
+
+bool stage_writers_ended(struct stage_step *step)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < step->writer_count; i++) {
+        struct stage_writer w = step->writers[i];
+        if (process_start(&w.pid, &w.start) && is_same(&w, &step->writers[i]))
+            step->writers[kept++] = step->writers[i];
+    }
+    step->writer_count = kept;
+    step->last_pid = 0;
+    return !kept;
+}
+
+/* --- who has looked something up again --- */
+
+/* They come within microseconds; who was killed meanwhile, or is refused, does not. */
+#define AWAITED_NS 1000000000ll
+
+int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who)
+{
+    struct stage_inode *n;
+    int r = stage_get(set, id, &n);
+    if (r < 0)
+        return r;
+    r = stage_enter(n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
+    if (r == 0) {
+        pthread_mutex_lock(&set->lock);
+        struct stage_awaited *slot = n->step->awaited;
+        for (unsigned i = 1; i < STAGE_AWAITED && slot->until_ns; i++)
+            if (n->step->awaited[i].until_ns < slot->until_ns)
+                slot = &n->step->awaited[i];
+        *slot = (struct stage_awaited){who->pid, ckpt_monotonic_ns() + AWAITED_NS};
+        pthread_mutex_unlock(&set->lock);
+        stage_leave(n->step);
+    }
+    stage_put(n);
+    return r;
+}
+
+/* One of them has come. Under the set's lock. */
+static void end_awaited(struct stage_step *step, pid_t thread)
+{
+    for (unsigned i = 0; i < STAGE_AWAITED; i++)
+        if (step->awaited[i].until_ns && step->awaited[i].thread == thread) {
+            step->awaited[i].until_ns = 0;
+            pthread_cond_broadcast(&step->set->idle);
+        }
+}
+
+void stage_came(struct stage_step *step, const struct ckpt_caller *who)
+{
+    CKPT_GUARD(&step->set->lock);
+    end_awaited(step, who->pid);
+}
+
+/* When the last of them is given up. Under the set's lock. */
+static int64_t awaited_until(const struct stage_step *step)
+{
+    int64_t last = 0;
+    for (unsigned i = 0; i < STAGE_AWAITED; i++)
+        last = CKPT_MAX(last, step->awaited[i].until_ns);
+    return last;
+}
+
+bool stage_is_awaited(struct stage_step *step)
+{
+    CKPT_GUARD(&step->set->lock);
+    return awaited_until(step) > ckpt_monotonic_ns();
+}
+
+void stage_wait_awaited(struct stage_step *step, int64_t end_ns)
+{
+    struct ckpt_stages *set = step->set;
+    CKPT_GUARD(&set->lock);
+    for (;;) {
+        int64_t now = ckpt_monotonic_ns(), until = CKPT_MIN(awaited_until(step), end_ns);
+        if (until <= now || set->closing)
+            return;
+        struct timespec at = stage_deadline(until - now);
+        pthread_cond_timedwait(&set->idle, &set->lock, &at);
+    }
+}
+
+void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
+{
+    if (step->face)
+        return;
+    CKPT_GUARD(&step->set->lock);
+    if (who->pid)
+        end_awaited(step, who->pid);
+    step->touched = true;
+    step->tried = false;
+    step->changed_ns = ckpt_monotonic_ns();
+    add_writer(step, who->pid);
+}
+
+void stage_write_failed(struct stage_step *step, int r)
+{
+    if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->face)
+        return;
+    struct ckpt_err err;
+    ckpt_fail(&err, -r, "a file could not be written: %s. It is not committed by itself any more; commit it with sync when it is complete", strerror(-r));
+    pthread_mutex_lock(&step->set->lock);
+    step->write_failed = true;
+    pthread_mutex_unlock(&step->set->lock);
+    stage_set_error(step, &err);
+}
+
+void stage_set_error(struct stage_step *step, const struct ckpt_err *err)
+{
+    CKPT_GUARD(&step->set->lock);
+    free(step->error);
+    step->error = err && err->code ? strdup(err->text) : NULL;
+}
+
+/* --- making and finding them --- */
+
+int stage_read_text(int dir, const char *name, char *buf, size_t len)
+{
+    CKPT_AUTOFD int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : pread(fd, buf, len - 1, 0);
+    if (n < 0)
+        return -errno;
+    buf[n] = 0;
+    return 0;
+}
+
+int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len)
+{
+    *ret = NULL;
+    int r = ckpt_text_at(step->work, STAGE_METADATA, STAGE_METADATA_MAX, ret, ret_len);
+    return r == -ENOENT ? 0 : r;
+}
+
+int stage_open_dirs(struct stage_step *step, const char *id)
+{
+    snprintf(step->id, sizeof step->id, "%s", id);
+    step->work = openat(step->set->store->staging, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (step->work < 0)
+        return -errno;
+    step->lock = openat(step->work, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (step->lock < 0 || flock(step->lock, LOCK_EX | LOCK_NB) < 0)
+        return -errno;
+    step->tree = openat(step->work, "tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (step->tree < 0 && errno != ENOENT)
+        return -errno;
+    step->hold = openat(step->work, "hold", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return step->hold < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* With its directories open: known to the set. Under the set's lock. */
+static int add_step(struct stage_step *step, const char *name)
+{
+    struct ckpt_stage_attr attr;
+    step->name = strdup(name);
+    int top = stage_reopen(step->tree, O_PATH);
+    int r = !step->name ? -ENOMEM : CKPT_MIN(top, 0);
+    if (r == 0)
+        r = stage_take(step, top, NULL, NULL, &attr);
+    if (r == 0)
+        r = stage_get(step->set, attr.id, &step->top);
+    if (r == 0) { /* the top stays known without references */
+        stage_put(step->top);
+        ckpt_stage_forget(step->set, attr.id, 1);
+        step->changed_ns = ckpt_monotonic_ns();
+    }
+    return r;
+}
+
+struct stage_step *stage_begin(struct ckpt_stages *set)
+{
+    struct stage_step *step = calloc(1, sizeof *step);
+    if (!step)
+        return NULL;
+    step->set = set;
+    step->uses = 1;
+    step->work = step->tree = step->hold = step->lock = -1;
+    pthread_mutex_init(&step->names, NULL);
+    /* A commit waits for the changes under way, not for those that come after it. */
+    pthread_rwlockattr_t attr;
+    pthread_rwlockattr_init(&attr);
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&step->freeze, &attr);
+    pthread_rwlockattr_destroy(&attr);
+    return step;
+}
+
+static struct stage_step *find_step(struct ckpt_stages *set, const char *name)
+{
+    struct stage_step *s = set->steps;
+    while (s && strcmp(s->name, name))
+        s = s->next;
+    return s;
+}
+
+struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name)
+{
+    CKPT_GUARD(&set->lock);
+    struct stage_step *s = find_step(set, name);
+    if (s)
+        s->uses++;
+    return s;
+}
+
+void stage_step_put(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    CKPT_GUARD(&set->lock);
+    stage_step_unref(step);
+}
+
+/* Its directory goes to the trash in one call; taking that apart may last. */
+struct removal {
+    struct ckpt_stages *set;
+    char name[64];
+};
+
+static void remove_trash(void *arg)
+{
+    struct removal *r = arg;
+    ckpt_disk_remove_tree(r->set->store->trash, r->name);
+    free(r);
+}
+
+static void discard_dir(struct ckpt_stages *set, const char *id)
+{
+    struct removal *r = malloc(sizeof *r);
+    if (!r)
+        return;
+    r->set = set;
+    snprintf(r->name, sizeof r->name, "staging-%s", id);
+    if (ckpt_disk_rename(set->store->staging, id, set->store->trash, r->name, 0) < 0 || ckpt_pool_submit(set->pool, remove_trash, r) < 0)
+        free(r);
+}
+
+void stage_end(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    pthread_mutex_lock(&set->lock);
+    atomic_store(&step->state, STAGE_GONE);
+    struct stage_step **link = &set->steps;
+    while (*link && *link != step)
+        link = &(*link)->next;
+    bool listed = *link;
+    if (listed)
+        *link = step->next;
+    step->top = NULL;
+    stage_drop_jobs(step);
+    stage_let_go(step);
+    if (listed)
+        stage_step_unref(step);
+    set->gc_wanted = true;
+    pthread_mutex_unlock(&set->lock);
+    discard_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
+}
+
+int stage_make_dirs(struct stage_step *step, mode_t mode)
+{
+    struct ckpt_store *store = step->set->store;
+    struct ckpt_work work;
+    int r = ckpt_work_begin(store, &work, NULL);
+    if (r < 0)
+        return r;
+    snprintf(step->id, sizeof step->id, "%s", work.id);
+    step->work = work.dir;
+    step->tree = work.tree;
+    step->hold = work.hold;
+    step->lock = work.lock;
+    return fchmod(step->tree, mode & 07777) < 0 ? -errno : 0;
+}
+
+/* From now on it is taken over if this process dies: so it is whole by now. */
+static int name_dir(struct stage_step *step, const char *name, const char *base_id)
+{
+    const struct ckpt_stage_options *opt = &step->set->opt;
+    char writer[16];
+    int r = 0;
+    snprintf(writer, sizeof writer, "%u", opt->writer);
+    if (opt->writers)
+        r = ckpt_disk_replace(step->work, "writer", writer, strlen(writer));
+    if (r == 0 && *base_id) /* of files that share what is stored, made by the thousand */
+        r = ckpt_disk_syncfs(step->work);
+    if (r == 0 && *base_id)
+        r = ckpt_disk_replace(step->work, "base", base_id, strlen(base_id));
+    if (r == 0)
+        r = ckpt_disk_replace(step->work, "name", name, strlen(name)); /* and what is beside it */
+    if (r == 0)
+        r = ckpt_disk_fsync(step->set->store->staging);
+    return r;
+}
+
+int stage_publish(struct stage_step *step, const char *name)
+{
+    struct ckpt_stages *set = step->set;
+    int r = add_step(step, name);
+    if (r < 0)
+        return r;
+    CKPT_GUARD(&set->lock);
+    if (find_step(set, name))
+        return -EEXIST;
+    step->next = set->steps;
+    set->steps = step;
+    step->uses++;
+    return 0;
+}
+
+void stage_drop(struct stage_step *step)
+{
+    struct ckpt_stages *set = step->set;
+    if (step->work >= 0)
+        discard_dir(set, step->id);
+    CKPT_GUARD(&set->lock);
+    atomic_store(&step->state, STAGE_GONE);
+    step->top = NULL;
+    stage_let_go(step);
+    stage_step_unref(step);
+}
+
+/* Its own directory, with a reference. -ESTALE: it has ended. */
+static int take_top(struct stage_step *step, struct ckpt_stage_attr *ret)
+{
+    int fd = stage_reopen(step->tree, O_PATH);
+    return fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
+}
+
+int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
+{
+    struct stage_step *step = stage_step_get(set, name);
+    if (!step)
+        return -ENOENT;
+    int r = take_top(step, ret);
+    stage_step_put(step);
+    return r;
+}
+
+int stage_open_face(struct ckpt_stages *set)
+{
+    struct stage_step *face = stage_begin(set);
+    if (!face)
+        return -ENOMEM;
+    face->face = true;
+    face->tree = stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
+    int r = face->tree < 0 ? face->tree : add_step(face, ".files");
+    if (r < 0)
+        stage_step_put(face);
+    else
+        set->face = face;
+    return r;
+}
+
+int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
+{
+    int fd = stage_reopen(set->face->tree, O_PATH);
+    return fd < 0 ? fd : stage_take(set->face, fd, NULL, NULL, ret);
+}
+
+bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id)
+{
+    return id == set->face->top->id;
+}
+
+bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name)
+{
+    return ckpt_stage_is_face(set, dir) && !strcmp(name, CKPT_STORE_DIR);
+}
+
+bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
+{
+    CKPT_GUARD(&set->lock);
+    return find_step(set, name);
+}
+
+void ckpt_stage_touched(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who)
+{
+    struct stage_step *step = stage_step_get(set, name);
+    if (!step)
+        return;
+    stage_touch(step, who);
+    stage_step_put(step);
+}
+
+void ckpt_stages_tidy(struct ckpt_stages *set)
+{
+    CKPT_GUARD(&set->lock);
+    set->gc_wanted = true;
+}
+
+int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char *name, uint64_t ino), void *arg)
+{
+    CKPT_GUARD(&set->lock);
+    int r = 0;
+    for (struct stage_step *s = set->steps; s && r == 0; s = s->next)
+        r = visit(arg, s->name, ckpt_stage_ino(set, s->top->dev, s->top->ino));
+    return r;
+}
+
+static int charge(struct stage_step *step, uid_t uid)
+{
+    CKPT_GUARD(&step->set->lock);
+    return stage_charge(step, uid, false);
+}
+
+int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
+                   struct ckpt_err *err)
+{
+    if (ckpt_stage_exists(set, name))
+        return ckpt_fail(err, EEXIST, "%s is there already", name);
+    struct stage_step *step = stage_begin(set);
+    if (!step)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    int r = charge(step, who->uid);
+    if (r == 0)
+        r = stage_make_dirs(step, mode);
+    if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
+        r = -errno;
+    if (r == 0)
+        r = name_dir(step, name, "");
+    if (r == 0)
+        r = stage_publish(step, name);
+    if (r < 0) {
+        stage_drop(step);
+        return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
+    }
+    stage_touch(step, who);
+    stage_step_put(step);
+    return ckpt_stage_find(set, name, ret);
+}
+
+/* --- a copy of a committed step, to be changed --- */
+
+/* Is there a staged step of that name? 1: it is a copy of that one; -ESTALE: it is another one. */
+static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_step *s = find_step(set, name);
+    return !s ? 0 : strcmp(s->base_id, id) ? -ESTALE : 1;
+}
+
+/*
+ * It is found by its name, frozen, and then it is looked whether the step that it is a copy of still has the name: a commit of this mount can only have
+ * come before, since from now on there is a staged step. So nobody can have changed a copy that is out of date.
+ */
+static int publish_copy(struct stage_step *step, const char *name)
+{
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = stage_publish(step, name);
+    int same = r == 0 ? ckpt_store_step_is(step->set->store, name, step->base_id) : 0;
+    if (r == 0 && same != 1) {
+        stage_end(step);
+        r = same < 0 ? same : -ESTALE;
+    }
+    if (r == 0)
+        stage_lineage_begin(step->set, step->base_id, name);
+    pthread_rwlock_unlock(&step->freeze);
+    return r;
+}
+
+/* As a rule nobody else changes a step than its owner. */
+static int charge_owner(struct stage_step *step, struct ckpt_file *manifest, struct ckpt_err *err)
+{
+    struct ckpt_manifest_info info;
+    int r = ckpt_manifest_info(manifest, &info, err);
+    if (r < 0)
+        return r;
+    r = charge(step, info.top.uid);
+    ckpt_manifest_info_clear(&info);
+    return r;
+}
+
+static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
+                     struct ckpt_err *err)
+{
+    struct stage_step *step = stage_begin(set);
+    if (!step)
+        return -ENOMEM;
+    snprintf(step->base_id, sizeof step->base_id, "%s", id);
+    int r = charge_owner(step, manifest, err);
+    if (r == 0)
+        r = stage_make_dirs(step, 0755);
+    if (r == 0)
+        r = stage_copy_tree(step, manifest, removed, err);
+    if (r == 0)
+        r = name_dir(step, name, id);
+    if (r == 0)
+        r = publish_copy(step, name);
+    if (r < 0 && atomic_load(&step->state) == STAGE_OPEN)
+        stage_drop(step);
+    else
+        stage_step_put(step);
+    return r;
+}
+
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
+                    struct ckpt_err *err)
+{
+    struct ckpt_err own = {0};
+    int r = has_copy(set, name, id);
+    if (r)
+        return CKPT_MIN(r, 0);
+    r = ckpt_store_step_is(set->store, name, id);
+    if (r == 0)
+        return -ESTALE;
+    if (r == 1)
+        r = make_copy(set, name, manifest, id, removed, &own);
+    if (r == -EEXIST) /* somebody else was quicker */
+        r = has_copy(set, name, id) == 1 ? 0 : -ESTALE;
+    if (r == 0 || r == -ESTALE)
+        return r;
+    return ckpt_fail(err, -r, "%s: it cannot be opened for changes: %s", name, own.code ? own.text : strerror(-r));
+}
+
+int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret)
+{
+    struct stage_step *step = stage_step_get(set, name);
+    int r = step && !strcmp(step->base_id, id) ? take_top(step, ret) : -ENOENT;
+    if (step)
+        stage_step_put(step);
+    return r;
+}
+
+bool ckpt_stage_same_step(struct ckpt_stages *set, uint64_t a, uint64_t b)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_inode *na = stage_find_id(set, a), *nb = stage_find_id(set, b);
+    return na && nb && na->step == nb->step;
+}
+
+bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id)
+{
+    CKPT_GUARD(&set->lock);
+    const struct stage_inode *n = stage_find_id(set, staged);
+    return n && !strcmp(n->step->base_id, id);
+}
+
+/* --- other ends, other names --- */
+
+bool stage_is_empty(int dir)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    bool empty = true;
+    for (struct dirent *e; empty && (e = readdir(d));)
+        empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+    closedir(d);
+    return empty;
+}
+
+/* The committed step that it is a copy of. What another mount has made of that since stays. */
+static int delete_base(struct stage_step *step, const char *name, struct ckpt_err *err)
+{
+    struct ckpt_err own = {0};
+    int r = *step->base_id ? ckpt_store_delete(step->set->store, name, step->base_id, &own) : 0;
+    if (r == 0 || r == -ENOENT || r == -ESTALE)
+        return 0;
+    if (err)
+        *err = own;
+    return r;
+}
+
+int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
+{
+    struct stage_step *step = stage_step_get(set, name);
+    if (!step)
+        return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
+    if (r == 0 && !stage_is_empty(step->tree))
+        r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
+    if (r == 0)
+        r = delete_base(step, name, err);
+    if (r == 0 && set->opt.writers) {
+        r = ckpt_writers_withdraw(set->store, name, set->opt.writer, set->opt.writers);
+        r = r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
+    }
+    if (r == 0)
+        stage_end(step);
+    pthread_rwlock_unlock(&step->freeze);
+    stage_step_put(step);
+    if (r == 0)
+        set->opt.changed(set->opt.arg, name);
+    return r;
+}
+
+/* Only its name, where that commits nothing. */
+static int relabel(struct stage_step *step, const char *to)
+{
+    struct ckpt_stages *set = step->set;
+    char *name = strdup(to);
+    if (!name)
+        return -ENOMEM;
+    pthread_rwlock_wrlock(&step->freeze);
+    int r = atomic_load(&step->state) == STAGE_OPEN ? ckpt_disk_replace(step->work, "name", to, strlen(to)) : -ESTALE;
+    if (r == 0) {
+        CKPT_GUARD(&set->lock);
+        free(step->name);
+        step->name = CKPT_STEAL(name);
+    }
+    pthread_rwlock_unlock(&step->freeze);
+    free(name);
+    return r;
+}
+
+int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    double number;
+    struct stage_step *step = stage_step_get(set, from), *there = stage_step_get(set, to);
+    int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
+    bool commits = ckpt_step_name(to, &number);
+    if (r == 0 && commits)
+        r = stage_may_commit(step, who, err);
+    if (r == 0 && there && !(stage_is_empty(there->tree) && !*there->base_id))
+        r = ckpt_fail(err, set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", to);
+    else if (r == 0 && there)
+        r = ckpt_stage_remove(set, to, err);
+    if (r == 0)
+        r = commits ? stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
+    if (r == 0) { /* the step that was changed has the new name alone */
+        r = delete_base(step, from, err);
+        set->opt.changed(set->opt.arg, from);
+    }
+    if (there)
+        stage_step_put(there);
+    if (step)
+        stage_step_put(step);
+    return r;
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/commands/cli.h"
+
+#include "core/array/dtype.h"
+#include "core/base/util.h"
+
+#include <getopt.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#define FOREVER 86400.0
+#define PROGRESS_NS 100000000ll
+
+/* --- ending --- */
+
+int fs_status(int error)
+{
+    switch (-error) {
+    case 0:
+        return FS_OK;
+    case EUCLEAN:
+    case EBADMSG:
+    case EOPNOTSUPP:
+    case ENODATA:
+        return FS_INTEGRITY;
+    case EISDIR:
+    case EINVAL:
+        return FS_USAGE;
+    default:
+        return FS_UNREACHABLE;
+    }
+}
+
+static const char *reason(int error, const struct ckpt_err *err)
+{
+    return err && err->code == -error && *err->text ? err->text : strerror(-error);
+}
+
+int fs_fail(const char *command, bool json, int error, const struct ckpt_err *err)
+{
+    fprintf(stderr, "ckptfs %s: ", command);
+    fs_put_name(stderr, reason(error, err));
+    fputc('\n', stderr);
+    if (json) {
+        fputs("{\"error\":", stdout);
+        fs_json_error(stdout, error, err);
+        fputs("}\n", stdout);
+    }
+    return fs_finish(command, fs_status(error));
+}
+
+int fs_finish(const char *command, int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    if (errno != EPIPE) /* whoever read has had enough */
+        fprintf(stderr, "ckptfs %s: standard output: %s\n", command, strerror(errno));
+    return FS_PARTLY;
+}
+
+int fs_bad_option(const char *command, char **argv)
+{
+    const char *word = argv[optind - 1];
+    if (optopt > 0 && optopt < 128 && (word[0] != '-' || word[1] != '-'))
+        return fs_usage(command, "unknown option -%c", optopt);
+    return fs_usage(command, "unknown option, or no value for it: %s", word);
+}
+
+/* --- the source --- */
+
+int fs_open(const char *path, struct ckpt_source **ret, struct ckpt_err *err)
+{
+    struct ckpt_options o = CKPT_OPTIONS_INIT;
+    o.refresh = FOREVER;
+    ckpt_log_setup(CKPT_LOG_ERROR, 0); /* what goes wrong is told by the command */
+    return ckpt_source_open(path, &o, ret, err);
+}
+
+int fs_walk(struct ckpt_source *src, const char *path, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    struct ckpt_err own = {0};
+    int r = ckpt_walk(src, CKPT_ROOT, path, ret, &own);
+    if (r == 0)
+        return 0;
+    const char *last = strrchr(path, '/'), *text = reason(r, &own);
+    last = last ? last + 1 : path;
+    size_t n = strlen(last);
+    if (n && !strncmp(text, last, n) && !strncmp(text + n, ": ", 2)) /* the last name is in the path already */
+        text += n + 2;
+    return ckpt_fail(err, -r, "%s%s%s", path, *path ? ": " : "", text);
+}
+
+int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *arg, struct ckpt_err *err)
+{
+    struct ckpt_dir *dir;
+    struct ckpt_dirent e;
+    bool forever;
+    int r = ckpt_opendir(src, id, &dir, &forever, err), more = 0;
+    if (r < 0)
+        return r;
+    for (uint64_t pos = 0; r == 0 && (more = ckpt_readdir(dir, pos, &e)) == 1; pos = e.next)
+        r = visit(arg, &e);
+    if (r == 0 && more < 0)
+        r = ckpt_fail(err, -more, "%s", strerror(-more));
+    ckpt_closedir(dir);
+    return r;
+}
+
+/* Of what Python's json writes and cJSON does not take, make something like it: only values have it, which are not asked for here. */
+static void tame(char *text)
+{
+    static const char *const odd[] = {"\"value\":NaN", "\"value\":Infinity", "\"value\":-Infinity"};
+    for (char *p = text; (p = strchr(p, '\\')) && p[1]; p += 2)
+        if (!strncmp(p, "\\u0000", 6))
+            memcpy(p, "\\uFFFD", 6);
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        char *p = strstr(text, odd[i]); /* inside of a string its quotes would be escaped */
+        if (p) {
+            memset(p + strlen("\"value\":"), ' ', strlen(odd[i]) - strlen("\"value\":"));
+            p[strlen("\"value\":")] = '0';
+        }
+    }
+}
+
+int fs_describe(struct ckpt_source *src, uint64_t id, cJSON **ret, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *text = NULL;
+    size_t len;
+    int r = ckpt_describe(src, id, &text, &len, err);
+    if (r < 0)
+        return r;
+    tame(text);
+    *ret = ckpt_json_parse(text, len);
+    return *ret ? 0 : ckpt_fail(err, ENOMEM, "what is known of it cannot be read");
+}
+
+char *fs_join(const char *dir, const char *name)
+{
+    char *path = malloc(strlen(dir) + strlen(name) + 2);
+    if (path)
+        sprintf(path, "%s%s%s", dir, *dir && *name ? "/" : "", name);
+    return path;
+}
+
+/* --- sums --- */
+
+struct summing {
+    struct ckpt_source *src;
+    struct fs_sum *sum;
+    uint64_t dir;
+    unsigned depth;
+};
+
+static void sum_fault(struct fs_sum *sum, const char *name, int error, const struct ckpt_err *err)
+{
+    if (!sum->damaged++)
+        ckpt_fail(&sum->err, -error, "%s: %s", name, reason(error, err));
+}
+
+static int sum_entry(void *arg, const struct ckpt_dirent *e)
+{
+    struct summing *s = arg;
+    struct ckpt_attr at;
+    struct ckpt_err err = {0};
+    if (e->type == CKPT_LINK)
+        return 0;
+    int r = ckpt_lookup(s->src, s->dir, e->name, &at, &err);
+    if (r == -ENOENT)
+        return 0;
+    s->sum->leaves += at.type == CKPT_FILE || r < 0;
+    if (r == 0 && at.type == CKPT_DIR) {
+        struct summing below = {s->src, s->sum, at.id, s->depth + 1};
+        s->sum->containers++;
+        if (s->depth < 1024)
+            r = fs_each_entry(s->src, at.id, sum_entry, &below, &err);
+    } else if (r == 0) {
+        cJSON *meta = NULL;
+        s->sum->bytes += at.size;
+        s->sum->stored += at.stored;
+        if (!at.size) /* a leaf that cannot be read is listed with size 0 */
+            r = fs_describe(s->src, at.id, &meta, &err);
+        if (r == -ENODATA)
+            r = 0; /* a file that belongs to no checkpoint */
+        cJSON_Delete(meta);
+    }
+    if (r < 0)
+        sum_fault(s->sum, e->name, r, &err);
+    if (at.id)
+        ckpt_forget(s->src, at.id, 1);
+    return 0;
+}
+
+int fs_sum(struct ckpt_source *src, uint64_t id, struct fs_sum *ret, struct ckpt_err *err)
+{
+    *ret = (struct fs_sum){.containers = 1};
+    struct summing s = {src, ret, id, 0};
+    return fs_each_entry(src, id, sum_entry, &s, err);
+}
+
+/* --- text --- */
+
+void fs_put_name(FILE *out, const char *name)
+{
+    if (!isatty(fileno(out))) {
+        fputs(name, out);
+        return;
+    }
+    for (const unsigned char *p = (const unsigned char *)name; *p; p++) {
+        bool c1 = *p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0; /* the same controls, in UTF-8 */
+        fputc(c1 || *p < 0x20 || *p == 0x7f ? '?' : *p, out);
+        p += c1;
+    }
+}
+
+const char *fs_human(uint64_t bytes, char buf[32])
+{
+    static const char units[] = "KMGTPE";
+    double v = (double)bytes;
+    int unit = -1;
+    while (v >= 1023.95 && units[unit + 1]) {
+        v /= 1024;
+        unit++;
+    }
+    if (unit < 0)
+        snprintf(buf, 32, "%llu B", (unsigned long long)bytes);
+    else
+        snprintf(buf, 32, "%.1f %ciB", v, units[unit]);
+    return buf;
+}
+
+const char *fs_number(double step, char buf[32])
+{
+    struct ckpt_buf text = CKPT_BUF_INIT;
+    ckpt_add_json_number(&text, step);
+    snprintf(buf, 32, "%.*s", (int)text.len, text.len ? (char *)text.data : "");
+    ckpt_buf_clear(&text);
+    return buf;
+}
+
+const char *fs_time(int64_t ns, char buf[32])
+{
+    time_t t = (time_t)(ns / 1000000000);
+    struct tm tm;
+    if (!localtime_r(&t, &tm) || !strftime(buf, 32, "%Y-%m-%d %H:%M:%S", &tm))
+        snprintf(buf, 32, "-");
+    return buf;
+}
+
+const char *fs_shape(const cJSON *shape, char buf[256])
+{
+    size_t n = 1;
+    const cJSON *e;
+    if (!cJSON_IsArray(shape))
+        return "-";
+    strcpy(buf, "(");
+    cJSON_ArrayForEach(e, shape)
+    {
+        if (n > 220) { /* more dimensions than anyone reads */
+            n += (size_t)sprintf(buf + n, "...,");
+            break;
+        }
+        n += (size_t)snprintf(buf + n, 256 - n, "%.0f,", e->valuedouble);
+    }
+    if (cJSON_GetArraySize(shape) > 1)
+        n--; /* its last comma; (3,) keeps it */
+    strcpy(buf + n, ")");
+    return buf;
+}
+
+/* --- JSON --- */
+
+void fs_json_string(FILE *out, const char *text)
+{
+    struct ckpt_buf buf = CKPT_BUF_INIT;
+    ckpt_buf_add_json_string(&buf, text, strlen(text));
+    if (ckpt_buf_error(&buf) == 0)
+        fwrite(buf.data, 1, buf.len, out);
+    else
+        fputs("null", out);
+    ckpt_buf_clear(&buf);
+}
+
+void fs_json_pair(FILE *out, const char *before, const char *key, const char *text)
+{
+    fprintf(out, "%s\"%s\":", before, key);
+    fs_json_string(out, text);
+}
+
+void fs_json_error(FILE *out, int error, const struct ckpt_err *err)
+{
+    const char *code = strerrorname_np(-error);
+    fs_json_pair(out, "{", "code", code ? code : "EIO");
+    fs_json_pair(out, ",", "message", reason(error, err));
+    fputc('}', out);
+}
+
+void fs_json_time(FILE *out, int64_t ns)
+{
+    fprintf(out, "%lld.%09lld", (long long)(ns / 1000000000), (long long)llabs(ns % 1000000000));
+}
+
+/* --- progress --- */
+
+void fs_progress_begin(struct fs_progress *p)
+{
+    *p = (struct fs_progress){.on = isatty(STDERR_FILENO), .begin_ns = ckpt_monotonic_ns()};
+}
+
+static void draw_bar(const struct fs_progress *p, char buf[64])
+{
+    enum { WIDTH = 24 };
+    double part = p->total ? CKPT_MIN((double)p->done / (double)p->total, 1.0) : 0;
+    int full = (int)(part * WIDTH);
+    buf[0] = 0;
+    if (p->total)
+        snprintf(buf, 64, "[%.*s%*s] %3d%% ", full, "########################", WIDTH - full, "", (int)(part * 100));
+}
+
+void fs_progress_add(struct fs_progress *p, const char *path, uint64_t bytes)
+{
+    struct winsize ws;
+    char bar[64], size[32], rate[32], name[256];
+    p->done += bytes;
+    if (!p->on)
+        return;
+    int64_t now = ckpt_monotonic_ns();
+    if (now - p->shown_ns < PROGRESS_NS)
+        return;
+    p->shown_ns = now;
+    p->shown = true;
+    draw_bar(p, bar);
+    fs_human(p->done, size);
+    fs_human((uint64_t)((double)p->done * 1e9 / (double)CKPT_MAX(now - p->begin_ns, (int64_t)1)), rate);
+    int cols = ioctl(STDERR_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col ? ws.ws_col : 80;
+    int room = cols - 1 - (int)(strlen(bar) + strlen(size) + strlen(rate) + 5);
+    size_t n = strlen(path), keep = room > 0 ? CKPT_MIN((size_t)room, sizeof name - 1) : 0;
+    path += n > keep ? n - keep : 0; /* its end says most */
+    while (n > keep && ((unsigned char)*path & 0xc0) == 0x80)
+        path++;
+    snprintf(name, sizeof name, "%s", path);
+    fprintf(stderr, "\r%s%s %s/s  ", bar, size, rate);
+    fs_put_name(stderr, name);
+    fputs("\033[K", stderr);
+}
+
+void fs_progress_clear(struct fs_progress *p)
+{
+    if (p->shown)
+        fputs("\r\033[K", stderr);
+    p->shown = false;
+    p->shown_ns = ckpt_monotonic_ns();
+}

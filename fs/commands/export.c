@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ckptfs export: a checkpoint, or a part of one, as plain files, as one safetensors file, or as an Orbax checkpoint. They have their name
+ * when all of them are whole and durable.
+ */
+#include "fs/commands/cli.h"
+#include "fs/commands/commands.h"
+#include "fs/commands/resolve.h"
+#include "fs/commands/transfer.h"
+
+#include "core/base/util.h"
+#include "core/io/json.h"
+#include "core/io/disk.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+struct export;
+
+struct format {
+    const char *name;
+    int (*write)(struct export *x, const char *path, struct ckpt_err *err); /* all of it, under the temporary name */
+    bool file;
+};
+
+struct export {
+    const struct format *format;
+    struct fs_place from;
+    struct fs_transfer transfer;
+    char *folder;           /* that DST lies in */
+    int parent;             /* the same, open */
+    char *name;             /* DST's last name */
+    char temporary[64];
+    bool taken;             /* there is something under the name already */
+    bool json;
+    uint64_t left_out;      /* leaves */
+};
+
+static int open_from(struct export *x, const char *path, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *meta = NULL;
+    size_t len;
+    int r = fs_resolve(path, &x->from, err);
+    if (r < 0)
+        return r;
+    x->transfer.src = x->from.src;
+    if (x->from.at.type != CKPT_DIR)
+        return ckpt_fail(err, EINVAL, "%s: a file; 'ckptfs cp' copies single files", path);
+    r = ckpt_describe(x->from.src, x->from.at.id, &meta, &len, err);
+    if (r == -ENODATA)
+        return ckpt_fail(err, EINVAL, "%s is no checkpoint, nor a part of one; 'ckptfs cp' copies other directories", path);
+    return r;
+}
+
+/* The rename at the end takes the place of an empty directory, and of nothing else. */
+static bool is_taken(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir) {
+        bool absent = errno == ENOENT;
+        if (fd >= 0)
+            close(fd);
+        return !absent;
+    }
+    unsigned entries = 0;
+    while (readdir(dir) && entries < 3) /* two are "." and ".." */
+        entries++;
+    closedir(dir);
+    return entries > 2;
+}
+
+/* DST by its folder and its name there: of one file also a directory, which then gets a model.safetensors. */
+static int split_destination(struct export *x, const char *path, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *folder = strdup(path);
+    struct stat st;
+    if (!folder)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    size_t n = strlen(folder);
+    bool into = x->format->file && n && stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
+    if (x->format->file && !into && n && folder[n - 1] == '/')
+        return ckpt_fail(err, EINVAL, "%s: there is no such directory", path);
+    while (n > 1 && folder[n - 1] == '/')
+        folder[--n] = 0;
+    char *slash = into ? NULL : strrchr(folder, '/');
+    const char *name = into ? "model.safetensors" : slash ? slash + 1 : folder;
+    if (!*name || !strcmp(name, ".") || !strcmp(name, "..") || strlen(name) > 255)
+        return ckpt_fail(err, EINVAL, "%s: the name of a new %s is wanted", path, x->format->file ? "file" : "directory");
+    x->name = strdup(name);
+    if (slash)
+        slash[slash == folder] = 0;
+    x->folder = into || slash ? CKPT_STEAL(folder) : strdup(".");
+    return x->name && x->folder ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+}
+
+static int open_to(struct export *x, const char *path, struct ckpt_err *err)
+{
+    int r = split_destination(x, path, err);
+    if (r < 0)
+        return r;
+    x->parent = open(x->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    x->transfer.unwritable = x->parent < 0;
+    if (x->parent < 0)
+        return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
+    x->taken = is_taken(x->parent, x->name);
+    return x->taken ? ckpt_fail(err, EEXIST, "%s/%s is there already", x->folder, x->name) : 0;
+}
+
+/* --- npy: a directory of files --- */
+
+/* Under the temporary name: a descriptor. */
+static int make_directory(struct export *x, const char *path, struct ckpt_err *err)
+{
+    int r = ckpt_disk_mkdir(x->parent, x->temporary, (x->from.at.mode | 0700) & 0777);
+    int dir = r < 0 ? r : openat(x->parent, x->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0) {
+        x->transfer.unwritable = true;
+        return ckpt_fail(err, r < 0 ? -r : errno, "%s cannot be made: %s", path, strerror(r < 0 ? -r : errno));
+    }
+    return dir;
+}
+
+static int write_directory(struct export *x, const char *path, struct ckpt_err *err)
+{
+    CKPT_AUTOFD int dir = make_directory(x, path, err);
+    return dir < 0 ? dir : fs_transfer_run(&x->transfer, &x->from.at, dir, err);
+}
+
+/* --- safetensors: one file --- */
+
+static void tell(struct export *x, const char *name, const char *why)
+{
+    if (x->json) {
+        printf("%s{", x->left_out ? "," : "{\"left_out\":[");
+        fs_json_pair(stdout, "", "path", name);
+        fs_json_pair(stdout, ",", "reason", why);
+        putchar('}');
+    }
+    fputs("ckptfs export: ", stderr);
+    fs_put_name(stderr, name);
+    fputs(": left out: ", stderr);
+    fs_put_name(stderr, why);
+    fputc('\n', stderr);
+    x->left_out++;
+}
+
+/* What the file does not hold it says itself, in its metadata. */
+static int tell_left_out(struct export *x, struct ckpt_json_reader *json, struct ckpt_err *err)
+{
+    static const char left_out[] = "left out: ";
+    struct ckpt_buf key = CKPT_BUF_INIT, text = CKPT_BUF_INIT;
+    ckpt_json_seek(json, 8); /* behind the length */
+    int r = ckpt_json_enter_object(json, err);
+    if (r == 0)
+        r = ckpt_json_member(json, &key, err); /* __metadata__, which comes first */
+    if (r == 1)
+        r = ckpt_json_enter_object(json, err);
+    while (r == 0 && (r = ckpt_json_member(json, &key, err)) == 1) {
+        r = ckpt_json_value(json, &text, err);
+        if (r < 0 || text.len < sizeof left_out || memcmp(text.data + 1, left_out, strlen(left_out)) != 0)
+            continue;
+        cJSON *why = ckpt_json_parse((char *)text.data, text.len);
+        if (cJSON_IsString(why))
+            tell(x, (char *)key.data, why->valuestring + strlen(left_out));
+        cJSON_Delete(why);
+    }
+    ckpt_buf_clear(&key);
+    ckpt_buf_clear(&text);
+    return r;
+}
+
+static int write_file(struct export *x, const char *path, struct ckpt_err *err)
+{
+    struct ckpt_attr at;
+    struct ckpt_backend *folder = NULL;
+    struct ckpt_file *file = NULL;
+    struct ckpt_json_reader *json = NULL;
+    int r = ckpt_lookup(x->from.src, x->from.at.id, ".safetensors", &at, err);
+    if (r < 0)
+        return r;
+    r = fs_transfer_file(&x->transfer, &at, x->parent, x->temporary, err);
+    ckpt_forget(x->from.src, at.id, 1);
+    if (r < 0)
+        return r;
+    r = ckpt_backend_open_posix(x->folder, &folder, err);
+    if (r == 0)
+        r = ckpt_backend_open(folder, x->temporary, &file);
+    if (r == 0)
+        r = ckpt_json_open(file, &json);
+    r = r < 0 ? ckpt_fail(err, -r, "%s: %s", path, strerror(-r)) : tell_left_out(x, json, err);
+    ckpt_json_close(json);
+    ckpt_file_unref(file);
+    ckpt_backend_unref(folder);
+    return r;
+}
+
+/* --- orbax: a directory of the files that Orbax writes --- */
+
+/* Kept until all is written: nothing is told of an export that fails. Name and reason, each with its NUL. */
+static void keep_left_out(void *arg, const char *name, const char *why)
+{
+    ckpt_buf_add(arg, name, strlen(name) + 1);
+    ckpt_buf_add(arg, why, strlen(why) + 1);
+}
+
+static void tell_kept(struct export *x, const struct ckpt_buf *kept)
+{
+    const char *name = (char *)kept->data, *end = name + kept->len;
+    while (name < end) {
+        const char *why = name + strlen(name) + 1;
+        tell(x, name, why);
+        name = why + strlen(why) + 1;
+    }
+}
+
+static int write_orbax(struct export *x, const char *path, struct ckpt_err *err)
+{
+    struct ckpt_files *files = NULL;
+    struct ckpt_buf kept = CKPT_BUF_INIT;
+    CKPT_AUTOFD int dir = make_directory(x, path, err);
+    int r = dir < 0 ? dir : ckpt_files_open(x->from.src, x->from.at.id, keep_left_out, &kept, &files, err);
+    if (r == 0)
+        r = fs_transfer_files(&x->transfer, files, dir, err);
+    if (r == 0 && ckpt_buf_error(&kept))
+        r = ckpt_fail(err, ENOMEM, "out of memory");
+    if (r == 0)
+        tell_kept(x, &kept);
+    ckpt_files_close(files);
+    ckpt_buf_clear(&kept);
+    return r;
+}
+
+/* --- any of them --- */
+
+static const struct format formats[] = {{"npy", write_directory, false}, {"safetensors", write_file, true}, {"orbax", write_orbax, false}};
+
+static int write_all(struct export *x, const char *path, struct ckpt_err *err)
+{
+    x->transfer.durable = true;
+    int r = x->format->write(x, path, err);
+    if (r < 0)
+        return r;
+    r = ckpt_disk_rename(x->parent, x->temporary, x->parent, x->name, x->format->file ? RENAME_NOREPLACE : 0);
+    if (r == -EINVAL) /* a file system that cannot tell: it was not there when this began */
+        r = ckpt_disk_rename(x->parent, x->temporary, x->parent, x->name, 0);
+    x->taken = r == -ENOTEMPTY || r == -EEXIST || r == -ENOTDIR;
+    if (r == 0)
+        r = ckpt_disk_fsync(x->parent);
+    x->transfer.unwritable = r < 0;
+    return r < 0 ? ckpt_fail(err, -r, "%s: %s", path, strerror(-r)) : 0;
+}
+
+static int run(struct export *x, const char *from, const char *to, struct ckpt_err *err)
+{
+    int r = open_from(x, from, err);
+    if (r == 0)
+        r = open_to(x, to, err);
+    if (r < 0)
+        return r;
+    snprintf(x->temporary, sizeof x->temporary, ".ckptfs-export-%ld.tmp", (long)getpid());
+    r = write_all(x, to, err);
+    if (r < 0 && x->format->file)
+        (void)!ckpt_disk_unlink(x->parent, x->temporary, 0);
+    else if (r < 0)
+        (void)!ckpt_disk_remove_tree(x->parent, x->temporary);
+    return r;
+}
+
+static int finish(const struct export *x, int r, const struct ckpt_err *err)
+{
+    if (r < 0) {
+        int status = fs_fail("export", x->json, r, err);
+        return x->taken ? FS_USAGE : x->transfer.unwritable ? FS_PARTLY : status;
+    }
+    if (x->json)
+        printf("%s\"files\":%llu,\"bytes\":%llu}\n", x->left_out ? "]," : "{", (unsigned long long)x->transfer.files,
+               (unsigned long long)x->transfer.bytes);
+    return fs_finish("export", x->left_out ? FS_PARTLY : FS_OK);
+}
+
+/* 0, or the exit status. */
+static int choose_format(struct export *x, const char *name)
+{
+    if (!name)
+        return fs_usage("export", "--format is wanted: npy, safetensors or orbax");
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (!strcmp(name, formats[i].name)) {
+            x->format = &formats[i];
+            return 0;
+        }
+    return fs_usage("export", "there is no format %s; there are npy, safetensors and orbax", name);
+}
+
+int fs_export_main(int argc, char **argv)
+{
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"format", required_argument, NULL, 'f'}, {0}};
+    struct export x = {.parent = -1};
+    struct ckpt_err err = {0};
+    const char *format = NULL;
+    opterr = 0;
+    for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
+        switch (o) {
+        case 'j': x.json = true; break;
+        case 'f': format = optarg; break;
+        default: return fs_bad_option("export", argv);
+        }
+    if (argc - optind != 2)
+        return fs_usage("export", "a checkpoint and a destination are wanted");
+    int status = choose_format(&x, format);
+    if (status)
+        return status;
+    ckpt_log_setup(CKPT_LOG_ERROR, 0);
+    fs_interrupt_begin();
+    int r = run(&x, argv[optind], argv[optind + 1], &err);
+    status = finish(&x, r, &err);
+    fs_place_clear(&x.from);
+    if (x.parent >= 0)
+        close(x.parent);
+    free(x.folder);
+    free(x.name);
+    if (r < 0)
+        fs_interrupt_end();
+    return status;
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ckptfs info: the checkpoints of a source, or what is in the one that it is. */
+#include "fs/commands/cli.h"
+#include "fs/commands/commands.h"
+
+#include "core/base/util.h"
+
+#include <getopt.h>
+#include <math.h>
+
+struct step {
+    char *root, *name, *format;
+    double number;
+    int64_t mtime_ns;
+    bool latest;
+};
+
+struct info {
+    struct ckpt_source *src;
+    bool json, fast;
+    struct step *steps;
+    size_t count, cap;
+    int root_width, name_width;
+    size_t bad; /* checkpoints that do not open, or have damaged leaves */
+    size_t unopened;
+};
+
+static int add_step(void *arg, const struct ckpt_step *s)
+{
+    struct info *in = arg;
+    if (in->count == in->cap) {
+        size_t cap = in->cap ? in->cap * 2 : 64;
+        struct step *p = realloc(in->steps, cap * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        in->steps = p;
+        in->cap = cap;
+    }
+    struct step *n = &in->steps[in->count++];
+    *n = (struct step){strdup(s->root), strdup(s->name), strdup(s->format), s->number, s->mtime_ns, s->latest};
+    if (!n->root || !n->name || !n->format)
+        return -ENOMEM;
+    in->root_width = CKPT_MAX(in->root_width, (int)strlen(n->root));
+    in->name_width = CKPT_MAX(in->name_width, (int)strlen(n->name));
+    return 0;
+}
+
+static void clear(struct info *in)
+{
+    for (size_t i = 0; i < in->count; i++) {
+        free(in->steps[i].root);
+        free(in->steps[i].name);
+        free(in->steps[i].format);
+    }
+    free(in->steps);
+    ckpt_source_close(in->src);
+}
+
+static void put_padded(const char *text, int width)
+{
+    fs_put_name(stdout, text);
+    for (int n = (int)strlen(text); n < width; n++)
+        putchar(' ');
+    fputs("  ", stdout);
+}
+
+static void print_head(const struct info *in)
+{
+    if (in->root_width)
+        put_padded("ROOT", in->root_width);
+    printf("%9s  ", "STEP");
+    put_padded("NAME", in->name_width);
+    printf("%-12s", "FORMAT");
+    if (!in->fast)
+        printf(" %9s %11s %11s", "LEAVES", "BYTES", "STORED");
+    puts("  TIME");
+}
+
+static void print_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error, const struct ckpt_err *err)
+{
+    char a[32], b[32];
+    if (in->root_width)
+        put_padded(s->root, in->root_width);
+    printf("%9s  ", isnan(s->number) ? "-" : fs_number(s->number, a));
+    put_padded(s->name, in->name_width);
+    printf("%-12s", s->format);
+    if (!in->fast && error)
+        printf(" %9s %11s %11s", "-", "-", "-");
+    else if (!in->fast)
+        printf(" %9llu %11s %11s", (unsigned long long)sum->leaves, fs_human(sum->bytes, a), fs_human(sum->stored, b));
+    printf("  %s%s", fs_time(s->mtime_ns, a), s->latest ? "  latest" : "");
+    if (error) {
+        fputs("  error: ", stdout);
+        fs_put_name(stdout, err->text);
+    } else if (sum->damaged) {
+        printf("  damaged: %llu, ", (unsigned long long)sum->damaged);
+        fs_put_name(stdout, sum->err.text);
+    }
+    putchar('\n');
+}
+
+static void json_sum(const struct fs_sum *sum)
+{
+    printf(",\"leaves\":%llu,\"containers\":%llu,\"bytes\":%llu,\"stored\":%llu,\"damaged\":%llu", (unsigned long long)sum->leaves,
+           (unsigned long long)sum->containers, (unsigned long long)sum->bytes, (unsigned long long)sum->stored,
+           (unsigned long long)sum->damaged);
+    if (sum->damaged) {
+        fputs(",\"error\":", stdout);
+        fs_json_error(stdout, -sum->err.code, &sum->err);
+    }
+}
+
+static void json_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error, const struct ckpt_err *err)
+{
+    char number[32];
+    fputs(s == in->steps ? "\n" : ",\n", stdout);
+    fs_json_pair(stdout, "{", "root", s->root);
+    fs_json_pair(stdout, ",", "name", s->name);
+    printf(",\"step\":%s", isnan(s->number) ? "null" : fs_number(s->number, number));
+    fs_json_pair(stdout, ",", "format", s->format);
+    fputs(",\"time\":", stdout);
+    fs_json_time(stdout, s->mtime_ns);
+    printf(",\"latest\":%s", s->latest ? "true" : "false");
+    if (error) {
+        fputs(",\"error\":", stdout);
+        fs_json_error(stdout, error, err);
+    } else if (!in->fast)
+        json_sum(sum);
+    putchar('}');
+}
+
+/* 0, or why the checkpoint does not open; -ENOENT when it has gone. */
+static int examine(struct info *in, const struct step *s, struct fs_sum *sum, struct ckpt_err *err)
+{
+    struct ckpt_attr at;
+    CKPT_AUTOFREE char *path = fs_join(s->root, s->name);
+    if (!path)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    int r = fs_walk(in->src, path, &at, err);
+    if (r < 0)
+        return r;
+    r = fs_sum(in->src, at.id, sum, err);
+    if (r < 0 && !err->code)
+        ckpt_fail(err, -r, "%s", strerror(-r));
+    ckpt_forget(in->src, at.id, 1);
+    return r;
+}
+
+static int list_steps(struct info *in)
+{
+    if (in->json)
+        fputs("\"steps\":[", stdout);
+    else if (in->count)
+        print_head(in);
+    for (size_t i = 0; i < in->count; i++) {
+        struct fs_sum sum = {0};
+        struct ckpt_err err = {0};
+        int r = in->fast ? 0 : examine(in, &in->steps[i], &sum, &err);
+        in->unopened += r < 0;
+        in->bad += r < 0 || sum.damaged;
+        (in->json ? json_row : print_row)(in, &in->steps[i], &sum, r, &err);
+    }
+    if (in->json)
+        puts("\n]}");
+    else if (!in->count)
+        fputs("ckptfs info: there are no checkpoints here\n", stderr);
+    return !in->bad ? FS_OK : in->unopened == in->count ? FS_INTEGRITY : FS_PARTLY;
+}
+
+static char *attribute(struct info *in, const char *name)
+{
+    ssize_t n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, NULL, 0);
+    char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
+    if (text) {
+        n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, text, (size_t)n);
+        text[n > 0 ? n : 0] = 0;
+    }
+    return text;
+}
+
+static int summarise(struct info *in, const char *source, const char *format)
+{
+    struct fs_sum sum;
+    struct ckpt_attr at;
+    struct ckpt_err err = {0};
+    char text[32];
+    CKPT_AUTOFREE char *metadata = attribute(in, "user.ckpt.metadata");
+    int r = fs_sum(in->src, CKPT_ROOT, &sum, &err);
+    if (r == 0)
+        r = ckpt_getattr(in->src, CKPT_ROOT, &at, &err);
+    if (r < 0)
+        return fs_fail("info", in->json, r, &err);
+    if (in->json) {
+        fs_json_pair(stdout, "{", "source", source);
+        fs_json_pair(stdout, ",", "format", format);
+        json_sum(&sum);
+        fputs(",\"time\":", stdout);
+        fs_json_time(stdout, at.mtime_ns);
+        printf(",\"metadata\":%s}\n", metadata && *metadata ? metadata : "{}");
+    } else {
+        printf("format:      %s\nleaves:      %llu\ncontainers:  %llu\n", format, (unsigned long long)sum.leaves,
+               (unsigned long long)sum.containers);
+        printf("bytes:       %llu (%s)\n", (unsigned long long)sum.bytes, fs_human(sum.bytes, text));
+        printf("stored:      %llu (%s)\n", (unsigned long long)sum.stored, fs_human(sum.stored, text));
+        printf("time:        %s\nmetadata:    ", fs_time(at.mtime_ns, text));
+        fs_put_name(stdout, metadata && *metadata ? metadata : "{}");
+        putchar('\n');
+        if (sum.damaged) {
+            printf("damaged:     %llu, ", (unsigned long long)sum.damaged);
+            fs_put_name(stdout, sum.err.text);
+            putchar('\n');
+        }
+    }
+    return sum.damaged ? FS_PARTLY : FS_OK;
+}
+
+static int run(struct info *in, const char *source)
+{
+    struct ckpt_err err = {0};
+    cJSON *meta = NULL;
+    int r = fs_open(source, &in->src, &err), status;
+    if (r < 0)
+        return fs_fail("info", in->json, r, &err);
+    r = fs_describe(in->src, CKPT_ROOT, &meta, &err);
+    if (r == 0) {
+        const char *format = cJSON_GetStringValue(ckpt_json_get(meta, "format"));
+        status = summarise(in, source, format ? format : "");
+        cJSON_Delete(meta);
+        return status;
+    }
+    if (r == -ENODATA)
+        r = ckpt_each_checkpoint(in->src, add_step, in, &err);
+    if (r < 0)
+        return fs_fail("info", in->json, r, &err);
+    if (in->json) {
+        fs_json_pair(stdout, "{", "source", source);
+        putchar(',');
+    }
+    return list_steps(in);
+}
+
+int fs_info_main(int argc, char **argv)
+{
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"fast", no_argument, NULL, 'f'}, {0}};
+    struct info in = {.name_width = 4};
+    opterr = 0;
+    for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
+        switch (o) {
+        case 'j': in.json = true; break;
+        case 'f': in.fast = true; break;
+        default: return fs_bad_option("info", argv);
+        }
+    if (argc - optind != 1)
+        return fs_usage("info", argc == optind ? "the source is missing" : "one source is wanted");
+    int status = run(&in, argv[optind]);
+    clear(&in);
+    return fs_finish("info", status);
+}

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ckptfs ls: names, and with -l what they are. */
+#include "fs/commands/cli.h"
+#include "fs/commands/commands.h"
+
+#include "core/base/util.h"
+
+#include <getopt.h>
+
+#define MAX_DEPTH 1024
+
+struct ls {
+    struct ckpt_source *src;
+    bool lengthy, recursive, all, json;
+    uint64_t listed; /* entries so far */
+    int failed;      /* directories that do not open */
+};
+
+struct names {
+    char **name; /* its type is the byte before */
+    size_t count, cap;
+    bool all;
+};
+
+static int add_name(void *arg, const struct ckpt_dirent *e)
+{
+    struct names *n = arg;
+    if (e->name[0] == '.' && !n->all)
+        return 0;
+    if (n->count == n->cap) {
+        size_t cap = n->cap ? n->cap * 2 : 64;
+        char **p = realloc(n->name, cap * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        n->name = p;
+        n->cap = cap;
+    }
+    char *p = malloc(strlen(e->name) + 2);
+    if (!p)
+        return -ENOMEM;
+    *p = (char)e->type;
+    strcpy(p + 1, e->name);
+    n->name[n->count++] = p;
+    return 0;
+}
+
+static void names_clear(struct names *n)
+{
+    for (size_t i = 0; i < n->count; i++)
+        free(n->name[i]);
+    free(n->name);
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a + 1, *(char *const *)b + 1);
+}
+
+/* --- one entry --- */
+
+struct entry {
+    const char *name, *path;
+    struct ckpt_attr at;
+    char link[4096];
+    cJSON *meta; /* NULL: no part of a checkpoint, or not to be had */
+    int error;
+    struct ckpt_err err;
+};
+
+static const char *kind_of(const struct entry *e)
+{
+    static const char *const types[] = {[CKPT_FILE] = "file", [CKPT_DIR] = "dir", [CKPT_LINK] = "link"};
+    const char *kind = cJSON_GetStringValue(ckpt_json_get(e->meta, "kind"));
+    return e->error ? "error" : kind && !e->at.view ? kind : types[e->at.type];
+}
+
+static uint64_t bytes_of(const struct entry *e)
+{
+    uint64_t n;
+    return !e->at.view && ckpt_json_u64(ckpt_json_get(e->meta, "bytes"), &n) ? n : e->at.size;
+}
+
+static void print_line(const struct entry *e)
+{
+    char shape[256], bytes[32] = "-", stored[32] = "-";
+    const char *dtype = e->at.view ? NULL : cJSON_GetStringValue(ckpt_json_get(e->meta, "dtype"));
+    if (e->at.type == CKPT_FILE && !e->error) {
+        snprintf(bytes, sizeof bytes, "%llu", (unsigned long long)bytes_of(e));
+        snprintf(stored, sizeof stored, "%llu", (unsigned long long)e->at.stored);
+    }
+    printf("%-6s %-19s %-14s %12s %12s  ", kind_of(e), dtype ? dtype : "-",
+           e->at.view ? "-" : fs_shape(ckpt_json_get(e->meta, "shape"), shape), bytes, stored);
+    fs_put_name(stdout, e->name);
+    if (e->at.type == CKPT_LINK) {
+        fputs(" -> ", stdout);
+        fs_put_name(stdout, e->link);
+    }
+    if (e->error) {
+        fputs("  (", stdout);
+        fs_put_name(stdout, e->err.text);
+        fputc(')', stdout);
+    }
+    putchar('\n');
+}
+
+static void print_member(const struct entry *e, const char *name)
+{
+    const cJSON *item = ckpt_json_get(e->meta, name);
+    CKPT_AUTOFREE char *text = item && !e->at.view ? cJSON_PrintUnformatted(item) : NULL;
+    if (text)
+        printf(",\"%s\":%s", name, text);
+}
+
+static void print_json(const struct ls *ls, const struct entry *e)
+{
+    static const char *const types[] = {[CKPT_FILE] = "file", [CKPT_DIR] = "dir", [CKPT_LINK] = "link"};
+    fputs(ls->listed ? ",\n" : "\n", stdout);
+    fs_json_pair(stdout, "{", "name", e->name);
+    fs_json_pair(stdout, ",", "path", e->path);
+    fs_json_pair(stdout, ",", "type", types[e->at.type]);
+    fs_json_pair(stdout, ",", "kind", kind_of(e));
+    print_member(e, "format");
+    print_member(e, "dtype");
+    print_member(e, "shape");
+    if (e->at.type == CKPT_FILE)
+        printf(",\"bytes\":%llu,\"size\":%llu,\"stored\":%llu", (unsigned long long)bytes_of(e), (unsigned long long)e->at.size,
+               (unsigned long long)e->at.stored);
+    else if (e->at.type == CKPT_LINK)
+        fs_json_pair(stdout, ",", "target", e->link);
+    fputs(",\"time\":", stdout);
+    fs_json_time(stdout, e->at.mtime_ns);
+    if (e->error) {
+        fputs(",\"error\":", stdout);
+        fs_json_error(stdout, e->error, &e->err);
+    }
+    putchar('}');
+}
+
+/* With what is asked for; the attributes are there. */
+static void print_entry(struct ls *ls, struct entry *e)
+{
+    if (e->at.type == CKPT_LINK) {
+        if (ckpt_readlink(ls->src, e->at.id, e->link, sizeof e->link) < 0)
+            e->link[0] = 0;
+    } else if (!e->error) {
+        e->error = fs_describe(ls->src, e->at.id, &e->meta, &e->err);
+        if (e->error == -ENODATA)
+            e->error = 0;
+    }
+    if (ls->json)
+        print_json(ls, e);
+    else
+        print_line(e);
+    cJSON_Delete(e->meta);
+}
+
+static void list_entry(struct ls *ls, uint64_t dir, const char *dir_path, const char *name)
+{
+    CKPT_AUTOFREE char *path = fs_join(dir_path, name);
+    struct entry e = {.name = name, .path = path ? path : name};
+    if (!ls->lengthy && !ls->json) {
+        fs_put_name(stdout, name);
+        putchar('\n');
+    } else {
+        e.error = ckpt_lookup(ls->src, dir, name, &e.at, &e.err);
+        if (e.error == -ENOENT) /* it went while we looked */
+            return;
+        print_entry(ls, &e);
+        if (e.at.id)
+            ckpt_forget(ls->src, e.at.id, 1);
+    }
+    ls->listed++;
+}
+
+/* --- directories --- */
+
+static int list_dir(struct ls *ls, uint64_t id, const char *path, unsigned depth, struct ckpt_err *err);
+
+static void list_below(struct ls *ls, uint64_t dir, const char *dir_path, const char *name, unsigned depth)
+{
+    CKPT_AUTOFREE char *path = fs_join(dir_path, name);
+    struct ckpt_attr at = {0};
+    struct ckpt_err err = {0};
+    int r = path ? ckpt_lookup(ls->src, dir, name, &at, &err) : -ENOMEM;
+    if (r == -ENOENT)
+        return;
+    if (r == 0 && !ls->json) {
+        putchar('\n');
+        fs_put_name(stdout, path);
+        fputs(":\n", stdout);
+    }
+    if (r == 0)
+        r = list_dir(ls, at.id, path, depth + 1, &err);
+    if (r < 0) {
+        ls->failed++;
+        fflush(stdout);
+        fputs("ckptfs ls: ", stderr);
+        fs_put_name(stderr, path ? path : name);
+        fprintf(stderr, ": %s\n", err.code ? err.text : strerror(-r));
+    }
+    if (at.id)
+        ckpt_forget(ls->src, at.id, 1);
+}
+
+static int list_dir(struct ls *ls, uint64_t id, const char *path, unsigned depth, struct ckpt_err *err)
+{
+    struct names n = {.all = ls->all || ls->json};
+    struct ckpt_dirent control = {.name = ".ckptfs", .type = CKPT_FILE}; /* not a directory to be descended into */
+    int r = fs_each_entry(ls->src, id, add_name, &n, err);
+    if (r == 0 && id == CKPT_ROOT && ls->all)
+        r = add_name(&n, &control);
+    if (r == 0 && n.count)
+        qsort(n.name, n.count, sizeof *n.name, compare);
+    for (size_t i = 0; i < n.count && r == 0; i++)
+        list_entry(ls, id, path, n.name[i] + 1);
+    for (size_t i = 0; i < n.count && r == 0 && ls->recursive && depth < MAX_DEPTH; i++)
+        if (*n.name[i] == CKPT_DIR)
+            list_below(ls, id, path, n.name[i] + 1, depth);
+    names_clear(&n);
+    return r < 0 && err && !err->code ? ckpt_fail(err, -r, "%s", strerror(-r)) : r;
+}
+
+static int list_path(struct ls *ls, const char *path, struct ckpt_err *err)
+{
+    struct ckpt_attr at;
+    int r = fs_walk(ls->src, path, &at, err);
+    if (r < 0)
+        return r;
+    if (at.type == CKPT_DIR)
+        r = list_dir(ls, at.id, path, 0, err);
+    else if (!ls->lengthy && !ls->json) {
+        fs_put_name(stdout, path);
+        putchar('\n');
+    } else {
+        const char *name = strrchr(path, '/');
+        struct entry e = {.name = ls->json && name ? name + 1 : path, .path = path, .at = at};
+        print_entry(ls, &e);
+        ls->listed++;
+    }
+    ckpt_forget(ls->src, at.id, 1);
+    return r;
+}
+
+/* Before anything is printed, so that an error is the only document. */
+static int check_path(struct ls *ls, const char *path, struct ckpt_err *err)
+{
+    struct ckpt_attr at;
+    struct ckpt_dir *dir;
+    bool forever;
+    int r = fs_walk(ls->src, path, &at, err);
+    if (r < 0)
+        return r;
+    if (at.type == CKPT_DIR && (r = ckpt_opendir(ls->src, at.id, &dir, &forever, err)) == 0)
+        ckpt_closedir(dir);
+    if (r < 0 && *path)
+        ckpt_fail_in(err, -r, "%s", path);
+    ckpt_forget(ls->src, at.id, 1);
+    return r;
+}
+
+static int run(struct ls *ls, const char *source, const char *given)
+{
+    struct ckpt_err err = {0};
+    CKPT_AUTOFREE char *path = strdup(given);
+    int r = path ? fs_open(source, &ls->src, &err) : -ENOMEM;
+    if (r < 0)
+        return fs_fail("ls", ls->json, r, &err);
+    for (size_t n = strlen(path); n && path[n - 1] == '/'; n--)
+        path[n - 1] = 0;
+    if (!strcmp(path, "."))
+        *path = 0;
+    r = check_path(ls, path, &err);
+    if (r < 0)
+        return fs_fail("ls", ls->json, r, &err);
+    if (ls->json)
+        putchar('[');
+    r = list_path(ls, path, &err);
+    if (ls->json)
+        puts("\n]");
+    if (r < 0)
+        return fs_fail("ls", false, r, &err);
+    return fs_finish("ls", ls->failed ? FS_PARTLY : FS_OK);
+}
+
+int fs_ls_main(int argc, char **argv)
+{
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+                                            {"recursive", no_argument, NULL, 'R'},
+                                            {"all", no_argument, NULL, 'a'},
+                                            {0}};
+    struct ls ls = {0};
+    opterr = 0;
+    for (int o; (o = getopt_long(argc, argv, "lRa", options, NULL)) != -1;)
+        switch (o) {
+        case 'j': ls.json = true; break;
+        case 'l': ls.lengthy = true; break;
+        case 'R': ls.recursive = true; break;
+        case 'a': ls.all = true; break;
+        default: return fs_bad_option("ls", argv);
+        }
+    if (argc - optind < 1 || argc - optind > 2)
+        return fs_usage("ls", "a source is wanted, and at most one path");
+    int status = run(&ls, argv[optind], optind + 1 < argc ? argv[optind + 1] : "");
+    ckpt_source_close(ls.src);
+    return status;
+}
