@@ -30,7 +30,7 @@
 #define THREADS_MAX 64u
 
 /* A temporary file below staging/ID. One of that name may be a link to something that counts, so it goes, and is not emptied. */
-int commit_temporary(struct commit *c, const char *name, mode_t mode)
+int ckpt_commit_temporary(struct commit *c, const char *name, mode_t mode)
 {
     int r = ckpt_disk_open(c->in->work, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
     if (r != -EEXIST)
@@ -44,8 +44,8 @@ int commit_temporary(struct commit *c, const char *name, mode_t mode)
 static void commit_end(struct commit *c)
 {
     ckpt_pool_free(c->pool);
-    shared_close(c);
-    pack_free(c);
+    ckpt_shared_close(c);
+    ckpt_pack_free(c);
     free(c->leaves);
     free(c->objects);
     pthread_mutex_destroy(&c->lock);
@@ -61,12 +61,12 @@ static int commit_begin(struct commit *c, const struct ckpt_commit *in, struct c
     c->cancel = in->interrupted ? in->interrupted : &c->failed;
     if (!ckpt_step_name(in->name, NULL))
         return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits", in->name);
-    int r = commit_allowed(c, err);
+    int r = ckpt_commit_allowed(c, err);
     if (r < 0)
         return r;
-    r = hold_sweep(&c->hold);
+    r = ckpt_hold_sweep(&c->hold);
     if (r == 0)
-        r = pack_new(c);
+        r = ckpt_pack_new(c);
     if (r == 0)
         r = ckpt_pool_new(threads, &c->pool);
     return r < 0 ? ckpt_fail(err, -r, "%s cannot be committed: %s", in->name, strerror(-r)) : 0;
@@ -79,13 +79,13 @@ int ckpt_commit_run(const struct ckpt_commit *in, struct ckpt_err *err)
     mode_t mode = 0;
     int r = commit_begin(&c, in, &own);
     if (r == 0)
-        r = content_make(&c, &own);
+        r = ckpt_content_make(&c, &own);
     if (r == 0)
-        r = describe_tree(&c, MANIFEST_NAME, &mode, &own);
+        r = ckpt_describe_tree(&c, MANIFEST_NAME, &mode, &own);
     if (r == 0)
-        r = commit_publish(&c, MANIFEST_NAME, mode, &own);
+        r = ckpt_commit_publish(&c, MANIFEST_NAME, mode, &own);
     if (r < 0)
-        commit_give_back(&c);
+        ckpt_commit_give_back(&c);
     commit_end(&c);
     if (r == -ECANCELED)
         r = ckpt_fail(&own, EINTR, "%s: the commit was interrupted", in->name);
@@ -114,10 +114,10 @@ static int check_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
     struct ckpt_npy npy;
     if (!ckpt_has_suffix(at->name, ".npy"))
         return 0;
-    int r = leaf_open(at->dir, at->name, &f, err);
+    int r = ckpt_leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
-        r = leaf_array(arg, &f, &npy, err);
-        leaf_close(&f);
+        r = ckpt_leaf_array(arg, &f, &npy, err);
+        ckpt_leaf_close(&f);
     }
     r = only_incomplete(r);
     return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
@@ -126,10 +126,10 @@ static int check_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
 static int check_pieces(void *arg, const struct walk_at *at, struct ckpt_err *err)
 {
     struct pieces *ps;
-    int r = pieces_open(arg, at, &ps, err);
+    int r = ckpt_pieces_open(arg, at, &ps, err);
     if (r == 0) {
-        r = pieces_check(ps, err);
-        pieces_close(ps);
+        r = ckpt_pieces_check(ps, err);
+        ckpt_pieces_close(ps);
     }
     return only_incomplete(r);
 }
@@ -139,8 +139,8 @@ int ckpt_commit_check(const struct ckpt_commit *in, struct ckpt_err *err)
     struct commit c = {.in = in, .store = in->store, .hold = in->hold};
     const struct walk_visitor v = {check_dir, check_file, check_pieces, &c};
     struct ckpt_err own = {0};
-    int r = only_incomplete(walk_tree(in, &v, &own));
-    shared_close(&c);
+    int r = only_incomplete(ckpt_walk_tree(in, &v, &own));
+    ckpt_shared_close(&c);
     if (r < 0 && err)
         *err = own;
     return r;

@@ -11,7 +11,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-int commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t *ret)
+int ckpt_commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t *ret)
 {
     if (c->last_object < c->object_count && !memcmp(c->objects[c->last_object].sha256, sha256, CKPT_SHA256)) {
         *ret = c->last_object;
@@ -78,7 +78,7 @@ static int add_shared(struct commit *c, size_t number, const struct ckpt_ref *re
     set_leaf(c, number, ref);
     if (!memcmp(ref->sha256, ref->object, CKPT_SHA256))
         return 0;
-    int r = commit_object(c, ref->object, &object);
+    int r = ckpt_commit_object(c, ref->object, &object);
     if (r < 0)
         return r;
     c->objects[object].used = true;
@@ -114,10 +114,10 @@ static void run_job(void *arg)
     struct commit *c = j->commit;
     struct ckpt_err err = {0};
     struct ckpt_ref ref = j->known;
-    int r = j->is_known ? hold_known(&c->hold, &j->in, &ref, &err) : 0;
+    int r = j->is_known ? ckpt_hold_known(&c->hold, &j->in, &ref, &err) : 0;
     if (r == 0) {
-        hold_choose(&j->in, c->in->codec, ckpt_has_suffix(j->path, ".npy"));
-        r = hold_content(&c->hold, &j->in, &ref, &err);
+        ckpt_hold_choose(&j->in, c->in->codec, ckpt_has_suffix(j->path, ".npy"));
+        r = ckpt_hold_content(&c->hold, &j->in, &ref, &err);
     }
     if (r >= 0)
         set_leaf(c, j->leaf, &ref);
@@ -190,8 +190,8 @@ static int add_small(struct commit *c, size_t number, struct leaf_file *f, struc
     CKPT_AUTOFREE uint8_t *data = malloc(f->size + 1);
     if (!data)
         return no_memory(err);
-    int r = leaf_read(c, f, data, f->size, 0, err);
-    return r < 0 ? r : pack_add(c, number, data, f->size, err);
+    int r = ckpt_leaf_read(c, f, data, f->size, 0, err);
+    return r < 0 ? r : ckpt_pack_add(c, number, data, f->size, err);
 }
 
 static int add_large(struct commit *c, size_t number, const struct walk_at *at, struct leaf_file *f, const struct ckpt_ref *known, struct ckpt_err *err)
@@ -220,14 +220,14 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
     int is_known = c->in->known ? c->in->known(c->in->arg, f->fd, &f->st, &known) : 0;
     if (is_known < 0)
         return ckpt_fail(err, EBUSY, "is still open for writing, or mapped by a program: close and unmap it first");
-    if (ckpt_has_suffix(at->name, ".json") && (r = leaf_value(c, f, &text, err)) == 1) {
+    if (ckpt_has_suffix(at->name, ".json") && (r = ckpt_leaf_value(c, f, &text, err)) == 1) {
         free(text);
         c->leaves[number].size = f->size;
         c->leaves[number].codec = COMMIT_VALUE;
         return 0;
     }
     if (r == 0 && ckpt_has_suffix(at->name, ".npy"))
-        r = leaf_array(c, f, &npy, err);
+        r = ckpt_leaf_array(c, f, &npy, err);
     if (r < 0)
         return r;
     return f->size < CKPT_SMALL ? add_small(c, number, f, err) : add_large(c, number, at, f, is_known ? &known : NULL, err);
@@ -239,10 +239,10 @@ static int content_file(void *arg, const struct walk_at *at, struct ckpt_err *er
     struct leaf_file f;
     if (atomic_load(c->cancel))
         return -ECANCELED;
-    int r = leaf_open(at->dir, at->name, &f, err);
+    int r = ckpt_leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
         r = add_content(c, at, &f, err);
-        leaf_close(&f);
+        ckpt_leaf_close(&f);
     }
     return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
 }
@@ -270,20 +270,20 @@ static int content_pieces(void *arg, const struct walk_at *at, struct ckpt_err *
     uint64_t size = 0;
     if (atomic_load(c->cancel))
         return -ECANCELED;
-    int r = pieces_open(c, at, &ps, err);
+    int r = ckpt_pieces_open(c, at, &ps, err);
     if (r < 0)
         return r;
     snprintf(name, sizeof name, "joined-%u.tmp", c->next_temp++);
-    r = pieces_check(ps, err);
-    CKPT_AUTOFD int fd = r < 0 ? -1 : commit_temporary(c, name, OBJECT_MODE);
+    r = ckpt_pieces_check(ps, err);
+    CKPT_AUTOFD int fd = r < 0 ? -1 : ckpt_commit_temporary(c, name, OBJECT_MODE);
     if (r == 0 && fd < 0)
         r = ckpt_fail(err, -fd, "%s: its pieces cannot be joined: %s", at->path, strerror(-fd));
     if (r == 0) {
-        r = pieces_join(ps, fd, &size, err);
+        r = ckpt_pieces_join(ps, fd, &size, err);
         if (r < 0)
             (void)!ckpt_disk_unlink(c->in->work, name, 0);
     }
-    pieces_close(ps);
+    ckpt_pieces_close(ps);
     if (r == 0 && (r = add_joined(c, at, name, fd, size, err)) < 0)
         r = ckpt_fail_in(err, -r, "%s", at->path);
     return r;
@@ -295,12 +295,12 @@ static int content_dir(void *arg, const struct walk_at *at, int fd, uint32_t *re
     return 0;
 }
 
-int content_make(struct commit *c, struct ckpt_err *err)
+int ckpt_content_make(struct commit *c, struct ckpt_err *err)
 {
     const struct walk_visitor v = {content_dir, content_file, content_pieces, c};
     struct ckpt_err own = {0};
-    int r = wait_jobs(c, walk_tree(c->in, &v, &own), &own);
+    int r = wait_jobs(c, ckpt_walk_tree(c->in, &v, &own), &own);
     if (r == 0)
-        r = pack_finish(c, &own);
+        r = ckpt_pack_finish(c, &own);
     return r < 0 ? ckpt_fail(err, -r, "%s", own.text) : 0;
 }

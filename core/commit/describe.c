@@ -76,7 +76,7 @@ static int fill_node(struct ckpt_manifest_node *n, int fd, const struct stat *st
     n->uid = st->st_uid;
     n->gid = st->st_gid;
     n->mtime_ns = seconds * 1000000000 + st->st_mtim.tv_nsec;
-    return leaf_xattrs(fd, &n->xattrs, err);
+    return ckpt_leaf_xattrs(fd, &n->xattrs, err);
 }
 
 static int write_node(struct writing *w, struct ckpt_manifest_node *n, uint32_t *ret_number, struct ckpt_err *err)
@@ -94,7 +94,7 @@ static int write_node(struct writing *w, struct ckpt_manifest_node *n, uint32_t 
 
 static int write_dir(void *arg, const struct walk_at *at, int fd, uint32_t *ret_number, struct ckpt_err *err)
 {
-    struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_DIR, .container = walk_container(fd)};
+    struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_DIR, .container = ckpt_walk_container(fd)};
     int r = fill_node(&n, fd, &at->st, err);
     if (r == 0)
         r = write_node(arg, &n, ret_number, err);
@@ -129,9 +129,9 @@ static int describe(struct writing *w, const struct walk_at *at, struct leaf_fil
 {
     int r = 0;
     n->kind = CKPT_NODE_BLOB;
-    if (ckpt_has_suffix(at->name, ".json") && (r = leaf_value(w->commit, f, &n->text, err)) == 1)
+    if (ckpt_has_suffix(at->name, ".json") && (r = ckpt_leaf_value(w->commit, f, &n->text, err)) == 1)
         n->kind = CKPT_NODE_VALUE;
-    else if (r == 0 && ckpt_has_suffix(at->name, ".npy") && (r = leaf_array(w->commit, f, &n->npy, err)) == 1)
+    else if (r == 0 && ckpt_has_suffix(at->name, ".npy") && (r = ckpt_leaf_array(w->commit, f, &n->npy, err)) == 1)
         n->kind = CKPT_NODE_ARRAY;
     if (r >= 0)
         r = fill_leaf(w, n, f->size, err);
@@ -145,13 +145,13 @@ static int write_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
     struct leaf_file f;
     if (atomic_load(w->commit->cancel))
         return -ECANCELED;
-    int r = leaf_open(at->dir, at->name, &f, err);
+    int r = ckpt_leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
-        (void)seal_marked(f.fd, &f.st);
+        (void)ckpt_seal_marked(f.fd, &f.st);
         r = describe(w, at, &f, &n, err);
         if (r == 0)
             enter_leaf(w, at->parent, &f.st);
-        leaf_close(&f);
+        ckpt_leaf_close(&f);
     }
     if (r == 0)
         r = write_node(w, &n, NULL, err);
@@ -167,14 +167,14 @@ static int write_pieces(void *arg, const struct walk_at *at, struct ckpt_err *er
     struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_ARRAY};
     struct pieces *ps;
     struct stat st;
-    int r = pieces_open(w->commit, at, &ps, err);
+    int r = ckpt_pieces_open(w->commit, at, &ps, err);
     if (r < 0)
         return r;
-    n.npy = *pieces_npy(ps);
-    CKPT_AUTOFD int fd = pieces_first(ps, &st, err);
-    pieces_close(ps);
+    n.npy = *ckpt_pieces_npy(ps);
+    CKPT_AUTOFD int fd = ckpt_pieces_first(ps, &st, err);
+    ckpt_pieces_close(ps);
     if (fd >= 0)
-        (void)seal_marked(fd, &st);
+        (void)ckpt_seal_marked(fd, &st);
     r = fd < 0 ? fd : fill_leaf(w, &n, n.npy.header + n.npy.nbytes, err);
     if (r == 0)
         r = fill_node(&n, fd, &st, err);
@@ -198,7 +198,7 @@ static int begin_manifest(struct writing *w, int out, struct ckpt_err *err)
     else
         ckpt_random_hex(info.id, 16);
     info.top.kind = CKPT_NODE_DIR;
-    info.top.container = walk_container(c->in->tree);
+    info.top.container = ckpt_walk_container(c->in->tree);
     if (fstat(c->in->tree, &st) < 0)
         return ckpt_fail(err, errno, "%s: %s", c->in->name, strerror(errno));
     begin_way(w, &st);
@@ -224,22 +224,22 @@ static int seal_manifest(struct writing *w, int out, mode_t allowed)
         return -errno;
     if (fstat(out, &own) < 0)
         return -errno;
-    mode_t mode = seal_mode(c->store, own.st_gid, ckpt_rights_mode(&w->all, c->store->gid) & (allowed | 0400));
+    mode_t mode = ckpt_seal_mode(c->store, own.st_gid, ckpt_rights_mode(&w->all, c->store->gid) & (allowed | 0400));
     return fchmod(out, mode) < 0 || futimens(out, times) < 0 ? -errno : 0;
 }
 
-int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err)
+int ckpt_describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err)
 {
     struct writing w = {.commit = c};
     const struct walk_visitor v = {write_dir, write_file, write_pieces, &w};
     struct stat st;
-    CKPT_AUTOFD int out = commit_temporary(c, name, 0666);
+    CKPT_AUTOFD int out = ckpt_commit_temporary(c, name, 0666);
     if (out < 0)
         return ckpt_fail(err, -out, "%s: the manifest cannot be written: %s", c->in->name, strerror(-out));
     int r = begin_manifest(&w, out, err);
     if (r < 0)
         return r;
-    r = walk_tree(c->in, &v, err);
+    r = ckpt_walk_tree(c->in, &v, err);
     if (r < 0) {
         ckpt_manifest_write_abort(w.writer);
         return r;

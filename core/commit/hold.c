@@ -22,7 +22,7 @@
 #define COPY ((size_t)1 << 20)
 #define TEMP ".tmp-"
 
-void hold_name(const uint8_t sha256[CKPT_SHA256], const char *suffix, char ret[HOLD_NAME])
+void ckpt_hold_name(const uint8_t sha256[CKPT_SHA256], const char *suffix, char ret[HOLD_NAME])
 {
     char hex[CKPT_HEX];
     ckpt_hash_hex(sha256, hex);
@@ -43,7 +43,7 @@ static int link_from_store(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256
     ckpt_object_path(sha256, path);
     snprintf(live, sizeof live, "%s%s", path, suffix);
     snprintf(trash, sizeof trash, "objects/%s%s", path + 3, suffix);
-    hold_name(sha256, suffix, name);
+    ckpt_hold_name(sha256, suffix, name);
     int r = ckpt_disk_link(h->store->objects, live, h->dir, name);
     if (r == -ENOENT)
         r = ckpt_disk_link(h->store->trash, trash, h->dir, name);
@@ -55,7 +55,7 @@ static int link_from_store(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256
 int ckpt_hold_object(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256])
 {
     char name[HOLD_NAME];
-    hold_name(sha256, "", name);
+    ckpt_hold_name(sha256, "", name);
     if (there(h->dir, name))
         return 0;
     int r = link_from_store(h, sha256, ".sums"); /* before what needs them */
@@ -72,7 +72,7 @@ static bool prove(int fd, const uint8_t sha256[CKPT_SHA256])
     return !memcmp(is, sha256, CKPT_SHA256) && ckpt_disk_removexattr(fd, CKPT_ALIAS_XATTR) == 0;
 }
 
-int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
+int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
 {
     struct ckpt_file *file;
     int r = ckpt_backend_open(files, path, &file);
@@ -118,7 +118,7 @@ static int look_at_held(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], 
     char name[HOLD_NAME];
     struct ckpt_backend *b;
     struct ckpt_file *file;
-    hold_name(sha256, "", name);
+    ckpt_hold_name(sha256, "", name);
     int r = open_dir(h, &b);
     if (r < 0)
         return r;
@@ -135,14 +135,14 @@ static int look_at_held(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], 
 static int find(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
 {
     char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH], name[HOLD_NAME];
-    hold_name(sha256, "", name);
+    ckpt_hold_name(sha256, "", name);
     ckpt_object_path(sha256, path);
     if (!there(h->dir, name)) {
         snprintf(full, sizeof full, "objects/%s", path);
-        int r = hold_trusted(h->store->files, full, sha256, size, ret);
+        int r = ckpt_hold_trusted(h->store->files, full, sha256, size, ret);
         if (r == 0) {
             snprintf(full, sizeof full, "trash/objects/%s", path + 3);
-            r = hold_trusted(h->store->files, full, sha256, size, ret);
+            r = ckpt_hold_trusted(h->store->files, full, sha256, size, ret);
         }
         if (r <= 0)
             return r;
@@ -189,7 +189,7 @@ static int write_sums(struct ckpt_hold *h, uint64_t size, const uint8_t sha256[C
 {
     struct temporary t;
     char name[HOLD_NAME];
-    hold_name(sha256, ".sums", name);
+    ckpt_hold_name(sha256, ".sums", name);
     if (there(h->dir, name))
         return 0;
     int r = temporary_open(h, &t);
@@ -198,7 +198,7 @@ static int write_sums(struct ckpt_hold *h, uint64_t size, const uint8_t sha256[C
     return r < 0 ? ckpt_fail(err, -r, "the sums of an object cannot be written: %s", strerror(-r)) : 0;
 }
 
-int hold_copy_bytes(int fd, uint64_t size, int out, const atomic_bool *cancel)
+int ckpt_hold_copy_bytes(int fd, uint64_t size, int out, const atomic_bool *cancel)
 {
     CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
     int r = buf ? 0 : -ENOMEM;
@@ -218,22 +218,22 @@ static int make_copy(struct ckpt_hold *h, const struct hold_input *in, const uin
 {
     struct temporary t;
     char name[HOLD_NAME];
-    hold_name(sha256, "", name);
+    ckpt_hold_name(sha256, "", name);
     int r = temporary_open(h, &t);
-    return r < 0 ? r : temporary_close(h, &t, name, hold_copy_bytes(in->fd, in->size, t.fd, in->cancel));
+    return r < 0 ? r : temporary_close(h, &t, name, ckpt_hold_copy_bytes(in->fd, in->size, t.fd, in->cancel));
 }
 
 /* The mark is on the disk before the link can be. */
 static int make_alias(struct ckpt_hold *h, const struct hold_input *in, const uint8_t sha256[CKPT_SHA256])
 {
     char name[HOLD_NAME];
-    hold_name(sha256, CKPT_ALIAS_SUFFIX, name);
+    ckpt_hold_name(sha256, CKPT_ALIAS_SUFFIX, name);
     struct stat st;
     char mark[CKPT_SEAL_MARK];
     if (fstat(in->fd, &st) < 0)
         return -errno;
-    (void)seal_marked(in->fd, &st);
-    seal_mark(&st, mark);
+    (void)ckpt_seal_marked(in->fd, &st);
+    ckpt_seal_mark(&st, mark);
     int r = ckpt_disk_setxattr(in->fd, CKPT_ALIAS_XATTR, mark, strlen(mark));
     if (r == -ENOSPC || r == -EOPNOTSUPP || r == -EACCES || r == -EPERM || r == -E2BIG)
         return make_copy(h, in, sha256);
@@ -258,7 +258,7 @@ static int make_raw(struct ckpt_hold *h, const struct hold_input *in, const uint
         r = make_alias(h, in, sha256);
         break;
     case HOLD_MOVE:
-        hold_name(sha256, "", name);
+        ckpt_hold_name(sha256, "", name);
         r = ckpt_disk_fsync(in->fd);
         if (r == 0)
             r = ckpt_disk_rename(in->dir, in->name, h->dir, name, 0);
@@ -273,7 +273,7 @@ static int make_sparse(struct ckpt_hold *h, const struct hold_input *in, struct 
 {
     struct temporary t;
     char name[HOLD_NAME];
-    hold_name(ref->object, "", name);
+    ckpt_hold_name(ref->object, "", name);
     int r = temporary_open(h, &t);
     if (r < 0)
         return ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r));
@@ -311,7 +311,7 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
     struct temporary t;
     char name[HOLD_NAME];
     struct ckpt_err own = {0};
-    hold_name(ref->sha256, "", name);
+    ckpt_hold_name(ref->sha256, "", name);
     int r = temporary_open(h, &t);
     if (r == 0) {
         r = ckpt_object_encode_hashed(in->fd, 0, in->size, codec, in->typesize, in->chunk, ref->sha256, sums, t.fd, in->cancel, &ref->stored, &own);
@@ -341,7 +341,7 @@ static int make(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_re
     return r < 0 ? r : make_raw(h, in, ref->sha256, err);
 }
 
-int hold_content(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ret, struct ckpt_err *err)
+int ckpt_hold_content(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ret, struct ckpt_err *err)
 {
     struct ckpt_ref ref = {.size = in->size};
     struct ckpt_object_info found;
@@ -369,11 +369,11 @@ int hold_content(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_r
     return r;
 }
 
-int hold_known(struct ckpt_hold *h, const struct hold_input *in, const struct ckpt_ref *ref, struct ckpt_err *err)
+int ckpt_hold_known(struct ckpt_hold *h, const struct hold_input *in, const struct ckpt_ref *ref, struct ckpt_err *err)
 {
     char name[HOLD_NAME], sums[HOLD_NAME];
-    hold_name(ref->object, "", name);
-    hold_name(ref->object, ".sums", sums);
+    ckpt_hold_name(ref->object, "", name);
+    ckpt_hold_name(ref->object, ".sums", sums);
     if (there(h->dir, name))
         return 1;
     if (ref->codec != CKPT_OBJECT_NONE || in->raw != HOLD_ALIAS_OF || !there(h->dir, sums))
@@ -393,7 +393,7 @@ static unsigned element_size(int fd)
     return n > 0 && ckpt_npy_parse(head, (size_t)n, &npy, NULL) == 0 ? CKPT_MAX(npy.itemsize, 1u) : 0;
 }
 
-void hold_choose(struct hold_input *in, enum ckpt_object_codec codec, bool npy)
+void ckpt_hold_choose(struct hold_input *in, enum ckpt_object_codec codec, bool npy)
 {
     unsigned element = npy && codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_NONE ? element_size(in->fd) : 0;
     in->sample = codec == CKPT_OBJECT_AUTO;
@@ -413,8 +413,8 @@ int ckpt_hold_file(struct ckpt_hold *h, int fd, const char *name, enum ckpt_obje
         *ret = (struct ckpt_ref){.size = in.size};
         return ckpt_object_hash(fd, 0, in.size, cancel, ret->sha256, NULL, err);
     }
-    hold_choose(&in, codec, ckpt_has_suffix(name, ".npy"));
-    return hold_content(h, &in, ret, err);
+    ckpt_hold_choose(&in, codec, ckpt_has_suffix(name, ".npy"));
+    return ckpt_hold_content(h, &in, ret, err);
 }
 
 /* --- what is left over --- */
@@ -425,7 +425,7 @@ static int sweep_one(void *arg, int dir, const char *name)
     return left ? ckpt_disk_unlink(dir, name, 0) : 0;
 }
 
-int hold_sweep(struct ckpt_hold *h)
+int ckpt_hold_sweep(struct ckpt_hold *h)
 {
     return ckpt_names_each(h->dir, ".", sweep_one, NULL);
 }

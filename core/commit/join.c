@@ -11,10 +11,10 @@
 
 /* --- their files --- */
 
-void pieces_close_files(struct pieces *ps)
+void ckpt_pieces_close_files(struct pieces *ps)
 {
     for (size_t i = 0; ps->open && i < PIECES_OPEN; i++)
-        leaf_close(&ps->open[i]);
+        ckpt_leaf_close(&ps->open[i]);
     free(ps->open);
     ps->open = NULL;
 }
@@ -32,9 +32,9 @@ static int piece_file(struct pieces *ps, size_t i, struct leaf_file **ret, struc
         }
     }
     if (ps->opened[place] != ps->list[i]) {
-        leaf_close(&ps->open[place]);
+        ckpt_leaf_close(&ps->open[place]);
         ps->opened[place] = NULL;
-        int r = leaf_open(ps->dir, ps->list[i]->name, &ps->open[place], err);
+        int r = ckpt_leaf_open(ps->dir, ps->list[i]->name, &ps->open[place], err);
         if (r < 0)
             return r;
         ps->opened[place] = ps->list[i];
@@ -48,7 +48,7 @@ static int read_data(struct pieces *ps, size_t i, void *buf, size_t len, uint64_
     struct leaf_file *f = NULL;
     int r = piece_file(ps, i, &f, err);
     if (r == 0)
-        r = leaf_read(ps->commit, f, buf, len, ps->list[i]->header + off, err);
+        r = ckpt_leaf_read(ps->commit, f, buf, len, ps->list[i]->header + off, err);
     return r < 0 ? ckpt_fail_in(err, -r, "%s: the piece %s", ps->path, ps->list[i]->name) : 0;
 }
 
@@ -58,7 +58,7 @@ static int is_hole(struct pieces *ps, size_t i, uint64_t len, uint64_t off, stru
     struct leaf_file *f = NULL;
     int r = piece_file(ps, i, &f, err);
     if (r == 0)
-        r = leaf_hole(ps->commit, f, ps->list[i]->header + off, len, err);
+        r = ckpt_leaf_hole(ps->commit, f, ps->list[i]->header + off, len, err);
     return r < 0 ? ckpt_fail_in(err, -r, "%s: the piece %s", ps->path, ps->list[i]->name) : r;
 }
 
@@ -92,7 +92,7 @@ static int drop_repeats(struct pieces *ps, uint8_t *a, uint8_t *b, struct ckpt_e
                                  p->name);
         }
     }
-    pieces_close_files(ps);
+    ckpt_pieces_close_files(ps);
     for (size_t i = kept; i < ps->count; i++)
         free(ps->list[i]);
     ps->count = kept;
@@ -208,7 +208,7 @@ static int write_stripes(struct pieces *ps, struct stripe *s, int out, uint64_t 
     return r;
 }
 
-int pieces_join(struct pieces *ps, int out, uint64_t *ret_size, struct ckpt_err *err)
+int ckpt_pieces_join(struct pieces *ps, int out, uint64_t *ret_size, struct ckpt_err *err)
 {
     size_t room = (size_t)CKPT_MAX(STRIPE, (uint64_t)ps->npy.itemsize);
     struct ckpt_buf head = CKPT_BUF_INIT;
@@ -223,7 +223,7 @@ int pieces_join(struct pieces *ps, int out, uint64_t *ret_size, struct ckpt_err 
         r = write_stripes(ps, &s, out, head.len, err);
     if (r == 0 && (r = ckpt_disk_truncate(out, head.len + ps->npy.nbytes)) < 0)
         r = ckpt_fail(err, -r, "%s: its pieces cannot be joined: %s", ps->path, strerror(-r));
-    pieces_close_files(ps);
+    ckpt_pieces_close_files(ps);
     ckpt_buf_clear(&head);
     free(s.data);
     free(s.room);

@@ -21,7 +21,7 @@ struct commit_shared {
     uint8_t sha256[CKPT_SHA256];
 };
 
-void shared_close(struct commit *c)
+void ckpt_shared_close(struct commit *c)
 {
     struct commit_shared *s = c->shared;
     if (!s)
@@ -45,11 +45,11 @@ static int shared_begin(struct commit *c)
     if (r == 0)
         r = ckpt_cache_new(&options, c->shared->pool, &c->shared->cache);
     if (r < 0)
-        shared_close(c);
+        ckpt_shared_close(c);
     return r;
 }
 
-int shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
+int ckpt_shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
 {
     int r = shared_begin(c);
     if (r < 0)
@@ -73,7 +73,7 @@ int shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file *
 
 /* --- files --- */
 
-void leaf_close(struct leaf_file *f)
+void ckpt_leaf_close(struct leaf_file *f)
 {
     if (f->object)
         ckpt_file_unref(f->object);
@@ -95,27 +95,27 @@ static int read_ref(struct leaf_file *f, struct ckpt_err *err)
     return 0;
 }
 
-int leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt_err *err)
+int ckpt_leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt_err *err)
 {
     struct leaf_file f = {.fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
     if (f.fd < 0 || fstat(f.fd, &f.st) < 0) {
         int r = ckpt_fail(err, errno, "cannot be read: %s", strerror(errno));
-        leaf_close(&f);
+        ckpt_leaf_close(&f);
         return r;
     }
     int r = S_ISREG(f.st.st_mode) ? read_ref(&f, err) : ckpt_fail(err, EPERM, "not a file");
     if (r < 0) {
-        leaf_close(&f);
+        ckpt_leaf_close(&f);
         return r;
     }
     *ret = f;
     return 0;
 }
 
-int leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+int ckpt_leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (f->is_shared && !f->object) {
-        int r = shared_open(c, &f->ref, &f->object, err);
+        int r = ckpt_shared_open(c, &f->ref, &f->object, err);
         if (r < 0)
             return r;
     }
@@ -135,7 +135,7 @@ int leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint
     return 0;
 }
 
-int leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err)
+int ckpt_leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err)
 {
     uint64_t end;
     if (!f->is_shared && (uint64_t)f->st.st_blocks * 512 >= f->size)
@@ -144,7 +144,7 @@ int leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len,
         off_t at = lseek(f->fd, (off_t)off, SEEK_DATA);
         return at < 0 ? errno == ENXIO : (uint64_t)at >= off + len;
     }
-    int r = f->object ? 0 : shared_open(c, &f->ref, &f->object, err);
+    int r = f->object ? 0 : ckpt_shared_open(c, &f->ref, &f->object, err);
     return r < 0 ? r : !ckpt_file_data(f->object, f->ref.offset + off, &end) && end - f->ref.offset >= off + len;
 }
 
@@ -167,7 +167,7 @@ static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *r
     *ret_read = true;
     if (kept && (kept == f->size || header_bytes(head, kept) <= kept))
         return ckpt_npy_parse(head, kept, ret, err);
-    int r = leaf_read(c, f, head, len, 0, err);
+    int r = ckpt_leaf_read(c, f, head, len, 0, err);
     *ret_read = r == 0;
     if (r < 0)
         return r;
@@ -175,7 +175,7 @@ static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *r
     if (want <= len || memcmp(head, "\x93NUMPY", 6))
         return ckpt_npy_parse(head, len, ret, err);
     large = malloc(want);
-    r = large ? leaf_read(c, f, large, want, 0, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    r = large ? ckpt_leaf_read(c, f, large, want, 0, err) : ckpt_fail(err, ENOMEM, "out of memory");
     *ret_read = r == 0;
     return r < 0 ? r : ckpt_npy_parse(large, want, ret, err);
 }
@@ -203,7 +203,7 @@ static int read_dtype(struct leaf_file *f, struct ckpt_npy *npy, struct ckpt_err
     return 0;
 }
 
-int leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, struct ckpt_err *err)
+int ckpt_leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, struct ckpt_err *err)
 {
     struct ckpt_err own = {0};
     bool read;
@@ -222,14 +222,14 @@ int leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, stru
 
 /* --- values --- */
 
-int leaf_value(struct commit *c, struct leaf_file *f, char **ret, struct ckpt_err *err)
+int ckpt_leaf_value(struct commit *c, struct leaf_file *f, char **ret, struct ckpt_err *err)
 {
     if (!f->size || f->size > CKPT_MANIFEST_TEXT_MAX)
         return 0;
     CKPT_AUTOFREE char *text = malloc(f->size + 1);
     if (!text)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = leaf_read(c, f, text, f->size, 0, err);
+    int r = ckpt_leaf_read(c, f, text, f->size, 0, err);
     if (r < 0)
         return r;
     text[f->size] = 0;
@@ -303,7 +303,7 @@ static int add_xattrs(struct ckpt_buf *json, int fd, char *list, size_t len, str
     return r;
 }
 
-int leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
+int ckpt_leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
 {
     char few[1024], *list = few;
     CKPT_AUTOFREE char *many = NULL;

@@ -46,7 +46,7 @@ struct commit_pack {
 /* The pack that is being made is no object yet. */
 #define THE_PACK (COMMIT_OWN - 1)
 
-int pack_new(struct commit *c)
+int ckpt_pack_new(struct commit *c)
 {
     struct commit_pack *p = calloc(1, sizeof *p);
     if (!p)
@@ -58,7 +58,7 @@ int pack_new(struct commit *c)
     return 0;
 }
 
-void pack_free(struct commit *c)
+void ckpt_pack_free(struct commit *c)
 {
     struct commit_pack *p = c->pack;
     if (!p)
@@ -138,7 +138,7 @@ static int add_known(void *arg, uint32_t number, const struct ckpt_manifest_node
     *k = (struct known){.offset = n->offset, .size = (uint32_t)n->size, .codec = (uint8_t)n->codec};
     k->stored = (uint32_t)CKPT_MIN(n->stored, (uint64_t)UINT32_MAX);
     memcpy(k->sha256, n->sha256, CKPT_SHA256);
-    int r = commit_object(c, n->object, &k->object);
+    int r = ckpt_commit_object(c, n->object, &k->object);
     p->known_count += r == 0;
     return r;
 }
@@ -221,7 +221,7 @@ static int append(struct commit *c, const uint8_t *data, size_t len)
     static const uint8_t zeros[ALIGN];
     struct commit_pack *p = c->pack;
     if (p->fd < 0) {
-        p->fd = commit_temporary(c, PACK_NAME, OBJECT_MODE);
+        p->fd = ckpt_commit_temporary(c, PACK_NAME, OBJECT_MODE);
         if (p->fd < 0)
             return p->fd;
     }
@@ -265,7 +265,7 @@ static int find(struct commit *c, struct commit_leaf *leaf)
     return 1;
 }
 
-int pack_add(struct commit *c, size_t number, const uint8_t *data, size_t len, struct ckpt_err *err)
+int ckpt_pack_add(struct commit *c, size_t number, const uint8_t *data, size_t len, struct ckpt_err *err)
 {
     struct commit_leaf *leaf = &c->leaves[number];
     leaf->size = len;
@@ -292,7 +292,7 @@ static void tell_leaves(struct commit *c, const struct ckpt_ref *ref, uint32_t o
     }
 }
 
-int pack_finish(struct commit *c, struct ckpt_err *err)
+int ckpt_pack_finish(struct commit *c, struct ckpt_err *err)
 {
     struct commit_pack *p = c->pack;
     struct ckpt_ref ref;
@@ -315,8 +315,8 @@ int pack_finish(struct commit *c, struct ckpt_err *err)
         .name = PACK_NAME,
         .cancel = c->cancel,
     };
-    r = hold_content(&c->hold, &in, &ref, err);
-    if (r == 0 && (r = commit_object(c, ref.sha256, &object)) < 0)
+    r = ckpt_hold_content(&c->hold, &in, &ref, err);
+    if (r == 0 && (r = ckpt_commit_object(c, ref.sha256, &object)) < 0)
         r = ckpt_fail(err, -r, "%s", strerror(-r));
     if (r < 0)
         return ckpt_fail_in(err, -r, "the pack of small leaves");

@@ -160,11 +160,11 @@ static int read_piece(struct pieces *ps, const char *name, struct ckpt_npy *npy,
     const char *wrong = read_slice(strrchr(name, '@') + 1, slice);
     if (wrong)
         return ckpt_fail(err, EOPNOTSUPP, "%s: %s: %s", ps->path, name, wrong);
-    int r = leaf_open(ps->dir, name, &f, &own);
+    int r = ckpt_leaf_open(ps->dir, name, &f, &own);
     if (r < 0)
         return piece_fail(ps, name, err, -r, own.text);
-    r = leaf_array(ps->commit, &f, npy, &own);
-    leaf_close(&f);
+    r = ckpt_leaf_array(ps->commit, &f, npy, &own);
+    ckpt_leaf_close(&f);
     if (r <= 0)
         return piece_fail(ps, name, err, r < 0 ? -r : EUCLEAN, r < 0 ? own.text : "is not a NumPy file");
     if (npy->big_endian)
@@ -236,7 +236,7 @@ static int settle(struct pieces *ps, struct ckpt_err *err)
     return r < 0 ? ckpt_fail(err, -r, "%s: its header cannot be made", ps->path) : 0;
 }
 
-int pieces_open(struct commit *c, const struct walk_at *at, struct pieces **ret, struct ckpt_err *err)
+int ckpt_pieces_open(struct commit *c, const struct walk_at *at, struct pieces **ret, struct ckpt_err *err)
 {
     struct pieces *ps = calloc(1, sizeof *ps);
     if (!ps)
@@ -253,39 +253,39 @@ int pieces_open(struct commit *c, const struct walk_at *at, struct pieces **ret,
         r = settle(ps, err);
     }
     if (r < 0) {
-        pieces_close(ps);
+        ckpt_pieces_close(ps);
         return r;
     }
     *ret = ps;
     return 0;
 }
 
-void pieces_close(struct pieces *ps)
+void ckpt_pieces_close(struct pieces *ps)
 {
     if (!ps)
         return;
-    pieces_close_files(ps);
+    ckpt_pieces_close_files(ps);
     for (size_t i = 0; i < ps->count; i++)
         free(ps->list[i]);
     free(ps->list);
     free(ps);
 }
 
-const struct ckpt_npy *pieces_npy(const struct pieces *ps)
+const struct ckpt_npy *ckpt_pieces_npy(const struct pieces *ps)
 {
     return &ps->npy;
 }
 
-int pieces_first(struct pieces *ps, struct stat *ret, struct ckpt_err *err)
+int ckpt_pieces_first(struct pieces *ps, struct stat *ret, struct ckpt_err *err)
 {
     struct leaf_file f;
-    int r = leaf_open(ps->dir, ps->list[0]->name, &f, err);
+    int r = ckpt_leaf_open(ps->dir, ps->list[0]->name, &f, err);
     if (r < 0)
         return r;
     int fd = f.fd;
     f.fd = -1;
     *ret = f.st;
-    leaf_close(&f);
+    ckpt_leaf_close(&f);
     return fd;
 }
 
@@ -363,7 +363,7 @@ static bool find_overlap(const struct pieces *ps, struct piece **list, size_t co
     return false;
 }
 
-int pieces_check(struct pieces *ps, struct ckpt_err *err)
+int ckpt_pieces_check(struct pieces *ps, struct ckpt_err *err)
 {
     __uint128_t all = 1, have = 0;
     size_t count = 0;

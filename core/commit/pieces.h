@@ -53,6 +53,6 @@ static inline __uint128_t piece_elements(const struct pieces *ps, const struct p
     return n;
 }
 
-void pieces_close_files(struct pieces *ps);
+void ckpt_pieces_close_files(struct pieces *ps);
 
 #endif

@@ -41,21 +41,21 @@ struct hold_input {
     const atomic_bool *cancel;
 };
 
-void hold_name(const uint8_t sha256[CKPT_SHA256], const char *suffix, char ret[HOLD_NAME]);
+void ckpt_hold_name(const uint8_t sha256[CKPT_SHA256], const char *suffix, char ret[HOLD_NAME]);
 /* The object of a file: held already, found in the store, or made. */
-int hold_content(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_hold_content(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* As ckpt_hold_file chooses: the codec for a file's content. */
-void hold_choose(struct hold_input *in, enum ckpt_object_codec codec, bool npy);
+void ckpt_hold_choose(struct hold_input *in, enum ckpt_object_codec codec, bool npy);
 /* An object that was made, or put off, before: 1 if it is held now; 0: its file must be read again. */
-int hold_known(struct ckpt_hold *h, const struct hold_input *in, const struct ckpt_ref *ref, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_hold_known(struct ckpt_hold *h, const struct hold_input *in, const struct ckpt_ref *ref, struct ckpt_err *err) CKPT_MUST_USE;
 /* -EBADMSG: the file became shorter. */
-int hold_copy_bytes(int fd, uint64_t size, int out, const atomic_bool *cancel) CKPT_MUST_USE;
+int ckpt_hold_copy_bytes(int fd, uint64_t size, int out, const atomic_bool *cancel) CKPT_MUST_USE;
 /* Remove what commits and threads that were cut short have left. Nobody else uses the directory meanwhile. */
-int hold_sweep(struct ckpt_hold *h) CKPT_MUST_USE;
+int ckpt_hold_sweep(struct ckpt_hold *h) CKPT_MUST_USE;
 /* For ckpt_names_each of hold/: a link to a staged file. */
-int hold_is_alias(void *arg, int dir, const char *name);
+int ckpt_hold_is_alias(void *arg, int dir, const char *name);
 /* May an object that was found by its hash be believed? 1 and *ret, or 0. */
-int hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size,
                  struct ckpt_object_info *ret) CKPT_MUST_USE;
 
 /* --- commit.c: the commit under way --- */
@@ -103,16 +103,16 @@ struct commit {
 };
 
 /* A new file below staging/ID: a descriptor. One of that name may be a link to something that counts: it goes, and is not emptied. */
-int commit_temporary(struct commit *c, const char *name, mode_t mode) CKPT_MUST_USE;
+int ckpt_commit_temporary(struct commit *c, const char *name, mode_t mode) CKPT_MUST_USE;
 
 /* --- content.c, describe.c: the two walks --- */
 
 /* The number of an object in commit.objects. */
-int commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t *ret) CKPT_MUST_USE;
+int ckpt_commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t *ret) CKPT_MUST_USE;
 /* Fills c->leaves. */
-int content_make(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_content_make(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 /* Writes the manifest to a temporary file, durably. *ret_mode: what the umask leaves of a file's mode. */
-int describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_describe_tree(struct commit *c, const char *name, mode_t *ret_mode, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- walk.c --- */
 
@@ -137,8 +137,8 @@ struct walk_visitor {
 
 /* All that is in a staged tree but its top, depth first, in an order that follows from the names alone. A nonzero result of a visitor ends it and
  * is returned. -EPERM: what is no file or directory. */
-int walk_tree(const struct ckpt_commit *in, const struct walk_visitor *v, struct ckpt_err *err) CKPT_MUST_USE;
-enum ckpt_container walk_container(int fd);
+int ckpt_walk_tree(const struct ckpt_commit *in, const struct walk_visitor *v, struct ckpt_err *err) CKPT_MUST_USE;
+enum ckpt_container ckpt_walk_container(int fd);
 
 /* --- leaf.c --- */
 
@@ -156,52 +156,52 @@ struct leaf_file {
         .fd = -1                                                                                                       \
     }
 
-int leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt_err *err) CKPT_MUST_USE;
-void leaf_close(struct leaf_file *f);
+int ckpt_leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt_err *err) CKPT_MUST_USE;
+void ckpt_leaf_close(struct leaf_file *f);
 /* Exactly len bytes. */
-int leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err) CKPT_MUST_USE;
 /* Are these bytes, which lie in the file, zeros that need not be read? 1, 0. */
-int leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err) CKPT_MUST_USE;
 /* What X.npy is: 1 an array, 0 a blob; -EBADMSG when it is not complete, -EUCLEAN a dtype attribute that does not fit. */
-int leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* What X.json is: 1 a value and its text, 0 a blob. */
-int leaf_value(struct commit *c, struct leaf_file *f, char **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_leaf_value(struct commit *c, struct leaf_file *f, char **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The user's own attributes as a JSON object, or NULL when there are none. */
-int leaf_xattrs(int fd, char **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_leaf_xattrs(int fd, char **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* Content that is stored already, through a cache of the commit's own. */
-int shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
-void shared_close(struct commit *c);
+int ckpt_shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+void ckpt_shared_close(struct commit *c);
 
 /* --- pieces.c, join.c --- */
 
 struct pieces;
 /* What they are from their names and headers: each is complete and of its box's shape, all have one type. */
-int pieces_open(struct commit *c, const struct walk_at *at, struct pieces **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_pieces_open(struct commit *c, const struct walk_at *at, struct pieces **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* Do they tile the array? -ENODATA. */
-int pieces_check(struct pieces *p, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_pieces_check(struct pieces *p, struct ckpt_err *err) CKPT_MUST_USE;
 /* The array as an .npy file. -EEXIST: repeats differ. */
-int pieces_join(struct pieces *p, int out, uint64_t *ret_size, struct ckpt_err *err) CKPT_MUST_USE;
-const struct ckpt_npy *pieces_npy(const struct pieces *p);
+int ckpt_pieces_join(struct pieces *p, int out, uint64_t *ret_size, struct ckpt_err *err) CKPT_MUST_USE;
+const struct ckpt_npy *ckpt_pieces_npy(const struct pieces *p);
 /* Of the first piece; a descriptor to close. */
-int pieces_first(struct pieces *p, struct stat *ret, struct ckpt_err *err) CKPT_MUST_USE;
-void pieces_close(struct pieces *p);
+int ckpt_pieces_first(struct pieces *p, struct stat *ret, struct ckpt_err *err) CKPT_MUST_USE;
+void ckpt_pieces_close(struct pieces *p);
 
 /* --- pack.c --- */
 
-int pack_new(struct commit *c) CKPT_MUST_USE;
-void pack_free(struct commit *c);
+int ckpt_pack_new(struct commit *c) CKPT_MUST_USE;
+void ckpt_pack_free(struct commit *c);
 /* The content of a small leaf, into c->leaves[number]: found, or put into the pack. */
-int pack_add(struct commit *c, size_t number, const uint8_t *data, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_pack_add(struct commit *c, size_t number, const uint8_t *data, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
 /* Makes the pack's object, if there is anything in it. No other thread is at work. */
-int pack_finish(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_pack_finish(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- publish.c --- */
 
 /* Is the name free, or its step one that may be replaced? -EEXIST. */
-int commit_allowed(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_commit_allowed(struct commit *c, struct ckpt_err *err) CKPT_MUST_USE;
 /* All objects go where the manifest says that they are, then the manifest (a file of that mode in work) becomes the step's. */
-int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err) CKPT_MUST_USE;
 /* After it has failed, or what goes before it. */
-void commit_give_back(struct commit *c);
+void ckpt_commit_give_back(struct commit *c);
 
 #endif

@@ -67,8 +67,8 @@ static int replace_object(struct commit *c, const char *held, const char *sums, 
 /* Before it is found there: see seal.c. */
 static int seal(struct commit *c, int dir, const char *object, const char *sums, mode_t mode)
 {
-    int r = seal_object(c->store, dir, sums, mode);
-    return r < 0 ? r : seal_object(c->store, dir, object, mode);
+    int r = ckpt_seal_object(c->store, dir, sums, mode);
+    return r < 0 ? r : ckpt_seal_object(c->store, dir, object, mode);
 }
 
 static int seal_live(struct commit *c, const char *path, mode_t mode)
@@ -81,7 +81,7 @@ static int seal_live(struct commit *c, const char *path, mode_t mode)
 static int put_from_trash(struct commit *c, const uint8_t sha256[CKPT_SHA256], const char *path, mode_t mode)
 {
     char object[2 * CKPT_HEX], sums[2 * CKPT_HEX], name[HOLD_NAME];
-    hold_name(sha256, "", name);
+    ckpt_hold_name(sha256, "", name);
     snprintf(object, sizeof object, "objects/%s", name);
     snprintf(sums, sizeof sums, "objects/%s.sums", name);
     int r = seal(c, c->store->trash, object, sums, mode);
@@ -96,11 +96,11 @@ static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], mode_
     struct stat held, live;
     ckpt_object_path(sha256, path);
     snprintf(full, sizeof full, "objects/%s", path);
-    hold_name(sha256, ".sums", sums);
-    hold_name(sha256, "", name);
+    ckpt_hold_name(sha256, ".sums", sums);
+    ckpt_hold_name(sha256, "", name);
     bool is_held = look_up(c->hold.dir, name, &held);
     if (!is_held) {
-        hold_name(sha256, CKPT_ALIAS_SUFFIX, name);
+        ckpt_hold_name(sha256, CKPT_ALIAS_SUFFIX, name);
         is_held = look_up(c->hold.dir, name, &held);
     }
     bool is_live = look_up(c->store->objects, path, &live);
@@ -110,7 +110,7 @@ static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], mode_
         return r;
     if (is_live && (!is_held || (held.st_ino == live.st_ino && held.st_dev == live.st_dev)))
         return 0;
-    r = is_live ? hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
+    r = is_live ? ckpt_hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
     if (r != 0)
         return CKPT_MIN(r, 0);
     *ret_touched = true;
@@ -253,7 +253,7 @@ static void step_file(const struct commit *c, char ret[CKPT_STEP_FILE])
     snprintf(ret, CKPT_STEP_FILE, "%s.json", c->in->name);
 }
 
-int commit_allowed(struct commit *c, struct ckpt_err *err)
+int ckpt_commit_allowed(struct commit *c, struct ckpt_err *err)
 {
     char file[CKPT_STEP_FILE];
     struct ckpt_manifest_info info = {0};
@@ -317,13 +317,13 @@ static int name_manifest(struct commit *c, const char *manifest)
 
 /* --- all of it --- */
 
-int commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
+int ckpt_commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
 {
     /* Two that change one step must not both find that it is still what they changed. */
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, c->in->base_id && !c->in->overwrite);
     if (lock < 0)
         return ckpt_fail(err, -lock, "%s: the lock cannot be taken: %s", c->store->path, strerror(-lock));
-    int r = commit_allowed(c, err);
+    int r = ckpt_commit_allowed(c, err);
     if (r == 0)
         r = publish_objects(c, allowed & OBJECT_MODE, err);
     if (r == 0 && c->in->put) {
@@ -359,18 +359,18 @@ static int give_back_one(void *arg, int dir, const char *name)
     struct commit *c = arg;
     if (!ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX))
         return 0;
-    int r = seal_matters(dir, name) ? take_out(c, dir, name) : 0;
+    int r = ckpt_seal_matters(dir, name) ? take_out(c, dir, name) : 0;
     if (r < 0)
         ckpt_log(CKPT_LOG_WARN, "%s: a staged file keeps the mode and owner of an object until the next mount: %s", c->store->path, strerror(-r));
     else
-        (void)!seal_undo(dir, name);
+        (void)!ckpt_seal_undo(dir, name);
     return 0;
 }
 
 /* The step stays staged, and its files are their maker's again: those that this gives more rights cannot stay objects. */
-void commit_give_back(struct commit *c)
+void ckpt_commit_give_back(struct commit *c)
 {
-    if (c->doubtful || ckpt_names_each(c->hold.dir, ".", hold_is_alias, NULL) == 0)
+    if (c->doubtful || ckpt_names_each(c->hold.dir, ".", ckpt_hold_is_alias, NULL) == 0)
         return;
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, true);
     if (lock < 0 || ckpt_names_each(c->hold.dir, ".", give_back_one, c) < 0)

@@ -36,7 +36,7 @@ static int copy_xattrs(int from, int to)
 static int copy_attributes(int from, int to, const struct stat *now)
 {
     struct stat own = *now, *st = &own;
-    mode_t writable = seal_marked(from, st) ? 0 : S_IWUSR;
+    mode_t writable = ckpt_seal_marked(from, st) ? 0 : S_IWUSR;
     const struct timespec times[2] = {st->st_atim, st->st_mtim};
     int r = copy_xattrs(from, to);
     if (r == 0 && fchown(to, st->st_uid, st->st_gid) < 0 && geteuid() == 0)
@@ -48,10 +48,10 @@ static int copy_attributes(int from, int to, const struct stat *now)
 
 static int replace(struct commit *c, int dir, const char *name, int fd, const struct stat *st)
 {
-    CKPT_AUTOFD int own = commit_temporary(c, TEMP_NAME, 0600);
+    CKPT_AUTOFD int own = ckpt_commit_temporary(c, TEMP_NAME, 0600);
     if (own < 0)
         return own;
-    int r = hold_copy_bytes(fd, (uint64_t)st->st_size, own, NULL);
+    int r = ckpt_hold_copy_bytes(fd, (uint64_t)st->st_size, own, NULL);
     if (r == 0)
         r = copy_attributes(fd, own, st);
     if (r == 0)
@@ -69,7 +69,7 @@ static int recover_one(struct commit *c, int dir, const char *name)
         return 0;
     if (st.st_nlink > 1)
         return replace(c, dir, name, fd, &st);
-    if (seal_marked(fd, &st) && ((fchown(fd, st.st_uid, st.st_gid) < 0 && geteuid() == 0) || fchmod(fd, st.st_mode & 07777) < 0))
+    if (ckpt_seal_marked(fd, &st) && ((fchown(fd, st.st_uid, st.st_gid) < 0 && geteuid() == 0) || fchmod(fd, st.st_mode & 07777) < 0))
         return -errno;
     return ckpt_disk_removexattr(fd, CKPT_ALIAS_XATTR);
 }
@@ -94,7 +94,7 @@ static int enter_dir(void *arg, const struct walk_at *at, int fd, uint32_t *ret_
     return 0;
 }
 
-int hold_is_alias(void *arg, int dir, const char *name)
+int ckpt_hold_is_alias(void *arg, int dir, const char *name)
 {
     return ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX);
 }
@@ -103,14 +103,14 @@ int ckpt_commit_recover(const struct ckpt_commit *in, struct ckpt_err *err)
 {
     struct commit c = {.in = in, .store = in->store, .hold = in->hold};
     const struct walk_visitor v = {enter_dir, recover_file, recover_pieces, &c};
-    int r = ckpt_names_each(c.hold.dir, ".", hold_is_alias, NULL);
+    int r = ckpt_names_each(c.hold.dir, ".", ckpt_hold_is_alias, NULL);
     if (r == 0)
         return 0;
     if (r > 0)
-        r = walk_tree(in, &v, err);
+        r = ckpt_walk_tree(in, &v, err);
     else
         ckpt_fail(err, -r, "%s: what it holds cannot be listed: %s", in->name, strerror(-r));
-    if (r == 0 && (r = hold_sweep(&c.hold)) < 0)
+    if (r == 0 && (r = ckpt_hold_sweep(&c.hold)) < 0)
         r = ckpt_fail(err, -r, "%s: what it holds cannot be tidied up: %s", in->name, strerror(-r));
     return r;
 }

@@ -125,7 +125,7 @@ struct walk {
     struct ckpt_err *err;
 };
 
-enum ckpt_container walk_container(int fd)
+enum ckpt_container ckpt_walk_container(int fd)
 {
     static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
     char text[16];
@@ -230,7 +230,7 @@ static int walk_dir(struct walk *w, int fd, uint32_t number, unsigned depth)
 {
     struct names n;
     char path[SHOWN_ROOM];
-    enum ckpt_container kind = walk_container(fd);
+    enum ckpt_container kind = ckpt_walk_container(fd);
     int r = names_read(fd, kind == CKPT_LIST || kind == CKPT_TUPLE, w->in->put, &n);
     if (r < 0)
         r = ckpt_fail(w->err, -r, "%s: its entries cannot be read: %s", shown(w, path), strerror(-r));
@@ -240,7 +240,7 @@ static int walk_dir(struct walk *w, int fd, uint32_t number, unsigned depth)
     return r;
 }
 
-int walk_tree(const struct ckpt_commit *in, const struct walk_visitor *v, struct ckpt_err *err)
+int ckpt_walk_tree(const struct ckpt_commit *in, const struct walk_visitor *v, struct ckpt_err *err)
 {
     struct walk w = {.in = in, .v = v, .err = err};
     ckpt_buf_add(&w.path, in->name, strlen(in->name) + 1);

@@ -28,7 +28,7 @@ static int open_manifest(struct ckpt_tree *t, struct ckpt_file **ret, struct ckp
     return ckpt_fail(err, ESTALE, "the step has been replaced");
 }
 
-int store_record(struct ckpt_tree *t, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err)
+int ckpt_store_record(struct ckpt_tree *t, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err)
 {
     const struct store *s = t->priv;
     struct ckpt_file *f;
@@ -85,7 +85,7 @@ static int top_record(struct ckpt_tree *t, struct ckpt_manifest_node *ret, struc
 
 int ckpt_store_tree_record(struct ckpt_tree *tree, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err)
 {
-    return node ? store_record(tree, node, ret, err) : top_record(tree, ret, err);
+    return node ? ckpt_store_record(tree, node, ret, err) : top_record(tree, ret, err);
 }
 
 const char *ckpt_store_tree_id(const struct ckpt_tree *tree)
@@ -108,7 +108,7 @@ static int get_leaf(struct ckpt_tree *t, uint32_t node, struct store_leaf *ret, 
     pthread_mutex_unlock(&s->lock);
     if (ret->node == node)
         return 0;
-    int r = store_record(t, node, &n, err);
+    int r = ckpt_store_record(t, node, &n, err);
     if (r < 0)
         return r;
     *ret = leaf_of(node, &n);
@@ -171,7 +171,7 @@ static int store_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **
 {
     struct ckpt_manifest_node n;
     struct ckpt_buf key = CKPT_BUF_INIT;
-    int r = store_record(t, node, &n, err);
+    int r = ckpt_store_record(t, node, &n, err);
     if (r < 0)
         return r;
     r = layout_key(&n, &key);
@@ -189,7 +189,7 @@ static int store_file(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *re
     struct store *s = t->priv;
     if (t->nodes[node].kind == CKPT_NODE_VALUE) {
         struct ckpt_manifest_node n;
-        int r = store_record(t, node, &n, err);
+        int r = ckpt_store_record(t, node, &n, err);
         if (r < 0)
             return r;
         *ret = (struct ckpt_extent){.len = n.size, .bytes = (uint8_t *)CKPT_STEAL(n.text)};
@@ -279,7 +279,7 @@ static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
 {
     struct ckpt_manifest_node n;
     char hex[CKPT_HEX];
-    if (t->nodes[node].kind == CKPT_NODE_DIR || store_record(t, node, &n, NULL) < 0)
+    if (t->nodes[node].kind == CKPT_NODE_DIR || ckpt_store_record(t, node, &n, NULL) < 0)
         return;
     if (n.kind == CKPT_NODE_BLOB) /* of an array it is told anyway */
         ckpt_buf_addf(json, ",\"codec\":\"%s\"", n.codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n.codec));
@@ -289,7 +289,7 @@ static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
     ckpt_manifest_node_clear(&n);
 }
 
-void store_path(const struct ckpt_tree *t, uint32_t node, char *buf, size_t len)
+void ckpt_store_path(const struct ckpt_tree *t, uint32_t node, char *buf, size_t len)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
     size_t at = len - 1;
@@ -343,7 +343,7 @@ static const struct ckpt_format store_format = {
     .rights = store_rights,
     .pin = store_pin,
     .describe = store_describe,
-    .verify = store_verify,
+    .verify = ckpt_store_verify,
     .memory = store_memory,
     .close = store_close,
 };

@@ -47,9 +47,9 @@ struct store {
 };
 
 /* The record of a node but the top, as it was when the manifest was opened. */
-int store_record(struct ckpt_tree *t, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_store_record(struct ckpt_tree *t, uint32_t node, struct ckpt_manifest_node *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* "params/w.npy", cut at the front where it is too long. */
-void store_path(const struct ckpt_tree *t, uint32_t node, char *buf, size_t len);
-int store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err);
+void ckpt_store_path(const struct ckpt_tree *t, uint32_t node, char *buf, size_t len);
+int ckpt_store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err);
 
 #endif

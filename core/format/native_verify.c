@@ -132,7 +132,7 @@ static int check_leaf(struct verifier *v, uint32_t node, struct ckpt_err *err)
 {
     struct ckpt_manifest_node n;
     struct ckpt_extent e = {0};
-    int r = store_record(v->tree, node, &n, err);
+    int r = ckpt_store_record(v->tree, node, &n, err);
     if (r < 0)
         return r;
     ckpt_manifest_node_clear(&n);
@@ -150,7 +150,7 @@ static int check_leaf(struct verifier *v, uint32_t node, struct ckpt_err *err)
     return r;
 }
 
-int store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+int ckpt_store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
 {
     struct verifier v = {.tree = t, .progress = progress, .arg = arg, .block = malloc(BLOCK), .md = EVP_MD_CTX_new()};
     int r = v.block && v.md ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
@@ -161,7 +161,7 @@ int store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes
         if (v.faults++)
             continue;
         char path[256];
-        store_path(t, node, path, sizeof path);
+        ckpt_store_path(t, node, path, sizeof path);
         ckpt_fail_in(&own, own.code, "%s", path);
         v.first = own;
     }

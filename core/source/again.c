@@ -9,7 +9,7 @@
 /* The kernel makes them look the path up once more, and no third time: within that time the file is theirs to open. */
 #define AGAIN_NS 1000000000ll
 
-void source_tell_again(struct ckpt_source *src, const struct ckpt_caller *who, bool change)
+void ckpt_source_tell_again(struct ckpt_source *src, const struct ckpt_caller *who, bool change)
 {
     CKPT_GUARD(&src->lock);
     struct source_told *slot = src->told;
@@ -44,28 +44,28 @@ static int open_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *ar
     struct target t;
     uint64_t copy;
     if (id & CKPT_STAGED)
-        return source_set(src, id) && !ckpt_stage_ended(source_set(src, id), id) ? 0 : -ESTALE;
-    int r = source_target(src, id, &t, err);
+        return ckpt_source_set(src, id) && !ckpt_stage_ended(ckpt_source_set(src, id), id) ? 0 : -ESTALE;
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
     struct target top = {.node = t.node};
     if (!src->opt.write || t.node->kind != NODE_TREE)
         r = ckpt_fail(err, EROFS, "this cannot be written");
     else
-        r = source_open_copy(src, &top, &set, &copy, err);
+        r = ckpt_source_open_copy(src, &top, &set, &copy, err);
     if (r == 0)
         ckpt_stage_forget(set, copy, 1);
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 
 /* A change of something that is no staged file: its step is opened for changes, and the caller is to look again. */
-int source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    int r = source_retry(src, id, 0, open_at, NULL, err);
+    int r = ckpt_source_retry(src, id, 0, open_at, NULL, err);
     if (r < 0)
         return r;
-    source_tell_again(src, who, true);
+    ckpt_source_tell_again(src, who, true);
     return ckpt_fail(err, ESTALE, "the step is open for changes now");
 }
 
@@ -81,7 +81,7 @@ static int lookup_staged_at(struct ckpt_source *src, uint64_t parent, uint64_t n
     const struct looking_again *l = arg;
     struct ckpt_stage_attr attr;
     struct place p;
-    int r = source_find_place(src, parent, &p, err);
+    int r = ckpt_source_find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     r = r == 1 ? -ENOENT : ckpt_stage_lookup(p.stages, p.id, l->name, &attr);
@@ -90,9 +90,9 @@ static int lookup_staged_at(struct ckpt_source *src, uint64_t parent, uint64_t n
         if (r < 0)
             ckpt_stage_forget(p.stages, attr.id, 1);
         else
-            source_attr_of_stage(&attr, l->ret);
+            ckpt_source_attr_of_stage(&attr, l->ret);
     }
-    source_place_clear(src, &p);
+    ckpt_source_place_clear(src, &p);
     return r;
 }
 
@@ -102,10 +102,10 @@ static bool is_in_step(struct ckpt_source *src, uint64_t id)
     struct target t;
     if (id & CKPT_STAGED)
         return true;
-    if (source_target(src, id, &t, NULL) < 0)
+    if (ckpt_source_target(src, id, &t, NULL) < 0)
         return false;
-    bool is = source_root_of(src, t.node) != NULL;
-    source_done(src, &t);
+    bool is = ckpt_source_root_of(src, t.node) != NULL;
+    ckpt_source_done(src, &t);
     return is;
 }
 
@@ -114,14 +114,14 @@ int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, 
 {
     bool change;
     if (parent == CKPT_CONTROL)
-        return source_lookup_control(src, name, who, ret, err);
+        return ckpt_source_lookup_control(src, name, who, ret, err);
     int r = ckpt_lookup(src, parent, name, ret, err);
     if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)) || !is_in_step(src, parent))
         return r;
     struct looking_again l = {name, who, ret};
     ckpt_forget(src, ret->id, 1);
     *ret = (struct ckpt_attr){0};
-    r = source_retry(src, parent, 0, lookup_staged_at, &l, err);
+    r = ckpt_source_retry(src, parent, 0, lookup_staged_at, &l, err);
     ret->fleeting = true; /* below what is no staged directory, or not any more */
     return r;
 }

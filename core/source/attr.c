@@ -3,14 +3,14 @@
 #include "core/base/util.h"
 #include "core/source/source.h"
 
-uint64_t source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
+uint64_t ckpt_source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
 {
     uint64_t ino = ckpt_mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1;
     return ino < 16 ? ino + 16 : ino;
 }
 
 /* A file that is a checkpoint is shown as a directory: who may read it may enter. */
-uint32_t source_shown_mode(const struct node *n)
+uint32_t ckpt_source_shown_mode(const struct node *n)
 {
     uint32_t mode = n->st.mode & (n->writable ? 07777 : 0555);
     return n->kind == NODE_TREE && n->st.type == CKPT_FT_FILE ? mode | (mode & 0444) >> 2 : mode;
@@ -19,11 +19,11 @@ uint32_t source_shown_mode(const struct node *n)
 static void common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret)
 {
     *ret = (struct ckpt_attr){.id = id, .nlink = CKPT_NLINK_UNKNOWN, .mtime_ns = n->st.mtime_ns, .uid = n->st.uid, .gid = n->st.gid};
-    ret->mode = source_shown_mode(n);
+    ret->mode = ckpt_source_shown_mode(n);
     ret->atime_ns = ret->ctime_ns = ret->mtime_ns;
 }
 
-void source_node_attr(const struct node *n, struct ckpt_attr *ret)
+void ckpt_source_node_attr(const struct node *n, struct ckpt_attr *ret)
 {
     common_attr(n, n->id, ret);
     ret->ino = n->ino;
@@ -49,7 +49,7 @@ void source_node_attr(const struct node *n, struct ckpt_attr *ret)
     }
 }
 
-int source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
+int ckpt_source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
 {
     const struct node *n = t->node;
     const struct ckpt_format *format = t->tree->format;
@@ -78,7 +78,7 @@ static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_e
     const struct ckpt_format *format = t->tree->format;
     bool dir = t->tree->nodes[t->file.node].kind == CKPT_NODE_DIR, view = t->file.view != CKPT_VIEW_LISTED;
     if ((dir && view) || (!format->attrs && format->rights)) {
-        int r = source_rights(t, t->file.node, view, &rights, err);
+        int r = ckpt_source_rights(t, t->file.node, view, &rights, err);
         if (r == 0)
             set_rights(&rights, dir && !view, ret);
         return r;
@@ -95,7 +95,7 @@ static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_e
     return 0;
 }
 
-int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+int ckpt_source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     const struct node *n = t->node;
     common_attr(n, id, ret);
@@ -104,10 +104,10 @@ int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
         return r;
     ret->forever = true;
     ret->view = t->file.view != CKPT_VIEW_LISTED;
-    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : source_inner_ino(n, t->file.node, t->file.view);
+    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : ckpt_source_inner_ino(n, t->file.node, t->file.view);
     if (ckpt_viewed_is_dir(&t->file)) {
         ret->type = CKPT_DIR;
-        source_removal_times(src, t->node, t->file.node, ret);
+        ckpt_source_removal_times(src, t->node, t->file.node, ret);
         return 0;
     }
     ret->type = CKPT_FILE;
@@ -118,12 +118,12 @@ int source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
 
 static int staged_attr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
 {
-    struct ckpt_stages *set = source_set(src, id);
+    struct ckpt_stages *set = ckpt_source_set(src, id);
     struct ckpt_stage_attr attr;
     int r = set ? ckpt_stage_getattr(set, id, &attr) : -ESTALE;
     if (r < 0)
         return ckpt_fail(err, -r, "the step is not staged any more");
-    source_attr_of_stage(&attr, ret);
+    ckpt_source_attr_of_stage(&attr, ret);
     return 0;
 }
 
@@ -132,7 +132,7 @@ static void copied_attr(struct ckpt_source *src, struct target *t, struct ckpt_a
 {
     struct ckpt_attr copy;
     uint64_t id;
-    if (t->node->kind != NODE_TREE || atomic_load(&t->node->stale) || source_copied(src, t, &id) != 1)
+    if (t->node->kind != NODE_TREE || atomic_load(&t->node->stale) || ckpt_source_copied(src, t, &id) != 1)
         return;
     if (staged_attr(src, id, &copy, NULL) == 0) {
         ret->mode = copy.mode;
@@ -153,11 +153,11 @@ static int getattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
     struct target t;
     if (id & CKPT_STAGED)
         return staged_attr(src, id, ret, err);
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
     if (t.tree) {
-        r = source_inner_attr(src, &t, id, ret, err);
+        r = ckpt_source_inner_attr(src, &t, id, ret, err);
         if (r == 0 && t.file.view == CKPT_VIEW_LISTED)
             copied_attr(src, &t, ret);
     } else {
@@ -171,19 +171,19 @@ static int getattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
             }
         }
         pthread_mutex_lock(&src->lock);
-        source_node_attr(t.node, ret);
+        ckpt_source_node_attr(t.node, ret);
         pthread_mutex_unlock(&src->lock);
-        source_removal_times(src, t.node, 0, ret);
+        ckpt_source_removal_times(src, t.node, 0, ret);
         copied_attr(src, &t, ret);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 
 int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
-    int r = source_retry(src, id, 0, getattr_at, ret, err);
+    int r = ckpt_source_retry(src, id, 0, getattr_at, ret, err);
     if (r == 0 && ret->id != id) {
         ret->forever = false; /* it may be somewhere else at the next look */
         ret->id = id;

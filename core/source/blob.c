@@ -64,12 +64,12 @@ static ssize_t blob_read(struct ckpt_file *base, void *buf, size_t len, uint64_t
     struct blob_backend *b = ((struct blob_file *)base)->of;
     struct target t;
     struct ckpt_err err = {0};
-    ssize_t n = source_target(b->src, b->id, &t, &err);
+    ssize_t n = ckpt_source_target(b->src, b->id, &t, &err);
     if (n < 0)
         return n;
     n = ckpt_view_read(&b->src->views, &t.file, buf, len, off, &err);
-    int changed = n > 0 ? source_unchanged(b->src, t.node, &err) : 0;
-    source_done(b->src, &t);
+    int changed = n > 0 ? ckpt_source_unchanged(b->src, t.node, &err) : 0;
+    ckpt_source_done(b->src, &t);
     return changed < 0 ? changed : n;
 }
 
@@ -99,7 +99,7 @@ static const struct ckpt_backend_ops blob_ops = {
     .free = blob_free,
 };
 
-struct ckpt_backend *source_blob(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_stat *st)
+struct ckpt_backend *ckpt_source_blob(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_stat *st)
 {
     struct blob_backend *b = calloc(1, sizeof *b);
     if (!b)

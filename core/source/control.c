@@ -279,12 +279,12 @@ static int make_unfinished(struct ckpt_source *src, const struct ckpt_caller *wh
 }
 
 static int (*const makers[])(struct ckpt_source *, const struct ckpt_caller *, struct ckpt_buf *) = {make_version, make_stats, make_metrics, make_steps, make_unfinished};
-const char *const source_control_names[] = {"version", "stats.json", "metrics", "steps.json", "unfinished", NULL};
+const char *const ckpt_source_control_names[] = {"version", "stats.json", "metrics", "steps.json", "unfinished", NULL};
 
-int source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret, size_t *ret_len, struct ckpt_err *err)
+int ckpt_source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret, size_t *ret_len, struct ckpt_err *err)
 {
-    for (size_t i = 0; source_control_names[i]; i++) {
-        if (strcmp(source_control_names[i], name))
+    for (size_t i = 0; ckpt_source_control_names[i]; i++) {
+        if (strcmp(ckpt_source_control_names[i], name))
             continue;
         struct ckpt_buf out = CKPT_BUF_INIT;
         int r = makers[i](src, who, &out);

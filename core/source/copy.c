@@ -13,7 +13,7 @@
 
 #define TRIES 16 /* of a call, each after a commit that came between */
 
-struct node *source_root_of(struct ckpt_source *src, const struct node *tree)
+struct node *ckpt_source_root_of(struct ckpt_source *src, const struct node *tree)
 {
     CKPT_GUARD(&src->lock);
     if (tree->kind != NODE_TREE || !tree->stored)
@@ -24,7 +24,7 @@ struct node *source_root_of(struct ckpt_source *src, const struct node *tree)
     return NULL;
 }
 
-void source_step_name(struct ckpt_source *src, const struct node *n, char ret[CKPT_NAME_MAX + 1])
+void ckpt_source_step_name(struct ckpt_source *src, const struct node *n, char ret[CKPT_NAME_MAX + 1])
 {
     CKPT_GUARD(&src->lock);
     snprintf(ret, CKPT_NAME_MAX + 1, "%s", n->name);
@@ -66,15 +66,15 @@ static int walk_on(void *arg, const char *name)
     return r;
 }
 
-int source_find_copy(struct ckpt_source *src, struct node *root, struct target *t, uint64_t *ret)
+int ckpt_source_find_copy(struct ckpt_source *src, struct node *root, struct target *t, uint64_t *ret)
 {
     struct ckpt_tree *tree;
     struct walk w = {.stages = root->stages};
     char name[CKPT_NAME_MAX + 1];
-    source_step_name(src, t->node, name);
+    ckpt_source_step_name(src, t->node, name);
     if (!ckpt_stage_exists(root->stages, name))
         return 0;
-    int r = source_tree(src, t->node, &tree, NULL); /* its id is wanted, also of its top */
+    int r = ckpt_source_tree(src, t->node, &tree, NULL); /* its id is wanted, also of its top */
     if (r < 0)
         return 0;
     r = ckpt_stage_find_copy(root->stages, name, ckpt_store_tree_id(tree), &w.at) < 0 ? 0 : 1;
@@ -88,20 +88,20 @@ int source_find_copy(struct ckpt_source *src, struct node *root, struct target *
     return r;
 }
 
-int source_copied(struct ckpt_source *src, struct target *t, uint64_t *ret)
+int ckpt_source_copied(struct ckpt_source *src, struct target *t, uint64_t *ret)
 {
-    struct node *root = source_root_of(src, t->node);
-    return root ? source_find_copy(src, root, t, ret) : 0;
+    struct node *root = ckpt_source_root_of(src, t->node);
+    return root ? ckpt_source_find_copy(src, root, t, ret) : 0;
 }
 
-int source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stages **ret_stages, uint64_t *ret, struct ckpt_err *err)
+int ckpt_source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stages **ret_stages, uint64_t *ret, struct ckpt_err *err)
 {
-    struct node *root = source_root_of(src, t->node);
+    struct node *root = ckpt_source_root_of(src, t->node);
     if (!root)
         return ckpt_fail(err, EROFS, "only the steps of a store can be changed");
-    int r = source_copy_step(src, root, t->node, err);
+    int r = ckpt_source_copy_step(src, root, t->node, err);
     if (r == 0)
-        r = source_find_copy(src, root, t, ret);
+        r = ckpt_source_find_copy(src, root, t, ret);
     *ret_stages = root->stages;
     return r == 0 ? -ESTALE : CKPT_MIN(r, 0); /* it has been committed already */
 }
@@ -137,12 +137,12 @@ static int replaced_path(struct ckpt_source *src, uint64_t id, struct node **ret
     }
     struct target t;
     struct ckpt_tree *tree = NULL;
-    int r = source_target(src, id, &t, NULL);
+    int r = ckpt_source_target(src, id, &t, NULL);
     if (r < 0)
         return r;
     bool view = t.tree && t.file.view != CKPT_VIEW_LISTED;
-    struct node *root = !view && atomic_load(&t.node->stale) ? source_root_of(src, t.node) : NULL;
-    r = root ? source_tree(src, t.node, &tree, NULL) : -ESTALE;
+    struct node *root = !view && atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node) : NULL;
+    r = root ? ckpt_source_tree(src, t.node, &tree, NULL) : -ESTALE;
     if (r == 0) {
         snprintf(manifest, CKPT_MANIFEST_ID, "%s", ckpt_store_tree_id(tree));
         r = t.tree ? each_name(tree, t.file.node, add_name, path) : 0;
@@ -155,7 +155,7 @@ static int replaced_path(struct ckpt_source *src, uint64_t id, struct node **ret
         root->uses++;
         *ret_root = root;
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 
@@ -166,14 +166,14 @@ static bool is_step_of(struct ckpt_source *src, struct node *root, uint64_t id, 
     struct ckpt_tree *tree;
     if (id & CKPT_STAGED)
         return ckpt_stage_is_copy(root->stages, id, manifest);
-    if (source_target(src, id, &t, NULL) < 0)
+    if (ckpt_source_target(src, id, &t, NULL) < 0)
         return false;
-    bool same = source_root_of(src, t.node) == root && source_tree(src, t.node, &tree, NULL) == 0;
+    bool same = ckpt_source_root_of(src, t.node) == root && ckpt_source_tree(src, t.node, &tree, NULL) == 0;
     if (same) {
         same = !strcmp(ckpt_store_tree_id(tree), manifest);
         ckpt_tree_unref(tree);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return same;
 }
 
@@ -183,7 +183,7 @@ static int walk_now(struct ckpt_source *src, struct node *root, const char *mani
     char name[CKPT_STEP_NAME + 1], now[CKPT_MANIFEST_ID], part[CKPT_NAME_MAX + 1];
     if (ckpt_stage_successor(root->stages, manifest, name, now) < 0)
         return -ENOENT;
-    int r = source_lookup(src, root->id, name, ret, NULL);
+    int r = ckpt_source_lookup(src, root->id, name, ret, NULL);
     if (r == 0 && !is_step_of(src, root, ret->id, now)) {
         ckpt_forget(src, ret->id, 1);
         return -ESTALE;
@@ -193,13 +193,13 @@ static int walk_now(struct ckpt_source *src, struct node *root, const char *mani
         size_t n = strcspn(path, "/");
         snprintf(part, sizeof part, "%.*s", (int)n, path);
         path += n + (path[n] == '/');
-        r = source_lookup(src, parent, part, ret, NULL);
+        r = ckpt_source_lookup(src, parent, part, ret, NULL);
         ckpt_forget(src, parent, 1);
     }
     return r;
 }
 
-int source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret)
+int ckpt_source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret)
 {
     struct ckpt_buf path = CKPT_BUF_INIT;
     struct node *root = NULL;
@@ -210,7 +210,7 @@ int source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret)
         if ((r = walk_now(src, root, manifest, (char *)path.data, ret)) != -ESTALE)
             break;
     ckpt_buf_clear(&path);
-    source_done(src, &(struct target){.node = root});
+    ckpt_source_done(src, &(struct target){.node = root});
     return r == 0 ? 0 : -ESTALE;
 }
 
@@ -227,41 +227,41 @@ static uint64_t committed_id(struct ckpt_source *src, struct target *t, const ch
     struct node *n = t->node;
     struct ckpt_tree *tree;
     uint64_t copy, id = 0;
-    if (!source_root_of(src, n) || source_tree(src, n, &tree, NULL) < 0)
+    if (!ckpt_source_root_of(src, n) || ckpt_source_tree(src, n, &tree, NULL) < 0)
         return 0;
     uint32_t node = own_directory(t, tree, name);
     ckpt_tree_unref(tree);
     if (node != CKPT_NO_NODE) {
         CKPT_GUARD(&src->lock);
         n->inner++;
-        ret->ino = source_inner_ino(n, node, CKPT_VIEW_LISTED);
+        ret->ino = ckpt_source_inner_ino(n, node, CKPT_VIEW_LISTED);
         return (uint64_t)n->serial << 40 | (uint64_t)CKPT_VIEW_LISTED << 32 | node;
     }
-    if (source_copied(src, t, &copy) == 1) {
-        if (ckpt_stage_alias(source_set(src, copy), copy, name, &id) < 0)
+    if (ckpt_source_copied(src, t, &copy) == 1) {
+        if (ckpt_stage_alias(ckpt_source_set(src, copy), copy, name, &id) < 0)
             id = 0;
         ckpt_forget(src, copy, 1);
     }
     return id;
 }
 
-void source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret)
+void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret)
 {
     uint64_t id = 0;
     struct target t;
     if (ret->type != CKPT_DIR)
         return;
     if (parent & CKPT_STAGED) {
-        struct ckpt_stages *set = source_set(src, parent);
+        struct ckpt_stages *set = ckpt_source_set(src, parent);
         if (!set || !ckpt_stage_ended(set, parent) || ckpt_stage_alias(set, parent, name, &id) < 0)
             return;
     } else {
         bool below_itself = ret->id >= NODE_INSIDE && !(ret->id & CKPT_STAGED) && parent >= NODE_INSIDE && ret->id >> 40 == parent >> 40;
-        if (below_itself || source_target(src, parent, &t, NULL) < 0)
+        if (below_itself || ckpt_source_target(src, parent, &t, NULL) < 0)
             return;
         if (t.node->kind == NODE_TREE && (ret->id & CKPT_STAGED || atomic_load(&t.node->stale)))
             id = committed_id(src, &t, name, ret);
-        source_done(src, &t);
+        ckpt_source_done(src, &t);
     }
     if (!id)
         return;
@@ -271,12 +271,12 @@ void source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, s
     ret->fleeting = true;
 }
 
-int source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg, struct ckpt_err *err)
+int ckpt_source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg, struct ckpt_err *err)
 {
     struct ckpt_attr now, other_now;
     int r = call(src, id, other, arg, err);
     for (unsigned i = 0; r == -ESTALE && i < TRIES; i++) {
-        bool moved = source_again(src, id, &now) == 0, other_moved = source_again(src, other, &other_now) == 0;
+        bool moved = ckpt_source_again(src, id, &now) == 0, other_moved = ckpt_source_again(src, other, &other_now) == 0;
         if (!moved && !other_moved)
             return r;
         if (err)

@@ -53,7 +53,7 @@ static int note_step(void *arg, const char *name, uint64_t ino)
 
 static int opendir_staged(struct ckpt_dir *d, uint64_t id, struct ckpt_err *err)
 {
-    struct ckpt_stages *set = source_set(d->src, id);
+    struct ckpt_stages *set = ckpt_source_set(d->src, id);
     int fd, r = set ? ckpt_stage_opendir(set, id, &fd) : -ESTALE;
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
@@ -88,7 +88,7 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
         errno = 0;
         struct dirent *e = readdir(d->entries);
         int code = errno;
-        if (ckpt_stage_ended(source_set(d->src, d->id), d->id))
+        if (ckpt_stage_ended(ckpt_source_set(d->src, d->id), d->id))
             return -ESTALE;
         if (!e)
             return -code;
@@ -97,7 +97,7 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
         snprintf(ret->name, sizeof ret->name, "%s", e->d_name);
         ret->type = e->d_type == DT_DIR ? CKPT_DIR : CKPT_FILE;
         ret->next = (uint64_t)telldir(d->entries);
-        ret->ino = ckpt_stage_ino(source_set(d->src, d->id), d->dev, e->d_ino);
+        ret->ino = ckpt_stage_ino(ckpt_source_set(d->src, d->id), d->dev, e->d_ino);
         return 1;
     }
 }
@@ -110,12 +110,12 @@ static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **
     d->src = src;
     d->id = id;
     *ret_forever = false;
-    bool face = id & CKPT_STAGED && source_set(src, id) && ckpt_stage_is_face(source_set(src, id), id);
+    bool face = id & CKPT_STAGED && ckpt_source_set(src, id) && ckpt_stage_is_face(ckpt_source_set(src, id), id);
     bool staged = id & CKPT_STAGED && !face;
-    int r = staged ? opendir_staged(d, id, err) : source_target(src, face ? CKPT_FACE : id, &d->target, err);
+    int r = staged ? opendir_staged(d, id, err) : ckpt_source_target(src, face ? CKPT_FACE : id, &d->target, err);
     if (r == 0 && !staged && !face) {
         uint64_t copy;
-        r = atomic_load(&d->target.node->stale) ? -ESTALE : source_copied(src, &d->target, &copy);
+        r = atomic_load(&d->target.node->stale) ? -ESTALE : ckpt_source_copied(src, &d->target, &copy);
         if (r == 1) {
             r = opendir_staged(d, copy, err);
             ckpt_forget(src, copy, 1);
@@ -123,7 +123,7 @@ static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **
     }
     if (r < 0 || d->entries) {
         if (r < 0) {
-            source_done(src, &d->target);
+            ckpt_source_done(src, &d->target);
             free(d);
         } else
             *ret = d;
@@ -131,16 +131,16 @@ static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **
     }
     struct node *n = d->target.node;
     if (d->target.tree || n->kind == NODE_TREE) {
-        r = source_enter(src, &d->target, &d->node, err);
+        r = ckpt_source_enter(src, &d->target, &d->node, err);
         if (r == 0 && !ckpt_viewed_is_dir(&d->target.file))
             r = ckpt_fail(err, ENOTDIR, "not a directory");
         *ret_forever = n != src->root;
     } else if (n->kind == NODE_DIR) {
-        r = source_listing(src, n, &d->listing, err);
+        r = ckpt_source_listing(src, n, &d->listing, err);
         if (r == 0 && n->stages)
             r = ckpt_stage_each(n->stages, note_step, &d->steps);
     } else if (n->kind == NODE_FACE)
-        r = source_face_each(src, n, note_name, &d->steps);
+        r = ckpt_source_face_each(src, n, note_name, &d->steps);
     else if (n->kind != NODE_CONTROL_DIR)
         r = ckpt_fail(err, ENOTDIR, "not a directory");
     if (r < 0) {
@@ -165,7 +165,7 @@ static int opendir_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
 int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
 {
     struct opening o = {ret, ret_forever};
-    int r = source_retry(src, id, 0, opendir_at, &o, err);
+    int r = ckpt_source_retry(src, id, 0, opendir_at, &o, err);
     if (r == 0 && (*ret)->id != id)
         *ret_forever = false; /* what has this id may be found somewhere else at the next look */
     return r;
@@ -179,7 +179,7 @@ void ckpt_closedir(struct ckpt_dir *d)
     free(d->steps.names);
     free(d->steps.inos);
     free(d->steps.types);
-    source_done(d->src, &d->target);
+    ckpt_source_done(d->src, &d->target);
     free(d);
 }
 
@@ -201,7 +201,7 @@ bool ckpt_dir_is_fleeting(const struct ckpt_dir *d)
 
 static void copy_name(struct ckpt_dir *d, struct ckpt_dirent *ret, const char *name)
 {
-    if (source_is_reserved(d->id, name))
+    if (ckpt_source_is_reserved(d->id, name))
         snprintf(ret->name, sizeof ret->name, "%%2E%s", name + 1);
     else
         snprintf(ret->name, sizeof ret->name, "%s", name);
@@ -211,7 +211,7 @@ static int readdir_tree(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *re
 {
     const struct ckpt_tree *t = d->target.tree;
     uint32_t node = pos ? t->nodes[pos].next : t->nodes[d->node].first;
-    while (node != CKPT_NO_NODE && source_is_removed(d->src, d->target.node, node))
+    while (node != CKPT_NO_NODE && ckpt_source_is_removed(d->src, d->target.node, node))
         node = t->nodes[node].next;
     if (node == CKPT_NO_NODE)
         return 0;
@@ -222,7 +222,7 @@ static int readdir_tree(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *re
     if (r == 0) {
         copy_name(d, ret, (char *)name.data);
         ret->type = t->nodes[node].kind == CKPT_NODE_DIR ? CKPT_DIR : CKPT_FILE;
-        ret->ino = source_inner_ino(d->target.node, node, CKPT_VIEW_LISTED);
+        ret->ino = ckpt_source_inner_ino(d->target.node, node, CKPT_VIEW_LISTED);
         ret->next = node;
         r = 1;
     }
@@ -238,9 +238,9 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
     if (d->target.tree)
         return pos < d->target.tree->count ? readdir_tree(d, pos, ret) : 0;
     if (d->target.node->kind == NODE_CONTROL_DIR) {
-        for (uint64_t n = 0; source_control_names[n]; n++)
+        for (uint64_t n = 0; ckpt_source_control_names[n]; n++)
             if (n == pos) {
-                snprintf(ret->name, sizeof ret->name, "%s", source_control_names[n]);
+                snprintf(ret->name, sizeof ret->name, "%s", ckpt_source_control_names[n]);
                 ret->type = CKPT_FILE;
                 ret->ino = 16 + n;
                 ret->next = n + 1;
@@ -257,7 +257,7 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
             continue;
         if (e->kind == CKPT_ENTRY_LINK &&
             (snprintf(path, sizeof path, "%s%s%s", d->target.node->path, *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
-             source_link_target(d->src, path, link, sizeof link) < 0))
+             ckpt_source_link_target(d->src, path, link, sizeof link) < 0))
             continue;
         copy_name(d, ret, e->name);
         ret->type = e->kind == CKPT_ENTRY_LINK ? CKPT_LINK : e->kind == CKPT_ENTRY_FILE ? CKPT_FILE : CKPT_DIR;

@@ -210,7 +210,7 @@ static int open_step(struct ckpt_source *src, const char *path, const struct ckp
         ckpt_forget(src, attr.id, 1);
     }
     if (r == 0)
-        r = source_files_rights(b->files, &rights, NULL);
+        r = ckpt_source_files_rights(b->files, &rights, NULL);
     if (r == 0)
         set_rights(&b->st, &rights);
     const char *file;
@@ -267,13 +267,13 @@ static int lookup_inside(struct ckpt_source *src, struct node *dir, const char *
     if (r == 0)
         r = ckpt_backend_stat(dir->files, inside, &st);
     if (r == 0)
-        r = node_take(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE, &st, NULL, NULL, ret);
+        r = ckpt_node_take(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE, &st, NULL, NULL, ret);
     if (r == 0)
         set_files(src, *ret, dir->files, inside);
     return r;
 }
 
-int source_face_step(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
+int ckpt_source_face_step(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
 {
     char path[4096], manifest[4096];
     struct ckpt_stat st;
@@ -289,7 +289,7 @@ int source_face_step(struct ckpt_source *src, struct node *dir, const char *name
     set_rights(&st, &own);
     st.type = CKPT_FT_DIR;
     st.ino = st.ino * 31 + (uint64_t)st.btime_ns + 1; /* another step of that name is another directory */
-    r = node_take(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
+    r = ckpt_node_take(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
     if (r < 0)
         return r;
     pthread_mutex_lock(&src->lock);
@@ -306,7 +306,7 @@ int source_face_step(struct ckpt_source *src, struct node *dir, const char *name
     return r;
 }
 
-int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
+int ckpt_source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
 {
     char path[4096], link[4096];
     struct ckpt_stat st;
@@ -318,15 +318,15 @@ int source_face_lookup(struct ckpt_source *src, struct node *dir, const char *na
     if (r < 0)
         return r;
     bool is_link = ckpt_backend_readlink(src->backend, path, link, sizeof link) == 0;
-    if (is_link && source_link_target(src, path, link, sizeof link) < 0)
+    if (is_link && ckpt_source_link_target(src, path, link, sizeof link) < 0)
         return -ENOENT;
     r = ckpt_backend_stat(src->backend, path, &st);
     if (r == 0 && !is_link && st.type != CKPT_FT_DIR && st.type != CKPT_FT_FILE)
         r = -ENOENT;
     if (r < 0)
-        return r == -ENOENT ? source_face_step(src, dir, name, ret) : r;
+        return r == -ENOENT ? ckpt_source_face_step(src, dir, name, ret) : r;
     enum node_kind kind = is_link ? NODE_LINK : st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE;
-    return node_take(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
+    return ckpt_node_take(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
 }
 
 /* --- deletion: libraries delete their steps file by file --- */
@@ -357,7 +357,7 @@ static int note_removed(struct step_files *b, const char *path)
     return 0;
 }
 
-int source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, struct ckpt_err *err)
+int ckpt_source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, struct ckpt_err *err)
 {
     struct target t;
     char path[4096];
@@ -365,7 +365,7 @@ int source_face_remove(struct ckpt_source *src, uint64_t parent, const char *nam
     uint64_t size;
     if (parent & CKPT_STAGED)
         return 1;
-    int r = source_target(src, parent, &t, err);
+    int r = ckpt_source_target(src, parent, &t, err);
     if (r < 0)
         return r;
     struct ckpt_backend *files = t.node->kind == NODE_FACE && src->opt.write && src->root->stages ? t.node->files : NULL;
@@ -376,23 +376,23 @@ int source_face_remove(struct ckpt_source *src, uint64_t parent, const char *nam
         if (r == 0)
             r = is_dir != (index == SIZE_MAX) ? (is_dir ? -ENOTDIR : -EISDIR) : is_dir && !is_emptied(b, path) ? -ENOTEMPTY : note_removed(b, path);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : r;
 }
 
-int source_face_remove_step(struct ckpt_source *src, const char *name, struct ckpt_err *err)
+int ckpt_source_face_remove_step(struct ckpt_source *src, const char *name, struct ckpt_err *err)
 {
     struct target face;
     struct node *n;
-    int r = source_target(src, CKPT_FACE, &face, err);
+    int r = ckpt_source_target(src, CKPT_FACE, &face, err);
     if (r < 0)
         return r;
-    r = source_face_step(src, face.node, name, &n);
+    r = ckpt_source_face_step(src, face.node, name, &n);
     if (r == 0) {
         r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, NULL, err) : -ENOTEMPTY;
         ckpt_forget(src, n->id, 1);
     }
-    source_done(src, &face);
+    ckpt_source_done(src, &face);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : 0;
 }
 
@@ -411,7 +411,7 @@ static int visit(void *arg, const char *name, enum ckpt_ftype type)
     char path[4096], link[4096];
     if (!is_shown(l->src, l->dir, name) || type == CKPT_FT_OTHER || strlen(name) > 255)
         return 0;
-    if (type == CKPT_FT_LINK && (join(l->dir->path, name, path) < 0 || source_link_target(l->src, path, link, sizeof link) < 0))
+    if (type == CKPT_FT_LINK && (join(l->dir->path, name, path) < 0 || ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
         return 0;
     return l->visit(l->arg, name, 0, type == CKPT_FT_DIR ? CKPT_DIR : type == CKPT_FT_LINK ? CKPT_LINK : CKPT_FILE);
 }
@@ -427,7 +427,7 @@ static int visit_step(void *arg, const char *file, enum ckpt_ftype type)
     return l->visit(l->arg, name, 0, CKPT_DIR);
 }
 
-int source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
+int ckpt_source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
 {
     char path[4096];
     struct face_listing l = {src, dir, each, arg};
@@ -436,11 +436,11 @@ int source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn 
     return r == -ENOENT ? 0 : r;
 }
 
-int source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
+int ckpt_source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
 {
     struct face_listing l = {src, dir, each, arg};
     if (dir->files)
         return ckpt_backend_list(dir->files, dir->inside, visit, &l);
     int r = ckpt_backend_list(src->backend, dir->path, visit, &l);
-    return r < 0 ? r : source_face_steps(src, dir, each, arg);
+    return r < 0 ? r : ckpt_source_face_steps(src, dir, each, arg);
 }

@@ -18,7 +18,7 @@ int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left
     uint32_t node = 0;
     if (!f)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = source_target(src, id, &f->target, err);
+    int r = ckpt_source_target(src, id, &f->target, err);
     if (r < 0) {
         free(f);
         return r;
@@ -26,7 +26,7 @@ int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left
     f->src = src;
     if (!f->target.tree && f->target.node->kind != NODE_TREE)
         r = ckpt_fail(err, ENODATA, "not a checkpoint, nor a part of one");
-    else if ((r = source_enter(src, &f->target, &node, err)) == 0) {
+    else if ((r = ckpt_source_enter(src, &f->target, &node, err)) == 0) {
         if (f->target.tree->nodes[node].kind != CKPT_NODE_DIR)
             r = ckpt_fail(err, ENOTDIR, "a single leaf");
         else
@@ -40,9 +40,9 @@ int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left
     return r;
 }
 
-int source_files_rights(const struct ckpt_files *f, struct ckpt_rights *ret, struct ckpt_err *err)
+int ckpt_source_files_rights(const struct ckpt_files *f, struct ckpt_rights *ret, struct ckpt_err *err)
 {
-    return source_rights(&f->target, f->node, true, ret, err);
+    return ckpt_source_rights(&f->target, f->node, true, ret, err);
 }
 
 void ckpt_files_close(struct ckpt_files *f)
@@ -50,7 +50,7 @@ void ckpt_files_close(struct ckpt_files *f)
     if (!f)
         return;
     ckpt_orbax_files_free(f->orbax);
-    source_done(f->src, &f->target);
+    ckpt_source_done(f->src, &f->target);
     free(f);
 }
 
@@ -62,6 +62,6 @@ bool ckpt_files_get(const struct ckpt_files *f, size_t index, const char **ret_p
 ssize_t ckpt_files_read(struct ckpt_files *f, size_t index, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     ssize_t n = ckpt_orbax_file_read(f->orbax, index, buf, len, off, err);
-    int r = n < 0 ? 0 : source_unchanged(f->src, f->target.node, err);
+    int r = n < 0 ? 0 : ckpt_source_unchanged(f->src, f->target.node, err);
     return r < 0 ? r : n;
 }

@@ -12,7 +12,7 @@ struct ckpt_handle {
     struct ckpt_stage_handle *staged;
 };
 
-int source_wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
+int ckpt_source_wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
 {
     *ret = malloc(sizeof **ret);
     if (!*ret) {
@@ -29,14 +29,14 @@ int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
     *ret_handle = NULL;
     if (!(id & CKPT_STAGED))
-        return change ? source_must_look_again(src, id, who, err) : 0;
-    struct ckpt_stages *set = source_set(src, id);
+        return change ? ckpt_source_must_look_again(src, id, who, err) : 0;
+    struct ckpt_stages *set = ckpt_source_set(src, id);
     int r = set ? ckpt_stage_open(set, id, flags, who, &staged) : -ESTALE;
     if (r == -ESTALE && change)
-        return source_must_look_again(src, id, who, err);
+        return ckpt_source_must_look_again(src, id, who, err);
     if (r == -ESTALE)
-        source_tell_again(src, who, false);
-    return r < 0 ? r : source_wrap(staged, ret_handle);
+        ckpt_source_tell_again(src, who, false);
+    return r < 0 ? r : ckpt_source_wrap(staged, ret_handle);
 }
 
 void ckpt_release(struct ckpt_handle *h)
@@ -91,7 +91,7 @@ int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
     struct target t;
     struct ckpt_extent e = {0};
     int fd, r = -1;
-    if (id & CKPT_STAGED || source_target(src, id, &t, NULL) < 0)
+    if (id & CKPT_STAGED || ckpt_source_target(src, id, &t, NULL) < 0)
         return -1;
     if (t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && t.tree->format->file &&
         t.tree->format->file(t.tree, t.file.node, &e, NULL) == 0) {
@@ -99,7 +99,7 @@ int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
             r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         ckpt_extent_clear(&e);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 
@@ -108,7 +108,7 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
 {
     struct ckpt_ref ref;
     struct ckpt_manifest_node node = {0};
-    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1 : source_record_of(src, from_id, &node) == 0 && !node.text;
+    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1 : ckpt_source_record_of(src, from_id, &node) == 0 && !node.text;
     if (shared && !from) {
         ref = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
         memcpy(ref.sha256, node.sha256, CKPT_SHA256);

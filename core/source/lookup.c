@@ -17,7 +17,7 @@ static const char *top_name(uint64_t parent, const char *name, char *buf)
     return name;
 }
 
-bool source_is_reserved(uint64_t parent, const char *name)
+bool ckpt_source_is_reserved(uint64_t parent, const char *name)
 {
     return parent == CKPT_ROOT && (!strcmp(name, ".ckptfs") || !strcmp(name, ".files"));
 }
@@ -29,7 +29,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
     const char *slice;
     size_t slice_len;
     struct target t = {.node = n};
-    int r = source_enter(src, dir, &parent, err);
+    int r = ckpt_source_enter(src, dir, &parent, err);
     if (r < 0)
         return r;
     if (!ckpt_viewed_is_dir(&dir->file))
@@ -37,7 +37,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
     t.tree = dir->tree;
     t.file.tree = dir->tree;
     r = ckpt_view_lookup(dir->tree, parent, name, &t.file.node, &t.file.view, &slice, &slice_len);
-    if (r == 0 && source_is_removed(src, n, t.file.node))
+    if (r == 0 && ckpt_source_is_removed(src, n, t.file.node))
         r = -ENOENT;
     if (r < 0)
         return r;
@@ -48,7 +48,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
         snprintf(text, sizeof text, "%.*s", (int)slice_len, slice);
         r = ckpt_view_select(dir->tree, t.file.node, slice, slice_len, &sel, err);
         if (r == 0)
-            r = node_take_slice(src, n, t.file.node, t.file.view == CKPT_VIEW_SLICE_NPY, text, &sel, &shown);
+            r = ckpt_node_take_slice(src, n, t.file.node, t.file.view == CKPT_VIEW_SLICE_NPY, text, &sel, &shown);
         if (r < 0)
             return r;
         number = shown.number;
@@ -63,7 +63,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
     uint64_t id = (uint64_t)n->serial << 40 | (uint64_t)t.file.view << 32 | number;
     if (dir->tree->format->pin && t.file.view != CKPT_VIEW_META)
         dir->tree->format->pin(dir->tree, t.file.node);
-    r = source_inner_attr(src, &t, id, ret, err);
+    r = ckpt_source_inner_attr(src, &t, id, ret, err);
     if (r < 0)
         ckpt_forget(src, id, 1);
     /* Directly under the mount's top nothing is for ever: the checkpoint that is the source may itself be replaced. */
@@ -73,7 +73,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
 }
 
 /* A link is shown if following it, here and from the mount, stays inside. */
-int source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len)
+int ckpt_source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len)
 {
     struct ckpt_stat st;
     int r = ckpt_backend_readlink(src->backend, path, buf, len);
@@ -107,22 +107,22 @@ static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct 
     if (!e && !strcmp(name, "latest") && l->latest != SIZE_MAX) {
         struct ckpt_stat st = l->dir;
         st.ino = ~st.ino;
-        return node_take(src, dir, name, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
+        return ckpt_node_take(src, dir, name, name, NODE_LINK, &st, NULL, l->entries[l->latest].name, ret);
     }
     if (!e && l->best && !strcmp(name, "best")) {
         struct ckpt_stat st = l->store_dir;
         st.ino = ~st.ino;
-        return node_take(src, dir, name, name, NODE_LINK, &st, NULL, l->best, ret);
+        return ckpt_node_take(src, dir, name, name, NODE_LINK, &st, NULL, l->best, ret);
     }
     if (!e || e->kind == CKPT_ENTRY_HIDDEN)
         return -ENOENT;
     if (e->kind != CKPT_ENTRY_LINK)
-        return node_take(src, dir, name, name, kinds[e->kind], &e->st, e, NULL, ret);
+        return ckpt_node_take(src, dir, name, name, kinds[e->kind], &e->st, e, NULL, ret);
     char path[4096];
     if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    int r = source_link_target(src, path, link, sizeof link);
-    return r < 0 ? r : node_take(src, dir, name, name, NODE_LINK, &e->st, NULL, link, ret);
+    int r = ckpt_source_link_target(src, path, link, sizeof link);
+    return r < 0 ? r : ckpt_node_take(src, dir, name, name, NODE_LINK, &e->st, NULL, link, ret);
 }
 
 /* A view of what is in the checkpoint of a node, whose reference is given back. */
@@ -130,10 +130,10 @@ static int lookup_view(struct ckpt_source *src, struct node *node, const char *n
 {
     uint64_t id = node->id;
     struct target t;
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r == 0) {
         r = lookup_inner(src, &t, name, ret, err);
-        source_done(src, &t);
+        ckpt_source_done(src, &t);
     }
     ckpt_forget(src, id, 1);
     if (r == 0)
@@ -157,10 +157,10 @@ static int take_npy(struct ckpt_source *src, struct node *dir, const char *file,
 {
     char key[257];
     snprintf(key, sizeof key, "%s/", file);
-    return node_take(src, dir, file, key, NODE_TREE, &e->st, e, NULL, ret);
+    return ckpt_node_take(src, dir, file, key, NODE_TREE, &e->st, e, NULL, ret);
 }
 
-int source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err)
+int ckpt_source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err)
 {
     struct ckpt_entry e = {.reader = file->reader};
     struct target dir;
@@ -168,19 +168,19 @@ int source_npy(struct ckpt_source *src, struct node *file, struct target *ret, s
     uint32_t top;
     if (file->kind != NODE_FILE || !file->reader)
         return -ENODATA;
-    int r = source_target(src, file->parent, &dir, err);
+    int r = ckpt_source_target(src, file->parent, &dir, err);
     if (r < 0)
         return r;
     r = ckpt_backend_stat(src->backend, file->path, &e.st);
     if (r == 0)
         r = take_npy(src, dir.node, file->name, &e, &node);
-    source_done(src, &dir);
+    ckpt_source_done(src, &dir);
     if (r < 0)
         return r;
     uint64_t id = node->id;
-    r = source_target(src, id, ret, err);
-    if (r == 0 && (r = source_enter(src, ret, &top, err)) < 0)
-        source_done(src, ret);
+    r = ckpt_source_target(src, id, ret, err);
+    if (r == 0 && (r = ckpt_source_enter(src, ret, &top, err)) < 0)
+        ckpt_source_done(src, ret);
     ckpt_forget(src, id, 1);
     return r;
 }
@@ -233,7 +233,7 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
     struct ckpt_probe probe;
     uint32_t parent;
     char path[4096], key[32];
-    int r = source_enter(src, dir, &parent, err);
+    int r = ckpt_source_enter(src, dir, &parent, err);
     if (r < 0)
         return r;
     uint32_t leaf = ckpt_tree_lookup(dir->tree, parent, name, strlen(name));
@@ -247,7 +247,7 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
         .type = CKPT_FT_FILE, .size = at.size, .stored = at.stored, .mtime_ns = at.mtime_ns, .ctime_ns = at.mtime_ns,
         .dev = dir->node->st.dev, .ino = at.ino, .mode = at.mode, .uid = at.uid, .gid = at.gid,
     };
-    struct ckpt_backend *blob = source_blob(src, at.id, name, &st);
+    struct ckpt_backend *blob = ckpt_source_blob(src, at.id, name, &st);
     if (!blob) {
         ckpt_forget(src, at.id, 1);
         return -ENOMEM;
@@ -256,21 +256,21 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
     if (r == 0 && (!e.reader || probe.weak || *probe.unfinished))
         r = -ENOENT;
     snprintf(key, sizeof key, "%u/", leaf); /* no name has a slash */
-    struct node *fresh = r == 0 ? node_new(dir->node->id, path, key, NODE_TREE, &st) : NULL;
+    struct node *fresh = r == 0 ? ckpt_node_new(dir->node->id, path, key, NODE_TREE, &st) : NULL;
     if (!fresh)
         ckpt_backend_unref(blob);
     if (r == 0 && !fresh)
         return -ENOMEM;
     if (r < 0)
         return r;
-    if (!node_opened(fresh)) {
+    if (!ckpt_node_opened(fresh)) {
         ckpt_backend_unref(blob);
-        node_free(src, fresh);
+        ckpt_node_free(src, fresh);
         return -ENOMEM;
     }
     fresh->opened->blob = blob;
-    node_set_file(fresh);
-    node_keep(src, fresh, &e, ret);
+    ckpt_node_set_file(fresh);
+    ckpt_node_keep(src, fresh, &e, ret);
     return 0;
 }
 
@@ -289,24 +289,24 @@ static int lookup_blob(struct ckpt_source *src, struct target *dir, const char *
         if (i)
             return lookup_view(src, node, ".safetensors", ret, err);
         pthread_mutex_lock(&src->lock);
-        source_node_attr(node, ret);
+        ckpt_source_node_attr(node, ret);
         pthread_mutex_unlock(&src->lock);
         return 0;
     }
     return -ENOENT;
 }
 
-int source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
+int ckpt_source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     uint8_t *content;
     size_t len;
     struct ckpt_stat st = src->root->st;
     st.mode &= 0444;
-    int r = source_control(src, name, who, &content, &len, err);
+    int r = ckpt_source_control(src, name, who, &content, &len, err);
     if (r < 0)
         return r;
     st.mtime_ns = ckpt_realtime_ns();
-    struct node *n = node_new(CKPT_CONTROL, name, name, NODE_CONTROL, &st);
+    struct node *n = ckpt_node_new(CKPT_CONTROL, name, name, NODE_CONTROL, &st);
     if (!n) {
         free(content);
         return -ENOMEM;
@@ -315,9 +315,9 @@ int source_lookup_control(struct ckpt_source *src, const char *name, const struc
     n->content_len = (uint32_t)len; /* a buffer has at most 1 GiB */
     n->refs = 1;
     pthread_mutex_lock(&src->lock);
-    node_insert(&src->nodes, n, NODE_NEXT);
-    node_unname(&src->nodes, n); /* each look-up makes one of its own */
-    source_node_attr(n, ret);
+    ckpt_node_insert(&src->nodes, n, NODE_NEXT);
+    ckpt_node_unname(&src->nodes, n); /* each look-up makes one of its own */
+    ckpt_source_node_attr(n, ret);
     pthread_mutex_unlock(&src->lock);
     return 0;
 }
@@ -327,29 +327,29 @@ static int lookup_step_files(struct ckpt_source *src, const char *name, struct c
 {
     struct target face;
     struct node *n;
-    int r = source_target(src, CKPT_FACE, &face, NULL);
+    int r = ckpt_source_target(src, CKPT_FACE, &face, NULL);
     if (r < 0)
         return r;
-    r = source_face_step(src, face.node, name, &n);
+    r = ckpt_source_face_step(src, face.node, name, &n);
     if (r == 0) {
         CKPT_GUARD(&src->lock);
-        source_node_attr(n, ret);
+        ckpt_source_node_attr(n, ret);
         ret->fleeting = true;
     }
-    source_done(src, &face);
+    ckpt_source_done(src, &face);
     return r;
 }
 
 static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
-    struct ckpt_stages *set = source_set(src, parent);
+    struct ckpt_stages *set = ckpt_source_set(src, parent);
     struct ckpt_stage_attr attr;
     int r = set ? ckpt_stage_lookup(set, parent, name, &attr) : -ESTALE;
     if (r == -ENOENT && ckpt_stage_is_face(set, parent) && lookup_step_files(src, name, ret) == 0)
         return 0;
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
-    source_attr_of_stage(&attr, ret);
+    ckpt_source_attr_of_stage(&attr, ret);
     return 0;
 }
 
@@ -359,7 +359,7 @@ static int lookup_step(struct ckpt_source *src, struct node *root, const char *n
     struct ckpt_stage_attr attr;
     int r = ckpt_stage_find(root->stages, name, &attr);
     if (r == 0) {
-        source_attr_of_stage(&attr, ret);
+        ckpt_source_attr_of_stage(&attr, ret);
         ret->fleeting = true;
     }
     return r;
@@ -372,35 +372,35 @@ static int lookup_face(struct ckpt_source *src, struct ckpt_attr *ret, struct ck
     struct ckpt_stage_attr attr;
     if (!ckpt_source_writable(src))
         return ckpt_getattr(src, CKPT_FACE, ret, err);
-    int r = source_stages(src, src->root, &stages, err);
+    int r = ckpt_source_stages(src, src->root, &stages, err);
     if (r < 0)
         return r;
     r = ckpt_stage_face(stages, &attr);
     if (r < 0)
         return ckpt_fail(err, -r, ".files: %s", strerror(-r));
-    source_attr_of_stage(&attr, ret);
+    ckpt_source_attr_of_stage(&attr, ret);
     return 0;
 }
 
-int source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+int ckpt_source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     char buf[16];
     struct target t;
     if (strlen(name) > 255)
         return ckpt_fail(err, ENAMETOOLONG, "the name is longer than 255 bytes");
-    if (source_is_reserved(parent, name))
+    if (ckpt_source_is_reserved(parent, name))
         return strcmp(name, ".files") ? ckpt_getattr(src, CKPT_CONTROL, ret, err) : lookup_face(src, ret, err);
     if (parent & CKPT_STAGED)
         return lookup_staged(src, parent, name, ret, err);
     name = top_name(parent, name, buf);
-    int r = source_target(src, parent, &t, err);
+    int r = ckpt_source_target(src, parent, &t, err);
     if (r < 0)
         return r;
     uint64_t copy;
     if (atomic_load(&t.node->stale))
         r = -ESTALE;
     else if (t.tree || t.node->kind == NODE_TREE) {
-        r = source_copied(src, &t, &copy);
+        r = ckpt_source_copied(src, &t, &copy);
         if (r == 1) {
             r = lookup_staged(src, copy, name, ret, err);
             ckpt_forget(src, copy, 1);
@@ -412,13 +412,13 @@ int source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, st
     } else if (t.node->stages && lookup_step(src, t.node, name, ret) == 0)
         r = 0;
     else if (t.node->kind == NODE_CONTROL_DIR)
-        r = source_lookup_control(src, name, NULL, ret, err);
+        r = ckpt_source_lookup_control(src, name, NULL, ret, err);
     else if (t.node->kind == NODE_FACE) {
         struct node *n;
-        r = source_face_lookup(src, t.node, name, &n);
+        r = ckpt_source_face_lookup(src, t.node, name, &n);
         if (r == 0) {
             pthread_mutex_lock(&src->lock);
-            source_node_attr(n, ret);
+            ckpt_source_node_attr(n, ret);
             pthread_mutex_unlock(&src->lock);
         }
     } else if (t.node->kind != NODE_DIR)
@@ -426,19 +426,19 @@ int source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, st
     else {
         struct ckpt_listing *l;
         struct node *n;
-        r = source_listing(src, t.node, &l, err);
+        r = ckpt_source_listing(src, t.node, &l, err);
         if (r == 0) {
             r = lookup_entry(src, t.node, l, name, &n);
             if (r == 0) {
                 pthread_mutex_lock(&src->lock);
-                source_node_attr(n, ret);
+                ckpt_source_node_attr(n, ret);
                 pthread_mutex_unlock(&src->lock);
             } else if (r == -ENOENT)
                 r = lookup_beside(src, t.node, l, name, ret, err);
             ckpt_listing_unref(l);
         }
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     if (r < 0 && err && err->code != -r)
         ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     return r;
@@ -453,7 +453,7 @@ struct looking {
 static int lookup_at(struct ckpt_source *src, uint64_t parent, uint64_t none, void *arg, struct ckpt_err *err)
 {
     struct looking *l = arg;
-    int r = source_lookup(src, parent, l->name, l->ret, err);
+    int r = ckpt_source_lookup(src, parent, l->name, l->ret, err);
     if (parent == l->parent)
         return r;
     /* A directory that is found where it is now may be somewhere else at the next look. */
@@ -469,11 +469,11 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     *ret = (struct ckpt_attr){0};
     atomic_fetch_add_explicit(&src->lookups, 1, memory_order_relaxed);
     unsigned shortages = ckpt_shortages();
-    int r = source_absent(source_retry(src, parent, 0, lookup_at, &l, err), shortages);
+    int r = source_absent(ckpt_source_retry(src, parent, 0, lookup_at, &l, err), shortages);
     if (r == -EMFILE)
         return ckpt_fail(err, EMFILE, "%s: %s", name, strerror(EMFILE));
     if (r == 0 && src->opt.write)
-        source_own_id(src, parent, name, ret);
+        ckpt_source_own_id(src, parent, name, ret);
     if (r == -ENOENT)
         ret->fleeting |= (parent & CKPT_STAGED) != 0;
     return r;
@@ -484,24 +484,24 @@ void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)
     if (id == CKPT_ROOT || id == CKPT_CONTROL || id == CKPT_FACE)
         return;
     if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = source_set(src, id);
+        struct ckpt_stages *set = ckpt_source_set(src, id);
         if (set)
             ckpt_stage_forget(set, id, count);
         return;
     }
     pthread_mutex_lock(&src->lock);
-    struct node *n = node_of_id(&src->nodes, id), *dead = NULL;
+    struct node *n = ckpt_node_of_id(&src->nodes, id), *dead = NULL;
     if (n) {
         uint64_t *refs = id < NODE_INSIDE ? &n->refs : &n->inner;
         enum ckpt_view view = (enum ckpt_view)(id >> 32 & 0xff);
         *refs -= CKPT_MIN(*refs, count);
         if (id >= NODE_INSIDE && (view == CKPT_VIEW_SLICE || view == CKPT_VIEW_SLICE_NPY))
-            node_put_slice(&src->nodes, n, (uint32_t)id, count);
-        dead = node_reap(src, n);
+            ckpt_node_put_slice(&src->nodes, n, (uint32_t)id, count);
+        dead = ckpt_node_reap(src, n);
     }
     pthread_mutex_unlock(&src->lock);
     if (dead)
-        node_free(src, dead);
+        ckpt_node_free(src, dead);
 }
 
 /* Name by name; links are resolved here, at most 40 of them. */

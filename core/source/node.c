@@ -30,7 +30,7 @@ static struct node **serial_bucket(struct node_table *t, uint32_t serial)
     return &t->by_serial[serial % NODE_BUCKETS];
 }
 
-struct node *node_by_id(struct node_table *t, uint64_t id)
+struct node *ckpt_node_by_id(struct node_table *t, uint64_t id)
 {
     struct node *n = *id_bucket(t, id);
     while (n && n->id != id)
@@ -46,9 +46,9 @@ static struct node *by_serial(struct node_table *t, uint32_t serial)
     return n;
 }
 
-struct node *node_of_id(struct node_table *t, uint64_t id)
+struct node *ckpt_node_of_id(struct node_table *t, uint64_t id)
 {
-    return id < NODE_INSIDE ? node_by_id(t, id) : by_serial(t, (uint32_t)(id >> 40));
+    return id < NODE_INSIDE ? ckpt_node_by_id(t, id) : by_serial(t, (uint32_t)(id >> 40));
 }
 
 static struct node *by_name(struct node_table *t, uint64_t parent, const char *name)
@@ -67,7 +67,7 @@ static void give_name(struct node_table *t, struct node *n)
     n->named = true;
 }
 
-void node_unname(struct node_table *t, struct node *n)
+void ckpt_node_unname(struct node_table *t, struct node *n)
 {
     if (!n->named)
         return;
@@ -78,7 +78,7 @@ void node_unname(struct node_table *t, struct node *n)
     n->named = false;
 }
 
-void node_insert(struct node_table *t, struct node *n, uint64_t id)
+void ckpt_node_insert(struct node_table *t, struct node *n, uint64_t id)
 {
     n->id = id ? id : t->next_id++;
     struct node **b = id_bucket(t, n->id);
@@ -98,7 +98,7 @@ void node_insert(struct node_table *t, struct node *n, uint64_t id)
 
 static void take_out(struct node_table *t, struct node *n)
 {
-    node_unname(t, n);
+    ckpt_node_unname(t, n);
     struct node **link = id_bucket(t, n->id);
     while (*link != n)
         link = &(*link)->next_id;
@@ -118,7 +118,7 @@ static void opened_free(struct ckpt_source *src, struct opened *o)
     if (!o)
         return;
     pthread_mutex_lock(&src->lock);
-    source_unlink_opened(src, o);
+    ckpt_source_unlink_opened(src, o);
     pthread_mutex_unlock(&src->lock);
     if (o->tree) {
         ckpt_cache_drop_tree(src->cache, o->tree->id);
@@ -141,9 +141,9 @@ static void opened_free(struct ckpt_source *src, struct opened *o)
     free(o);
 }
 
-void node_free(struct ckpt_source *src, struct node *n)
+void ckpt_node_free(struct ckpt_source *src, struct node *n)
 {
-    source_forget_removal(src, n);
+    ckpt_source_forget_removal(src, n);
     ckpt_backend_unref(n->files);
     opened_free(src, n->opened);
     ckpt_stages_close(n->stages);
@@ -152,14 +152,14 @@ void node_free(struct ckpt_source *src, struct node *n)
     free(n);
 }
 
-struct opened *node_opened(struct node *n)
+struct opened *ckpt_node_opened(struct node *n)
 {
     if (!n->opened && (n->opened = calloc(1, sizeof *n->opened)))
         n->opened->node = n;
     return n->opened;
 }
 
-struct loading node_load(struct ckpt_source *src, struct node *n)
+struct loading ckpt_node_load(struct ckpt_source *src, struct node *n)
 {
     CKPT_GUARD(&src->lock);
     while (n->loading)
@@ -168,14 +168,14 @@ struct loading node_load(struct ckpt_source *src, struct node *n)
     return (struct loading){src, n};
 }
 
-void node_loaded(struct loading *l)
+void ckpt_node_loaded(struct loading *l)
 {
     CKPT_GUARD(&l->src->lock);
     l->node->loading = false;
     pthread_cond_broadcast(&l->src->loaded);
 }
 
-struct node *node_reap(struct ckpt_source *src, struct node *n)
+struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n)
 {
     if (n->refs || n->inner || n->uses || n == src->root)
         return NULL;
@@ -200,7 +200,7 @@ static const char *end_of(const char *path, const char *name)
     return len <= all && !strcmp(path + all - len, name) ? path + all - len : NULL;
 }
 
-struct node *node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st)
+struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st)
 {
     size_t len = strlen(path) + 1;
     bool ends = end_of(path, name);
@@ -219,13 +219,13 @@ struct node *node_new(uint64_t parent, const char *path, const char *name, enum 
 
 /* --- nodes by name --- */
 
-void node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH])
+void ckpt_node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH])
 {
     int root = below_store ? 0 : (int)(n->name - n->path); /* of a step's path its name is the end */
     snprintf(ret, NODE_PATH, "%.*s%s" "steps/%s.json", root, n->path, below_store ? "" : CKPT_STORE_DIR "/", n->name);
 }
 
-void node_set_file(struct node *n)
+void ckpt_node_set_file(struct node *n)
 {
     const char *slash = strrchr(n->path, '/');
     n->inside = slash ? slash + 1 : n->path;
@@ -238,7 +238,7 @@ static struct node *known(struct node_table *t, uint64_t parent, const char *nam
 {
     struct node *n = by_name(t, parent, name);
     if (n && (n->ino != ino || n->kind != kind || (link && strcmp(n->content, link)))) {
-        node_unname(t, n); /* what was known under this name has been replaced */
+        ckpt_node_unname(t, n); /* what was known under this name has been replaced */
         return NULL;
     }
     if (n && kind != NODE_TREE && !n->files)
@@ -255,7 +255,7 @@ static void tell(struct node *n, const struct ckpt_entry *e, bool writable)
     n->writable = writable;
 }
 
-void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret)
+void ckpt_node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret)
 {
     fresh->ino = make_ino(&fresh->st, fresh->path, fresh->kind, fresh->stored);
     pthread_mutex_lock(&src->lock);
@@ -265,12 +265,12 @@ void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_en
         tell(n ? n : fresh, e, fresh->writable);
     *ret = n ? n : fresh;
     if (!n) {
-        node_insert(&src->nodes, fresh, NODE_NEXT);
+        ckpt_node_insert(&src->nodes, fresh, NODE_NEXT);
         fresh->refs++;
     }
     pthread_mutex_unlock(&src->lock);
     if (n)
-        node_free(src, fresh);
+        ckpt_node_free(src, fresh);
 }
 
 /* A step of the store: its own directory is told by its manifest, whose file is the root owner's. Of one that cannot be read, by that file. */
@@ -290,7 +290,7 @@ static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_
     ckpt_file_unref(file);
 }
 
-int node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
+int ckpt_node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
               const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
 {
     char path[4096];
@@ -305,7 +305,7 @@ int node_take(struct ckpt_source *src, struct node *dir, const char *name, const
     pthread_mutex_unlock(&src->lock);
     if (*ret)
         return 0;
-    struct node *fresh = node_new(dir->id, path, key, kind, st);
+    struct node *fresh = ckpt_node_new(dir->id, path, key, kind, st);
     if (!fresh || (link && !(fresh->content = strdup(link)))) {
         free(fresh);
         return -ENOMEM;
@@ -314,21 +314,21 @@ int node_take(struct ckpt_source *src, struct node *dir, const char *name, const
     fresh->stored = stored;
     fresh->writable = writable;
     if (kind == NODE_TREE && st->type == CKPT_FT_FILE)
-        node_set_file(fresh);
+        ckpt_node_set_file(fresh);
     if (stored) {
         char manifest[NODE_PATH];
-        node_manifest(fresh, false, manifest);
+        ckpt_node_manifest(fresh, false, manifest);
         read_top(src, manifest, &fresh->st, &fresh->top_attributes);
     }
-    node_keep(src, fresh, e, ret);
+    ckpt_node_keep(src, fresh, e, ret);
     return 0;
 }
 
 static void make_stale(struct ckpt_source *src, struct node *n)
 {
     atomic_store(&n->stale, true);
-    node_unname(&src->nodes, n);
-    source_forget_removal(src, n);
+    ckpt_node_unname(&src->nodes, n);
+    ckpt_source_forget_removal(src, n);
 }
 
 /* The same file, made at the same time: a manifest has its inode number to itself as long as it has a name somewhere. */
@@ -337,7 +337,7 @@ static bool is_manifest(const struct node *n, const struct ckpt_stat *st)
     return n->st.ino == st->ino && n->st.dev == st->dev && n->st.btime_ns == st->btime_ns;
 }
 
-void node_replaced(struct ckpt_source *src, struct node *root, const char *name)
+void ckpt_node_replaced(struct ckpt_source *src, struct node *root, const char *name)
 {
     struct ckpt_stat st;
     char path[4096];
@@ -348,11 +348,11 @@ void node_replaced(struct ckpt_source *src, struct node *root, const char *name)
     struct node *n = by_name(&src->nodes, root->id, name);
     if (n && n->kind == NODE_TREE && !(there && is_manifest(n, &st))) {
         make_stale(src, n);
-        dead = node_reap(src, n);
+        dead = ckpt_node_reap(src, n);
     }
     pthread_mutex_unlock(&src->lock);
     if (dead)
-        node_free(src, dead);
+        ckpt_node_free(src, dead);
 }
 
 /* What it was called may still be looked at by somebody. */
@@ -377,19 +377,19 @@ static void rename_known(struct ckpt_source *src, struct node *root, const char 
     bool same = n && n->kind == NODE_TREE && n->st.ino == st->ino && n->st.dev == st->dev;
     if (n && !same)
         make_stale(src, n); /* it was changed before, and this is the step as it was */
-    struct opened *o = same ? node_opened(n) : NULL;
+    struct opened *o = same ? ckpt_node_opened(n) : NULL;
     char **renamed = o ? realloc(o->renamed, (o->renamed_count + 1) * sizeof *renamed) : NULL;
     if (!renamed) {
         free(path);
         return;
     }
     o->renamed = renamed;
-    node_unname(t, n);
+    ckpt_node_unname(t, n);
     take_path(n, path, st);
     give_name(t, n);
 }
 
-void node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to)
+void ckpt_node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to)
 {
     char manifest[NODE_PATH];
     const char *slash = *root->path ? "/" : "";
@@ -444,11 +444,11 @@ static struct slice *slice_new(const struct node *n, uint32_t node, bool npy, co
     s->node = node;
     s->npy = npy;
     s->sel = *sel;
-    s->ino = hash_text(source_inner_ino(n, node, npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE), text) >> 1 | 16;
+    s->ino = hash_text(ckpt_source_inner_ino(n, node, npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE), text) >> 1 | 16;
     return s;
 }
 
-int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
+int ckpt_node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
                     struct slice *ret)
 {
     CKPT_GUARD(&src->lock);
@@ -456,7 +456,7 @@ int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool
     while (s && (s->of != n || s->node != node || s->npy != npy || strcmp(s->text, text)))
         s = s->next;
     if (!s) {
-        struct opened *o = node_opened(n);
+        struct opened *o = ckpt_node_opened(n);
         uint32_t number;
         int r = o ? free_number(o, &number) : -ENOMEM;
         if (r < 0)
@@ -475,13 +475,13 @@ int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool
     return 0;
 }
 
-const struct slice *node_slice(const struct node *n, uint32_t number)
+const struct slice *ckpt_node_slice(const struct node *n, uint32_t number)
 {
     const struct opened *o = n->opened;
     return o && number < o->slice_count ? o->slices[number] : NULL;
 }
 
-void node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count)
+void ckpt_node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count)
 {
     struct opened *o = n->opened;
     struct slice *s = o && number < o->slice_count ? o->slices[number] : NULL;

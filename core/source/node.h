@@ -91,12 +91,12 @@ struct node_table {
 
 struct ckpt_source;
 
-struct node *node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st) CKPT_MUST_USE;
+struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st) CKPT_MUST_USE;
 /* A path of the step of a store that a node is: where its manifest lies in the source, or (below_store) in the directory of its store. */
 #define NODE_PATH 4352
-void node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH]); /* under the lock: it may be renamed */
+void ckpt_node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH]); /* under the lock: it may be renamed */
 /* Under the lock; NULL: out of memory. */
-struct opened *node_opened(struct node *n);
+struct opened *ckpt_node_opened(struct node *n);
 
 static inline struct ckpt_backend *node_blob(const struct node *n)
 {
@@ -108,44 +108,44 @@ struct loading {
     struct ckpt_source *src;
     struct node *node;
 };
-struct loading node_load(struct ckpt_source *src, struct node *n);
-void node_loaded(struct loading *l);
-#define NODE_LOADING(src, n) __attribute__((cleanup(node_loaded), unused)) struct loading loading = node_load(src, n)
+struct loading ckpt_node_load(struct ckpt_source *src, struct node *n);
+void ckpt_node_loaded(struct loading *l);
+#define NODE_LOADING(src, n) __attribute__((cleanup(ckpt_node_loaded), unused)) struct loading loading = ckpt_node_load(src, n)
 
 /* One that is in no table any more, without the lock. */
-void node_free(struct ckpt_source *src, struct node *n);
+void ckpt_node_free(struct ckpt_source *src, struct node *n);
 
 /* Under the lock; NULL: not there. */
-struct node *node_by_id(struct node_table *t, uint64_t id);
+struct node *ckpt_node_by_id(struct node_table *t, uint64_t id);
 /* The node itself, or the checkpoint in which an id is. */
-struct node *node_of_id(struct node_table *t, uint64_t id);
+struct node *ckpt_node_of_id(struct node_table *t, uint64_t id);
 
 /* Under the lock. id: NODE_NEXT: the next one. */
 #define NODE_NEXT 0
-void node_insert(struct node_table *t, struct node *n, uint64_t id);
+void ckpt_node_insert(struct node_table *t, struct node *n, uint64_t id);
 /* It is not found by its name any more, but still by its id. */
-void node_unname(struct node_table *t, struct node *n);
+void ckpt_node_unname(struct node_table *t, struct node *n);
 /* Take a node that nothing refers to out of the table; the caller frees it. NULL: it stays. */
-struct node *node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_USE;
+struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_USE;
 
 /* It is a checkpoint that is a file. */
-void node_set_file(struct node *n);
+void ckpt_node_set_file(struct node *n);
 /* The node that is known already where `fresh`, which is taken over, would be, or that one; with a reference more. e: what is told of a TREE. */
-void node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret);
+void ckpt_node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret);
 /* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
-int node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
+int ckpt_node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
               const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
 
 /* The step that is known under a name of a root is stale, unless it still has the name on the disk. */
-void node_replaced(struct ckpt_source *src, struct node *root, const char *name);
+void ckpt_node_replaced(struct ckpt_source *src, struct node *root, const char *name);
 /* A committed step of a store has another name: its node, if it is known, goes with it. */
-void node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);
+void ckpt_node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);
 
 /* A slice by its text, found or made, with a reference more of it and of what is inside of its checkpoint. *ret is a copy. */
-int node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
+int ckpt_node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
                     struct slice *ret) CKPT_MUST_USE;
 /* Under the lock; NULL: not there. */
-const struct slice *node_slice(const struct node *n, uint32_t number);
-void node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count);
+const struct slice *ckpt_node_slice(const struct node *n, uint32_t number);
+void ckpt_node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count);
 
 #endif

@@ -8,11 +8,11 @@
 
 #define TREE_BYTES ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
 
-int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
+int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
 {
     NODE_LOADING(src, n);
     pthread_mutex_lock(&src->lock);
-    struct opened *o = node_opened(n);
+    struct opened *o = ckpt_node_opened(n);
     pthread_mutex_unlock(&src->lock);
     if (!o)
         return ckpt_fail(err, ENOMEM, "out of memory");
@@ -34,7 +34,7 @@ int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing 
     if (r < 0)
         return ckpt_fail(err, -r, "%s/%s: %s", src->path, n->path, strerror(-r));
     if (l->native && !ckpt_listing_find(l, "best"))
-        l->best = source_best_step(src, n);
+        l->best = ckpt_source_best_step(src, n);
     ckpt_listing_unref(o->listing);
     o->listing = l;
     n->checked_ns = now;
@@ -44,7 +44,7 @@ int source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing 
 
 /* --- checkpoints that have pins, by their last use --- */
 
-void source_unlink_opened(struct ckpt_source *src, struct opened *o)
+void ckpt_source_unlink_opened(struct ckpt_source *src, struct opened *o)
 {
     if (src->newest != o && !o->newer)
         return; /* it is not among them */
@@ -57,7 +57,7 @@ static void used_now(struct ckpt_source *src, struct opened *o)
 {
     if (!o->pins || src->newest == o)
         return;
-    source_unlink_opened(src, o);
+    ckpt_source_unlink_opened(src, o);
     o->older = src->newest;
     *(o->older ? &o->older->newer : &src->oldest) = o;
     src->newest = o;
@@ -99,7 +99,7 @@ static void let_go_of_files(struct ckpt_source *src, struct node *keep)
         while (o && (o->node == keep || o->node == src->root || o->node->uses))
             o = o->newer;
         if (o)
-            source_unlink_opened(src, o);
+            ckpt_source_unlink_opened(src, o);
         struct ckpt_tree *tree = o ? CKPT_STEAL(o->tree) : NULL;
         struct ckpt_pins *pins = o ? CKPT_STEAL(o->pins) : NULL;
         struct ckpt_file *file = o ? CKPT_STEAL(o->file) : NULL;
@@ -118,7 +118,7 @@ static void let_go_of_files(struct ckpt_source *src, struct node *keep)
 static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
 {
     pthread_mutex_lock(&src->lock);
-    struct node *root = node_by_id(&src->nodes, n->parent);
+    struct node *root = ckpt_node_by_id(&src->nodes, n->parent);
     if (root)
         root->uses++;
     pthread_mutex_unlock(&src->lock);
@@ -128,7 +128,7 @@ static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
         NODE_LOADING(src, root);
         root->checked_ns = 0;
     }
-    source_done(src, &(struct target){.node = root});
+    ckpt_source_done(src, &(struct target){.node = root});
     return -ESTALE;
 }
 
@@ -144,7 +144,7 @@ static void place_of(struct ckpt_source *src, const struct node *n, struct place
     snprintf(ret->dir, sizeof ret->dir, "%.*s%s", end ? (int)(end - n->path) : 0, n->path, n->stored ? CKPT_STORE_DIR : "");
     snprintf(ret->inside, sizeof ret->inside, "%s", n->inside);
     if (n->stored)
-        node_manifest(n, true, ret->inside);
+        ckpt_node_manifest(n, true, ret->inside);
 }
 
 /* The files of a node's checkpoint; unref them. */
@@ -195,7 +195,7 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, 
     return same ? 0 : -ESTALE;
 }
 
-int source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
+int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
 {
     struct stat st;
     if (n->st.type != CKPT_FT_FILE)
@@ -247,14 +247,14 @@ static void note_error(struct ckpt_source *src, struct opened *o, int r, const s
 static struct ckpt_tree *open_already(struct ckpt_source *src, struct node *n, struct opened **ret)
 {
     CKPT_GUARD(&src->lock);
-    struct opened *o = *ret = node_opened(n);
+    struct opened *o = *ret = ckpt_node_opened(n);
     if (!o)
         return NULL;
     used_now(src, o);
     return o->tree ? ckpt_tree_ref(o->tree) : NULL;
 }
 
-int source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
+int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct opened *o;
     if ((*ret = open_already(src, n, &o)))

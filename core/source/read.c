@@ -10,14 +10,14 @@
 int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 {
     struct target t;
-    int r = source_target(src, id, &t, NULL);
+    int r = ckpt_source_target(src, id, &t, NULL);
     if (r < 0)
         return r;
     if (t.tree || t.node->kind != NODE_LINK)
         r = -EINVAL;
     else
         snprintf(buf, len, "%s", t.node->content);
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 
@@ -33,7 +33,7 @@ static int open_file(struct ckpt_source *src, struct node *n, struct ckpt_file *
     if (r < 0)
         return r;
     CKPT_GUARD(&src->lock);
-    struct opened *o = src->kept_files < KEPT_FILES ? node_opened(n) : NULL;
+    struct opened *o = src->kept_files < KEPT_FILES ? ckpt_node_opened(n) : NULL;
     if (o && !o->file) {
         o->file = ckpt_file_ref(*ret);
         src->kept_files++;
@@ -88,7 +88,7 @@ struct counted_give {
 static int count_and_give(void *arg, const struct iovec *iov, int count)
 {
     struct counted_give *g = arg;
-    int r = g->node ? source_unchanged(g->src, g->node, g->err) : 0;
+    int r = g->node ? ckpt_source_unchanged(g->src, g->node, g->err) : 0;
     if (r < 0)
         return r;
     for (int i = 0; i < count; i++)
@@ -104,7 +104,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
     struct ckpt_err own = {0};
     atomic_fetch_add_explicit(&src->reads, 1, memory_order_relaxed);
     unsigned shortages = ckpt_shortages();
-    ssize_t r = source_target(src, id, &t, err);
+    ssize_t r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
     if (t.tree && ckpt_viewed_is_dir(&t.file))
@@ -116,7 +116,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
             r = ckpt_view_give(&src->views, &t.file, len, off, count_and_give, give, &own);
         } else {
             r = ckpt_view_read(&src->views, &t.file, buf, len, off, &own);
-            int changed = r > 0 ? source_unchanged(src, t.node, &own) : 0;
+            int changed = r > 0 ? ckpt_source_unchanged(src, t.node, &own) : 0;
             r = changed < 0 ? changed : r;
         }
         if (r < 0) {
@@ -134,7 +134,7 @@ static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t 
             r = g < 0 ? g : r;
         }
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     r = r == -ENOENT ? source_absent((int)r, shortages) : r;
     if (r > 0 && !give)
         atomic_fetch_add_explicit(&src->bytes_read, (uint64_t)r, memory_order_relaxed);
@@ -150,7 +150,7 @@ int ckpt_run(struct ckpt_source *src, uint64_t id, uint64_t off, uint64_t *ret_e
 {
     struct target t;
     struct ckpt_file *f;
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
     *ret_end = INT64_MAX;
@@ -161,7 +161,7 @@ int ckpt_run(struct ckpt_source *src, uint64_t id, uint64_t off, uint64_t *ret_e
         r = ckpt_file_data(f, off, ret_end);
         ckpt_file_unref(f);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 

@@ -30,7 +30,7 @@ static void removal_unref(struct removal *r)
     free(r);
 }
 
-bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node)
+bool ckpt_source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node)
 {
     if (!atomic_load(&n->removing))
         return false;
@@ -39,7 +39,7 @@ bool source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node)
     return r && node < r->count && ckpt_has_bit(r->what.nodes, node);
 }
 
-void source_removal_times(struct ckpt_source *src, struct node *n, uint32_t dir, struct ckpt_attr *attr)
+void ckpt_source_removal_times(struct ckpt_source *src, struct node *n, uint32_t dir, struct ckpt_attr *attr)
 {
     if (!atomic_load(&n->removing))
         return;
@@ -72,7 +72,7 @@ static int begin(struct ckpt_source *src, struct node *n, uint32_t count)
     return 0;
 }
 
-void source_forget_removal(struct ckpt_source *src, struct node *n)
+void ckpt_source_forget_removal(struct ckpt_source *src, struct node *n)
 {
     if (!n->removal)
         return;
@@ -83,10 +83,10 @@ void source_forget_removal(struct ckpt_source *src, struct node *n)
     atomic_store(&n->removing, false);
 }
 
-bool source_is_emptied(struct ckpt_source *src, struct node *n, const struct ckpt_tree *tree, uint32_t dir)
+bool ckpt_source_is_emptied(struct ckpt_source *src, struct node *n, const struct ckpt_tree *tree, uint32_t dir)
 {
     for (uint32_t child = tree->nodes[dir].first; child != CKPT_NO_NODE; child = tree->nodes[child].next)
-        if (!source_is_removed(src, n, child))
+        if (!ckpt_source_is_removed(src, n, child))
             return false;
     return true;
 }
@@ -95,11 +95,11 @@ static int find(struct ckpt_source *src, struct target *t, uint32_t dir, const c
 {
     const struct ckpt_tree *tree = t->tree;
     uint32_t node = ckpt_tree_lookup(tree, dir, name, strlen(name));
-    if (node == CKPT_NO_NODE || source_is_removed(src, t->node, node))
+    if (node == CKPT_NO_NODE || ckpt_source_is_removed(src, t->node, node))
         return -ENOENT;
     if ((tree->nodes[node].kind == CKPT_NODE_DIR) != is_dir)
         return is_dir ? -ENOTDIR : -EISDIR;
-    if (is_dir && !source_is_emptied(src, t->node, tree, node))
+    if (is_dir && !ckpt_source_is_emptied(src, t->node, tree, node))
         return -ENOTEMPTY;
     *ret = node;
     return 0;
@@ -111,7 +111,7 @@ static int note(struct ckpt_source *src, struct node *root, struct target *t, ui
     char step[CKPT_NAME_MAX + 1];
     uint32_t node;
     NODE_LOADING(src, n); /* no copy is made meanwhile */
-    source_step_name(src, n, step);
+    ckpt_source_step_name(src, n, step);
     if (ckpt_stage_exists(root->stages, step))
         return 1;
     int r = find(src, t, dir, name, is_dir, &node);
@@ -133,25 +133,25 @@ static int note(struct ckpt_source *src, struct node *root, struct target *t, ui
     return 0;
 }
 
-int source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct target t;
     uint32_t dir;
     if (parent & CKPT_STAGED)
         return 1;
-    int r = source_target(src, parent, &t, err);
+    int r = ckpt_source_target(src, parent, &t, err);
     if (r < 0)
         return r;
-    struct node *root = source_root_of(src, t.node);
+    struct node *root = ckpt_source_root_of(src, t.node);
     if (!root)
         r = 1;
     else if (atomic_load(&t.node->stale))
         r = -ESTALE;
     else
-        r = source_enter(src, &t, &dir, err);
+        r = ckpt_source_enter(src, &t, &dir, err);
     if (r == 0)
         r = note(src, root, &t, dir, name, is_dir, who->pid);
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : r;
 }
 
@@ -160,7 +160,7 @@ static void end(struct ckpt_source *src, struct node *n, struct removal *r)
 {
     CKPT_GUARD(&src->lock);
     if (n->removal == r)
-        source_forget_removal(src, n);
+        ckpt_source_forget_removal(src, n);
 }
 
 /* Of a step that has something noted or not. */
@@ -168,7 +168,7 @@ static int copy_noted(struct ckpt_source *src, struct node *root, struct node *n
 {
     char name[CKPT_NAME_MAX + 1];
     NODE_LOADING(src, n);
-    source_step_name(src, n, name);
+    ckpt_source_step_name(src, n, name);
     pthread_mutex_lock(&src->lock);
     struct removal *removed = n->removal;
     struct ckpt_caller who = {.pid = removed ? removed->pid : 0};
@@ -187,11 +187,11 @@ static int copy_noted(struct ckpt_source *src, struct node *root, struct node *n
     return r;
 }
 
-int source_copy_step(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_err *err)
+int ckpt_source_copy_step(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_err *err)
 {
     struct ckpt_tree *tree;
     struct ckpt_file *manifest;
-    int r = source_tree(src, n, &tree, err);
+    int r = ckpt_source_tree(src, n, &tree, err);
     if (r < 0)
         return r;
     r = ckpt_store_tree_manifest(tree, &manifest, err);
@@ -225,20 +225,20 @@ static struct node *next_removal(struct ckpt_source *src, struct node *root, dou
 static void forget(struct ckpt_source *src, struct node *n)
 {
     CKPT_GUARD(&src->lock);
-    source_forget_removal(src, n);
+    ckpt_source_forget_removal(src, n);
 }
 
-void source_settle_removals(struct ckpt_source *src, struct node *root, double seconds)
+void ckpt_source_settle_removals(struct ckpt_source *src, struct node *root, double seconds)
 {
     for (struct node *n; (n = next_removal(src, root, seconds));) {
         struct ckpt_err err = {0};
-        int r = source_copy_step(src, root, n, &err);
+        int r = ckpt_source_copy_step(src, root, n, &err);
         if (r == -ESTALE)
             ckpt_log(CKPT_LOG_WARN, "%s/%s: another mount has replaced the step: what was removed here of the one before comes back", src->path, n->path);
         else if (r < 0)
             ckpt_log(CKPT_LOG_WARN, "%s/%s: what was removed of it is not gone yet: %s", src->path, n->path, err.text);
         if (r == -ESTALE || (r < 0 && seconds < 0)) /* the last try */
             forget(src, n);
-        source_done(src, &(struct target){.node = n});
+        ckpt_source_done(src, &(struct target){.node = n});
     }
 }

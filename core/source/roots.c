@@ -5,18 +5,18 @@
 
 #include <stdio.h>
 
-struct ckpt_stages *source_set(struct ckpt_source *src, uint64_t id)
+struct ckpt_stages *ckpt_source_set(struct ckpt_source *src, uint64_t id)
 {
     unsigned number = source_set_number(id);
     CKPT_GUARD(&src->lock);
     return number < src->set_count ? src->sets[number]->stages : NULL;
 }
 
-void source_root_changed(void *arg, const char *name)
+void ckpt_source_root_changed(void *arg, const char *name)
 {
     struct node *n = arg;
     if (name && n->source)
-        node_replaced(n->source, n, name);
+        ckpt_node_replaced(n->source, n, name);
     NODE_LOADING(n->source, n);
     n->checked_ns = 0;
 }
@@ -25,7 +25,7 @@ static void root_tick(void *arg)
 {
     struct node *n = arg;
     if (n->source)
-        source_settle_removals(n->source, n, n->source->opt.settle);
+        ckpt_source_settle_removals(n->source, n, n->source->opt.settle);
 }
 
 /* The source's own directory on disk of a node. */
@@ -42,7 +42,7 @@ static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
     return 1;
 }
 
-char *source_best_step(struct ckpt_source *src, struct node *n)
+char *ckpt_source_best_step(struct ckpt_source *src, struct node *n)
 {
     CKPT_AUTOFREE char *path = disk_path(src, n);
     struct ckpt_store *store = n->store;
@@ -89,7 +89,7 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &o.codec),
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SOURCE_SET_SHIFT,
-        .changed = source_root_changed,
+        .changed = ckpt_source_root_changed,
         .tick = root_tick,
         .arg = n,
     };
@@ -113,7 +113,7 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
     return 0;
 }
 
-int source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret, struct ckpt_err *err)
+int ckpt_source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret, struct ckpt_err *err)
 {
     if (!src->opt.write || n->kind != NODE_DIR)
         return ckpt_fail(err, EROFS, "this cannot be written");

@@ -10,11 +10,11 @@
 
 /* --- what an id names --- */
 
-int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err)
+int ckpt_source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err)
 {
     *ret = (struct target){0};
     pthread_mutex_lock(&src->lock);
-    ret->node = node_of_id(&src->nodes, id);
+    ret->node = ckpt_node_of_id(&src->nodes, id);
     if (ret->node)
         ret->node->uses++;
     pthread_mutex_unlock(&src->lock);
@@ -22,12 +22,12 @@ int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, stru
         return ckpt_fail(err, ESTALE, "nothing is known under this number any more");
     if (id < NODE_INSIDE)
         return 0;
-    int r = source_tree(src, ret->node, &ret->tree, err);
+    int r = ckpt_source_tree(src, ret->node, &ret->tree, err);
     uint32_t node = (uint32_t)id;
     enum ckpt_view view = (enum ckpt_view)(id >> 32 & 0xff);
     if (r == 0 && (view == CKPT_VIEW_SLICE || view == CKPT_VIEW_SLICE_NPY)) {
         pthread_mutex_lock(&src->lock);
-        ret->slice = node_slice(ret->node, node);
+        ret->slice = ckpt_node_slice(ret->node, node);
         pthread_mutex_unlock(&src->lock);
         if (ret->slice)
             node = ret->slice->node;
@@ -37,14 +37,14 @@ int source_target(struct ckpt_source *src, uint64_t id, struct target *ret, stru
     if (r == 0 && node >= ret->tree->count)
         r = ckpt_fail(err, ESTALE, "the checkpoint has changed");
     if (r < 0) {
-        source_done(src, ret);
+        ckpt_source_done(src, ret);
         return r;
     }
     ret->file = (struct ckpt_viewed){ret->tree, node, view, ret->slice ? &ret->slice->sel : NULL};
     return 0;
 }
 
-void source_done(struct ckpt_source *src, struct target *t)
+void ckpt_source_done(struct ckpt_source *src, struct target *t)
 {
     ckpt_tree_unref(t->tree);
     t->tree = NULL;
@@ -52,19 +52,19 @@ void source_done(struct ckpt_source *src, struct target *t)
         return;
     pthread_mutex_lock(&src->lock);
     t->node->uses--;
-    struct node *dead = node_reap(src, t->node);
+    struct node *dead = ckpt_node_reap(src, t->node);
     pthread_mutex_unlock(&src->lock);
     t->node = NULL;
     if (dead)
-        node_free(src, dead);
+        ckpt_node_free(src, dead);
 }
 
-int source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err)
+int ckpt_source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err)
 {
     if (!t->tree) {
         if (t->node->kind != NODE_TREE)
             return ckpt_fail(err, ENOTDIR, "not inside a checkpoint");
-        int r = source_tree(src, t->node, &t->tree, err);
+        int r = ckpt_source_tree(src, t->node, &t->tree, err);
         if (r < 0)
             return r;
         t->file = (struct ckpt_viewed){t->tree, 0, CKPT_VIEW_LISTED, NULL};
@@ -97,7 +97,7 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
             held = p;
         }
         if (n->stored)
-            node_manifest(n, false, manifest);
+            ckpt_node_manifest(n, false, manifest);
         held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->stored ? manifest : n->path), strdup(n->name)};
     }
     pthread_mutex_unlock(&src->lock);
@@ -130,36 +130,36 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     bool tree = reader && (*file || !probe.weak);
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
-    src->root = node_new(0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
+    src->root = ckpt_node_new(0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
     if (src->root && *file && !(src->file = strdup(file)))
         return ckpt_fail(err, ENOMEM, "out of memory");
     if (src->root && src->file)
         src->root->inside = src->file;
-    struct node *control = node_new(CKPT_ROOT, "", ".ckptfs", NODE_CONTROL_DIR, &none);
+    struct node *control = ckpt_node_new(CKPT_ROOT, "", ".ckptfs", NODE_CONTROL_DIR, &none);
     if (!src->root || !control)
         return ckpt_fail(err, ENOMEM, "out of memory");
     control->refs = 1;
     control->st.mtime_ns = st.mtime_ns;
-    control->st.mode = source_shown_mode(src->root);
+    control->st.mode = ckpt_source_shown_mode(src->root);
     control->st.uid = st.uid;
     control->st.gid = st.gid;
-    node_insert(&src->nodes, src->root, CKPT_ROOT);
-    node_insert(&src->nodes, control, CKPT_CONTROL);
+    ckpt_node_insert(&src->nodes, src->root, CKPT_ROOT);
+    ckpt_node_insert(&src->nodes, control, CKPT_CONTROL);
     none = st;
-    none.mode = source_shown_mode(src->root);
+    none.mode = ckpt_source_shown_mode(src->root);
     none.type = CKPT_FT_DIR;
-    struct node *face = node_new(CKPT_ROOT, "", ".files", NODE_FACE, &none);
+    struct node *face = ckpt_node_new(CKPT_ROOT, "", ".files", NODE_FACE, &none);
     if (!face)
         return ckpt_fail(err, ENOMEM, "out of memory");
     face->refs = 1;
-    node_insert(&src->nodes, face, CKPT_FACE);
+    ckpt_node_insert(&src->nodes, face, CKPT_FACE);
     src->nodes.next_id = 16;
     src->root->reader = reader;
     src->root->uses = 1; /* never reaped */
     struct ckpt_tree *t;
     if (!tree)
         return 0;
-    r = source_tree(src, src->root, &t, err);
+    r = ckpt_source_tree(src, src->root, &t, err);
     if (r == 0)
         ckpt_tree_unref(t);
     return r < 0 ? ckpt_fail_in(err, -r, "%s", src->path) : 0;
@@ -181,7 +181,7 @@ static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
         src->lazy = src->root->writable = true;
         return 0;
     }
-    int r = source_stages(src, src->root, &stages, &own);
+    int r = ckpt_source_stages(src, src->root, &stages, &own);
     if (r == -EROFS || r == -EACCES || r == -EPERM)
         return 0;
     if (r < 0 && err)
@@ -276,7 +276,7 @@ void ckpt_source_close(struct ckpt_source *src)
     if (!src)
         return;
     for (unsigned i = 0; i < src->set_count; i++) {
-        source_settle_removals(src, src->sets[i], -1);
+        ckpt_source_settle_removals(src, src->sets[i], -1);
         ckpt_stages_close(src->sets[i]->stages);
         src->sets[i]->stages = NULL;
     }
@@ -291,7 +291,7 @@ void ckpt_source_close(struct ckpt_source *src)
     for (unsigned i = 0; i < NODE_BUCKETS; i++)
         for (struct node *n = src->nodes.by_id[i], *next; n; n = next) {
             next = n->next_id;
-            node_free(src, n);
+            ckpt_node_free(src, n);
         }
     ckpt_views_clear(&src->views);
     ckpt_cache_free(src->cache);

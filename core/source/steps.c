@@ -15,8 +15,8 @@ enum step_kind { STEP_NONE, STEP_STORED, STEP_FOREIGN };
 static int kind_of(struct ckpt_source *src, struct node *root, const char *name, enum step_kind *ret, struct ckpt_err *err)
 {
     struct ckpt_listing *l;
-    source_root_changed(root, NULL);
-    int r = source_listing(src, root, &l, err);
+    ckpt_source_root_changed(root, NULL);
+    int r = ckpt_source_listing(src, root, &l, err);
     if (r < 0)
         return r;
     const struct ckpt_entry *e = ckpt_listing_find(l, name);
@@ -31,7 +31,7 @@ static bool is_reserved(const char *name)
            !strcmp(name, CKPT_STORE_DIR);
 }
 
-int source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode, const struct ckpt_caller *who,
+int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode, const struct ckpt_caller *who,
                     struct ckpt_stage_attr *ret, struct ckpt_err *err)
 {
     enum step_kind kind;
@@ -47,25 +47,25 @@ int source_new_step(struct ckpt_source *src, struct place *p, const char *name, 
 static int hold_step(struct ckpt_source *src, struct node *root, const char *name, struct target *ret, struct ckpt_err *err)
 {
     struct ckpt_attr attr;
-    int r = source_lookup(src, root->id, name, &attr, err);
+    int r = ckpt_source_lookup(src, root->id, name, &attr, err);
     if (r < 0)
         return r;
-    r = attr.id & CKPT_STAGED ? -ESTALE : source_target(src, attr.id, ret, err);
+    r = attr.id & CKPT_STAGED ? -ESTALE : ckpt_source_target(src, attr.id, ret, err);
     ckpt_forget(src, attr.id, 1);
     if (r < 0)
         return r;
-    node_load(src, ret->node);
+    ckpt_node_load(src, ret->node);
     if (ret->node->kind == NODE_TREE && !atomic_load(&ret->node->stale) && !ckpt_stage_exists(root->stages, name))
         return 0;
-    node_loaded(&(struct loading){src, ret->node});
-    source_done(src, ret);
+    ckpt_node_loaded(&(struct loading){src, ret->node});
+    ckpt_source_done(src, ret);
     return -ESTALE;
 }
 
 static void release_step(struct ckpt_source *src, struct target *t)
 {
-    node_loaded(&(struct loading){src, t->node});
-    source_done(src, t);
+    ckpt_node_loaded(&(struct loading){src, t->node});
+    ckpt_source_done(src, t);
 }
 
 /* A committed step that is empty, or of which all was removed, goes with one rmdir. */
@@ -75,13 +75,13 @@ static int remove_stored(struct ckpt_source *src, struct place *p, const char *n
     struct ckpt_tree *tree = NULL;
     struct ckpt_attr attr;
     struct target t;
-    int r = source_lookup(src, root->id, name, &attr, err);
+    int r = ckpt_source_lookup(src, root->id, name, &attr, err);
     if (r < 0)
         return r;
-    r = attr.id & CKPT_STAGED ? -ESTALE : source_target(src, attr.id, &t, err);
+    r = attr.id & CKPT_STAGED ? -ESTALE : ckpt_source_target(src, attr.id, &t, err);
     if (r == 0) {
-        r = t.node->kind == NODE_TREE ? source_tree(src, t.node, &tree, err) : -ENOTDIR;
-        source_done(src, &t);
+        r = t.node->kind == NODE_TREE ? ckpt_source_tree(src, t.node, &tree, err) : -ENOTDIR;
+        ckpt_source_done(src, &t);
     }
     ckpt_forget(src, attr.id, 1);
     bool unreadable = r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP; /* what cannot be opened can still be removed */
@@ -91,7 +91,7 @@ static int remove_stored(struct ckpt_source *src, struct place *p, const char *n
     if (r == 0) {
         if (unreadable)
             r = ckpt_store_delete(root->store, name, NULL, err);
-        else if (source_is_emptied(src, t.node, tree, 0))
+        else if (ckpt_source_is_emptied(src, t.node, tree, 0))
             r = ckpt_store_delete(root->store, name, ckpt_store_tree_id(tree), err);
         else
             r = ckpt_fail(err, ENOTEMPTY, "step %s is not empty", name);
@@ -101,7 +101,7 @@ static int remove_stored(struct ckpt_source *src, struct place *p, const char *n
     return r;
 }
 
-int source_remove_step(struct ckpt_source *src, struct place *p, const char *name, struct ckpt_err *err)
+int ckpt_source_remove_step(struct ckpt_source *src, struct place *p, const char *name, struct ckpt_err *err)
 {
     enum step_kind kind;
     if (ckpt_stage_exists(p->stages, name))
@@ -114,7 +114,7 @@ int source_remove_step(struct ckpt_source *src, struct place *p, const char *nam
         r = remove_stored(src, p, name, err);
     if (r == 0)
         ckpt_stages_tidy(p->stages);
-    source_root_changed(p->top.node, r == 0 ? name : NULL);
+    ckpt_source_root_changed(p->top.node, r == 0 ? name : NULL);
     return r;
 }
 
@@ -125,11 +125,11 @@ static int copy_if_removing(struct ckpt_source *src, struct node *root, const ch
     struct target t;
     if (ckpt_stage_exists(root->stages, name) || ckpt_lookup(src, root->id, name, &attr, NULL) < 0)
         return 0;
-    int r = attr.id & CKPT_STAGED ? -ESTALE : source_target(src, attr.id, &t, err);
+    int r = attr.id & CKPT_STAGED ? -ESTALE : ckpt_source_target(src, attr.id, &t, err);
     if (r == 0) {
         if (t.node->kind == NODE_TREE && atomic_load(&t.node->removing))
-            r = source_copy_step(src, root, t.node, err);
-        source_done(src, &t);
+            r = ckpt_source_copy_step(src, root, t.node, err);
+        ckpt_source_done(src, &t);
     }
     ckpt_forget(src, attr.id, 1);
     return r;
@@ -144,7 +144,7 @@ static int rename_stored(struct ckpt_source *src, struct node *root, const char 
         return r;
     r = ckpt_store_rename(root->store, from, to, replace, err);
     if (r == 0) {
-        node_rename_step(src, root, from, to);
+        ckpt_node_rename_step(src, root, from, to);
         ckpt_stage_renamed(root->stages, from, to);
     }
     release_step(src, &t);
@@ -174,8 +174,8 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
     bool staged = ckpt_stage_exists(p->stages, from);
     if (staged && (kind != STEP_STORED || ckpt_step_name(to, &number))) {
         r = ckpt_stage_rename(p->stages, from, to, who, err);
-        source_root_changed(root, from);
-        source_root_changed(root, to);
+        ckpt_source_root_changed(root, from);
+        ckpt_source_root_changed(root, to);
         return r;
     }
     if (kind != STEP_STORED)
@@ -183,11 +183,11 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
     if (!ckpt_step_name(to, &number))
         return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
     r = rename_stored(src, root, from, to, replace, err);
-    source_root_changed(root, NULL);
+    ckpt_source_root_changed(root, NULL);
     return r;
 }
 
-int source_rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags, const struct ckpt_caller *who,
+int ckpt_source_rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags, const struct ckpt_caller *who,
                        struct ckpt_err *err)
 {
     int r = rename_once(src, p, from, to, flags, who, err);

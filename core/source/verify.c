@@ -60,18 +60,18 @@ static void verify_tree(struct verifier *v, uint64_t id, const char *path)
     struct target t;
     struct ckpt_err err = {0};
     uint32_t node;
-    int r = source_target(v->src, id, &t, &err);
+    int r = ckpt_source_target(v->src, id, &t, &err);
     if (r < 0)
         return;
     if (!t.tree && t.node->kind == NODE_TREE) {
-        r = source_enter(v->src, &t, &node, &err);
+        r = ckpt_source_enter(v->src, &t, &node, &err);
         v->path = path;
         if (r == 0 && t.tree->format->verify)
             r = t.tree->format->verify(t.tree, format_progress, v, &err);
         if (r < 0)
             fault(v, path, -r, &err);
     }
-    source_done(v->src, &t);
+    ckpt_source_done(v->src, &t);
 }
 
 static int verify_dir(struct verifier *v, uint64_t id, const char *path, unsigned depth, struct ckpt_err *err)

@@ -11,7 +11,7 @@
 #include <linux/fs.h>
 #include <sys/statvfs.h>
 
-void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret)
+void ckpt_source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret)
 {
     const struct stat *st = &a->st;
     *ret = (struct ckpt_attr){
@@ -32,18 +32,18 @@ void source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret
     };
 }
 
-void source_place_clear(struct ckpt_source *src, struct place *p)
+void ckpt_source_place_clear(struct ckpt_source *src, struct place *p)
 {
     if (p->id)
         ckpt_stage_forget(p->stages, p->id, 1);
-    source_done(src, &p->top);
+    ckpt_source_done(src, &p->top);
 }
 
-int source_find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err)
+int ckpt_source_find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err)
 {
     *ret = (struct place){0};
     if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = source_set(src, id);
+        struct ckpt_stages *set = ckpt_source_set(src, id);
         int r = set ? ckpt_stage_hold(set, id) : -ESTALE;
         if (r < 0)
             return ckpt_fail(err, -r, "the step is not staged any more");
@@ -51,20 +51,20 @@ int source_find_place(struct ckpt_source *src, uint64_t id, struct place *ret, s
         ret->id = id;
         return 0;
     }
-    int r = source_target(src, id, &ret->top, err);
+    int r = ckpt_source_target(src, id, &ret->top, err);
     if (r < 0)
         return r;
     if (ret->top.tree || ret->top.node->kind == NODE_TREE) {
         if (ret->top.tree && !ckpt_viewed_is_dir(&ret->top.file))
             r = ckpt_fail(err, ENOTDIR, "not a directory");
         if (r == 0)
-            r = source_open_copy(src, &ret->top, &ret->stages, &ret->id, err);
+            r = ckpt_source_open_copy(src, &ret->top, &ret->stages, &ret->id, err);
     } else if (ret->top.node->kind == NODE_DIR)
-        r = source_stages(src, ret->top.node, &ret->stages, err);
+        r = ckpt_source_stages(src, ret->top.node, &ret->stages, err);
     else
         r = ckpt_fail(err, EROFS, "this cannot be written");
     if (r < 0)
-        source_place_clear(src, ret);
+        ckpt_source_place_clear(src, ret);
     return r < 0 ? r : ret->id ? 0 : 1;
 }
 
@@ -84,16 +84,16 @@ static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, voi
     const struct making *m = arg;
     struct place p;
     struct ckpt_stage_attr attr;
-    int r = source_find_place(src, parent, &p, err);
+    int r = ckpt_source_find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     bool top = r == 1;
-    r = top ? source_new_step(src, &p, m->name, m->mode, m->who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
+    r = top ? ckpt_source_new_step(src, &p, m->name, m->mode, m->who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
     if (r == 0) {
-        source_attr_of_stage(&attr, m->ret);
+        ckpt_source_attr_of_stage(&attr, m->ret);
         m->ret->fleeting |= top;
     }
-    source_place_clear(src, &p);
+    ckpt_source_place_clear(src, &p);
     return r;
 }
 
@@ -101,9 +101,9 @@ int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint3
                struct ckpt_err *err)
 {
     struct making m = {.name = name, .mode = mode, .who = who, .ret = ret};
-    int r = source_retry(src, parent, 0, mkdir_at, &m, err);
+    int r = ckpt_source_retry(src, parent, 0, mkdir_at, &m, err);
     if (r == 0)
-        source_own_id(src, parent, name, ret);
+        ckpt_source_own_id(src, parent, name, ret);
     return r;
 }
 
@@ -113,19 +113,19 @@ static int create_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
     struct place p;
     struct ckpt_stage_attr attr;
     struct ckpt_stage_handle *staged;
-    int r = source_find_place(src, parent, &p, err);
+    int r = ckpt_source_find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     r = r == 1 ? ckpt_fail(err, EPERM, "files lie in steps: make a directory for one first")
                : ckpt_stage_create(p.stages, p.id, m->name, m->mode, m->flags, m->who, &attr, &staged);
     if (r == 0) {
-        r = source_wrap(staged, m->ret_handle);
+        r = ckpt_source_wrap(staged, m->ret_handle);
         if (r < 0)
             ckpt_stage_forget(p.stages, attr.id, 1);
         else
-            source_attr_of_stage(&attr, m->ret);
+            ckpt_source_attr_of_stage(&attr, m->ret);
     }
-    source_place_clear(src, &p);
+    ckpt_source_place_clear(src, &p);
     return r;
 }
 
@@ -133,7 +133,7 @@ int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint
                 struct ckpt_attr *ret, struct ckpt_handle **ret_handle, struct ckpt_err *err)
 {
     struct making m = {.name = name, .mode = mode, .flags = flags, .who = who, .ret = ret, .ret_handle = ret_handle};
-    return source_retry(src, parent, 0, create_at, &m, err);
+    return ckpt_source_retry(src, parent, 0, create_at, &m, err);
 }
 
 struct removing {
@@ -146,9 +146,9 @@ static int unlink_in(struct ckpt_source *src, struct place *p, const struct remo
 {
     int r = ckpt_stage_unlink(p->stages, p->id, m->name, m->dir, m->who);
     if (r == -ENOENT && m->dir && ckpt_stage_is_face(p->stages, p->id)) {
-        r = source_face_remove_step(src, m->name, err);
+        r = ckpt_source_face_remove_step(src, m->name, err);
         ckpt_stages_tidy(p->stages);
-        source_root_changed(src->root, r == 0 ? m->name : NULL);
+        ckpt_source_root_changed(src->root, r == 0 ? m->name : NULL);
     }
     return r;
 }
@@ -157,26 +157,26 @@ static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
 {
     const struct removing *m = arg;
     struct place p;
-    int r = source_remove(src, parent, m->name, m->dir, m->who, err);
+    int r = ckpt_source_remove(src, parent, m->name, m->dir, m->who, err);
     if (r == 1)
-        r = source_face_remove(src, parent, m->name, m->dir, err);
+        r = ckpt_source_face_remove(src, parent, m->name, m->dir, err);
     if (r <= 0)
         return r;
-    r = source_find_place(src, parent, &p, err);
+    r = ckpt_source_find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     if (r == 0)
         r = unlink_in(src, &p, m, err);
     else
-        r = m->dir ? source_remove_step(src, &p, m->name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", m->name);
-    source_place_clear(src, &p);
+        r = m->dir ? ckpt_source_remove_step(src, &p, m->name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", m->name);
+    ckpt_source_place_clear(src, &p);
     return r;
 }
 
 int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct removing m = {name, dir, who};
-    return source_retry(src, parent, 0, unlink_at, &m, err);
+    return ckpt_source_retry(src, parent, 0, unlink_at, &m, err);
 }
 
 struct renaming {
@@ -189,22 +189,22 @@ static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_pare
 {
     const struct renaming *m = arg;
     struct place from, to;
-    int r = source_find_place(src, parent, &from, err);
+    int r = ckpt_source_find_place(src, parent, &from, err);
     if (r < 0)
         return r;
     int at_top = r;
-    r = source_find_place(src, new_parent, &to, err);
+    r = ckpt_source_find_place(src, new_parent, &to, err);
     if (r >= 0) {
         if (r == 1 && !at_top && from.stages == to.stages)
             r = ckpt_fail(err, EPERM, "only steps lie there");
         else if (at_top != r || from.stages != to.stages)
             r = ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
         else
-            r = at_top ? source_rename_step(src, &from, m->from, m->to, m->flags, m->who, err)
+            r = at_top ? ckpt_source_rename_step(src, &from, m->from, m->to, m->flags, m->who, err)
                        : ckpt_stage_move(from.stages, from.id, m->from, to.id, m->to, m->flags, m->who);
-        source_place_clear(src, &to);
+        ckpt_source_place_clear(src, &to);
     }
-    source_place_clear(src, &from);
+    ckpt_source_place_clear(src, &from);
     return r;
 }
 
@@ -214,19 +214,19 @@ int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint
     struct renaming m = {name, new_name, flags, who};
     if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
         return ckpt_fail(err, EINVAL, "a rename that does more than replace or exchange");
-    return source_retry(src, parent, new_parent, rename_at, &m, err);
+    return ckpt_source_retry(src, parent, new_parent, rename_at, &m, err);
 }
 
 /* What the store has of a committed file; clear it. -EXDEV where it is not of a store, or only another rendering. */
-int source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_node *ret)
+int ckpt_source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_node *ret)
 {
     struct target t;
-    int r = source_target(src, id, &t, NULL);
+    int r = ckpt_source_target(src, id, &t, NULL);
     if (r < 0)
         return r;
-    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && source_root_of(src, t.node);
+    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && ckpt_source_root_of(src, t.node);
     r = stored ? ckpt_store_tree_record(t.tree, t.file.node, ret, NULL) : -EXDEV;
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }
 
@@ -236,19 +236,19 @@ static int link_committed(struct ckpt_source *src, uint64_t id, const struct pla
     struct target t;
     struct ckpt_manifest_node node = {0};
     uint64_t copy;
-    int r = source_target(src, id, &t, NULL);
+    int r = ckpt_source_target(src, id, &t, NULL);
     if (r < 0)
         return r;
-    bool copied = t.file.view == CKPT_VIEW_LISTED && source_copied(src, &t, &copy) == 1;
-    source_done(src, &t);
+    bool copied = t.file.view == CKPT_VIEW_LISTED && ckpt_source_copied(src, &t, &copy) == 1;
+    ckpt_source_done(src, &t);
     if (copied) {
-        bool same = source_set(src, copy) == p->stages && ckpt_stage_same_step(p->stages, copy, p->id);
+        bool same = ckpt_source_set(src, copy) == p->stages && ckpt_stage_same_step(p->stages, copy, p->id);
         r = same ? ckpt_stage_link(p->stages, copy, p->id, m->name, m->who, ret) : 0;
         ckpt_forget(src, copy, 1);
         if (same)
             return r;
     }
-    r = source_record_of(src, id, &node);
+    r = ckpt_source_record_of(src, id, &node);
     if (r == 0)
         r = ckpt_stage_link_stored(p->stages, &node, p->id, m->name, m->who, ret);
     ckpt_manifest_node_clear(&node);
@@ -260,18 +260,18 @@ static int link_at(struct ckpt_source *src, uint64_t parent, uint64_t id, void *
     const struct making *m = arg;
     struct place p;
     struct ckpt_stage_attr attr;
-    int r = source_find_place(src, parent, &p, err);
+    int r = ckpt_source_find_place(src, parent, &p, err);
     if (r < 0)
         return r;
     if (r == 1)
         r = ckpt_fail(err, EPERM, "files lie in steps");
     else if (id & CKPT_STAGED)
-        r = source_set(src, id) == p.stages ? ckpt_stage_link(p.stages, id, p.id, m->name, m->who, &attr) : -EXDEV;
+        r = ckpt_source_set(src, id) == p.stages ? ckpt_stage_link(p.stages, id, p.id, m->name, m->who, &attr) : -EXDEV;
     else
         r = link_committed(src, id, &p, m, &attr);
     if (r == 0)
-        source_attr_of_stage(&attr, m->ret);
-    source_place_clear(src, &p);
+        ckpt_source_attr_of_stage(&attr, m->ret);
+    ckpt_source_place_clear(src, &p);
     return r;
 }
 
@@ -279,7 +279,7 @@ int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char 
               struct ckpt_err *err)
 {
     struct making m = {.name = name, .who = who, .ret = ret};
-    return source_retry(src, parent, id, link_at, &m, err);
+    return ckpt_source_retry(src, parent, id, link_at, &m, err);
 }
 
 int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
@@ -287,10 +287,10 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
     struct target t;
     if (parent & CKPT_STAGED)
         return -EPERM;
-    if (!src->opt.write || source_target(src, parent, &t, NULL) < 0)
+    if (!src->opt.write || ckpt_source_target(src, parent, &t, NULL) < 0)
         return -EROFS;
-    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) || source_root_of(src, t.node);
-    source_done(src, &t);
+    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) || ckpt_source_root_of(src, t.node);
+    ckpt_source_done(src, &t);
     return ours ? -EPERM : -EROFS;
 }
 
@@ -300,7 +300,7 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
 static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret, struct ckpt_err *err)
 {
     struct target t;
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
     if (!src->opt.write || t.node->kind != NODE_TREE)
@@ -308,8 +308,8 @@ static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **
     else if (t.tree && t.file.view != CKPT_VIEW_LISTED)
         r = ckpt_fail(err, EROFS, "a view cannot be written");
     else
-        r = source_open_copy(src, &t, ret_set, ret, err);
-    source_done(src, &t);
+        r = ckpt_source_open_copy(src, &t, ret_set, ret, err);
+    ckpt_source_done(src, &t);
     return r;
 }
 
@@ -318,7 +318,7 @@ static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages 
 {
     if (!(id & CKPT_STAGED))
         return find_copy(src, id, ret_set, ret, err);
-    *ret_set = source_set(src, id);
+    *ret_set = ckpt_source_set(src, id);
     *ret = id;
     return *ret_set ? ckpt_stage_hold(*ret_set, id) : -ESTALE;
 }
@@ -349,7 +349,7 @@ static int setattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
         return r;
     if (staged != id) /* readers that have the committed file open keep its size */
         return ckpt_getattr(src, id, m->ret, err);
-    source_attr_of_stage(&attr, m->ret);
+    ckpt_source_attr_of_stage(&attr, m->ret);
     return 0;
 }
 
@@ -374,9 +374,9 @@ int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, un
         return drop_set_id(src, id, who, ret, err);
     struct setting m = {.st = st, .what = what, .who = who, .ret = ret};
     if (!(what & CKPT_ATTR_SIZE))
-        return source_retry(src, id, 0, setattr_at, &m, err);
+        return ckpt_source_retry(src, id, 0, setattr_at, &m, err);
     int r = id & CKPT_STAGED ? setattr_at(src, id, 0, &m, err) : -ESTALE;
-    return r == -ESTALE ? source_must_look_again(src, id, who, err) : r;
+    return r == -ESTALE ? ckpt_source_must_look_again(src, id, who, err) : r;
 }
 
 /* user.ckpt.pinned of a committed step: "1" or "0". 1: it was that. */
@@ -386,10 +386,10 @@ static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const
     char step[CKPT_NAME_MAX + 1];
     if (strcmp(name, "user.ckpt.pinned") || id & CKPT_STAGED)
         return 0;
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    struct node *root = t.tree ? NULL : source_root_of(src, t.node);
+    struct node *root = t.tree ? NULL : ckpt_source_root_of(src, t.node);
     bool on = len && value[0] == '1', off = !len || value[0] == '0';
     if (!root)
         r = ckpt_fail(err, EROFS, "only the steps of a store can be pinned");
@@ -398,10 +398,10 @@ static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const
     else if (atomic_load(&t.node->stale))
         r = -ESTALE;
     else {
-        source_step_name(src, t.node, step);
+        ckpt_source_step_name(src, t.node, step);
         r = ckpt_store_pin(root->store, step, on, err);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r < 0 ? r : 1;
 }
 
@@ -426,13 +426,13 @@ int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const 
                   const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct setting m = {.name = name, .value = value ? value : "", .len = len, .flags = flags, .who = who};
-    return source_retry(src, id, 0, setxattr_at, &m, err);
+    return ckpt_source_retry(src, id, 0, setxattr_at, &m, err);
 }
 
 int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct setting m = {.name = name, .who = who};
-    return source_retry(src, id, 0, setxattr_at, &m, err);
+    return ckpt_source_retry(src, id, 0, setxattr_at, &m, err);
 }
 
 /* --- what is durable --- */
@@ -443,24 +443,24 @@ static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct
     struct ckpt_stages *set;
     struct target t;
     uint64_t staged;
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? source_root_of(src, t.node) : NULL;
+    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node) : NULL;
     const struct ckpt_stat *top = &t.node->st;
     bool changed = false, may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
     if (root) {
         set = root->stages;
-        r = source_find_copy(src, root, &t, &staged);
+        r = ckpt_source_find_copy(src, root, &t, &staged);
         if (r == 0 && atomic_load(&t.node->removing) && !may)
             r = ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
         else if (r == 0 && atomic_load(&t.node->removing)) {
-            r = source_open_copy(src, &t, &set, &staged, err);
+            r = ckpt_source_open_copy(src, &t, &set, &staged, err);
             r = r < 0 ? r : 1;
         }
         changed = r == 1;
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     if (!changed)
         return CKPT_MIN(r, 0);
     r = ckpt_stage_fsyncdir(set, staged, who, err);
@@ -471,9 +471,9 @@ static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct
 int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct ckpt_attr now;
-    bool moved = source_again(src, id, &now) == 0; /* what has been changed since its commit is in another copy */
+    bool moved = ckpt_source_again(src, id, &now) == 0; /* what has been changed since its commit is in another copy */
     uint64_t at = moved ? now.id : id;
-    struct ckpt_stages *set = at & CKPT_STAGED ? source_set(src, at) : NULL;
+    struct ckpt_stages *set = at & CKPT_STAGED ? ckpt_source_set(src, at) : NULL;
     int r = set ? ckpt_stage_fsyncdir(set, at, who, err) : at & CKPT_STAGED ? 0 : fsyncdir_committed(src, at, who, err);
     if (moved)
         ckpt_forget(src, now.id, 1);

@@ -51,7 +51,7 @@ static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
 static void manifest_of(struct ckpt_source *src, const struct node *n, char ret[NODE_PATH])
 {
     CKPT_GUARD(&src->lock);
-    node_manifest(n, false, ret);
+    ckpt_node_manifest(n, false, ret);
 }
 
 /* A step of a store is pinned by a file beside its manifest. */
@@ -84,7 +84,7 @@ static double number_of(struct ckpt_source *src, const struct node *n)
 {
     char name[CKPT_NAME_MAX + 1];
     double number = 0;
-    source_step_name(src, n, name);
+    ckpt_source_step_name(src, n, name);
     if (!ckpt_step_number(name, false, &number))
         (void)!ckpt_step_number(name, true, &number);
     return number;
@@ -110,7 +110,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
     const struct node *n = t->node;
     struct ckpt_err err = {0};
     uint32_t node;
-    if (source_enter(src, t, &node, &err) < 0) {
+    if (ckpt_source_enter(src, t, &node, &err) < 0) {
         set_string(all, "format", n->reader ? n->reader->name : "orbax");
         set_string(all, "error", may_know(src, n, who) ? err.text : "it cannot be opened; who may read all of it is told why");
         return;
@@ -138,7 +138,7 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id, const char *name, c
 {
     struct target t, npy;
     cJSON *all = cJSON_CreateObject();
-    if (!all || source_target(src, id, &t, NULL) < 0) {
+    if (!all || ckpt_source_target(src, id, &t, NULL) < 0) {
         cJSON_Delete(all);
         return NULL;
     }
@@ -150,11 +150,11 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id, const char *name, c
             describe_step(src, &t, who, all);
     } else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
         describe_inner(t.tree, t.file.node, all);
-    else if (!t.tree && source_npy(src, t.node, &npy, NULL) == 0) { /* a malformed one has none */
+    else if (!t.tree && ckpt_source_npy(src, t.node, &npy, NULL) == 0) { /* a malformed one has none */
         describe_inner(npy.tree, npy.tree->nodes[0].first, all);
-        source_done(src, &npy);
+        ckpt_source_done(src, &npy);
     }
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return all;
 }
 
@@ -164,15 +164,15 @@ static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
     struct target t;
     struct ckpt_manifest_node n = {0};
     cJSON *all = NULL;
-    if (source_target(src, id, &t, NULL) < 0)
+    if (ckpt_source_target(src, id, &t, NULL) < 0)
         return NULL;
     uint32_t node;
     bool some = t.node->stored && (t.tree || t.node->top_attributes); /* a step that has none is not opened for that */
-    bool stored = some && source_enter(src, &t, &node, NULL) == 0 && t.file.view == CKPT_VIEW_LISTED;
+    bool stored = some && ckpt_source_enter(src, &t, &node, NULL) == 0 && t.file.view == CKPT_VIEW_LISTED;
     if (stored && ckpt_store_tree_record(t.tree, node, &n, NULL) == 0 && n.xattrs)
         all = ckpt_json_parse(n.xattrs, strlen(n.xattrs));
     ckpt_manifest_node_clear(&n);
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return all;
 }
 
@@ -199,10 +199,10 @@ static ssize_t own_attribute(struct ckpt_source *src, uint64_t id, const char *n
 static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
 {
     struct target t;
-    if (source_target(src, id, &t, NULL) < 0)
+    if (ckpt_source_target(src, id, &t, NULL) < 0)
         return false;
-    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !atomic_load(&t.node->stale) && source_copied(src, &t, ret) == 1;
-    source_done(src, &t);
+    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !atomic_load(&t.node->stale) && ckpt_source_copied(src, &t, ret) == 1;
+    ckpt_source_done(src, &t);
     return found;
 }
 
@@ -213,7 +213,7 @@ static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *nam
     if (strncmp(name, "user.", 5))
         return -EOPNOTSUPP;
     if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = source_set(src, id);
+        struct ckpt_stages *set = ckpt_source_set(src, id);
         return set ? ckpt_stage_getxattr(set, id, name, who, buf, len) : -ESTALE;
     }
     if (copy_of(src, id, &copy)) {
@@ -235,7 +235,7 @@ static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, siz
 {
     uint64_t copy;
     if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = source_set(src, id);
+        struct ckpt_stages *set = ckpt_source_set(src, id);
         return set ? ckpt_stage_listxattr(set, id, buf, len) : -ESTALE;
     }
     if (copy_of(src, id, &copy)) {
@@ -280,14 +280,14 @@ static int read_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *ar
 ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
     struct reading x = {name, who, buf, len};
-    int r = source_retry(src, id, 0, read_at, &x, NULL);
+    int r = ckpt_source_retry(src, id, 0, read_at, &x, NULL);
     return r < 0 ? r : x.got;
 }
 
 ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
 {
     struct reading x = {NULL, NULL, buf, len};
-    int r = source_retry(src, id, 0, read_at, &x, NULL);
+    int r = ckpt_source_retry(src, id, 0, read_at, &x, NULL);
     return r < 0 ? r : x.got;
 }
 
@@ -296,16 +296,16 @@ int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_
     struct target t;
     uint32_t node;
     struct ckpt_buf json = CKPT_BUF_INIT;
-    int r = source_target(src, id, &t, err);
+    int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
     if (!t.tree && t.node->kind != NODE_TREE)
         r = ckpt_fail(err, ENODATA, "not a checkpoint, nor a part of one");
-    else if ((r = source_enter(src, &t, &node, err)) == 0)
+    else if ((r = ckpt_source_enter(src, &t, &node, err)) == 0)
         r = ckpt_view_meta(t.tree, node, &json, err);
     if (r == 0 && !(*ret = ckpt_buf_steal(&json, ret_len)))
         r = ckpt_fail(err, ENOMEM, "out of memory");
     ckpt_buf_clear(&json);
-    source_done(src, &t);
+    ckpt_source_done(src, &t);
     return r;
 }

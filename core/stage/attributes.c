@@ -18,14 +18,14 @@
 #define ROOM_XATTR "user.ckptfs.room"
 #define ROOM ((size_t)256) /* a copy may have user.ckpt.dtype as well, and fills what room there is in another order */
 
-bool stage_is_own_xattr(const char *name)
+bool ckpt_stage_is_own_xattr(const char *name)
 {
     return !strncmp(name, "user.", 5) && strncmp(name, PREFIX, strlen(PREFIX)) && strncmp(name, "user.ckptfs.", 12);
 }
 
 static bool is_kept(const char *name)
 {
-    return stage_is_own_xattr(name) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") || !strcmp(name, PREFIX "pinned");
+    return ckpt_stage_is_own_xattr(name) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") || !strcmp(name, PREFIX "pinned");
 }
 
 static bool is_step_top(const struct stage_inode *n)
@@ -47,10 +47,10 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, const struct 
     if (!strcmp(name, "metadata")) {
         CKPT_AUTOFREE char *text = NULL;
         size_t text_len;
-        int r = stage_metadata(step, &text, &text_len);
+        int r = ckpt_stage_metadata(step, &text, &text_len);
         return r < 0 ? r : text ? ckpt_give_xattr(text, text_len, buf, len) : -ENODATA;
     }
-    bool told = !who || stage_may_commit(step, who, NULL) == 0; /* what was wrong may be a file that others cannot list */
+    bool told = !who || ckpt_stage_may_commit(step, who, NULL) == 0; /* what was wrong may be a file that others cannot list */
     CKPT_GUARD(&step->set->lock);
     double number;
     char text[CKPT_STEP_NAME + 16];
@@ -73,14 +73,14 @@ ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *na
 {
     struct stage_inode *n;
     char path[32];
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
     ssize_t got = step_xattr(n, name, who, buf, len);
     if (got == -ENODATA && is_kept(name) && (got = getxattr(path, name, buf, len)) < 0)
         got = -errno;
-    stage_put(n);
+    ckpt_stage_put(n);
     return got;
 }
 
@@ -90,7 +90,7 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
     struct stage_inode *n;
     char path[32], all[XATTR_LIST_MAX];
     struct ckpt_buf out = CKPT_BUF_INIT;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
@@ -101,7 +101,7 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
             ckpt_buf_add(&out, p, strlen(p) + 1);
     if (is_step_top(n) && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
         ckpt_buf_add(&out, PREFIX "metadata", sizeof PREFIX "metadata");
-    stage_put(n);
+    ckpt_stage_put(n);
     got = failed ? failed : ckpt_buf_error(&out);
     if (got == 0)
         got = ckpt_give_xattr((char *)out.data, out.len, buf, len);
@@ -172,7 +172,7 @@ static int check_manifest_room(const char *path, const char *name, size_t len, s
     if (n < 0)
         return errno == E2BIG ? ckpt_fail(err, ENOSPC, "its attributes have too many names") : -errno;
     for (const char *p = list; p < list + n; p += strlen(p) + 1)
-        if (stage_is_own_xattr(p) && strcmp(p, name))
+        if (ckpt_stage_is_own_xattr(p) && strcmp(p, name))
             sum += most_in_manifest(p, (size_t)CKPT_MAX(getxattr(path, p, NULL, 0), 0));
     return sum < CKPT_MANIFEST_XATTRS_MAX ? 0 : ckpt_fail(err, ENOSPC, "its attributes are more than a manifest has room for");
 }
@@ -181,7 +181,7 @@ static int check_manifest_room(const char *path, const char *name, size_t len, s
 static int set_with_room(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len, int flags)
 {
     static const char room[ROOM + CKPT_REF_TEXT];
-    size_t need = n->dir || stage_shares(n, NULL) == 1 ? ROOM : sizeof room;
+    size_t need = n->dir || ckpt_stage_shares(n, NULL) == 1 ? ROOM : sizeof room;
     ssize_t old = getxattr(path, name, NULL, 0);
     bool refused = old < 0 ? flags & XATTR_REPLACE : flags & XATTR_CREATE; /* and nothing changes, no time either */
     if (n->step->face || refused || (old >= 0 && (size_t)old >= len))
@@ -196,7 +196,7 @@ static int set_with_room(struct stage_inode *n, const char *path, const char *na
 static int set_kept(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len, int flags, struct ckpt_err *err)
 {
     CKPT_GUARD(&n->content);
-    bool own = stage_is_own_xattr(name) && !n->step->face;
+    bool own = ckpt_stage_is_own_xattr(name) && !n->step->face;
     if (own && !ckpt_utf8(name, strlen(name)))
         return ckpt_fail(err, EINVAL, "the name of an attribute is UTF-8");
     int r = own ? check_manifest_room(path, name, len, err) : 0;
@@ -253,30 +253,30 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     char path[32];
     if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
         return -EOPNOTSUPP;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
-    r = stage_enter(n->step);
+    r = ckpt_stage_enter(n->step);
     if (r == 0) {
         bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
         snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
         r = ours ? set_ours(n, path, name, value, len, flags, &err) : set_kept(n, path, name, value, len, flags, &err);
-        stage_touch(n->step, who);
-        stage_leave(n->step);
+        ckpt_stage_touch(n->step, who);
+        ckpt_stage_leave(n->step);
     }
     if (r < 0 && err.code)
         ckpt_log(CKPT_LOG_WARN, "%s: an attribute is refused: %s", set->store->path, err.text);
-    stage_put(n);
+    ckpt_stage_put(n);
     return r;
 }
 
 int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
-    r = stage_enter(n->step);
+    r = ckpt_stage_enter(n->step);
     if (r == 0) {
         /* What follows from the file is listed, and cannot be taken away: tools that copy attributes need not mind. */
         bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
@@ -285,9 +285,9 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
         else
             r = is_kept(name) ? ckpt_disk_removexattr(n->fd, name) : -ENODATA;
         r = ours && (r == -ENODATA || r == -ENOENT) ? 0 : r;
-        stage_touch(n->step, who);
-        stage_leave(n->step);
+        ckpt_stage_touch(n->step, who);
+        ckpt_stage_leave(n->step);
     }
-    stage_put(n);
+    ckpt_stage_put(n);
     return r;
 }

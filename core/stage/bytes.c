@@ -29,7 +29,7 @@ static void set_shares(struct stage_inode *n, const struct ckpt_ref *ref)
     atomic_store(&n->shared, 1);
 }
 
-int stage_shares(struct stage_inode *n, struct ckpt_ref *ret)
+int ckpt_stage_shares(struct stage_inode *n, struct ckpt_ref *ret)
 {
     int known = atomic_load(&n->shared);
     if (known < 0) {
@@ -51,17 +51,17 @@ int stage_shares(struct stage_inode *n, struct ckpt_ref *ret)
 static void ask_again(struct stage_inode *n)
 {
     atomic_store(&n->shared, -1);
-    (void)!stage_shares(n, NULL);
+    (void)!ckpt_stage_shares(n, NULL);
 }
 
-int stage_make_ref(int fd, const struct ckpt_ref *ref)
+int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref)
 {
     char text[CKPT_REF_TEXT];
     ckpt_ref_print(ref, text);
     return ckpt_disk_setxattr(fd, CKPT_REF_XATTR, text, strlen(text));
 }
 
-int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret)
+int ckpt_stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret)
 {
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
     struct ckpt_err err = {0};
@@ -76,14 +76,14 @@ int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struc
  * Opened with the file: when the step has ended, and what it deleted has been collected, it is found nowhere. An error of the content itself is told to
  * who reads.
  */
-int stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret)
+int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret)
 {
     *ret = NULL;
-    int r = stage_shares(n, ret_ref) == 1 ? stage_open_shared(n->step, ret_ref, ret) : 0;
+    int r = ckpt_stage_shares(n, ret_ref) == 1 ? ckpt_stage_open_shared(n->step, ret_ref, ret) : 0;
     return r == -EMFILE || r == -ENFILE || r == -ENOMEM ? r : 0;
 }
 
-void stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload)
+void ckpt_stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload)
 {
     CKPT_GUARD(&h->lock);
     ckpt_file_unref(h->payload);
@@ -120,7 +120,7 @@ static int fill(struct stage_inode *n, int fd, const struct ckpt_ref *ref, uint6
     if (!len)
         return 0;
     CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
-    int r = buf ? stage_open_shared(n->step, ref, &payload) : -ENOMEM;
+    int r = buf ? ckpt_stage_open_shared(n->step, ref, &payload) : -ENOMEM;
     if (r < 0)
         return r;
     for (uint64_t off = 0, end; off < len && r == 0;) {
@@ -154,11 +154,11 @@ static int prepare(struct stage_inode *n, int fd, const struct ckpt_ref *ref, ui
     return r == 0 && (size || length) ? ckpt_disk_fsync(fd) : r;
 }
 
-int stage_own(struct stage_inode *n, int fd, uint64_t size)
+int ckpt_stage_own(struct stage_inode *n, int fd, uint64_t size)
 {
     struct ckpt_ref ref = {0};
     uint64_t length = 0;
-    int r = stage_shares(n, &ref);
+    int r = ckpt_stage_shares(n, &ref);
     if (r == 0 || (r < 0 && !(r == -EUCLEAN && size == 0))) /* a damaged reference can be emptied */
         return r;
     r = begin_remaking(n, fd, &length);
@@ -175,7 +175,7 @@ int stage_own(struct stage_inode *n, int fd, uint64_t size)
         n->keeps_bytes = true; /* who changes it once may do so again */
         n->was = ref;
         n->was_gen = atomic_load(&n->gen) + 1;
-        stage_dirty(n);
+        ckpt_stage_dirty(n);
         atomic_store(&n->shared, 0);
     }
     end_remaking(n);
@@ -189,26 +189,26 @@ static bool is_cut(int fd, uint64_t size)
     return fstat(fd, &st) == 0 && size <= (uint64_t)st.st_size;
 }
 
-int stage_resize(struct stage_inode *n, int fd, uint64_t size)
+int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size)
 {
-    int shared = stage_shares(n, NULL);
+    int shared = ckpt_stage_shares(n, NULL);
     bool cut = shared == 0 && is_cut(fd, size);
-    int r = shared ? stage_own(n, fd, size) : ckpt_disk_truncate(fd, size);
+    int r = shared ? ckpt_stage_own(n, fd, size) : ckpt_disk_truncate(fd, size);
     uint64_t gen = atomic_load(&n->gen);
     bool only_cut = r == 0 && (shared || cut) && n->was_gen == gen;
-    stage_dirty(n);
+    ckpt_stage_dirty(n);
     n->was_gen = only_cut ? gen + 1 : 0;
     return r;
 }
 
-void stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
+void ckpt_stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
 {
     uint64_t length;
     int r = begin_remaking(n, fd, &length);
     if (r < 0)
         return;
     r = ckpt_head_keep(fd, ref);
-    if (r == 0 && (r = stage_make_ref(fd, ref)) < 0)
+    if (r == 0 && (r = ckpt_stage_make_ref(fd, ref)) < 0)
         ask_again(n);
     if (r == 0) {
         set_shares(n, ref);
@@ -220,17 +220,17 @@ void stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
 
 /* --- changes of bytes that are its own --- */
 
-int stage_begin_change(struct stage_inode *n, int fd)
+int ckpt_stage_begin_change(struct stage_inode *n, int fd)
 {
     /* Counted first: whoever makes it a reference, which needs an empty file, says so before looking at the count. */
     atomic_fetch_add(&n->changing, 1);
     if (atomic_load(&n->shared) == 0)
         return 0;
     CKPT_GUARD(&n->content);
-    return stage_own(n, fd, STAGE_ALL);
+    return ckpt_stage_own(n, fd, STAGE_ALL);
 }
 
-void stage_end_change(struct stage_inode *n)
+void ckpt_stage_end_change(struct stage_inode *n)
 {
     atomic_fetch_sub(&n->changing, 1);
 }
@@ -239,7 +239,7 @@ void stage_end_change(struct stage_inode *n)
 static int share(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
 {
     uint64_t length;
-    int r = stage_shares(n, NULL);
+    int r = ckpt_stage_shares(n, NULL);
     if (r)
         return r < 0 ? r : -EXDEV;
     r = begin_remaking(n, fd, &length);
@@ -250,7 +250,7 @@ static int share(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
     if (atomic_load(&n->changing) || fstat(fd, &st) < 0 || st.st_size)
         r = -EXDEV;
     if (r == 0)
-        r = stage_make_ref(fd, ref);
+        r = ckpt_stage_make_ref(fd, ref);
     if (r == 0) {
         set_shares(n, ref);
         (void)!ckpt_disk_truncate(fd, ref->size); /* which also sets the time of the change */
@@ -277,16 +277,16 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
     struct ckpt_file *payload = NULL;
     int r = ckpt_hold_object(&hold, ref->object);
     if (r == 0 && h->read)
-        r = stage_open_shared(step, ref, &payload);
+        r = ckpt_stage_open_shared(step, ref, &payload);
     if (r == 0) {
         CKPT_GUARD(&n->content);
         r = is_only_handle(h) ? share(n, h->fd, ref) : -EXDEV;
         if (r == 0)
-            stage_give_payload(h, ref, CKPT_STEAL(payload));
-        stage_dirty(n);
+            ckpt_stage_give_payload(h, ref, CKPT_STEAL(payload));
+        ckpt_stage_dirty(n);
     }
     ckpt_file_unref(payload);
-    stage_touch(step, who);
+    ckpt_stage_touch(step, who);
     return r < 0 ? -EXDEV : 0;
 }
 
@@ -301,7 +301,7 @@ static int get_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, 
     if (h->payload && memcmp(h->payload_hash, ref->object, CKPT_SHA256))
         ckpt_file_unref(CKPT_STEAL(h->payload));
     if (!h->payload)
-        r = stage_open_shared(h->inode->step, ref, &h->payload);
+        r = ckpt_stage_open_shared(h->inode->step, ref, &h->payload);
     if (r < 0)
         return r;
     memcpy(h->payload_hash, ref->object, CKPT_SHA256);
@@ -333,7 +333,7 @@ ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint
     }
     /* Once more, while nobody can make it a file of the other kind. */
     pthread_mutex_lock(&n->content);
-    int shared = stage_shares(n, &ref);
+    int shared = ckpt_stage_shares(n, &ref);
     ssize_t got = shared == 0 ? ckpt_pread(h->fd, buf, len, off) : shared;
     pthread_mutex_unlock(&n->content);
     return shared == 1 ? read_shared(h, &ref, buf, len, off) : got;
@@ -358,7 +358,7 @@ int ckpt_stage_run(struct ckpt_stage_handle *h, uint64_t off, uint64_t *ret_end)
     struct ckpt_file *payload;
     struct ckpt_ref ref;
     pthread_mutex_lock(&n->content);
-    int r = stage_shares(n, &ref);
+    int r = ckpt_stage_shares(n, &ref);
     int own = r == 0 ? own_run(h->fd, off, ret_end) : r;
     pthread_mutex_unlock(&n->content);
     if (r != 1)
@@ -396,5 +396,5 @@ ssize_t ckpt_stage_read_cached(struct ckpt_stage_handle *h, void *buf, size_t le
 int ckpt_stage_handle_ref(struct ckpt_stage_handle *h, struct ckpt_ref *ret)
 {
     CKPT_GUARD(&h->inode->content);
-    return stage_shares(h->inode, ret);
+    return ckpt_stage_shares(h->inode, ret);
 }

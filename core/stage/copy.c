@@ -57,7 +57,7 @@ static int restore_xattrs(int fd, const char *json, struct ckpt_err *err)
     const cJSON *e;
     int r = all ? 0 : ckpt_fail(err, EUCLEAN, "its attributes are malformed");
     cJSON_ArrayForEach(e, all)
-        if (r == 0 && stage_is_own_xattr(e->string))
+        if (r == 0 && ckpt_stage_is_own_xattr(e->string))
             r = restore_xattr(fd, e, err);
     cJSON_Delete(all);
     return r;
@@ -120,7 +120,7 @@ static int copy_content(struct stage_step *step, int fd, const struct ckpt_manif
     memcpy(ref.sha256, n->sha256, CKPT_SHA256);
     memcpy(ref.object, n->object, CKPT_SHA256);
     int r = ckpt_hold_object(&hold, ref.object);
-    return r < 0 ? r : stage_make_ref(fd, &ref);
+    return r < 0 ? r : ckpt_stage_make_ref(fd, &ref);
 }
 
 static int set_leaf_time(int fd, const struct ckpt_manifest_node *n)
@@ -150,7 +150,7 @@ static int finish_leaf(int fd, const struct ckpt_manifest_node *n)
     return r < 0 ? r : set_leaf_time(fd, n);
 }
 
-int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err)
+int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err)
 {
     CKPT_AUTOFD int fd = make_leaf(step, dir, path, n, err);
     if (fd < 0)
@@ -161,7 +161,7 @@ int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const st
     return r;
 }
 
-int stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n)
+int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n)
 {
     char temp[32] = "link-";
     ckpt_random_hex(temp + strlen(temp), 8);
@@ -191,7 +191,7 @@ static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node
         return -EUCLEAN;
     if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    int r = n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n) : stage_copy_leaf(c->step, c->step->tree, path, n, c->err);
+    int r = n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n) : ckpt_stage_copy_leaf(c->step, c->step->tree, path, n, c->err);
     if (r == -EEXIST)
         return 0;
     return r < 0 ? ckpt_fail_in(c->err, -r, "%s", path) : 0;
@@ -206,7 +206,7 @@ static int copy_dir_time(void *arg, uint32_t number, const struct ckpt_manifest_
     return set_dir_time(c, c->dirs[number], number, n->mtime_ns);
 }
 
-int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
+int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
     struct ckpt_err own = {0};
     struct copying c = {.step = step, .removed = removed, .err = &own};

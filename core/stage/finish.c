@@ -31,7 +31,7 @@ static void open_name(struct stage_step *step, char *ret, size_t len)
         }
 }
 
-struct timespec stage_deadline(int64_t ns)
+struct timespec ckpt_stage_deadline(int64_t ns)
 {
     int64_t at = ckpt_realtime_ns() + ns;
     return (struct timespec){at / 1000000000, at % 1000000000};
@@ -41,7 +41,7 @@ struct timespec stage_deadline(int64_t ns)
 static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
-    struct timespec until = stage_deadline(CLOSE_WAIT_NS);
+    struct timespec until = ckpt_stage_deadline(CLOSE_WAIT_NS);
     CKPT_GUARD(&set->lock);
     while (step->open_writes && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
         ;
@@ -51,15 +51,15 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
         return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name, step->open_writes == 1 ? " is" : ", and others, are",
                          step->open_writes == 1 ? "it" : "them");
     }
-    stage_drop_jobs(step);
+    ckpt_stage_drop_jobs(step);
     while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
-        until = stage_deadline(1000000000); /* an interruption wakes nobody */
+        until = ckpt_stage_deadline(1000000000); /* an interruption wakes nobody */
         pthread_cond_timedwait(&set->idle, &set->lock, &until);
     }
     return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
 }
 
-int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
                      atomic_bool *interrupted, char id[33], struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
@@ -68,7 +68,7 @@ int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, 
     CKPT_AUTOFREE char *metadata = NULL;
     size_t len;
     bool same_name = !strcmp(name, step->name);
-    int r = stage_metadata(step, &metadata, &len);
+    int r = ckpt_stage_metadata(step, &metadata, &len);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: its metadata cannot be read: %s", name, strerror(-r));
     r = ckpt_store_config_read(set->store, &config, err);
@@ -87,7 +87,7 @@ int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, 
         .base_id = same_name && *step->base_id ? step->base_id : NULL,
         .codec = set->opt.set_codec ? set->opt.codec : config.codec,
         .metadata = metadata && *metadata ? metadata : NULL,
-        .known = stage_known,
+        .known = ckpt_stage_known,
         .arg = step,
         .put = put,
         .put_arg = put_arg,
@@ -115,18 +115,18 @@ static bool has_pin(struct stage_step *step)
     return fgetxattr(step->tree, "user.ckpt.pinned", value, sizeof value) == 1 && value[0] == '1';
 }
 
-bool stage_is_settled(struct stage_step *step)
+bool ckpt_stage_is_settled(struct stage_step *step)
 {
     double number;
     return step->touched && !step->write_failed && !step->open_writes && ckpt_step_name(step->name, &number) &&
-           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && stage_writers_ended(step);
+           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && ckpt_stage_writers_ended(step);
 }
 
 /* Once more when changes are kept out: a writer may have begun since it was seen. */
 static bool still_settled(struct stage_step *step)
 {
     CKPT_GUARD(&step->set->lock);
-    if (stage_is_settled(step))
+    if (ckpt_stage_is_settled(step))
         return true;
     step->tried = false;
     return false;
@@ -137,9 +137,9 @@ static void freeze(struct stage_step *step)
 {
     int64_t end = ckpt_monotonic_ns() + AWAITED_MAX_NS;
     for (;;) {
-        stage_wait_awaited(step, end);
+        ckpt_stage_wait_awaited(step, end);
         pthread_rwlock_wrlock(&step->freeze);
-        if (ckpt_monotonic_ns() >= end || !stage_is_awaited(step))
+        if (ckpt_monotonic_ns() >= end || !ckpt_stage_is_awaited(step))
             return;
         pthread_rwlock_unlock(&step->freeze);
     }
@@ -162,15 +162,15 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
     if (r == 0)
         r = wait_quiet(step, interrupted, &own);
     if (r == 0)
-        r = set->opt.writers ? stage_commit_part(step, name, interrupted, &own)
-                             : stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
+        r = set->opt.writers ? ckpt_stage_commit_part(step, name, interrupted, &own)
+                             : ckpt_stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);
     if (r == 0) { /* the committed step is seen before the staged one goes */
-        stage_lineage_add(step, id, name);
+        ckpt_stage_lineage_add(step, id, name);
         set->opt.changed(set->opt.arg, name);
-        stage_end(step);
+        ckpt_stage_end(step);
     }
     pthread_rwlock_unlock(&step->freeze);
     if (pinned && ckpt_store_pin(set->store, name, true, &own) < 0)
@@ -179,7 +179,7 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
         prune(set);
         ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", set->store->path, name);
     } else if (r != -ESTALE) {
-        stage_set_error(step, &own);
+        ckpt_stage_set_error(step, &own);
         ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", set->store->path, name ? name : "", own.text);
     }
     if (err)
@@ -188,7 +188,7 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
     return r;
 }
 
-int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
 {
     int r = ckpt_waiting_begin();
     if (r < 0)
@@ -200,15 +200,15 @@ int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, at
 
 int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    struct stage_step *step = stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_get(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
-    int r = stage_commit_as(step, NULL, false, who->interrupted, err);
-    stage_step_put(step);
+    int r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
+    ckpt_stage_step_put(step);
     return r;
 }
 
-int stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct stat st;
     if (fstat(step->tree, &st) < 0)
@@ -233,7 +233,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
 {
     struct stage_inode *n;
     double number;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
     struct stage_step *step = n->step;
@@ -241,13 +241,13 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     bool commit = n == step->top && ckpt_step_name(step->name, &number);
     step->uses++;
     pthread_mutex_unlock(&set->lock);
-    CKPT_AUTOFD int fd = commit ? -1 : stage_reopen(n->fd, O_RDONLY);
+    CKPT_AUTOFD int fd = commit ? -1 : ckpt_stage_reopen(n->fd, O_RDONLY);
     r = commit ? 0 : fd < 0 ? fd : fsync_names(step, fd);
     if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
         r = ckpt_disk_fsync(step->hold);
-    stage_put(n);
-    if (commit && (r = stage_may_commit(step, who, err)) == 0)
-        r = stage_commit_as(step, NULL, false, who->interrupted, err);
-    stage_step_put(step);
+    ckpt_stage_put(n);
+    if (commit && (r = ckpt_stage_may_commit(step, who, err)) == 0)
+        r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
+    ckpt_stage_step_put(step);
     return r;
 }

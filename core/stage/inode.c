@@ -23,7 +23,7 @@ uint64_t ckpt_stage_ino(const struct ckpt_stages *set, dev_t dev, ino_t ino)
     return ckpt_mix(ino * 0x9e3779b97f4a7c15 + dev + set->opt.first_id) >> 1 | 16;
 }
 
-struct stage_inode *stage_find_id(struct ckpt_stages *set, uint64_t id)
+struct stage_inode *ckpt_stage_find_id(struct ckpt_stages *set, uint64_t id)
 {
     struct stage_inode *n = *id_bucket(set, id);
     while (n && n->id != id)
@@ -50,7 +50,7 @@ static void drop_key(struct ckpt_stages *set, struct stage_inode *n)
     n->unlinked = true;
 }
 
-int stage_reopen(int fd, int flags)
+int ckpt_stage_reopen(int fd, int flags)
 {
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -129,7 +129,7 @@ static void set_name(struct stage_inode *n, struct stage_inode *dir, const char 
     n->parent = copy ? dir : NULL;
     if (old) {
         old->children--;
-        stage_reap(old);
+        ckpt_stage_reap(old);
     }
 }
 
@@ -138,9 +138,9 @@ static struct stage_inode *first_to_open(struct stage_inode *n)
 {
     while (n->parent && n->parent->fd < 0)
         n = n->parent;
-    stage_use(n);
+    ckpt_stage_use(n);
     if (n->parent)
-        stage_use(n->parent);
+        ckpt_stage_use(n->parent);
     return n;
 }
 
@@ -167,18 +167,18 @@ static int open_again(struct stage_inode *n)
             if (fd >= 0)
                 close(fd);
         }
-        stage_unuse(a);
-        stage_reap(a);
+        ckpt_stage_unuse(a);
+        ckpt_stage_reap(a);
         if (dir) {
-            stage_unuse(dir);
-            stage_reap(dir);
+            ckpt_stage_unuse(dir);
+            ckpt_stage_reap(dir);
         }
         pthread_mutex_unlock(&set->lock);
     }
     return r;
 }
 
-int stage_keep(struct stage_inode *dir, const char *name)
+int ckpt_stage_keep(struct stage_inode *dir, const char *name)
 {
     struct ckpt_stages *set = dir->step->set;
     struct stat st;
@@ -187,7 +187,7 @@ int stage_keep(struct stage_inode *dir, const char *name)
     pthread_mutex_lock(&set->lock);
     struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
     if (n && n->parent == dir && n->name && !strcmp(n->name, name))
-        stage_use(n);
+        ckpt_stage_use(n);
     else
         n = NULL;
     pthread_mutex_unlock(&set->lock);
@@ -197,12 +197,12 @@ int stage_keep(struct stage_inode *dir, const char *name)
     CKPT_GUARD(&set->lock);
     if (r == 0)
         set_name(n, NULL, NULL);
-    stage_unuse(n);
-    stage_reap(n);
+    ckpt_stage_unuse(n);
+    ckpt_stage_reap(n);
     return r;
 }
 
-void stage_found(struct stage_inode *dir, const char *name)
+void ckpt_stage_found(struct stage_inode *dir, const char *name)
 {
     struct ckpt_stages *set = dir->step->set;
     struct stat st;
@@ -214,13 +214,13 @@ void stage_found(struct stage_inode *dir, const char *name)
         set_name(n, dir, name);
 }
 
-void stage_use(struct stage_inode *n)
+void ckpt_stage_use(struct stage_inode *n)
 {
     n->uses++;
     n->step->busy++;
 }
 
-void stage_unuse(struct stage_inode *n)
+void ckpt_stage_unuse(struct stage_inode *n)
 {
     n->uses--;
     n->step->busy--;
@@ -233,10 +233,10 @@ static bool is_needed(const struct stage_inode *n)
     return n->refs || n->uses || n->opens || n->queued || n->children || n == n->step->top || (n->known && !n->unlinked && !gone);
 }
 
-void stage_reap(struct stage_inode *n)
+void ckpt_stage_reap(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
-    stage_step_rest(n->step);
+    ckpt_stage_step_rest(n->step);
     while (n) {
         bool gone = atomic_load(&n->step->state) == STAGE_GONE;
         if (!n->uses && !n->opens && (gone || (!n->refs && n != n->step->top && n->name)))
@@ -254,13 +254,13 @@ void stage_reap(struct stage_inode *n)
         if (parent)
             parent->children--;
         n->step->inodes--;
-        stage_step_unref(n->step);
+        ckpt_stage_step_unref(n->step);
         free(n);
         n = parent; /* which keeps the step */
     }
 }
 
-void stage_let_go(struct stage_step *step)
+void ckpt_stage_let_go(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     step->uses++;
@@ -276,14 +276,14 @@ void stage_let_go(struct stage_step *step)
         while (n) {
             bool free_now = n->step == step && !is_needed(n);
             if (free_now)
-                stage_reap(n); /* and perhaps others of this bucket */
+                ckpt_stage_reap(n); /* and perhaps others of this bucket */
             n = free_now ? set->by_id[i] : n->next_id;
         }
     }
-    stage_step_unref(step);
+    ckpt_stage_step_unref(step);
 }
 
-void stage_free_all(struct ckpt_stages *set)
+void ckpt_stage_free_all(struct ckpt_stages *set)
 {
     for (unsigned i = 0; i < STAGE_BUCKETS; i++)
         for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id) {
@@ -294,12 +294,12 @@ void stage_free_all(struct ckpt_stages *set)
         }
     for (unsigned i = 0; i < STAGE_BUCKETS; i++)
         while (set->by_id[i])
-            stage_reap(set->by_id[i]);
+            ckpt_stage_reap(set->by_id[i]);
 }
 
 /* --- use --- */
 
-int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
+int ckpt_stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 {
     unsigned remade;
     do {
@@ -316,7 +316,7 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
         }
     } while (remade != atomic_load(&n->remade));
     if (atomic_load(&n->step->sealed) && S_ISREG(ret->st.st_mode))
-        (void)!seal_marked(n->fd, &ret->st);
+        (void)!ckpt_seal_marked(n->fd, &ret->st);
     ret->id = n->id;
     ret->copy = *n->step->base_id;
     ret->st.st_ino = ckpt_stage_ino(n->step->set, n->dev, n->ino);
@@ -328,12 +328,12 @@ int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_inode **ret)
 {
     pthread_mutex_lock(&set->lock);
-    struct stage_inode *n = stage_find_id(set, id);
+    struct stage_inode *n = ckpt_stage_find_id(set, id);
     if (!n || n->alias || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
         pthread_mutex_unlock(&set->lock);
         return -ESTALE;
     }
-    stage_use(n);
+    ckpt_stage_use(n);
     bool open = n->fd >= 0;
     if (open) {
         unlink_open(set, n);
@@ -346,23 +346,23 @@ static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_in
         r = open_again(n);
     }
     if (r < 0)
-        stage_put(n);
+        ckpt_stage_put(n);
     else
         *ret = n;
     return r;
 }
 
-int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+int ckpt_stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 {
     return get(set, id, false, ret);
 }
 
-void stage_put(struct stage_inode *n)
+void ckpt_stage_put(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
     CKPT_GUARD(&set->lock);
-    stage_unuse(n);
-    stage_reap(n);
+    ckpt_stage_unuse(n);
+    ckpt_stage_reap(n);
 }
 
 static struct stage_inode *inode_new(struct stage_step *step, const struct stat *st)
@@ -392,7 +392,7 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     return n;
 }
 
-int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
+int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
 {
     struct ckpt_stages *set = step->set;
     struct stat st;
@@ -411,7 +411,7 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
     }
     if (n) {
         n->refs++;
-        stage_use(n);
+        ckpt_stage_use(n);
         give_fd(n, fd);
         if (dir)
             set_name(n, dir, name);
@@ -422,14 +422,14 @@ int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const c
         return ended ? -ESTALE : -ENOMEM;
     if (atomic_load(&n->shared) < 0) {
         CKPT_GUARD(&n->content); /* known from now on; or else who wants its bytes is told why it is not */
-        if (stage_shares(n, NULL) == 1)
+        if (ckpt_stage_shares(n, NULL) == 1)
             atomic_store(&n->unseen, false); /* no kernel writes to it */
     }
-    int r = stage_stat(n, ret);
+    int r = ckpt_stage_stat(n, ret);
     CKPT_GUARD(&set->lock);
-    stage_unuse(n);
+    ckpt_stage_unuse(n);
     n->refs -= r < 0;
-    stage_reap(n);
+    ckpt_stage_reap(n);
     return r;
 }
 
@@ -448,7 +448,7 @@ static ino_t alias_key(const struct stage_inode *dir, const char *name)
 int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_inode *d = stage_find_id(set, dir);
+    struct stage_inode *d = ckpt_stage_find_id(set, dir);
     if (!d)
         return -ESTALE;
     const struct stat key = {.st_dev = ALIAS_DEV, .st_ino = alias_key(d, name), .st_mode = S_IFDIR};
@@ -462,7 +462,7 @@ int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, ui
         n->alias = true;
         set_name(n, d, name);
         if (!n->name) {
-            stage_reap(n);
+            ckpt_stage_reap(n);
             return -ENOMEM;
         }
     }
@@ -471,7 +471,7 @@ int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, ui
     return 0;
 }
 
-void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino)
+void ckpt_stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino)
 {
     CKPT_GUARD(&set->lock);
     struct stage_inode *n = find_key(set, dev, ino);
@@ -479,16 +479,16 @@ void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino)
         return;
     drop_key(set, n); /* its number may be another file's soon */
     atomic_store(&n->cancel, true);
-    stage_reap(n);
+    ckpt_stage_reap(n);
 }
 
-void stage_dirty(struct stage_inode *n)
+void ckpt_stage_dirty(struct stage_inode *n)
 {
     atomic_fetch_add(&n->gen, 1);
     atomic_store(&n->cancel, true);
 }
 
-struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st)
+struct stage_inode *ckpt_stage_inode_at(struct ckpt_stages *set, const struct stat *st)
 {
     return find_key(set, st->st_dev, st->st_ino);
 }
@@ -496,17 +496,17 @@ struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st)
 void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_inode *n = stage_find_id(set, id);
+    struct stage_inode *n = ckpt_stage_find_id(set, id);
     if (!n)
         return;
     n->refs -= CKPT_MIN(n->refs, count);
-    stage_reap(n);
+    ckpt_stage_reap(n);
 }
 
 bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = stage_find_id(set, id);
+    const struct stage_inode *n = ckpt_stage_find_id(set, id);
     return !n || n->alias || atomic_load(&n->step->state) == STAGE_GONE;
 }
 
@@ -516,19 +516,19 @@ int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_a
     int r = get(set, id, true, &n); /* who reads on asks for the size */
     if (r < 0)
         return r;
-    r = stage_stat(n, ret);
-    stage_put(n);
+    r = ckpt_stage_stat(n, ret);
+    ckpt_stage_put(n);
     return r;
 }
 
 int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id)
 {
     struct stage_inode *n;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
     CKPT_GUARD(&set->lock);
-    stage_unuse(n);
+    ckpt_stage_unuse(n);
     n->refs++;
     return 0;
 }

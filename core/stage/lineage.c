@@ -29,14 +29,14 @@ static struct stage_lineage_entry *take_entry(struct stage_lineage *l, const cha
     return e;
 }
 
-void stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name)
+void ckpt_stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name)
 {
     CKPT_GUARD(&set->lock);
     struct stage_lineage_entry *e = take_entry(&set->lineage, id);
     snprintf(e->name, sizeof e->name, "%s", name);
 }
 
-void stage_lineage_add(struct stage_step *step, const char *id, const char *name)
+void ckpt_stage_lineage_add(struct stage_step *step, const char *id, const char *name)
 {
     struct ckpt_stages *set = step->set;
     CKPT_GUARD(&set->lock);
@@ -96,7 +96,7 @@ static int path_of(const struct stage_inode *n, struct ckpt_buf *ret)
 int ckpt_stage_became(struct ckpt_stages *set, uint64_t id, char manifest[CKPT_MANIFEST_ID], struct ckpt_buf *path)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = stage_find_id(set, id);
+    const struct stage_inode *n = ckpt_stage_find_id(set, id);
     if (!n || (!n->alias && atomic_load(&n->step->state) != STAGE_GONE))
         return -ESTALE;
     const char *became = atomic_load(&n->step->state) == STAGE_GONE ? n->step->became : n->step->base_id;

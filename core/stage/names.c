@@ -18,7 +18,7 @@ static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stag
     int fd = openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int r = stage_take(dir->step, fd, dir, name, ret);
+    int r = ckpt_stage_take(dir->step, fd, dir, name, ret);
     if (r == 0 && !S_ISREG(ret->st.st_mode) && !S_ISDIR(ret->st.st_mode)) {
         ckpt_stage_forget(dir->step->set, ret->id, 1);
         return -EPERM;
@@ -29,23 +29,23 @@ static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stag
 int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
-    int r = stage_get(set, parent, &dir);
+    int r = ckpt_stage_get(set, parent, &dir);
     if (r < 0)
         return r;
     r = !dir->dir ? -ENOTDIR : is_plain(dir, name) ? take_name(dir, name, ret) : -ENOENT;
-    stage_put(dir);
+    ckpt_stage_put(dir);
     return r;
 }
 
 /* A directory whose step may be changed until leave(). */
 static int enter(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 {
-    int r = stage_get(set, id, ret);
+    int r = ckpt_stage_get(set, id, ret);
     if (r < 0)
         return r;
-    r = stage_enter((*ret)->step);
+    r = ckpt_stage_enter((*ret)->step);
     if (r < 0)
-        stage_put(*ret);
+        ckpt_stage_put(*ret);
     return r;
 }
 
@@ -53,9 +53,9 @@ static void leave(struct stage_inode *n, const struct ckpt_caller *who)
 {
     struct ckpt_stages *set = n->step->set;
     bool of_root = n == set->face->top;
-    stage_touch(n->step, who);
-    stage_leave(n->step);
-    stage_put(n);
+    ckpt_stage_touch(n->step, who);
+    ckpt_stage_leave(n->step);
+    ckpt_stage_put(n);
     if (of_root) /* a foreign step may be there now, or gone */
         set->opt.changed(set->opt.arg, NULL);
 }
@@ -93,7 +93,7 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
     r = is_plain(dir, name) ? make_dir(dir->fd, name, mode, who) : -EINVAL;
     if (r == 0)
         r = take_name(dir, name, ret);
-    stage_write_failed(dir->step, r);
+    ckpt_stage_write_failed(dir->step, r);
     leave(dir, who);
     return r;
 }
@@ -107,13 +107,13 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
         return r;
     pthread_mutex_lock(&dir->step->names);
     bool there = fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    r = is_plain(dir, name) ? stage_keep(dir, name) : -EINVAL;
+    r = is_plain(dir, name) ? ckpt_stage_keep(dir, name) : -EINVAL;
     if (r == 0)
         r = ckpt_disk_unlink(dir->fd, name, is_dir ? AT_REMOVEDIR : 0);
     if (r == 0 && there && (is_dir || st.st_nlink == 1))
-        stage_unlinked(set, st.st_dev, st.st_ino);
+        ckpt_stage_unlinked(set, st.st_dev, st.st_ino);
     if (r < 0 && there)
-        stage_found(dir, name);
+        ckpt_stage_found(dir, name);
     pthread_mutex_unlock(&dir->step->names);
     leave(dir, who);
     return r;
@@ -126,14 +126,14 @@ static int rename_known(struct stage_inode *from, const char *name, struct stage
     CKPT_GUARD(&from->step->names);
     bool there = fstatat(to->fd, new_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
     bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino && moved.st_dev == st.st_dev;
-    int r = there ? stage_keep(to, new_name) : 0;
+    int r = there ? ckpt_stage_keep(to, new_name) : 0;
     if (r == 0)
         r = ckpt_disk_rename(from->fd, name, to->fd, new_name, flags);
     if (r == 0 && there && !same && !(flags & RENAME_EXCHANGE) && (S_ISDIR(st.st_mode) || st.st_nlink == 1))
-        stage_unlinked(from->step->set, st.st_dev, st.st_ino);
-    stage_found(to, new_name);
+        ckpt_stage_unlinked(from->step->set, st.st_dev, st.st_ino);
+    ckpt_stage_found(to, new_name);
     if (flags & RENAME_EXCHANGE)
-        stage_found(from, name);
+        ckpt_stage_found(from, name);
     return r;
 }
 
@@ -144,7 +144,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
     int r = enter(set, parent, &from);
     if (r < 0)
         return r;
-    r = stage_get(set, new_parent, &to);
+    r = ckpt_stage_get(set, new_parent, &to);
     if (r == 0) {
         if (from->step != to->step)
             r = -EXDEV; /* mv copies, which shares what it can */
@@ -152,7 +152,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
             r = -EINVAL;
         else
             r = rename_known(from, name, to, new_name, flags);
-        stage_put(to);
+        ckpt_stage_put(to);
     }
     leave(from, who);
     return r;
@@ -165,12 +165,12 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = stage_get(set, id, &n);
+    r = ckpt_stage_get(set, id, &n);
     if (r == 0) {
         r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(dir, name) ? ckpt_disk_link_fd(n->fd, dir->fd, name) : -EINVAL;
         if (r == 0)
             r = take_name(dir, name, ret);
-        stage_put(n);
+        ckpt_stage_put(n);
     }
     leave(dir, who);
     return r;
@@ -183,7 +183,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = dir->step->face ? -EXDEV : is_plain(dir, name) ? stage_link_leaf(dir->step, dir->fd, name, node) : -EINVAL;
+    r = dir->step->face ? -EXDEV : is_plain(dir, name) ? ckpt_stage_link_leaf(dir->step, dir->fd, name, node) : -EINVAL;
     if (r == 0)
         r = take_name(dir, name, ret);
     leave(dir, who);
@@ -195,14 +195,14 @@ static int set_size(struct stage_inode *n, uint64_t size, const struct ckpt_call
     if (size > CKPT_LEAF_MAX)
         return -EFBIG;
     CKPT_GUARD(&n->content);
-    CKPT_AUTOFD int fd = n->dir ? -EISDIR : stage_reopen(n->fd, O_RDWR | O_NONBLOCK);
+    CKPT_AUTOFD int fd = n->dir ? -EISDIR : ckpt_stage_reopen(n->fd, O_RDWR | O_NONBLOCK);
     if (fd < 0)
         return fd;
     struct ckpt_ref ref;
-    if (stage_shares(n, &ref) == 1 && ref.size == size)
+    if (ckpt_stage_shares(n, &ref) == 1 && ref.size == size)
         return 0;
-    int r = stage_drop_setid(fd, who);
-    return r < 0 ? r : stage_resize(n, fd, size);
+    int r = ckpt_stage_drop_setid(fd, who);
+    return r < 0 ? r : ckpt_stage_resize(n, fd, size);
 }
 
 int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who,
@@ -213,7 +213,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
     if (r < 0)
         return r;
     if (what & (CKPT_SET_UID | CKPT_SET_GID | CKPT_SET_MODE) && !n->dir)
-        r = seal_forget(n->fd);
+        r = ckpt_seal_forget(n->fd);
     if (r == 0 && what & (CKPT_SET_UID | CKPT_SET_GID))
         r = ckpt_disk_chown(n->fd, what & CKPT_SET_UID ? st->st_uid : (uid_t)-1, what & CKPT_SET_GID ? st->st_gid : (gid_t)-1);
     if (r == 0 && (what & CKPT_SET_MODE))
@@ -230,7 +230,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
         r = ckpt_disk_set_times(n->fd, times);
     }
     if (r == 0)
-        r = stage_stat(n, ret);
+        r = ckpt_stage_stat(n, ret);
     leave(n, who);
     return r;
 }
@@ -238,11 +238,11 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
 int ckpt_stage_opendir(struct ckpt_stages *set, uint64_t id, int *ret_fd)
 {
     struct stage_inode *n;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
-    *ret_fd = n->dir ? stage_reopen(n->fd, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
+    *ret_fd = n->dir ? ckpt_stage_reopen(n->fd, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
     r = CKPT_MIN(*ret_fd, 0);
-    stage_put(n);
+    ckpt_stage_put(n);
     return r;
 }

@@ -35,17 +35,17 @@ static int try_lease(int fd, int type)
     }
 }
 
-bool stage_has_leases(int dir)
+bool ckpt_stage_has_leases(int dir)
 {
     CKPT_AUTOFD int fd = openat(dir, "store.json", O_RDONLY | O_CLOEXEC);
     return fd >= 0 && try_lease(fd, F_RDLCK) == 0;
 }
 
-int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret)
+int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret)
 {
     struct stage_step *step = arg;
     pthread_mutex_lock(&step->set->lock);
-    struct stage_inode *n = stage_find(step->set, st);
+    struct stage_inode *n = ckpt_stage_inode_at(step->set, st);
     bool known = n && n->known && n->known_gen == atomic_load(&n->gen) && n->made.size == (uint64_t)st->st_size;
     bool unseen = n ? atomic_load(&n->unseen) : step->set->leases; /* an earlier mount may have given it to the kernel */
     if (known)
@@ -78,7 +78,7 @@ static void let_go_locked(struct stage_inode *n, int fd)
     if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != ref.size)
         return; /* what is stored as it is has no object before the commit, which makes this file one */
     if (!atomic_load(&n->unseen) || try_lease(fd, F_WRLCK) == 0)
-        stage_disown(n, fd, &ref);
+        ckpt_stage_disown(n, fd, &ref);
 }
 
 /* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken over. */
@@ -87,13 +87,13 @@ static void let_go(struct stage_inode *n, int fd)
     bool free_to_change = pthread_rwlock_tryrdlock(&n->step->freeze) == 0; /* else a commit is under way, which takes all of it away */
     if (free_to_change)
         pthread_mutex_lock(&n->content);
-    CKPT_AUTOFD int own = free_to_change ? stage_reopen(fd, O_RDWR) : -1;
+    CKPT_AUTOFD int own = free_to_change ? ckpt_stage_reopen(fd, O_RDWR) : -1;
     close(fd);
     if (own >= 0)
         let_go_locked(n, own);
     if (free_to_change) {
         pthread_mutex_unlock(&n->content);
-        stage_leave(n->step);
+        ckpt_stage_leave(n->step);
     }
 }
 
@@ -151,7 +151,7 @@ static void make_object(struct stage_task *task)
     pthread_mutex_lock(&set->lock);
     step->job_bytes -= job->size;
     n->queued = false;
-    stage_use(n);
+    ckpt_stage_use(n);
     if (r == 0 && gen == atomic_load(&n->gen)) {
         n->known = true;
         n->known_gen = gen;
@@ -167,10 +167,10 @@ static void make_object(struct stage_task *task)
     if (job->fd >= 0)
         close(job->fd);
     pthread_mutex_lock(&set->lock);
-    stage_unuse(n);
+    ckpt_stage_unuse(n);
     step->jobs--;
     pthread_cond_broadcast(&set->idle);
-    stage_reap(n);
+    ckpt_stage_reap(n);
     pthread_mutex_unlock(&set->lock);
     free(job);
 }
@@ -190,7 +190,7 @@ static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
         atomic_store(&n->cancel, false);
         step->jobs++;
         step->job_bytes += job->size;
-        if (stage_queue_add(set, &job->task) == 0)
+        if (ckpt_stage_queue_add(set, &job->task) == 0)
             return;
         step->job_bytes -= job->size;
         step->jobs--;
@@ -200,15 +200,15 @@ static void queue_object(struct stage_inode *n, int fd, const struct stat *st)
     close(fd);
 }
 
-void stage_drop_jobs(struct stage_step *step)
+void ckpt_stage_drop_jobs(struct stage_step *step)
 {
-    for (struct stage_task *task = stage_queue_take(step), *next; task; task = next) {
+    for (struct stage_task *task = ckpt_stage_queue_take(step), *next; task; task = next) {
         struct job *job = (struct job *)task;
         next = task->next;
         step->job_bytes -= job->size;
         step->jobs--;
         job->inode->queued = false;
-        stage_reap(job->inode);
+        ckpt_stage_reap(job->inode);
         close(job->fd);
         free(job);
     }
@@ -241,14 +241,14 @@ void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h)
     h->unseen = true;
     atomic_store(&h->inode->unseen, true);
     if (h->write)
-        stage_dirty(h->inode);
+        ckpt_stage_dirty(h->inode);
 }
 
 void ckpt_stage_flush(struct ckpt_stage_handle *h)
 {
     struct stage_step *step = h->inode->step;
     struct ckpt_stages *set = step->set;
-    struct timespec until = stage_deadline(LAG_NS);
+    struct timespec until = ckpt_stage_deadline(LAG_NS);
     if (!h->write)
         return;
     CKPT_GUARD(&set->lock);
@@ -274,13 +274,13 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
     struct ckpt_stages *set = step->set;
     struct stat st = {0};
     bool large = h->write && fstat(h->fd, &st) == 0 && (uint64_t)st.st_size >= CKPT_SMALL;
-    int fd = large ? stage_reopen(h->fd, O_RDONLY) : -1;
+    int fd = large ? ckpt_stage_reopen(h->fd, O_RDONLY) : -1;
     bool full = h->write && h->unseen && is_full(h->fd);
     close(h->fd); /* first: a lease is refused while it is open */
     if (h->write && h->unseen) {
-        stage_touch(step, &(struct ckpt_caller){0});
+        ckpt_stage_touch(step, &(struct ckpt_caller){0});
         if (full)
-            stage_write_failed(step, -ENOSPC);
+            ckpt_stage_write_failed(step, -ENOSPC);
     }
     ckpt_file_unref(h->payload);
     pthread_mutex_destroy(&h->lock);
@@ -294,7 +294,7 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
     }
     if (fd >= 0 && wants_object(n, &st))
         queue_object(n, CKPT_STEAL_FD(fd), &st);
-    stage_reap(n);
+    ckpt_stage_reap(n);
     pthread_mutex_unlock(&set->lock);
     if (fd >= 0)
         close(fd);
@@ -308,13 +308,13 @@ static int backing_flags(int flags)
     return access | (flags & O_DSYNC) | O_NONBLOCK | O_NOCTTY;
 }
 
-int stage_drop_setid(int fd, const struct ckpt_caller *who)
+int ckpt_stage_drop_setid(int fd, const struct ckpt_caller *who)
 {
     struct stat st;
     if (!who->uid || fstat(fd, &st) < 0 || !(st.st_mode & (S_ISUID | S_ISGID)))
         return 0;
     mode_t drop = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
-    int r = seal_forget(fd);
+    int r = ckpt_seal_forget(fd);
     return r < 0 ? r : ckpt_disk_chmod(fd, st.st_mode & 07777 & ~drop);
 }
 
@@ -322,23 +322,23 @@ int stage_drop_setid(int fd, const struct ckpt_caller *who)
 static int open_locked(struct stage_inode *n, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret)
 {
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
-    int fd = stage_reopen(n->fd, backing_flags(flags | (change ? O_RDWR : 0)));
+    int fd = ckpt_stage_reopen(n->fd, backing_flags(flags | (change ? O_RDWR : 0)));
     int r = CKPT_MIN(fd, 0);
     if (r == 0 && change)
-        r = stage_drop_setid(fd, who);
+        r = ckpt_stage_drop_setid(fd, who);
     if (r == 0 && flags & O_TRUNC)
-        r = stage_resize(n, fd, 0);
+        r = ckpt_stage_resize(n, fd, 0);
     else if (r == 0 && change)
-        r = stage_own(n, fd, STAGE_ALL);
+        r = ckpt_stage_own(n, fd, STAGE_ALL);
     struct ckpt_ref ref;
     struct ckpt_file *payload = NULL;
     if (r == 0 && (flags & O_ACCMODE) != O_WRONLY)
-        r = stage_open_payload(n, &ref, &payload);
+        r = ckpt_stage_open_payload(n, &ref, &payload);
     /* Counted as open before a commit can begin, and before its bytes can go. */
     if (r == 0 && !(*ret = handle_new(n, fd, flags)))
         r = -ENOMEM;
     if (r == 0)
-        stage_give_payload(*ret, &ref, CKPT_STEAL(payload));
+        ckpt_stage_give_payload(*ret, &ref, CKPT_STEAL(payload));
     ckpt_file_unref(payload);
     if (r < 0 && fd >= 0)
         close(fd);
@@ -348,23 +348,23 @@ static int open_locked(struct stage_inode *n, int flags, const struct ckpt_calle
 int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret)
 {
     struct stage_inode *n;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
-    r = n->dir ? -EISDIR : change ? stage_enter(n->step) : 0;
+    r = n->dir ? -EISDIR : change ? ckpt_stage_enter(n->step) : 0;
     if (r == 0) {
         pthread_mutex_lock(&n->content);
         r = open_locked(n, flags, who, ret);
         pthread_mutex_unlock(&n->content);
         if (change) {
-            stage_write_failed(n->step, r);
-            stage_touch(n->step, who);
-            stage_leave(n->step);
+            ckpt_stage_write_failed(n->step, r);
+            ckpt_stage_touch(n->step, who);
+            ckpt_stage_leave(n->step);
         } else
-            stage_came(n->step, who);
+            ckpt_stage_came(n->step, who);
     }
-    stage_put(n);
+    ckpt_stage_put(n);
     return r;
 }
 
@@ -394,12 +394,12 @@ static int open_made(struct stage_inode *dir, const char *name, int fd, bool wri
 {
     struct ckpt_stages *set = dir->step->set;
     struct stage_inode *n;
-    int path = stage_reopen(fd, O_PATH);
-    int r = path < 0 ? path : stage_take(dir->step, path, dir, name, ret);
-    if (r == 0 && (r = stage_get(set, ret->id, &n)) == 0) {
+    int path = ckpt_stage_reopen(fd, O_PATH);
+    int r = path < 0 ? path : ckpt_stage_take(dir->step, path, dir, name, ret);
+    if (r == 0 && (r = ckpt_stage_get(set, ret->id, &n)) == 0) {
         atomic_store(&n->unseen, false);
-        r = (*ret_handle = handle_new(n, fd, writes_only ? O_WRONLY : O_RDWR)) ? stage_stat(n, ret) : -ENOMEM;
-        stage_put(n);
+        r = (*ret_handle = handle_new(n, fd, writes_only ? O_WRONLY : O_RDWR)) ? ckpt_stage_stat(n, ret) : -ENOMEM;
+        ckpt_stage_put(n);
         if (r < 0 && *ret_handle)
             ckpt_stage_release(*ret_handle); /* and with it the descriptor */
         fd = *ret_handle ? -1 : fd;
@@ -431,24 +431,24 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
                       struct ckpt_stage_attr *ret, struct ckpt_stage_handle **ret_handle)
 {
     struct stage_inode *dir;
-    int r = stage_get(set, parent, &dir);
+    int r = ckpt_stage_get(set, parent, &dir);
     if (r < 0)
         return r;
     struct stage_step *step = dir->step;
     *ret_handle = NULL;
-    r = stage_enter(step);
+    r = ckpt_stage_enter(step);
     if (r == 0) {
         int fd = ckpt_stage_hides(set, parent, name) ? -EPERM : make_file(dir, name, flags, mode, who);
         r = fd < 0 ? fd : open_made(dir, name, fd, (flags & O_ACCMODE) == O_WRONLY, ret, ret_handle);
         if (fd >= 0 && r < 0)
             (void)!ckpt_disk_unlink(dir->fd, name, 0);
-        stage_write_failed(step, r);
-        stage_touch(step, who);
-        stage_leave(step);
+        ckpt_stage_write_failed(step, r);
+        ckpt_stage_touch(step, who);
+        ckpt_stage_leave(step);
     }
     if (r == -EEXIST && !(flags & O_EXCL))
         r = open_found(dir, name, flags, who, ret, ret_handle);
-    stage_put(dir);
+    ckpt_stage_put(dir);
     return r;
 }
 
@@ -463,14 +463,14 @@ ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t le
     if (off > CKPT_LEAF_MAX - len)
         return -EFBIG;
     /* The step cannot be committed while the file is open for writing, so there is nothing to keep out. */
-    stage_dirty(n);
-    int r = stage_begin_change(n, h->fd); /* it may have been made to share content after it was opened */
+    ckpt_stage_dirty(n);
+    int r = ckpt_stage_begin_change(n, h->fd); /* it may have been made to share content after it was opened */
     if (r == 0)
         r = ckpt_disk_write(h->fd, buf, len, off);
-    stage_end_change(n);
-    stage_write_failed(n->step, r);
-    stage_dirty(n);
-    stage_touch(n->step, who);
+    ckpt_stage_end_change(n);
+    ckpt_stage_write_failed(n->step, r);
+    ckpt_stage_dirty(n);
+    ckpt_stage_touch(n->step, who);
     return r < 0 ? r : (ssize_t)len;
 }
 
@@ -478,13 +478,13 @@ int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uin
 {
     if (off > CKPT_LEAF_MAX || len > CKPT_LEAF_MAX - off)
         return -EFBIG;
-    int r = stage_begin_change(h->inode, h->fd);
+    int r = ckpt_stage_begin_change(h->inode, h->fd);
     if (r == 0)
         r = ckpt_disk_allocate(h->fd, mode, off, len);
-    stage_end_change(h->inode);
-    stage_write_failed(h->inode->step, r);
-    stage_dirty(h->inode);
-    stage_touch(h->inode->step, who);
+    ckpt_stage_end_change(h->inode);
+    ckpt_stage_write_failed(h->inode->step, r);
+    ckpt_stage_dirty(h->inode);
+    ckpt_stage_touch(h->inode->step, who);
     return r;
 }
 

@@ -24,17 +24,17 @@ static int put_part(void *arg, int work, const char *manifest, struct ckpt_err *
 
 static int add_part(void *arg, struct ckpt_file *part, struct ckpt_err *err)
 {
-    return stage_copy_tree(arg, part, NULL, err);
+    return ckpt_stage_copy_tree(arg, part, NULL, err);
 }
 
 /* A staged step that nobody sees gets what is in all parts, and is committed as any other. */
 static int make_whole(struct stage_step *step, struct ckpt_writers *w, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
 {
     char id[33];
-    struct stage_step *whole = stage_begin(step->set);
+    struct stage_step *whole = ckpt_stage_begin(step->set);
     if (!whole)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = stage_make_dirs(whole, 0755);
+    int r = ckpt_stage_make_dirs(whole, 0755);
     if (r < 0)
         ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     if (r == 0 && !(whole->name = strdup(name)))
@@ -44,8 +44,8 @@ static int make_whole(struct stage_step *step, struct ckpt_writers *w, const cha
     if (r == 0)
         r = ckpt_writers_each(w, add_part, whole, err);
     if (r == 0)
-        r = stage_run_commit(whole, name, whole->set->opt.overwrite, NULL, NULL, interrupted, id, err);
-    stage_drop(whole);
+        r = ckpt_stage_run_commit(whole, name, whole->set->opt.overwrite, NULL, NULL, interrupted, id, err);
+    ckpt_stage_drop(whole);
     return r;
 }
 
@@ -102,25 +102,25 @@ static bool is_committed(struct ckpt_stages *set, const char *name)
     return faccessat(set->store->steps, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
+int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct putting p = {.opt = &set->opt};
     char part[33] = "", before[64] = "";
     if (*step->base_id)
         return ckpt_fail(err, EOPNOTSUPP, "%s: several writers make a new step; a committed one is changed in a mount without writers=", name);
-    (void)!stage_read_text(step->work, "commit", before, sizeof before);
+    (void)!ckpt_stage_read_text(step->work, "commit", before, sizeof before);
     int r = ckpt_writers_open(set->store, name, before, &p.writers, err);
     if (r < 0)
         return r;
     if (!set->opt.overwrite && !ckpt_writers_made(p.writers) && is_committed(set, name))
         r = ckpt_fail(err, EEXIST, "there is a step %s already", name);
     if (r == 0)
-        r = stage_run_commit(step, name, true, put_part, &p, interrupted, part, err);
+        r = ckpt_stage_run_commit(step, name, true, put_part, &p, interrupted, part, err);
     if (r == 0)
         r = wait_for_others(step, p.writers, name, part, interrupted, err);
     if (r < 0)
-        seal_undo_all(step->hold);
+        ckpt_seal_undo_all(step->hold);
     ckpt_writers_close(p.writers);
     return r;
 }

@@ -81,7 +81,7 @@ struct stage_inode {
     bool alias;               /* no more than a name in `parent`: see ckpt_stage_alias() */
     bool unlinked;            /* no name leads here any more: out of the table by (dev, ino) */
     struct stage_step *step;
-    int fd;                   /* O_PATH; -1: closed. Open between stage_get and stage_put */
+    int fd;                   /* O_PATH; -1: closed. Open between ckpt_stage_get and ckpt_stage_put */
     unsigned uses;            /* calls under way */
     uint64_t refs;            /* look-ups */
     unsigned opens, open_writes;
@@ -166,157 +166,157 @@ struct ckpt_stages {
 
 /* --- stage_inode.c --- */
 /* The inode of an id, its step kept from going away; -ESTALE. Put it. */
-int stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
-void stage_put(struct stage_inode *n);
+int ckpt_stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
+void ckpt_stage_put(struct stage_inode *n);
 /* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. dir, name: where it was found; NULL: it is a step's own. */
-int stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
-int stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+int ckpt_stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 /* Before a name goes, or comes to mean something else: what is found by it keeps its descriptor instead. Caller holds the step's `names`. */
-int stage_keep(struct stage_inode *dir, const char *name) CKPT_MUST_USE;
+int ckpt_stage_keep(struct stage_inode *dir, const char *name) CKPT_MUST_USE;
 /* A file is found under this name from now on. Caller holds `names`. */
-void stage_found(struct stage_inode *dir, const char *name);
+void ckpt_stage_found(struct stage_inode *dir, const char *name);
 /* Nothing of a step that has ended is held open but by calls and handles. Under the set's lock. */
-void stage_let_go(struct stage_step *step);
+void ckpt_stage_let_go(struct stage_step *step);
 /* When nothing is under way any more. Under the set's lock. */
-void stage_free_all(struct ckpt_stages *set);
+void ckpt_stage_free_all(struct ckpt_stages *set);
 /* The last name of a file went. */
-void stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino);
+void ckpt_stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino);
 /* Its content is not what is known of it any more. */
-void stage_dirty(struct stage_inode *n);
+void ckpt_stage_dirty(struct stage_inode *n);
 /* A call to it is under way, and has ended: then it is reaped. Under the set's lock. */
-void stage_use(struct stage_inode *n);
-void stage_unuse(struct stage_inode *n);
+void ckpt_stage_use(struct stage_inode *n);
+void ckpt_stage_unuse(struct stage_inode *n);
 /* Free what nobody refers to; under the set's lock. */
-void stage_reap(struct stage_inode *n);
+void ckpt_stage_reap(struct stage_inode *n);
 /* "/proc/self/fd/N", by which an O_PATH descriptor is opened. */
-int stage_reopen(int fd, int flags);
+int ckpt_stage_reopen(int fd, int flags);
 /* The inode of an id, or NULL. Under the set's lock. */
-struct stage_inode *stage_find_id(struct ckpt_stages *set, uint64_t id);
+struct stage_inode *ckpt_stage_find_id(struct ckpt_stages *set, uint64_t id);
 /* The inode of a file on disk, or NULL. Under the set's lock. */
-struct stage_inode *stage_find(struct ckpt_stages *set, const struct stat *st);
+struct stage_inode *ckpt_stage_inode_at(struct ckpt_stages *set, const struct stat *st);
 
 /* --- stage_step.c --- */
 /* Keep commits out while its tree is changed. -ESTALE: it is gone. */
-int stage_enter(struct stage_step *step) CKPT_MUST_USE;
-void stage_leave(struct stage_step *step);
+int ckpt_stage_enter(struct stage_step *step) CKPT_MUST_USE;
+void ckpt_stage_leave(struct stage_step *step);
 /* A change was made by somebody. */
-void stage_touch(struct stage_step *step, const struct ckpt_caller *who);
+void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who);
 /* A write to it has failed, with a negative errno: what it has is not what its writer wanted. */
-void stage_write_failed(struct stage_step *step, int r);
+void ckpt_stage_write_failed(struct stage_step *step, int r);
 /* Wait for those who have looked something up again, until a time of CLOCK_MONOTONIC at most. */
-void stage_wait_awaited(struct stage_step *step, int64_t end_ns);
-bool stage_is_awaited(struct stage_step *step);
-/* One that reads has come. Who changes something comes with stage_touch(). */
-void stage_came(struct stage_step *step, const struct ckpt_caller *who);
+void ckpt_stage_wait_awaited(struct stage_step *step, int64_t end_ns);
+bool ckpt_stage_is_awaited(struct stage_step *step);
+/* One that reads has come. Who changes something comes with ckpt_stage_touch(). */
+void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who);
 /* Have all processes ended that have written to it? Under the set's lock. */
-bool stage_writers_ended(struct stage_step *step);
+bool ckpt_stage_writers_ended(struct stage_step *step);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
-void stage_set_error(struct stage_step *step, const struct ckpt_err *err);
+void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 
 /* The step of a name, kept until it is put; NULL. */
-struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name);
-void stage_step_put(struct stage_step *step);
-void stage_step_unref(struct stage_step *step); /* under the set's lock */
+struct stage_step *ckpt_stage_step_get(struct ckpt_stages *set, const char *name);
+void ckpt_stage_step_put(struct stage_step *step);
+void ckpt_stage_step_unref(struct stage_step *step); /* under the set's lock */
 /* One that has ended, and that only the kernel's memory of its names keeps, has no descriptors any more. Under the set's lock. */
-void stage_step_rest(struct stage_step *step);
+void ckpt_stage_step_rest(struct stage_step *step);
 
 /* One that has no name yet; NULL: no memory. With its directories in staging/, made or, of an id, opened: then its lock is held, or it has an owner
  * and -EWOULDBLOCK is returned. */
-struct stage_step *stage_begin(struct ckpt_stages *set);
-int stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
-int stage_open_dirs(struct stage_step *step, const char *id) CKPT_MUST_USE;
+struct stage_step *ckpt_stage_begin(struct ckpt_stages *set);
+int ckpt_stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
+int ckpt_stage_open_dirs(struct stage_step *step, const char *id) CKPT_MUST_USE;
 /* It is found by its name from now on. */
-int stage_publish(struct stage_step *step, const char *name) CKPT_MUST_USE;
+int ckpt_stage_publish(struct stage_step *step, const char *name) CKPT_MUST_USE;
 /* One that did not come to be, and its directory. */
-void stage_drop(struct stage_step *step);
+void ckpt_stage_drop(struct stage_step *step);
 /* The root's own directory, once, when the set is opened. */
-int stage_open_face(struct ckpt_stages *set) CKPT_MUST_USE;
+int ckpt_stage_open_face(struct ckpt_stages *set) CKPT_MUST_USE;
 /* Nobody finds it any more, and its directory goes. Under freeze's writer. */
-void stage_end(struct stage_step *step);
-bool stage_is_empty(int dir);
+void ckpt_stage_end(struct stage_step *step);
+bool ckpt_stage_is_empty(int dir);
 /* A small file; NUL-terminated. */
-int stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
+int ckpt_stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
 /* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is a JSON object. */
 #define STAGE_METADATA "metadata"
 #define STAGE_METADATA_MAX CKPT_MANIFEST_HEAD_MAX
-int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
+int ckpt_stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* --- stage_commit.c --- */
 /* overwrite, put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
-int stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
                      atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
 /* as: the name of the step that it is renamed to; NULL: it keeps its own. if_settled: only if it still is; else -EAGAIN. */
-int stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
 /* -EACCES: it is neither the caller's, nor may that one write to it. */
-int stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 /* Nobody writes, and nothing has changed for a while. Under the set's lock. */
-bool stage_is_settled(struct stage_step *step);
+bool ckpt_stage_is_settled(struct stage_step *step);
 /* So many ns from now, for pthread_cond_timedwait. */
-struct timespec stage_deadline(int64_t ns);
+struct timespec ckpt_stage_deadline(int64_t ns);
 
 /* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
-int stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- stage_lineage.c --- */
 /* A copy of the step of this name is staged. */
-void stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name);
+void ckpt_stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name);
 /* The step's commit has made the manifest of this id under this name. id may be empty: others have made it. */
-void stage_lineage_add(struct stage_step *step, const char *id, const char *name);
+void ckpt_stage_lineage_add(struct stage_step *step, const char *id, const char *name);
 
 /* --- stage_copy.c --- */
 /* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are filled, and so are taken leaves
  * of another manifest as they are: several manifests that agree make one tree. */
-int stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
 /* A file that is a leaf of a committed step once more, below a directory of the step. */
-int stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err) CKPT_MUST_USE;
 /* The same where it may be seen already: it has its name when it is all there. */
-int stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
 
 /* --- stage_bytes.c: the first ones with content locked. What fails leaves the file as it was --- */
 /* Is it a reference file? 1 and *ret (may be NULL), or 0; -EUCLEAN: it should be. */
-int stage_shares(struct stage_inode *n, struct ckpt_ref *ret) CKPT_MUST_USE;
+int ckpt_stage_shares(struct stage_inode *n, struct ckpt_ref *ret) CKPT_MUST_USE;
 /* A reference file gets bytes of its own: the first `size` of its content, or these and zeros. Nothing to do for other files. */
 #define STAGE_ALL UINT64_MAX
-int stage_own(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
+int ckpt_stage_own(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
 /* Any file is so long, and has bytes of its own. */
-int stage_resize(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
+int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
 /* A file that nobody uses becomes a reference to what it holds, if it can. */
-void stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref);
+void ckpt_stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref);
 /* A new, empty file that nobody knows yet becomes a reference. */
-int stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
+int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 /* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */
-int stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
-void stage_end_change(struct stage_inode *n);
+int ckpt_stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
+void ckpt_stage_end_change(struct stage_inode *n);
 /* What a reference file stands for, if it is one, and *ret_ref; NULL where that cannot be opened, which is told to who reads. */
-int stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret) CKPT_MUST_USE;
+int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret) CKPT_MUST_USE;
 /* Its handle has that open from now on; NULL: nothing. The payload is taken over. */
-void stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload);
-int stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret) CKPT_MUST_USE;
+void ckpt_stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload);
+int ckpt_stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret) CKPT_MUST_USE;
 
 /* --- stage_xattr.c --- */
 /* The user's own: those which a manifest has. */
-bool stage_is_own_xattr(const char *name);
+bool ckpt_stage_is_own_xattr(const char *name);
 
 /* --- stage_queue.c: whose turn it is. Under the set's lock --- */
 /* It runs when its user's turn has come. -ENOMEM: it will not. */
-int stage_queue_add(struct ckpt_stages *set, struct stage_task *task) CKPT_MUST_USE;
+int ckpt_stage_queue_add(struct ckpt_stages *set, struct stage_task *task) CKPT_MUST_USE;
 /* All of a step that have not begun: a list. */
-struct stage_task *stage_queue_take(struct stage_step *step);
-void stage_queue_free(struct ckpt_stages *set);
+struct stage_task *ckpt_stage_queue_take(struct stage_step *step);
+void ckpt_stage_queue_free(struct ckpt_stages *set);
 
 /* --- stage_user.c: how many steps each user may have. Under the set's lock --- */
-void stage_users_begin(struct ckpt_stages *set, unsigned descriptors);
+void ckpt_stage_users_begin(struct ckpt_stages *set, unsigned descriptors);
 /* A step is a user's from now on, until it is freed. -EDQUOT, unless it is there already and has to be taken. */
-int stage_charge(struct stage_step *step, uid_t uid, bool forced) CKPT_MUST_USE;
-void stage_uncharge(struct stage_step *step);
+int ckpt_stage_charge(struct stage_step *step, uid_t uid, bool forced) CKPT_MUST_USE;
+void ckpt_stage_uncharge(struct stage_step *step);
 
 /* --- stage_file.c --- */
 /* Of objects that are not being made yet the commit takes care. Under the set's lock, and freeze's writer. */
-void stage_drop_jobs(struct stage_step *step);
+void ckpt_stage_drop_jobs(struct stage_step *step);
 /* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves it one. */
-int stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
-int stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
+int ckpt_stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
+int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
 /* Has the file system leases, by which it is known who else has a file open? dir: of the store. */
-bool stage_has_leases(int dir);
+bool ckpt_stage_has_leases(int dir);
 
 #endif

@@ -89,7 +89,7 @@ static void serve(void *arg)
     }
 }
 
-int stage_queue_add(struct ckpt_stages *set, struct stage_task *task)
+int ckpt_stage_queue_add(struct ckpt_stages *set, struct stage_task *task)
 {
     struct stage_line *line = find_line(set, task->uid);
     if (!line && !(line = new_line(set, task->uid)))
@@ -118,7 +118,7 @@ static struct stage_task *take_of(struct stage_task **list, struct stage_task **
     return taken;
 }
 
-struct stage_task *stage_queue_take(struct stage_step *step)
+struct stage_task *ckpt_stage_queue_take(struct stage_step *step)
 {
     struct stage_task *taken = NULL;
     for (struct stage_line *line = step->set->lines; line; line = line->next) {
@@ -128,7 +128,7 @@ struct stage_task *stage_queue_take(struct stage_step *step)
     return taken;
 }
 
-void stage_queue_free(struct ckpt_stages *set)
+void ckpt_stage_queue_free(struct ckpt_stages *set)
 {
     for (struct stage_line *line = set->lines, *next; line; line = next) {
         next = line->next;

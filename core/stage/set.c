@@ -41,7 +41,7 @@ static void end_settling(struct settling *s)
     while (*link != s)
         link = &(*link)->next;
     *link = s->next;
-    stage_step_unref(s->step);
+    ckpt_stage_step_unref(s->step);
     free(s);
     pthread_cond_broadcast(&set->idle);
 }
@@ -52,7 +52,7 @@ static struct settling *next_settling(struct ckpt_stages *set)
     struct stat st;
     CKPT_GUARD(&set->lock);
     for (struct stage_step *step = set->steps; step; step = step->next) {
-        if (step->tried || !stage_is_settled(step) || fstat(step->tree, &st) < 0 || !has_turn(set, st.st_uid))
+        if (step->tried || !ckpt_stage_is_settled(step) || fstat(step->tree, &st) < 0 || !has_turn(set, st.st_uid))
             continue;
         struct settling *s = malloc(sizeof *s);
         if (!s)
@@ -74,11 +74,11 @@ static void *settle_one(void *arg)
     struct ckpt_store *store = s->set->store;
     struct ckpt_commit c = {.store = store, .hold = {.store = store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = s->name};
     struct ckpt_err err = {0};
-    if (!stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
+    if (!ckpt_stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
         if (ckpt_commit_check(&c, &err) < 0)
-            stage_set_error(step, &err);
+            ckpt_stage_set_error(step, &err);
         else
-            (void)!stage_commit_as(step, NULL, true, NULL, NULL);
+            (void)!ckpt_stage_commit_as(step, NULL, true, NULL, NULL);
     }
     end_settling(s);
     return NULL;
@@ -134,7 +134,7 @@ static void *settler(void *arg)
 {
     struct ckpt_stages *set = arg;
     for (;;) {
-        struct timespec until = stage_deadline(TICK_NS);
+        struct timespec until = ckpt_stage_deadline(TICK_NS);
         pthread_mutex_lock(&set->lock);
         while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
             ;
@@ -155,7 +155,7 @@ static void *settler(void *arg)
 static bool was_committed(struct stage_step *step, const char *name)
 {
     char id[64];
-    if (stage_read_text(step->work, "commit", id, sizeof id) < 0)
+    if (ckpt_stage_read_text(step->work, "commit", id, sizeof id) < 0)
         return false;
     if (ckpt_writers_was_done(step->set->store, name, id))
         return true;
@@ -175,7 +175,7 @@ static bool was_committed(struct stage_step *step, const char *name)
 static bool is_other_writers(struct stage_step *step)
 {
     char writer[16];
-    return step->set->opt.writers && stage_read_text(step->work, "writer", writer, sizeof writer) == 0 &&
+    return step->set->opt.writers && ckpt_stage_read_text(step->work, "writer", writer, sizeof writer) == 0 &&
            strtoul(writer, NULL, 10) != step->set->opt.writer;
 }
 
@@ -185,28 +185,28 @@ static int take_over(struct stage_step *step)
     if (fstat(step->tree, &st) < 0)
         return -errno;
     CKPT_GUARD(&step->set->lock);
-    return stage_charge(step, st.st_uid, true);
+    return ckpt_stage_charge(step, st.st_uid, true);
 }
 
 static void adopt(struct ckpt_stages *set, const char *id)
 {
-    struct stage_step *step = stage_begin(set);
+    struct stage_step *step = ckpt_stage_begin(set);
     char name[256];
     if (!step)
         return;
     step->adopted = true;
-    int r = stage_open_dirs(step, id);
+    int r = ckpt_stage_open_dirs(step, id);
     if (r == -EWOULDBLOCK || r == -ENOENT || (r == 0 && is_other_writers(step))) { /* it has an owner, or had one, or will have */
-        stage_step_put(step);
+        ckpt_stage_step_put(step);
         return;
     }
-    int named = r == 0 ? stage_read_text(step->work, "name", name, sizeof name) : 0;
+    int named = r == 0 ? ckpt_stage_read_text(step->work, "name", name, sizeof name) : 0;
     if (r == 0 && (step->tree < 0 || step->hold < 0 || named == -ENOENT || (named == 0 && was_committed(step, name)))) {
-        stage_drop(step);
+        ckpt_stage_drop(step);
         return;
     }
     r = r < 0 ? r : named;
-    if (r == 0 && (r = stage_read_text(step->work, "base", step->base_id, sizeof step->base_id)) < 0)
+    if (r == 0 && (r = ckpt_stage_read_text(step->work, "base", step->base_id, sizeof step->base_id)) < 0)
         *step->base_id = 0;
     r = r == -ENOENT ? 0 : r;
     if (r == 0)
@@ -220,17 +220,17 @@ static void adopt(struct ckpt_stages *set, const char *id)
         r = ckpt_commit_recover(&c, NULL);
     }
     if (r == 0)
-        r = stage_publish(step, name);
+        r = ckpt_stage_publish(step, name);
     if (r < 0) {
         ckpt_log(CKPT_LOG_WARN, "%s: staging/%s stays aside: %s", set->store->path, id, strerror(-r));
         pthread_mutex_lock(&set->lock);
         atomic_store(&step->state, STAGE_GONE);
         step->top = NULL;
-        stage_let_go(step);
+        ckpt_stage_let_go(step);
         pthread_mutex_unlock(&set->lock);
     } else
         ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path, name);
-    stage_step_put(step);
+    ckpt_stage_step_put(step);
 }
 
 static int adopt_name(void *arg, const char *name, enum ckpt_ftype type)
@@ -257,11 +257,11 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     getrlimit(RLIMIT_NOFILE, &files);
     unsigned descriptors = (unsigned)CKPT_MIN(files.rlim_cur, (rlim_t)1 << 20);
     set->fd_limit = CKPT_MIN(CKPT_MAX(descriptors / 8, 16u), MAX_FDS);
-    stage_users_begin(set, descriptors);
+    ckpt_stage_users_begin(set, descriptors);
     if (!options->set_codec)
         set->opt.codec = store->config.codec;
     set->gc_wanted = true;
-    set->leases = stage_has_leases(store->dir);
+    set->leases = ckpt_stage_has_leases(store->dir);
     pthread_mutex_init(&set->lock, NULL);
     pthread_cond_init(&set->idle, NULL);
     int r = ckpt_backend_open_posix(path, &set->dir, err);
@@ -269,7 +269,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     set->slow_limit = threads - 1;
     if (r == 0 && (r = ckpt_pool_new(threads, &set->pool)) < 0)
         ckpt_fail(err, -r, "no threads can be made");
-    if (r == 0 && (r = stage_open_face(set)) < 0)
+    if (r == 0 && (r = ckpt_stage_open_face(set)) < 0)
         ckpt_fail(err, -r, "%s: %s", store->path, strerror(-r));
     if (r == 0)
         r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
@@ -289,7 +289,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
 static void mark_ready(struct stage_step *step)
 {
     double number;
-    if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !stage_writers_ended(step))
+    if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !ckpt_stage_writers_ended(step))
         return;
     int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (fd >= 0)
@@ -311,7 +311,7 @@ void ckpt_stages_close(struct ckpt_stages *set)
         pthread_join(set->settler, NULL);
     wait_settlings(set);
     ckpt_pool_free(set->pool);
-    stage_queue_free(set);
+    ckpt_stage_queue_free(set);
     pthread_mutex_lock(&set->lock);
     if (set->face) {
         set->face->next = set->steps;
@@ -323,11 +323,11 @@ void ckpt_stages_close(struct ckpt_stages *set)
         s->top = NULL;
         s->uses++;
     }
-    stage_free_all(set);
+    ckpt_stage_free_all(set);
     for (struct stage_step *s = set->steps, *next; s; s = next) {
         next = s->next;
-        stage_step_unref(s); /* the list's, and the one above */
-        stage_step_unref(s);
+        ckpt_stage_step_unref(s); /* the list's, and the one above */
+        ckpt_stage_step_unref(s);
     }
     pthread_mutex_unlock(&set->lock);
     ckpt_backend_unref(set->dir);

@@ -28,20 +28,20 @@ static void close_dirs(struct stage_step *step)
             close(*fds[i]);
         *fds[i] = -1;
     }
-    stage_uncharge(step);
+    ckpt_stage_uncharge(step);
 }
 
-void stage_step_rest(struct stage_step *step)
+void ckpt_stage_step_rest(struct stage_step *step)
 {
     bool resting = atomic_load(&step->state) == STAGE_GONE && step->uses == step->inodes && !step->busy && !step->jobs;
     if (resting && step->tree >= 0)
         close_dirs(step);
 }
 
-void stage_step_unref(struct stage_step *step)
+void ckpt_stage_step_unref(struct stage_step *step)
 {
     if (--step->uses) {
-        stage_step_rest(step);
+        ckpt_stage_step_rest(step);
         return;
     }
     close_dirs(step);
@@ -53,7 +53,7 @@ void stage_step_unref(struct stage_step *step)
     free(step);
 }
 
-int stage_enter(struct stage_step *step)
+int ckpt_stage_enter(struct stage_step *step)
 {
     if (pthread_rwlock_tryrdlock(&step->freeze) != 0) { /* it is being committed */
         int r = ckpt_waiting_begin();
@@ -68,7 +68,7 @@ int stage_enter(struct stage_step *step)
     return -ESTALE;
 }
 
-void stage_leave(struct stage_step *step)
+void ckpt_stage_leave(struct stage_step *step)
 {
     pthread_rwlock_unlock(&step->freeze);
 }
@@ -130,7 +130,7 @@ static bool is_same(const struct stage_writer *a, const struct stage_writer *b)
     return unknown || (a->pid == b->pid && a->start == b->start);
 }
 
-bool stage_writers_ended(struct stage_step *step)
+bool ckpt_stage_writers_ended(struct stage_step *step)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < step->writer_count; i++) {
@@ -151,10 +151,10 @@ bool stage_writers_ended(struct stage_step *step)
 int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    int r = stage_get(set, id, &n);
+    int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
-    r = stage_enter(n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
+    r = ckpt_stage_enter(n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
     if (r == 0) {
         pthread_mutex_lock(&set->lock);
         struct stage_awaited *slot = n->step->awaited;
@@ -163,9 +163,9 @@ int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_cal
                 slot = &n->step->awaited[i];
         *slot = (struct stage_awaited){who->pid, ckpt_monotonic_ns() + AWAITED_NS};
         pthread_mutex_unlock(&set->lock);
-        stage_leave(n->step);
+        ckpt_stage_leave(n->step);
     }
-    stage_put(n);
+    ckpt_stage_put(n);
     return r;
 }
 
@@ -179,7 +179,7 @@ static void end_awaited(struct stage_step *step, pid_t thread)
         }
 }
 
-void stage_came(struct stage_step *step, const struct ckpt_caller *who)
+void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who)
 {
     CKPT_GUARD(&step->set->lock);
     end_awaited(step, who->pid);
@@ -194,13 +194,13 @@ static int64_t awaited_until(const struct stage_step *step)
     return last;
 }
 
-bool stage_is_awaited(struct stage_step *step)
+bool ckpt_stage_is_awaited(struct stage_step *step)
 {
     CKPT_GUARD(&step->set->lock);
     return awaited_until(step) > ckpt_monotonic_ns();
 }
 
-void stage_wait_awaited(struct stage_step *step, int64_t end_ns)
+void ckpt_stage_wait_awaited(struct stage_step *step, int64_t end_ns)
 {
     struct ckpt_stages *set = step->set;
     CKPT_GUARD(&set->lock);
@@ -208,12 +208,12 @@ void stage_wait_awaited(struct stage_step *step, int64_t end_ns)
         int64_t now = ckpt_monotonic_ns(), until = CKPT_MIN(awaited_until(step), end_ns);
         if (until <= now || set->closing)
             return;
-        struct timespec at = stage_deadline(until - now);
+        struct timespec at = ckpt_stage_deadline(until - now);
         pthread_cond_timedwait(&set->idle, &set->lock, &at);
     }
 }
 
-void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
+void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who)
 {
     if (step->face)
         return;
@@ -226,7 +226,7 @@ void stage_touch(struct stage_step *step, const struct ckpt_caller *who)
     add_writer(step, who->pid);
 }
 
-void stage_write_failed(struct stage_step *step, int r)
+void ckpt_stage_write_failed(struct stage_step *step, int r)
 {
     if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->face)
         return;
@@ -235,10 +235,10 @@ void stage_write_failed(struct stage_step *step, int r)
     pthread_mutex_lock(&step->set->lock);
     step->write_failed = true;
     pthread_mutex_unlock(&step->set->lock);
-    stage_set_error(step, &err);
+    ckpt_stage_set_error(step, &err);
 }
 
-void stage_set_error(struct stage_step *step, const struct ckpt_err *err)
+void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err)
 {
     CKPT_GUARD(&step->set->lock);
     free(step->error);
@@ -247,7 +247,7 @@ void stage_set_error(struct stage_step *step, const struct ckpt_err *err)
 
 /* --- making and finding them --- */
 
-int stage_read_text(int dir, const char *name, char *buf, size_t len)
+int ckpt_stage_read_text(int dir, const char *name, char *buf, size_t len)
 {
     CKPT_AUTOFD int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : pread(fd, buf, len - 1, 0);
@@ -257,14 +257,14 @@ int stage_read_text(int dir, const char *name, char *buf, size_t len)
     return 0;
 }
 
-int stage_metadata(struct stage_step *step, char **ret, size_t *ret_len)
+int ckpt_stage_metadata(struct stage_step *step, char **ret, size_t *ret_len)
 {
     *ret = NULL;
     int r = ckpt_text_at(step->work, STAGE_METADATA, STAGE_METADATA_MAX, ret, ret_len);
     return r == -ENOENT ? 0 : r;
 }
 
-int stage_open_dirs(struct stage_step *step, const char *id)
+int ckpt_stage_open_dirs(struct stage_step *step, const char *id)
 {
     snprintf(step->id, sizeof step->id, "%s", id);
     step->work = openat(step->set->store->staging, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -285,21 +285,21 @@ static int add_step(struct stage_step *step, const char *name)
 {
     struct ckpt_stage_attr attr;
     step->name = strdup(name);
-    int top = stage_reopen(step->tree, O_PATH);
+    int top = ckpt_stage_reopen(step->tree, O_PATH);
     int r = !step->name ? -ENOMEM : CKPT_MIN(top, 0);
     if (r == 0)
-        r = stage_take(step, top, NULL, NULL, &attr);
+        r = ckpt_stage_take(step, top, NULL, NULL, &attr);
     if (r == 0)
-        r = stage_get(step->set, attr.id, &step->top);
+        r = ckpt_stage_get(step->set, attr.id, &step->top);
     if (r == 0) { /* the top stays known without references */
-        stage_put(step->top);
+        ckpt_stage_put(step->top);
         ckpt_stage_forget(step->set, attr.id, 1);
         step->changed_ns = ckpt_monotonic_ns();
     }
     return r;
 }
 
-struct stage_step *stage_begin(struct ckpt_stages *set)
+struct stage_step *ckpt_stage_begin(struct ckpt_stages *set)
 {
     struct stage_step *step = calloc(1, sizeof *step);
     if (!step)
@@ -325,7 +325,7 @@ static struct stage_step *find_step(struct ckpt_stages *set, const char *name)
     return s;
 }
 
-struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name)
+struct stage_step *ckpt_stage_step_get(struct ckpt_stages *set, const char *name)
 {
     CKPT_GUARD(&set->lock);
     struct stage_step *s = find_step(set, name);
@@ -334,11 +334,11 @@ struct stage_step *stage_step_get(struct ckpt_stages *set, const char *name)
     return s;
 }
 
-void stage_step_put(struct stage_step *step)
+void ckpt_stage_step_put(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     CKPT_GUARD(&set->lock);
-    stage_step_unref(step);
+    ckpt_stage_step_unref(step);
 }
 
 /* Its directory goes to the trash in one call; taking that apart may last. */
@@ -365,7 +365,7 @@ static void discard_dir(struct ckpt_stages *set, const char *id)
         free(r);
 }
 
-void stage_end(struct stage_step *step)
+void ckpt_stage_end(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     pthread_mutex_lock(&set->lock);
@@ -377,16 +377,16 @@ void stage_end(struct stage_step *step)
     if (listed)
         *link = step->next;
     step->top = NULL;
-    stage_drop_jobs(step);
-    stage_let_go(step);
+    ckpt_stage_drop_jobs(step);
+    ckpt_stage_let_go(step);
     if (listed)
-        stage_step_unref(step);
+        ckpt_stage_step_unref(step);
     set->gc_wanted = true;
     pthread_mutex_unlock(&set->lock);
     discard_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
 }
 
-int stage_make_dirs(struct stage_step *step, mode_t mode)
+int ckpt_stage_make_dirs(struct stage_step *step, mode_t mode)
 {
     struct ckpt_store *store = step->set->store;
     struct ckpt_work work;
@@ -421,7 +421,7 @@ static int name_dir(struct stage_step *step, const char *name, const char *base_
     return r;
 }
 
-int stage_publish(struct stage_step *step, const char *name)
+int ckpt_stage_publish(struct stage_step *step, const char *name)
 {
     struct ckpt_stages *set = step->set;
     int r = add_step(step, name);
@@ -436,7 +436,7 @@ int stage_publish(struct stage_step *step, const char *name)
     return 0;
 }
 
-void stage_drop(struct stage_step *step)
+void ckpt_stage_drop(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     if (step->work >= 0)
@@ -444,37 +444,37 @@ void stage_drop(struct stage_step *step)
     CKPT_GUARD(&set->lock);
     atomic_store(&step->state, STAGE_GONE);
     step->top = NULL;
-    stage_let_go(step);
-    stage_step_unref(step);
+    ckpt_stage_let_go(step);
+    ckpt_stage_step_unref(step);
 }
 
 /* Its own directory, with a reference. -ESTALE: it has ended. */
 static int take_top(struct stage_step *step, struct ckpt_stage_attr *ret)
 {
-    int fd = stage_reopen(step->tree, O_PATH);
-    return fd < 0 ? fd : stage_take(step, fd, NULL, NULL, ret);
+    int fd = ckpt_stage_reopen(step->tree, O_PATH);
+    return fd < 0 ? fd : ckpt_stage_take(step, fd, NULL, NULL, ret);
 }
 
 int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
 {
-    struct stage_step *step = stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_get(set, name);
     if (!step)
         return -ENOENT;
     int r = take_top(step, ret);
-    stage_step_put(step);
+    ckpt_stage_step_put(step);
     return r;
 }
 
-int stage_open_face(struct ckpt_stages *set)
+int ckpt_stage_open_face(struct ckpt_stages *set)
 {
-    struct stage_step *face = stage_begin(set);
+    struct stage_step *face = ckpt_stage_begin(set);
     if (!face)
         return -ENOMEM;
     face->face = true;
-    face->tree = stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
+    face->tree = ckpt_stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
     int r = face->tree < 0 ? face->tree : add_step(face, ".files");
     if (r < 0)
-        stage_step_put(face);
+        ckpt_stage_step_put(face);
     else
         set->face = face;
     return r;
@@ -482,8 +482,8 @@ int stage_open_face(struct ckpt_stages *set)
 
 int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
 {
-    int fd = stage_reopen(set->face->tree, O_PATH);
-    return fd < 0 ? fd : stage_take(set->face, fd, NULL, NULL, ret);
+    int fd = ckpt_stage_reopen(set->face->tree, O_PATH);
+    return fd < 0 ? fd : ckpt_stage_take(set->face, fd, NULL, NULL, ret);
 }
 
 bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id)
@@ -504,11 +504,11 @@ bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
 
 void ckpt_stage_touched(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who)
 {
-    struct stage_step *step = stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_get(set, name);
     if (!step)
         return;
-    stage_touch(step, who);
-    stage_step_put(step);
+    ckpt_stage_touch(step, who);
+    ckpt_stage_step_put(step);
 }
 
 void ckpt_stages_tidy(struct ckpt_stages *set)
@@ -529,7 +529,7 @@ int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char 
 static int charge(struct stage_step *step, uid_t uid)
 {
     CKPT_GUARD(&step->set->lock);
-    return stage_charge(step, uid, false);
+    return ckpt_stage_charge(step, uid, false);
 }
 
 int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
@@ -537,24 +537,24 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
 {
     if (ckpt_stage_exists(set, name))
         return ckpt_fail(err, EEXIST, "%s is there already", name);
-    struct stage_step *step = stage_begin(set);
+    struct stage_step *step = ckpt_stage_begin(set);
     if (!step)
         return ckpt_fail(err, ENOMEM, "out of memory");
     int r = charge(step, who->uid);
     if (r == 0)
-        r = stage_make_dirs(step, mode);
+        r = ckpt_stage_make_dirs(step, mode);
     if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
         r = -errno;
     if (r == 0)
         r = name_dir(step, name, "");
     if (r == 0)
-        r = stage_publish(step, name);
+        r = ckpt_stage_publish(step, name);
     if (r < 0) {
-        stage_drop(step);
+        ckpt_stage_drop(step);
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     }
-    stage_touch(step, who);
-    stage_step_put(step);
+    ckpt_stage_touch(step, who);
+    ckpt_stage_step_put(step);
     return ckpt_stage_find(set, name, ret);
 }
 
@@ -575,14 +575,14 @@ static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
 static int publish_copy(struct stage_step *step, const char *name)
 {
     pthread_rwlock_wrlock(&step->freeze);
-    int r = stage_publish(step, name);
+    int r = ckpt_stage_publish(step, name);
     int same = r == 0 ? ckpt_store_step_is(step->set->store, name, step->base_id) : 0;
     if (r == 0 && same != 1) {
-        stage_end(step);
+        ckpt_stage_end(step);
         r = same < 0 ? same : -ESTALE;
     }
     if (r == 0)
-        stage_lineage_begin(step->set, step->base_id, name);
+        ckpt_stage_lineage_begin(step->set, step->base_id, name);
     pthread_rwlock_unlock(&step->freeze);
     return r;
 }
@@ -602,23 +602,23 @@ static int charge_owner(struct stage_step *step, struct ckpt_file *manifest, str
 static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
                      struct ckpt_err *err)
 {
-    struct stage_step *step = stage_begin(set);
+    struct stage_step *step = ckpt_stage_begin(set);
     if (!step)
         return -ENOMEM;
     snprintf(step->base_id, sizeof step->base_id, "%s", id);
     int r = charge_owner(step, manifest, err);
     if (r == 0)
-        r = stage_make_dirs(step, 0755);
+        r = ckpt_stage_make_dirs(step, 0755);
     if (r == 0)
-        r = stage_copy_tree(step, manifest, removed, err);
+        r = ckpt_stage_copy_tree(step, manifest, removed, err);
     if (r == 0)
         r = name_dir(step, name, id);
     if (r == 0)
         r = publish_copy(step, name);
     if (r < 0 && atomic_load(&step->state) == STAGE_OPEN)
-        stage_drop(step);
+        ckpt_stage_drop(step);
     else
-        stage_step_put(step);
+        ckpt_stage_step_put(step);
     return r;
 }
 
@@ -643,30 +643,30 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file 
 
 int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret)
 {
-    struct stage_step *step = stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_get(set, name);
     int r = step && !strcmp(step->base_id, id) ? take_top(step, ret) : -ENOENT;
     if (step)
-        stage_step_put(step);
+        ckpt_stage_step_put(step);
     return r;
 }
 
 bool ckpt_stage_same_step(struct ckpt_stages *set, uint64_t a, uint64_t b)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *na = stage_find_id(set, a), *nb = stage_find_id(set, b);
+    const struct stage_inode *na = ckpt_stage_find_id(set, a), *nb = ckpt_stage_find_id(set, b);
     return na && nb && na->step == nb->step;
 }
 
 bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = stage_find_id(set, staged);
+    const struct stage_inode *n = ckpt_stage_find_id(set, staged);
     return n && !strcmp(n->step->base_id, id);
 }
 
 /* --- other ends, other names --- */
 
-bool stage_is_empty(int dir)
+bool ckpt_stage_is_empty(int dir)
 {
     int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -696,12 +696,12 @@ static int delete_base(struct stage_step *step, const char *name, struct ckpt_er
 
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
 {
-    struct stage_step *step = stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_get(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
     pthread_rwlock_wrlock(&step->freeze);
     int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
-    if (r == 0 && !stage_is_empty(step->tree))
+    if (r == 0 && !ckpt_stage_is_empty(step->tree))
         r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
     if (r == 0)
         r = delete_base(step, name, err);
@@ -710,9 +710,9 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
         r = r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
     }
     if (r == 0)
-        stage_end(step);
+        ckpt_stage_end(step);
     pthread_rwlock_unlock(&step->freeze);
-    stage_step_put(step);
+    ckpt_stage_step_put(step);
     if (r == 0)
         set->opt.changed(set->opt.arg, name);
     return r;
@@ -740,24 +740,24 @@ static int relabel(struct stage_step *step, const char *to)
 int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     double number;
-    struct stage_step *step = stage_step_get(set, from), *there = stage_step_get(set, to);
+    struct stage_step *step = ckpt_stage_step_get(set, from), *there = ckpt_stage_step_get(set, to);
     int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
     bool commits = ckpt_step_name(to, &number);
     if (r == 0 && commits)
-        r = stage_may_commit(step, who, err);
-    if (r == 0 && there && !(stage_is_empty(there->tree) && !*there->base_id))
+        r = ckpt_stage_may_commit(step, who, err);
+    if (r == 0 && there && !(ckpt_stage_is_empty(there->tree) && !*there->base_id))
         r = ckpt_fail(err, set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", to);
     else if (r == 0 && there)
         r = ckpt_stage_remove(set, to, err);
     if (r == 0)
-        r = commits ? stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
+        r = commits ? ckpt_stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
     if (r == 0) { /* the step that was changed has the new name alone */
         r = delete_base(step, from, err);
         set->opt.changed(set->opt.arg, from);
     }
     if (there)
-        stage_step_put(there);
+        ckpt_stage_step_put(there);
     if (step)
-        stage_step_put(step);
+        ckpt_stage_step_put(step);
     return r;
 }

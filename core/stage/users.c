@@ -15,7 +15,7 @@ struct stage_user {
     unsigned steps;
 };
 
-void stage_users_begin(struct ckpt_stages *set, unsigned descriptors)
+void ckpt_stage_users_begin(struct ckpt_stages *set, unsigned descriptors)
 {
     set->step_limit = CKPT_MAX(descriptors / SHARE_OF_ALL, 4u);
     set->user_limit = CKPT_MAX(descriptors / SHARE_OF_USER, 2u);
@@ -51,7 +51,7 @@ static bool is_over(const struct ckpt_stages *set, const struct stage_user *u)
     return set->user_steps >= set->step_limit || (u->uid != geteuid() && u->steps >= set->user_limit);
 }
 
-int stage_charge(struct stage_step *step, uid_t uid, bool forced)
+int ckpt_stage_charge(struct stage_step *step, uid_t uid, bool forced)
 {
     struct ckpt_stages *set = step->set;
     struct stage_user *u = get_user(set, uid);
@@ -71,7 +71,7 @@ int stage_charge(struct stage_step *step, uid_t uid, bool forced)
     return 0;
 }
 
-void stage_uncharge(struct stage_step *step)
+void ckpt_stage_uncharge(struct stage_step *step)
 {
     struct stage_user *u = step->user;
     if (!u)

@@ -25,12 +25,12 @@ void ckpt_store_give(const struct ckpt_store *s, int dir, const char *name)
         ckpt_log(CKPT_LOG_DEBUG, "%s: %s does not get the root's owner: %s", s->path, name, strerror(errno));
 }
 
-void seal_mark(const struct stat *st, char ret[CKPT_SEAL_MARK])
+void ckpt_seal_mark(const struct stat *st, char ret[CKPT_SEAL_MARK])
 {
     snprintf(ret, CKPT_SEAL_MARK, "%o %u %u", st->st_mode & 07777, st->st_uid, st->st_gid);
 }
 
-bool seal_marked(int fd, struct stat *st)
+bool ckpt_seal_marked(int fd, struct stat *st)
 {
     char path[32], mark[CKPT_SEAL_MARK];
     unsigned mode, uid, gid;
@@ -45,7 +45,7 @@ bool seal_marked(int fd, struct stat *st)
     return true;
 }
 
-int seal_forget(int fd)
+int ckpt_seal_forget(int fd)
 {
     int r = ckpt_disk_setxattr_as(fd, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, strlen(CKPT_SEAL_NONE), XATTR_REPLACE);
     return r == -ENODATA || r == -EOPNOTSUPP ? 0 : r;
@@ -71,21 +71,21 @@ static int set(int fd, mode_t mode, uid_t uid, gid_t gid)
     return r < 0 || chmod(path, mode) == 0 ? r : -errno;
 }
 
-mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode)
+mode_t ckpt_seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode)
 {
     /* A group that the mode was not made for, and that cannot be changed. */
     bool foreign = gid != s->gid && geteuid() != 0;
     return foreign && !(mode & 0004) ? mode & ~(mode_t)0040 : mode;
 }
 
-int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode)
+int ckpt_seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode)
 {
     struct stat st;
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
     if (fd < 0)
         return errno == ENOENT ? 0 : -errno;
     bool ours = st.st_uid == geteuid() || geteuid() == 0, staged = ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX);
-    mode_t want = seal_mode(s, st.st_gid, staged ? mode : st.st_mode & mode);
+    mode_t want = ckpt_seal_mode(s, st.st_gid, staged ? mode : st.st_mode & mode);
     bool owned = geteuid() != 0 || (st.st_uid == s->uid && st.st_gid == s->gid);
     if (!ours || (want == (st.st_mode & 07777) && owned)) /* another user's is as that one has published it */
         return 0;
@@ -94,22 +94,22 @@ int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mo
 
 /* --- back --- */
 
-bool seal_matters(int dir, const char *name)
+bool ckpt_seal_matters(int dir, const char *name)
 {
     struct stat st, was;
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
     was = st;
-    if (fd < 0 || !seal_marked(fd, &was))
+    if (fd < 0 || !ckpt_seal_marked(fd, &was))
         return false;
     return was.st_uid != st.st_uid || was.st_gid != st.st_gid || (was.st_mode & ~st.st_mode & 0444);
 }
 
-int seal_undo(int dir, const char *name)
+int ckpt_seal_undo(int dir, const char *name)
 {
     struct stat st;
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
     char path[32];
-    int r = fd < 0 ? -errno : seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
+    int r = fd < 0 ? -errno : ckpt_seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     if (r == 0 && setxattr(path, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, 1, XATTR_REPLACE) < 0 && errno != ENODATA)
         r = -errno;
@@ -121,11 +121,11 @@ int seal_undo(int dir, const char *name)
 static int undo_one(void *arg, int dir, const char *name)
 {
     if (ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX))
-        (void)!seal_undo(dir, name);
+        (void)!ckpt_seal_undo(dir, name);
     return 0;
 }
 
-void seal_undo_all(int hold)
+void ckpt_seal_undo_all(int hold)
 {
     (void)!ckpt_names_each(hold, ".", undo_one, NULL);
 }

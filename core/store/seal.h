@@ -18,22 +18,22 @@
 #define CKPT_SEAL_MARK 64
 #define CKPT_SEAL_NONE "1"
 
-void seal_mark(const struct stat *st, char ret[CKPT_SEAL_MARK]);
+void ckpt_seal_mark(const struct stat *st, char ret[CKPT_SEAL_MARK]);
 /* What a mark says, into mode, uid and gid of *st; false: there is none, or it does not tell. */
-bool seal_marked(int fd, struct stat *st);
+bool ckpt_seal_marked(int fd, struct stat *st);
 /* Before the file, of which no commit is under way, gets another mode or owner: what its mark tells is out of date then. */
-int seal_forget(int fd) CKPT_MUST_USE;
+int ckpt_seal_forget(int fd) CKPT_MUST_USE;
 
 /* The mode of a file of that group, where mode is for one of the root's. */
-mode_t seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode);
+mode_t ckpt_seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode);
 /* An object is the root owner's, and gives no more than mode. Nothing happens if it is not there, or is another user's. */
-int seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode) CKPT_MUST_USE;
+int ckpt_seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode) CKPT_MUST_USE;
 
 /* A link in hold/ to a staged file: that has the mode and owner again that its mark tells. */
-int seal_undo(int dir, const char *name);
+int ckpt_seal_undo(int dir, const char *name);
 /* The same of all links in an open hold/, of a step that stays staged though files of it were made objects of. */
-void seal_undo_all(int hold);
+void ckpt_seal_undo_all(int hold);
 /* Would it give more rights, to read it or to change it, with the mode and owner that its mark tells? */
-bool seal_matters(int dir, const char *name);
+bool ckpt_seal_matters(int dir, const char *name);
 
 #endif

@@ -540,7 +540,7 @@ static int seal_reason(struct ckpt_writers *w)
 {
     mode_t mode = 0666;
     int r = ckpt_names_each(w->dir, ".", part_mode, &mode);
-    return r < 0 ? r : seal_object(w->store, w->dir, "failed", mode | 0600);
+    return r < 0 ? r : ckpt_seal_object(w->store, w->dir, "failed", mode | 0600);
 }
 
 int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_err *why)

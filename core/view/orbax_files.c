@@ -21,7 +21,7 @@
 #define NODES     "d/0f8b4c1d2e6a49578cb3a1d07e52f964"
 #define DATA      "d/7c21e9f05b3d4a8e96f1c8d2b40a6e35"
 
-int orbax_maker_no_memory(const struct maker *m)
+int ckpt_orbax_maker_no_memory(const struct maker *m)
 {
     return ckpt_fail(m->err, ENOMEM, "out of memory");
 }
@@ -35,7 +35,7 @@ static int grow(const struct maker *m, void *items, size_t size, size_t count, s
     size_t more = *cap ? *cap + *cap / 2 : 64;
     void *q = realloc(*p, more * size);
     if (!q)
-        return orbax_maker_no_memory(m);
+        return ckpt_orbax_maker_no_memory(m);
     *p = q;
     *cap = more;
     return 0;
@@ -44,7 +44,7 @@ static int grow(const struct maker *m, void *items, size_t size, size_t count, s
 /* --- names --- */
 
 /* The keys from the top down to a node: the number of nodes in path, the node itself first. */
-unsigned orbax_maker_path(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH])
+unsigned ckpt_orbax_maker_path(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH])
 {
     unsigned n = 0;
     for (uint32_t at = node; at != m->top && n < CKPT_MAX_DEPTH; at = m->tree->nodes[at].parent)
@@ -57,7 +57,7 @@ static void add_param(const struct maker *m, uint32_t node, struct ckpt_buf *out
 {
     uint32_t path[CKPT_MAX_DEPTH];
     size_t len;
-    for (unsigned n = orbax_maker_path(m, node, path); n-- > 0;) {
+    for (unsigned n = ckpt_orbax_maker_path(m, node, path); n-- > 0;) {
         const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[n]].key, &len);
         ckpt_buf_add(out, key, len);
         if (n)
@@ -65,7 +65,7 @@ static void add_param(const struct maker *m, uint32_t node, struct ckpt_buf *out
     }
 }
 
-void orbax_maker_tell(struct maker *m, uint32_t node, const char *why)
+void ckpt_orbax_maker_tell(struct maker *m, uint32_t node, const char *why)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
     m->fates[node] = OUT;
@@ -106,7 +106,7 @@ static const char *zarr_type(enum ckpt_dtype dtype)
     return dtype <= CKPT_DT_C128 && dtype != CKPT_DT_BF16 ? info->descr : info->name;
 }
 
-void orbax_maker_key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret)
+void ckpt_orbax_maker_key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret)
 {
     struct ckpt_buf json = CKPT_BUF_INIT;
     ret->len = 0;
@@ -160,7 +160,7 @@ static void grid_of(const struct part *p, const struct ckpt_array *a, struct gri
         make_grid(g, 0, NULL, ckpt_dtype_info(p->dtype)->size);
 }
 
-int orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret)
+int ckpt_orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret)
 {
     *ret = NULL;
     return m->tree->nodes[p->node].kind == CKPT_NODE_ARRAY ? ckpt_tree_layout(m->tree, p->node, ret, m->err) : 0;
@@ -191,7 +191,7 @@ static int judge_array(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
     char why[128];
     int r = ckpt_tree_layout(m->tree, node, &a, &own);
     if (r == -EOPNOTSUPP) {
-        orbax_maker_tell(m, node, own.text);
+        ckpt_orbax_maker_tell(m, node, own.text);
         return 0;
     }
     if (r < 0)
@@ -199,12 +199,12 @@ static int judge_array(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
     *ret = a->dtype;
     m->fates[node] = ARRAY;
     if (a->unsupported)
-        orbax_maker_tell(m, node, a->why);
+        ckpt_orbax_maker_tell(m, node, a->why);
     else if (!zarr_type(a->dtype)) {
         snprintf(why, sizeof why, "Orbax has no type for %s", ckpt_array_type(a));
-        orbax_maker_tell(m, node, why);
+        ckpt_orbax_maker_tell(m, node, why);
     } else {
-        orbax_maker_key_impl(m, node, a, &impl);
+        ckpt_orbax_maker_key_impl(m, node, a, &impl);
         if (impl.len)
             m->fates[node] = KEY_ARRAY;
         m->keys |= impl.len > 0;
@@ -220,12 +220,12 @@ static int judge_value(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
     struct ckpt_value value;
     int r = ckpt_tree_value(m->tree, node, &json, &value, m->err);
     if (r == 0 && (r = ckpt_buf_error(&json)) < 0)
-        r = orbax_maker_no_memory(m);
+        r = ckpt_orbax_maker_no_memory(m);
     if (r == 0) {
         *ret = value.dtype;
         m->fates[node] = *json.data == '"' ? STRING : *json.data == 'n' ? NONE : SCALAR;
         if (m->fates[node] == SCALAR && !zarr_type(value.dtype))
-            orbax_maker_tell(m, node, value.dtype == CKPT_DT_OTHER ? "an integer of more than 64 bits" : "Orbax has no type for it");
+            ckpt_orbax_maker_tell(m, node, value.dtype == CKPT_DT_OTHER ? "an integer of more than 64 bits" : "Orbax has no type for it");
     }
     ckpt_buf_clear(&json);
     return r;
@@ -251,18 +251,18 @@ static int judge_leaf(struct maker *m, uint32_t node)
     int r = 0;
     add_param(m, node, &m->names);
     if (ckpt_buf_error(&m->names))
-        return orbax_maker_no_memory(m);
+        return ckpt_orbax_maker_no_memory(m);
     size_t len = m->names.len - name;
     if (m->tree->nodes[node].kind == CKPT_NODE_ARRAY)
         r = judge_array(m, node, &dtype);
     else if (m->tree->nodes[node].kind == CKPT_NODE_VALUE)
         r = judge_value(m, node, &dtype);
     else
-        orbax_maker_tell(m, node, "a blob");
+        ckpt_orbax_maker_tell(m, node, "a blob");
     enum fate fate = m->fates[node];
     const char *why = r < 0 || fate == OUT ? NULL : why_not((char *)m->names.data + name, len, fate);
     if (why)
-        orbax_maker_tell(m, node, why);
+        ckpt_orbax_maker_tell(m, node, why);
     if (r < 0 || why || fate == OUT || fate == NONE) {
         m->names.len = name;
         return r;
@@ -324,7 +324,7 @@ static int drop_twins(struct maker *m)
     CKPT_AUTOFREE struct sibling *all = malloc(((size_t)m->tree->count + 1) * sizeof *all);
     size_t n = 0, len;
     if (!all)
-        return orbax_maker_no_memory(m);
+        return ckpt_orbax_maker_no_memory(m);
     for (uint32_t node = next_node(m, m->top); node != m->top; node = next_node(m, node)) {
         if (nodes[node].kind != CKPT_NODE_DIR && m->fates[node] == OUT)
             continue;
@@ -338,7 +338,7 @@ static int drop_twins(struct maker *m)
             continue;
         uint32_t out = nodes[b].kind != CKPT_NODE_DIR ? b : a;
         if (nodes[out].kind != CKPT_NODE_DIR)
-            orbax_maker_tell(m, out, "something else has the same key");
+            ckpt_orbax_maker_tell(m, out, "something else has the same key");
         if (out == b)
             all[i].node = a; /* what a third one is compared with */
     }
@@ -370,7 +370,7 @@ static int add_entry_key(const struct maker *m, const struct entry *e, struct ck
         ckpt_buf_adds(out, ".zarray");
         return 0;
     }
-    int r = orbax_maker_layout(m, p, &a);
+    int r = ckpt_orbax_maker_layout(m, p, &a);
     if (r < 0)
         return r;
     struct grid g;
@@ -432,9 +432,9 @@ static int drop_equal_names(struct maker *m)
         b.len = 0;
         r = add_entry_key(m, &m->entries[i], &b);
         if (r == 0 && (ckpt_buf_error(&a) || ckpt_buf_error(&b)))
-            r = orbax_maker_no_memory(m);
+            r = ckpt_orbax_maker_no_memory(m);
         if (r == 0 && i && a.len == b.len && !memcmp(a.data, b.data, a.len))
-            orbax_maker_tell(m, m->out->parts[m->entries[i].part].node, "another array has the same joined name");
+            ckpt_orbax_maker_tell(m, m->out->parts[m->entries[i].part].node, "another array has the same joined name");
         struct ckpt_buf swap = a;
         a = b;
         b = swap;
@@ -459,7 +459,7 @@ static int lay_out_data(struct maker *m)
         struct part *p = &f->parts[i];
         struct ckpt_array *a;
         struct grid g;
-        r = orbax_maker_layout(m, p, &a);
+        r = ckpt_orbax_maker_layout(m, p, &a);
         if (r < 0)
             break;
         grid_of(p, a, &g);
@@ -486,7 +486,7 @@ static int add_zarray(const struct maker *m, const struct part *p, struct ckpt_b
 {
     struct ckpt_array *a;
     struct grid g;
-    int r = orbax_maker_layout(m, p, &a);
+    int r = ckpt_orbax_maker_layout(m, p, &a);
     if (r < 0)
         return r;
     grid_of(p, a, &g);
@@ -503,7 +503,7 @@ static int add_zarray(const struct maker *m, const struct part *p, struct ckpt_b
         ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)a->shape[d]);
     ckpt_buf_adds(out, "],\"zarr_format\":2}");
     ckpt_array_unref(a);
-    return ckpt_buf_error(out) ? orbax_maker_no_memory(m) : 0;
+    return ckpt_buf_error(out) ? ckpt_orbax_maker_no_memory(m) : 0;
 }
 
 static int write_entry(struct maker *m, struct ckpt_ocdbt_writer *w, const struct entry *e, struct ckpt_buf *key, struct ckpt_buf *value)
@@ -521,7 +521,7 @@ static int write_entry(struct maker *m, struct ckpt_ocdbt_writer *w, const struc
             return r;
         r = ckpt_ocdbt_write(w, key, value->data, value->len, 0);
     } else {
-        r = orbax_maker_layout(m, p, &a);
+        r = ckpt_orbax_maker_layout(m, p, &a);
         if (r < 0)
             return r;
         grid_of(p, a, &g);
@@ -540,7 +540,7 @@ static struct ckpt_rendering *add_file(struct maker *m, const char *path)
     if (text)
         f->files[f->count++] = (struct file){path, text};
     else
-        (void)orbax_maker_no_memory(m);
+        (void)ckpt_orbax_maker_no_memory(m);
     return text;
 }
 
@@ -585,18 +585,18 @@ static int make_database(struct maker *m)
 
 static int make_files(struct maker *m)
 {
-    int r = make_text(m, "_CHECKPOINT_METADATA", orbax_text_checkpoint_metadata);
+    int r = make_text(m, "_CHECKPOINT_METADATA", ckpt_orbax_text_checkpoint_metadata);
     if (r == 0)
-        r = make_text(m, "_METADATA", orbax_text_metadata);
+        r = make_text(m, "_METADATA", ckpt_orbax_text_metadata);
     if (r == 0 && m->string_count)
-        r = make_text(m, "_strings.json", orbax_text_strings);
+        r = make_text(m, "_strings.json", ckpt_orbax_text_strings);
     if (r == 0 && m->keys)
-        r = make_text(m, "_sharding", orbax_text_shardings);
+        r = make_text(m, "_sharding", ckpt_orbax_text_shardings);
     if (r == 0 && m->keys)
-        r = make_text(m, "array_metadatas/process_0", orbax_text_array_metadatas);
+        r = make_text(m, "array_metadatas/process_0", ckpt_orbax_text_array_metadatas);
     if (r == 0 && m->out->part_count)
         r = make_database(m);
-    return r == 0 ? make_text(m, "commit_success.txt", orbax_text_success) : r;
+    return r == 0 ? make_text(m, "commit_success.txt", ckpt_orbax_text_success) : r;
 }
 
 static int make(struct maker *m)
@@ -604,7 +604,7 @@ static int make(struct maker *m)
     m->names.max = SIZE_MAX / 2;
     m->fates = calloc(m->tree->count, 1);
     if (!m->fates || ckpt_buf_reserve(&m->names, 1) < 0)
-        return orbax_maker_no_memory(m);
+        return ckpt_orbax_maker_no_memory(m);
     int r = judge(m);
     if (r == 0)
         r = drop_twins(m);
@@ -612,7 +612,7 @@ static int make(struct maker *m)
         r = drop_equal_names(m);
     if (r < 0)
         return r;
-    orbax_text_drop_strings(m);
+    ckpt_orbax_text_drop_strings(m);
     r = lay_out_data(m);
     return r == 0 ? make_files(m) : r;
 }
@@ -623,7 +623,7 @@ int ckpt_orbax_files_new(struct ckpt_views *v, struct ckpt_tree *tree, uint32_t 
     struct maker m = {.tree = tree, .top = top, .time_ns = time_ns, .left_out = left_out, .arg = arg, .err = err};
     m.out = calloc(1, sizeof *m.out);
     if (!m.out)
-        return orbax_maker_no_memory(&m);
+        return ckpt_orbax_maker_no_memory(&m);
     m.out->views = v;
     m.out->tree = tree;
     int r = make(&m);

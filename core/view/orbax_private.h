@@ -71,26 +71,26 @@ struct maker {
 };
 
 /* --- orbax_files.c --- */
-int orbax_maker_no_memory(const struct maker *m);
+int ckpt_orbax_maker_no_memory(const struct maker *m);
 /* The nodes from the top down to one; their number. */
-unsigned orbax_maker_path(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH]);
+unsigned ckpt_orbax_maker_path(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH]);
 /* It is left out, and why. */
-void orbax_maker_tell(struct maker *m, uint32_t node, const char *why);
+void ckpt_orbax_maker_tell(struct maker *m, uint32_t node, const char *why);
 /* The implementation of typed random keys that an array is the data of; an empty buffer: it is not. */
-void orbax_maker_key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret);
+void ckpt_orbax_maker_key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret);
 /* NULL where a part is a number. The caller unrefs. */
-int orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret);
+int ckpt_orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret);
 
 /* --- orbax_texts.c --- */
 /* The children of a list or tuple in the order of their indices, to be freed; NULL where they are not 0, 1, ... all kept: then it is a dict. */
-uint32_t *orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count);
+uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count);
 /* Of the strings those that Orbax could not find again. */
-void orbax_text_drop_strings(struct maker *m);
-int orbax_text_metadata(struct maker *m, struct ckpt_rendering *out);
-int orbax_text_strings(struct maker *m, struct ckpt_rendering *out);
-int orbax_text_shardings(struct maker *m, struct ckpt_rendering *out);
-int orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out);
-int orbax_text_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out);
-int orbax_text_success(struct maker *m, struct ckpt_rendering *out);
+void ckpt_orbax_text_drop_strings(struct maker *m);
+int ckpt_orbax_text_metadata(struct maker *m, struct ckpt_rendering *out);
+int ckpt_orbax_text_strings(struct maker *m, struct ckpt_rendering *out);
+int ckpt_orbax_text_shardings(struct maker *m, struct ckpt_rendering *out);
+int ckpt_orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out);
+int ckpt_orbax_text_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out);
+int ckpt_orbax_text_success(struct maker *m, struct ckpt_rendering *out);
 
 #endif

@@ -11,7 +11,7 @@
 
 /* --- _METADATA --- */
 
-uint32_t *orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count)
+uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count)
 {
     const struct ckpt_node *nodes = m->tree->nodes;
     uint32_t n = 0;
@@ -56,7 +56,7 @@ static void add_quoted(struct ckpt_buf *out, const char *text, size_t len)
 static int add_metadata_entry(struct maker *m, struct ckpt_rendering *out, uint32_t node, const char *type, bool skip)
 {
     uint32_t path[CKPT_MAX_DEPTH];
-    unsigned n = orbax_maker_path(m, node, path);
+    unsigned n = ckpt_orbax_maker_path(m, node, path);
     struct ckpt_buf label = CKPT_BUF_INIT, *text = &out->text;
     size_t len;
     ckpt_buf_addc(&label, '(');
@@ -83,7 +83,7 @@ static int add_metadata_entry(struct maker *m, struct ckpt_rendering *out, uint3
         ckpt_buf_addf(text, "],\"value_metadata\":{\"value_type\":\"%s\",\"skip_deserialize\":%s}}", type, skip ? "true" : "false");
     ckpt_buf_clear(&label);
     ckpt_rendering_flush(out);
-    return r < 0 || ckpt_buf_error(text) ? orbax_maker_no_memory(m) : 0;
+    return r < 0 || ckpt_buf_error(text) ? ckpt_orbax_maker_no_memory(m) : 0;
 }
 
 static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_t dir);
@@ -113,7 +113,7 @@ static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_
     uint32_t n;
     bool some = false;
     int r = 0;
-    CKPT_AUTOFREE uint32_t *order = orbax_text_sequence(m, dir, &n);
+    CKPT_AUTOFREE uint32_t *order = ckpt_orbax_text_sequence(m, dir, &n);
     m->fates[dir] = order != NULL;
     for (uint32_t i = 0; i < n && r == 0; i++)
         r = add_metadata_node(m, out, order[i], &some);
@@ -131,7 +131,7 @@ static void add_own_metadata(const struct maker *m, struct ckpt_rendering *out, 
     ckpt_buf_adds(&out->text, own && *own == '{' ? own : none);
 }
 
-int orbax_text_metadata(struct maker *m, struct ckpt_rendering *out)
+int ckpt_orbax_text_metadata(struct maker *m, struct ckpt_rendering *out)
 {
     ckpt_buf_adds(&out->text, "{\"tree_metadata\":{");
     int r = add_metadata_dir(m, out, m->top);
@@ -179,7 +179,7 @@ static void add_token(struct ckpt_buf *out, const char *text, size_t len)
 }
 
 /* A string would have to be an object too (a, a/b), or two have one name: the first is kept. */
-void orbax_text_drop_strings(struct maker *m)
+void ckpt_orbax_text_drop_strings(struct maker *m)
 {
     size_t kept = 0;
     if (m->string_count)
@@ -191,14 +191,14 @@ void orbax_text_drop_strings(struct maker *m)
             continue;
         if (last && last->name_len <= s->name_len && !memcmp(m->names.data + last->name, name, last->name_len) &&
             (last->name_len == s->name_len || name[last->name_len] == '/'))
-            orbax_maker_tell(m, s->node, "another string has the same joined name, or a part of it");
+            ckpt_orbax_maker_tell(m, s->node, "another string has the same joined name, or a part of it");
         else
             m->strings[kept++] = *s;
     }
     m->string_count = kept;
 }
 
-int orbax_text_strings(struct maker *m, struct ckpt_rendering *out)
+int ckpt_orbax_text_strings(struct maker *m, struct ckpt_rendering *out)
 {
     struct ckpt_buf *text = &out->text;
     const char *last = NULL;
@@ -238,7 +238,7 @@ int orbax_text_strings(struct maker *m, struct ckpt_rendering *out)
 
 /* --- what Orbax wants of typed random keys --- */
 
-int orbax_text_shardings(struct maker *m, struct ckpt_rendering *out)
+int ckpt_orbax_text_shardings(struct maker *m, struct ckpt_rendering *out)
 {
     const char *before = "{";
     for (size_t i = 0; i < m->out->part_count; i++) {
@@ -263,7 +263,7 @@ static void add_shape(struct ckpt_buf *out, const char *name, const struct ckpt_
     ckpt_buf_addc(out, ']');
 }
 
-int orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out)
+int ckpt_orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out)
 {
     struct ckpt_buf impl = CKPT_BUF_INIT, *text = &out->text;
     const char *before = "{\"array_metadatas\":[";
@@ -271,9 +271,9 @@ int orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out)
     for (size_t i = 0; i < m->out->part_count && r == 0; i++) {
         const struct part *p = &m->out->parts[i];
         struct ckpt_array *a;
-        if (m->fates[p->node] != KEY_ARRAY || (r = orbax_maker_layout(m, p, &a)) < 0)
+        if (m->fates[p->node] != KEY_ARRAY || (r = ckpt_orbax_maker_layout(m, p, &a)) < 0)
             continue;
-        orbax_maker_key_impl(m, p->node, a, &impl);
+        ckpt_orbax_maker_key_impl(m, p->node, a, &impl);
         ckpt_buf_addf(text, "%s{\"array_metadata\":{\"param_name\":", before);
         ckpt_buf_add_json_string(text, (char *)m->names.data + p->name, p->name_len);
         add_shape(text, "write_shape", a);
@@ -292,7 +292,7 @@ int orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out)
 
 /* --- the step's own --- */
 
-int orbax_text_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out)
+int ckpt_orbax_text_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out)
 {
     ckpt_buf_addf(&out->text,
                   "{\"item_handlers\":\"" HANDLER "\",\"metrics\":{},\"performance_metrics\":{},\"init_timestamp_nsecs\":%lld,"
@@ -303,7 +303,7 @@ int orbax_text_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out)
     return 0;
 }
 
-int orbax_text_success(struct maker *m, struct ckpt_rendering *out)
+int ckpt_orbax_text_success(struct maker *m, struct ckpt_rendering *out)
 {
     (void)m;
     ckpt_buf_adds(&out->text, "Checkpoint commit was successful");

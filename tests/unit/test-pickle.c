@@ -19,14 +19,14 @@ static int load(struct loaded *l, enum torch_dialect dialect, const void *pickle
     *l = (struct loaded){0};
     uint8_t *copy = malloc(len + 1);
     memcpy(copy, pickle, len);
-    int r = torch_pickle_load(copy, len, dialect, &l->records, 0, &l->g, &l->err);
+    int r = ckpt_torch_pickle_load(copy, len, dialect, &l->records, 0, &l->g, &l->err);
     CHECK(r == -l->err.code && (r == 0) == !*l->err.text);
     return r;
 }
 
 static void clear(struct loaded *l)
 {
-    torch_graph_clear(&l->g);
+    ckpt_torch_graph_clear(&l->g);
     ckpt_buf_clear(&l->records);
 }
 
@@ -39,11 +39,11 @@ static void check_text(const char *pickle, size_t len, const char *json, const c
     struct ckpt_buf buf = CKPT_BUF_INIT;
     CHECK(load(&l, TORCH_SAVE, pickle, len) == 0);
     if (json) {
-        CHECK(torch_add_json(&l.g, l.g.top, &buf));
+        CHECK(ckpt_torch_add_json(&l.g, l.g.top, &buf));
         CKPT_AUTOFREE char *text = ckpt_buf_steal(&buf, NULL);
         CHECK_STR(text, json);
     }
-    torch_add_str(&l.g, l.g.top, &buf);
+    ckpt_torch_add_str(&l.g, l.g.top, &buf);
     CKPT_AUTOFREE char *text = ckpt_buf_steal(&buf, NULL);
     if (str)
         CHECK_STR(text, str);
@@ -90,7 +90,7 @@ static void test_wide_int(void)
         ckpt_buf_addc(&pickle, 0);
     ckpt_buf_add(&pickle, "\x80.", 2); /* -2**2039 */
     CHECK(load(&l, TORCH_SAVE, pickle.data, pickle.len) == 0);
-    torch_int_text(&l.g, l.g.top, &text);
+    ckpt_torch_int_text(&l.g, l.g.top, &text);
     CHECK(text.len == 615 && !memcmp(text.data, "-6311", 5));
     CHECK((text.data[614] - '0') % 2 == 0);
     ckpt_buf_clear(&pickle);
@@ -163,8 +163,8 @@ static void test_tensor(void)
     struct loaded l;
     struct torch_tensor t;
     CHECK(LOAD(&l, TORCH_SAVE, "\x80\2" TENSOR("5") ".") == 0);
-    CHECK(torch_kind(&l.g, l.g.top) == TORCH_TENSOR);
-    torch_get_tensor(&l.records, torch_record_of(l.g.top), &t);
+    CHECK(ckpt_torch_kind(&l.g, l.g.top) == TORCH_TENSOR);
+    ckpt_torch_get_tensor(&l.records, ckpt_torch_record_of(l.g.top), &t);
     CHECK(!t.fault && t.dtype == CKPT_DT_F32 && t.key == 5 && t.size == 32 && t.offset == 1 && t.ndim == 2 && t.shape[0] == 2 && t.shape[1] == 3 &&
           t.stride[0] == 3 && t.stride[1] == 1);
     CHECK(!l.g.count && l.records.len < 20);
@@ -182,7 +182,7 @@ static void test_given_back(void)
         ckpt_buf_add(&pickle, tensor, sizeof tensor - 1);
     ckpt_buf_adds(&pickle, "e.");
     CHECK(load(&l, TORCH_SAVE, pickle.data, pickle.len) == 0);
-    CHECK(torch_count(&l.g, l.g.top) == 1000 && l.g.count < 1010);
+    CHECK(ckpt_torch_count(&l.g, l.g.top) == 1000 && l.g.count < 1010);
     ckpt_buf_clear(&pickle);
     clear(&l);
 }
@@ -197,20 +197,20 @@ static void test_kept(void)
     CHECK(LOAD(&l, TORCH_SAVE,
                "](ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE("1") "K\0K\2K\3\x86q\1K\3K\1\x86\x89" "ccollections\nOrderedDict\n)RtRh\1"
                "]q\2ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE("2") "K\0)q\4)\x89" "h\2(K\7K\x08\x85" "etRK\x63K\x62\x86" "e.") == 0);
-    CHECK(torch_count(&l.g, l.g.top) == 5);
-    torch_walk_init(&w, &l.g, l.g.top);
-    CHECK(torch_walk_next(&w, &v) && torch_kind(&l.g, v) == TORCH_TENSOR);
-    CHECK(torch_walk_next(&w, &v) && torch_kind(&l.g, v) == TORCH_TUPLE && torch_count(&l.g, v) == 2);
+    CHECK(ckpt_torch_count(&l.g, l.g.top) == 5);
+    ckpt_torch_walk_init(&w, &l.g, l.g.top);
+    CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_TENSOR);
+    CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_TUPLE && ckpt_torch_count(&l.g, v) == 2);
     int64_t n;
-    CHECK(torch_int(&l.g, torch_item(&l.g, v, 0), &n) && n == 2 && torch_int(&l.g, torch_item(&l.g, v, 1), &n) && n == 3);
-    CHECK(torch_walk_next(&w, &v) && torch_kind(&l.g, v) == TORCH_LIST && torch_count(&l.g, v) == 2);
+    CHECK(ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 0), &n) && n == 2 && ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 1), &n) && n == 3);
+    CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_LIST && ckpt_torch_count(&l.g, v) == 2);
     struct torch_walk in;
     torch_value item;
-    torch_walk_init(&in, &l.g, v);
-    CHECK(torch_walk_next(&in, &item) && torch_int(&l.g, item, &n) && n == 7);
-    CHECK(torch_walk_next(&in, &item) && torch_kind(&l.g, item) == TORCH_TUPLE && torch_int(&l.g, torch_item(&l.g, item, 0), &n) && n == 8);
-    CHECK(torch_walk_next(&w, &v) && torch_kind(&l.g, v) == TORCH_TENSOR);
-    CHECK(torch_walk_next(&w, &v) && torch_int(&l.g, torch_item(&l.g, v, 1), &n) && n == 0x62);
+    ckpt_torch_walk_init(&in, &l.g, v);
+    CHECK(ckpt_torch_walk_next(&in, &item) && ckpt_torch_int(&l.g, item, &n) && n == 7);
+    CHECK(ckpt_torch_walk_next(&in, &item) && ckpt_torch_kind(&l.g, item) == TORCH_TUPLE && ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, item, 0), &n) && n == 8);
+    CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_TENSOR);
+    CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 1), &n) && n == 0x62);
     clear(&l);
 }
 
@@ -225,8 +225,8 @@ static void test_changed_set(void)
         ckpt_buf_addc(&pickle, (char)OP_TUPLE1);
     ckpt_buf_adds(&pickle, "a\x86.");
     CHECK(load(&l, TORCH_SAVE, pickle.data, pickle.len) == 0);
-    torch_value set = torch_item(&l.g, l.g.top, 0);
-    CHECK(torch_is(&l.g, set, TORCH_CALL, TORCH_IS_SET) && !torch_add_json(&l.g, set, &json));
+    torch_value set = ckpt_torch_item(&l.g, l.g.top, 0);
+    CHECK(ckpt_torch_is(&l.g, set, TORCH_CALL, TORCH_IS_SET) && !ckpt_torch_add_json(&l.g, set, &json));
     ckpt_buf_clear(&pickle);
     ckpt_buf_clear(&json);
     clear(&l);
@@ -258,7 +258,7 @@ static void test_faults(void)
         struct loaded l;
         struct torch_tensor t;
         CHECK(load(&l, TORCH_SAVE, cases[i].pickle, cases[i].len) == 0);
-        torch_get_tensor(&l.records, torch_record_of(l.g.top), &t);
+        ckpt_torch_get_tensor(&l.records, ckpt_torch_record_of(l.g.top), &t);
         CHECK(t.fault == cases[i].fault);
         clear(&l);
     }
@@ -268,14 +268,14 @@ static void test_metadata(void)
 {
     struct loaded l;
     CHECK(LOAD(&l, TORCH_META, "\x80\4\x95\x0e\0\0\0\0\0\0\0\x8c\1a\x94\x8c\1b\x94h\0h\1\x86\x86\x86.") == 0); /* MEMOIZE counts from 0 */
-    CHECK(torch_str_is(&l.g, torch_item(&l.g, l.g.top, 0), "a"));
-    torch_value pair = torch_item(&l.g, torch_item(&l.g, l.g.top, 1), 1);
-    CHECK(torch_str_is(&l.g, torch_item(&l.g, pair, 0), "a") && torch_str_is(&l.g, torch_item(&l.g, pair, 1), "b"));
+    CHECK(ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, l.g.top, 0), "a"));
+    torch_value pair = ckpt_torch_item(&l.g, ckpt_torch_item(&l.g, l.g.top, 1), 1);
+    CHECK(ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, pair, 0), "a") && ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, pair, 1), "b"));
     clear(&l);
     CHECK(LOAD(&l, TORCH_META, "\x95\xff\0\0\0\0\0\0\0N.") == -EBADMSG);
     clear(&l);
     CHECK(LOAD(&l, TORCH_META, "ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}X\1\0\0\0kK\1sb.") == 0);
-    CHECK(torch_is(&l.g, l.g.top, TORCH_OBJECT, TORCH_IS_CLASS) && torch_get(&l.g, torch_state(&l.g, l.g.top), "k") != TORCH_NOTHING);
+    CHECK(ckpt_torch_is(&l.g, l.g.top, TORCH_OBJECT, TORCH_IS_CLASS) && ckpt_torch_get(&l.g, ckpt_torch_state(&l.g, l.g.top), "k") != TORCH_NOTHING);
     clear(&l);
     /* getattr is known for one thing only: how some versions of Python name the members of an enum */
 #define ENUM "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"

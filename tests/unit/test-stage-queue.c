@@ -60,7 +60,7 @@ static struct ckpt_stages *set_new(unsigned threads)
 static void set_free(struct ckpt_stages *set)
 {
     ckpt_pool_free(set->pool);
-    stage_queue_free(set);
+    ckpt_stage_queue_free(set);
     pthread_mutex_destroy(&set->lock);
     free(set);
 }
@@ -69,7 +69,7 @@ static void add(struct ckpt_stages *set, struct stage_task *task, struct stage_s
 {
     *task = (struct stage_task){.step = step, .uid = uid, .slow = slow, .run = run};
     CKPT_GUARD(&set->lock);
-    CHECK(stage_queue_add(set, task) == 0);
+    CHECK(ckpt_stage_queue_add(set, task) == 0);
 }
 
 /* Ten tasks of one user do not wait for a hundred of another that came before. */
@@ -123,9 +123,9 @@ static void test_take(void)
         add(set, &tasks[i], i % 3 ? &a : &b, 1, i >= 5, note);
     pthread_mutex_lock(&set->lock);
     unsigned count = 0;
-    for (struct stage_task *t = stage_queue_take(&a); t; t = t->next, count++)
+    for (struct stage_task *t = ckpt_stage_queue_take(&a); t; t = t->next, count++)
         CHECK(t->step == &a);
-    CHECK(count == 6 && !stage_queue_take(&a));
+    CHECK(count == 6 && !ckpt_stage_queue_take(&a));
     pthread_mutex_unlock(&set->lock);
     add(set, &tasks[1], &a, 1, true, note);
     add(set, &tasks[2], &a, 1, false, note);

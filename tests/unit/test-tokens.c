@@ -31,9 +31,9 @@ static void check_value(const char *text, const char *want)
         struct ckpt_err err = {0};
         struct ckpt_buf out = CKPT_BUF_INIT;
         struct tokens t = begin(text, strlen(text), windows[i], &err);
-        int r = tokens_value(&t, &out);
+        int r = ckpt_tokens_value(&t, &out);
         if (r == 0)
-            r = tokens_end(&t);
+            r = ckpt_tokens_end(&t);
         ckpt_buf_addc(&out, 0);
         if (r != (want ? 0 : -EUCLEAN))
             fprintf(stderr, "%s: %d %s\n", text, r, err.text);
@@ -91,7 +91,7 @@ static void test_numbers(void)
             struct ckpt_err err = {0};
             uint64_t value = 0;
             struct tokens t = begin(cases[i].text, strlen(cases[i].text), window, &err);
-            int r = tokens_u64(&t, &value);
+            int r = ckpt_tokens_u64(&t, &value);
             CHECK((r == 0) == cases[i].ok && err.code == -r && value == cases[i].value);
             finish(&t);
         }
@@ -106,14 +106,14 @@ static void test_strings(void)
         struct ckpt_buf out = {.max = 5};
         uint64_t seven;
         struct tokens t = begin(text, strlen(text), window, &err);
-        CHECK(tokens_place(&t) == 0 && tokens_string(&t, &out) == 0 && out.len == 3 && !memcmp(out.data, "a\0b", 3));
-        CHECK(tokens_place(&t) == 11 && tokens_string(&t, &out) == 0 && ckpt_buf_error(&out) == -EFBIG);
-        CHECK(tokens_u64(&t, &seven) == 0 && seven == 7 && tokens_end(&t) == 0);
+        CHECK(ckpt_tokens_place(&t) == 0 && ckpt_tokens_string(&t, &out) == 0 && out.len == 3 && !memcmp(out.data, "a\0b", 3));
+        CHECK(ckpt_tokens_place(&t) == 11 && ckpt_tokens_string(&t, &out) == 0 && ckpt_buf_error(&out) == -EFBIG);
+        CHECK(ckpt_tokens_u64(&t, &seven) == 0 && seven == 7 && ckpt_tokens_end(&t) == 0);
         ckpt_buf_clear(&out);
-        tokens_seek(&t, 0);
-        CHECK(tokens_string(&t, &out) == 0 && out.len == 3);
-        tokens_seek(&t, 11);
-        CHECK(tokens_peek(&t) == '"' && tokens_string(&t, NULL) == 0);
+        ckpt_tokens_seek(&t, 0);
+        CHECK(ckpt_tokens_string(&t, &out) == 0 && out.len == 3);
+        ckpt_tokens_seek(&t, 11);
+        CHECK(ckpt_tokens_peek(&t) == '"' && ckpt_tokens_string(&t, NULL) == 0);
         ckpt_buf_clear(&out);
         finish(&t);
     }

@@ -12,14 +12,14 @@
 #define MAX_PIECES  (1u << 20)
 #define MAX_DTYPE   64 /* bytes of a name */
 
-void flax_enter(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, uint64_t *saved)
+void ckpt_flax_enter(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, uint64_t *saved)
 {
     *saved = mp->end;
     mp->at = ext->off;
     mp->end = ext->off + ext->len;
 }
 
-int flax_leave(struct ckpt_mp *mp, uint64_t saved, struct ckpt_err *err)
+int ckpt_flax_leave(struct ckpt_mp *mp, uint64_t saved, struct ckpt_err *err)
 {
     uint64_t left = mp->end - mp->at;
     mp->end = saved;
@@ -194,7 +194,7 @@ static int take_ndarray(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, str
 {
     struct ckpt_mp_token t;
     uint64_t saved, bytes = 0;
-    flax_enter(mp, ext, &saved);
+    ckpt_flax_enter(mp, ext, &saved);
     int r = take(mp, CKPT_MP_ARRAY, "what an array is made of", &t, err);
     if (r == 0 && t.len != 3)
         r = ckpt_fail(err, EUCLEAN, "an array is not made of shape, dtype and data");
@@ -212,7 +212,7 @@ static int take_ndarray(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, str
         r = ckpt_fail(err, EUCLEAN, "the data of an array have %" PRIu64 " bytes, not %" PRIu64, t.len, bytes);
     if (r == 0)
         *ret_data = (struct ckpt_range){t.off, t.len};
-    return r == 0 ? flax_leave(mp, saved, err) : r;
+    return r == 0 ? ckpt_flax_leave(mp, saved, err) : r;
 }
 
 static int plain_array(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct ckpt_array **ret, struct ckpt_extent *ret_where,
@@ -240,7 +240,7 @@ static int complex_number(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, s
     struct ckpt_mp_token t;
     double parts[2];
     uint64_t saved;
-    flax_enter(mp, ext, &saved);
+    ckpt_flax_enter(mp, ext, &saved);
     int r = take(mp, CKPT_MP_ARRAY, "what a complex number is made of", &t, err);
     if (r == 0 && t.len != 2)
         r = ckpt_fail(err, EUCLEAN, "a complex number is not made of two parts");
@@ -248,7 +248,7 @@ static int complex_number(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, s
         if ((r = take(mp, CKPT_MP_FLOAT, "a part of a complex number", &t, err)) == 0)
             parts[i] = t.f;
     if (r == 0)
-        r = flax_leave(mp, saved, err);
+        r = ckpt_flax_leave(mp, saved, err);
     uint8_t *bytes = r == 0 && ret_where ? malloc(sizeof parts) : NULL;
     if (r == 0 && ret_where && !bytes)
         r = ckpt_fail(err, ENOMEM, "out of memory");
@@ -410,7 +410,7 @@ static int pieced_array(struct ckpt_mp *mp, const struct ckpt_mp_token *map, str
     return r;
 }
 
-int flax_array(struct ckpt_mp *mp, const struct ckpt_mp_token *t, struct ckpt_array **ret, struct ckpt_extent *ret_where, struct ckpt_err *err)
+int ckpt_flax_array(struct ckpt_mp *mp, const struct ckpt_mp_token *t, struct ckpt_array **ret, struct ckpt_extent *ret_where, struct ckpt_err *err)
 {
     if (t->type == CKPT_MP_MAP)
         return pieced_array(mp, t, ret, ret_where, err);

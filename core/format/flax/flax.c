@@ -8,12 +8,12 @@
 
 static int flax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
 {
-    return flax_state_layout(t->priv, t, node, ret, err);
+    return ckpt_flax_state_layout(t->priv, t, node, ret, err);
 }
 
 static int flax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
 {
-    return flax_state_elements(t->priv, t, node, ret, err);
+    return ckpt_flax_state_elements(t->priv, t, node, ret, err);
 }
 
 static int flax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
@@ -24,22 +24,22 @@ static int flax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
 
 static int flax_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
-    return flax_state_blob(t->priv, t, node, ret, err);
+    return ckpt_flax_state_blob(t->priv, t, node, ret, err);
 }
 
 static void flax_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
 {
-    flax_state_describe(t->priv, t, node, json);
+    ckpt_flax_state_describe(t->priv, t, node, json);
 }
 
 static size_t flax_memory(const struct ckpt_tree *t)
 {
-    return flax_state_memory(t->priv);
+    return ckpt_flax_state_memory(t->priv);
 }
 
 static void flax_close(struct ckpt_tree *t)
 {
-    flax_state_free(t->priv);
+    ckpt_flax_state_free(t->priv);
 }
 
 /* There is no checksum to verify: what can be checked without one is checked at the opening. */
@@ -62,14 +62,14 @@ static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
     int r = ckpt_pins_open(o->pins, o->name, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
-    r = flax_state_new(f, &s);
+    r = ckpt_flax_state_new(f, &s);
     ckpt_file_unref(f);
     if (r == 0 && (r = ckpt_tree_new(&flax_format, o->pins, &t)) < 0)
-        flax_state_free(s);
+        ckpt_flax_state_free(s);
     if (r < 0)
         return ckpt_fail(err, -r, "out of memory");
     t->priv = s;
-    r = flax_state_load(s, &(struct flax_dialect){0}, t, 0, err);
+    r = ckpt_flax_state_load(s, &(struct flax_dialect){0}, t, 0, err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
     return ckpt_tree_give(t, r, ret);
@@ -77,7 +77,7 @@ static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
 
 const struct ckpt_reader ckpt_flax_reader = {
     .name = "flax-msgpack",
-    .probe_file = flax_probe_file,
+    .probe_file = ckpt_flax_probe_file,
     .open = flax_open,
-    .plain_name = flax_plain_name,
+    .plain_name = ckpt_flax_plain_name,
 };

@@ -101,7 +101,7 @@ static int probe_temporary(struct ckpt_backend *dir, const char *path, const cha
 
 /* --- all of them --- */
 
-int flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+int ckpt_flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     if (ckpt_has_suffix(path, ".msgpack"))
@@ -116,7 +116,7 @@ int flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_prob
     return 0;
 }
 
-bool flax_plain_name(const char *name)
+bool ckpt_flax_plain_name(const char *name)
 {
     CKPT_AUTOFREE char *of = ckpt_has_suffix(name, SHARED) ? strndup(name, strlen(name) - strlen(SHARED)) : NULL;
     return of && (is_step(of) || ckpt_has_suffix(of, TEMPORARY));

@@ -5,7 +5,7 @@
 
 #include "core/format/format.h"
 
-int flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret);
-bool flax_plain_name(const char *name);
+int ckpt_flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret);
+bool ckpt_flax_plain_name(const char *name);
 
 #endif

@@ -24,7 +24,7 @@ struct flax_state {
     struct ckpt_array *recent[RECENT]; /* layouts, by hash */
 };
 
-int flax_state_new(struct ckpt_file *file, struct flax_state **ret)
+int ckpt_flax_state_new(struct ckpt_file *file, struct flax_state **ret)
 {
     struct flax_state *s = calloc(1, sizeof *s);
     if (!s)
@@ -35,7 +35,7 @@ int flax_state_new(struct ckpt_file *file, struct flax_state **ret)
     return 0;
 }
 
-void flax_state_free(struct flax_state *s)
+void ckpt_flax_state_free(struct flax_state *s)
 {
     if (!s)
         return;
@@ -46,7 +46,7 @@ void flax_state_free(struct flax_state *s)
     free(s);
 }
 
-size_t flax_state_memory(const struct flax_state *s)
+size_t ckpt_flax_state_memory(const struct flax_state *s)
 {
     return sizeof *s;
 }
@@ -162,7 +162,7 @@ static int add_number(struct walk *w, const struct spot *at, const struct ckpt_m
 static int add_array(struct walk *w, const struct spot *at, const struct ckpt_mp_token *t, uint64_t off)
 {
     struct ckpt_array *a;
-    int r = flax_array(&w->mp, t, &a, NULL, w->err);
+    int r = ckpt_flax_array(&w->mp, t, &a, NULL, w->err);
     if (r < 0)
         return r;
     enum ckpt_dtype_class klass = ckpt_dtype_info(a->dtype)->klass;
@@ -273,7 +273,7 @@ static int is_pieced(struct walk *w, const struct ckpt_mp_token *map, bool *ret)
     return r;
 }
 
-static int walk_container(struct walk *w, const struct spot *at, enum ckpt_container kind, uint64_t count)
+static int ckpt_walk_container(struct walk *w, const struct spot *at, enum ckpt_container kind, uint64_t count)
 {
     uint32_t node, before = w->tree->count;
     int r = add_node(w, at, CKPT_NODE_DIR, &node);
@@ -289,13 +289,13 @@ static int walk_tuple(struct walk *w, const struct spot *at, const struct ckpt_m
 {
     struct ckpt_mp_token t;
     uint64_t saved;
-    flax_enter(&w->mp, ext, &saved);
+    ckpt_flax_enter(&w->mp, ext, &saved);
     int r = ckpt_mp_next(&w->mp, &t, w->err);
     if (r == 0 && t.type != CKPT_MP_ARRAY)
         r = ckpt_fail(w->err, EUCLEAN, "a tuple does not hold an array");
     if (r == 0)
-        r = walk_container(w, at, CKPT_TUPLE, t.len);
-    return r == 0 ? flax_leave(&w->mp, saved, w->err) : r;
+        r = ckpt_walk_container(w, at, CKPT_TUPLE, t.len);
+    return r == 0 ? ckpt_flax_leave(&w->mp, saved, w->err) : r;
 }
 
 static int walk_value(struct walk *w, const struct spot *at)
@@ -310,9 +310,9 @@ static int walk_value(struct walk *w, const struct spot *at)
         return r;
     switch (t.type) {
     case CKPT_MP_MAP:
-        return pieced ? add_array(w, at, &t, off) : walk_container(w, at, CKPT_DICT, t.len);
+        return pieced ? add_array(w, at, &t, off) : ckpt_walk_container(w, at, CKPT_DICT, t.len);
     case CKPT_MP_ARRAY:
-        return walk_container(w, at, CKPT_LIST, t.len);
+        return ckpt_walk_container(w, at, CKPT_LIST, t.len);
     case CKPT_MP_STR:
         return add_string(w, at, &t, off);
     case CKPT_MP_BIN:
@@ -346,7 +346,7 @@ static int walk_top(struct walk *w, uint32_t top)
     return walk_value(w, &(struct spot){top, "", 0, false});
 }
 
-int flax_state_load(struct flax_state *s, const struct flax_dialect *dialect, struct ckpt_tree *t, uint32_t top, struct ckpt_err *err)
+int ckpt_flax_state_load(struct flax_state *s, const struct flax_dialect *dialect, struct ckpt_tree *t, uint32_t top, struct ckpt_err *err)
 {
     struct walk w = {.tree = t, .dialect = dialect, .first = t->count, .err = err};
     ckpt_mp_init(&w.mp, s->file, 0, s->file->st.size);
@@ -369,13 +369,13 @@ static bool place_of(const struct ckpt_tree *t, uint32_t node, uint64_t *ret)
     return true;
 }
 
-bool flax_state_has(const struct ckpt_tree *t, uint32_t node)
+bool ckpt_flax_state_has(const struct ckpt_tree *t, uint32_t node)
 {
     uint64_t off;
     return t->nodes[node].kind != CKPT_NODE_DIR && place_of(t, node, &off);
 }
 
-const char *flax_state_elsewhere(const struct ckpt_tree *t, uint32_t node, size_t *ret_len)
+const char *ckpt_flax_state_elsewhere(const struct ckpt_tree *t, uint32_t node, size_t *ret_len)
 {
     size_t len;
     const char *name = ckpt_tree_text(t, t->nodes[node].ref, &len);
@@ -432,7 +432,7 @@ static int long_string(const struct ckpt_mp_token *t, struct ckpt_array **ret, s
     return 0;
 }
 
-int flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
@@ -441,26 +441,26 @@ int flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t 
     if (r == 0 && token.type == CKPT_MP_STR)
         return long_string(&token, ret, err);
     if (r == 0)
-        r = flax_array(&mp, &token, &a, NULL, err);
+        r = ckpt_flax_array(&mp, &token, &a, NULL, err);
     if (r == 0)
         *ret = share_layout(s, a);
     return r;
 }
 
-int flax_state_elements(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_flax_state_elements(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
     struct ckpt_array *a;
     int r = seek(s, t, node, &mp, &token, err);
     if (r == 0)
-        r = flax_array(&mp, &token, &a, ret, err);
+        r = ckpt_flax_array(&mp, &token, &a, ret, err);
     if (r == 0)
         ckpt_array_unref(a);
     return r;
 }
 
-int flax_state_blob(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_flax_state_blob(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
@@ -470,10 +470,10 @@ int flax_state_blob(struct flax_state *s, const struct ckpt_tree *t, uint32_t no
     return r;
 }
 
-void flax_state_describe(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
+void ckpt_flax_state_describe(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
-    if (t->nodes[node].kind == CKPT_NODE_BLOB && flax_state_has(t, node) && seek(s, t, node, &mp, &token, NULL) == 0 && token.type == CKPT_MP_EXT)
+    if (t->nodes[node].kind == CKPT_NODE_BLOB && ckpt_flax_state_has(t, node) && seek(s, t, node, &mp, &token, NULL) == 0 && token.type == CKPT_MP_EXT)
         ckpt_buf_addf(json, ",\"ext\":%d", token.ext);
 }

@@ -21,7 +21,7 @@ static int get_tensor(struct ckpt_tree *t, uint32_t node, struct gguf_tensor *re
     const struct gguf *g = t->priv;
     struct ckpt_buf name = CKPT_BUF_INIT;
     uint64_t end;
-    int r = gguf_header_tensor(g->file, g->big_endian, t->nodes[node].ref, &name, ret, err);
+    int r = ckpt_gguf_header_tensor(g->file, g->big_endian, t->nodes[node].ref, &name, ret, err);
     if (r == 0 && (!ckpt_tree_is_named(t, node, (char *)name.data, name.len) || ckpt_add(g->data + ret->len, ret->off, &end) ||
                    end > g->file->st.size))
         r = -EUCLEAN;
@@ -134,15 +134,15 @@ static int load(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
     struct gguf_header h;
     struct builder b = {.tree = t, .flat = flat, .err = err};
     struct ckpt_buf metadata = CKPT_BUF_INIT;
-    int r = gguf_header_open(g->file, &h, &metadata, err);
+    int r = ckpt_gguf_header_open(g->file, &h, &metadata, err);
     if (r == 0) {
         g->big_endian = h.big_endian;
         g->data = h.data;
         if (!flat)
             ckpt_tree_note_names(t);
         for (; b.round < CKPT_NAME_ROUNDS && r == 0; b.round++)
-            r = gguf_header_each(&h, add_tensor, &b);
-        gguf_header_close(&h);
+            r = ckpt_gguf_header_each(&h, add_tensor, &b);
+        ckpt_gguf_header_close(&h);
     }
     if (r == 0 && metadata.len && !(t->metadata = ckpt_buf_steal(&metadata, NULL)))
         r = ckpt_fail(err, ENOMEM, "out of memory");

@@ -350,7 +350,7 @@ static int take_tensor(struct gguf_header *h, struct ckpt_buf *name, struct gguf
     return settle_tensor(h, ret);
 }
 
-int gguf_header_each(struct gguf_header *h, gguf_visit *visit, void *arg)
+int ckpt_gguf_header_each(struct gguf_header *h, gguf_visit *visit, void *arg)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
     struct gguf_tensor tensor;
@@ -384,7 +384,7 @@ static int check_tensors(struct gguf_header *h, uint64_t align)
 {
     struct check c = {0};
     uint64_t end;
-    int r = gguf_header_each(h, check_tensor, &c);
+    int r = ckpt_gguf_header_each(h, check_tensor, &c);
     if (r == -ENOMEM)
         r = ckpt_fail(h->err, ENOMEM, "out of memory");
     h->data = (place_of(h) + align - 1) / align * align;
@@ -431,7 +431,7 @@ static int take_head(struct gguf_header *h, uint64_t *ret_pairs)
     return 0;
 }
 
-int gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata, struct ckpt_err *err)
+int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata, struct ckpt_err *err)
 {
     uint64_t pairs, align;
     *ret = (struct gguf_header){.file = file, .err = err, .window = malloc(WINDOW), .size = WINDOW};
@@ -444,21 +444,21 @@ int gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckp
     if (r == 0)
         r = check_tensors(ret, align);
     if (r < 0)
-        gguf_header_close(ret);
+        ckpt_gguf_header_close(ret);
     return r;
 }
 
-void gguf_header_close(struct gguf_header *h)
+void ckpt_gguf_header_close(struct gguf_header *h)
 {
     free(h->window);
 }
 
-int gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name, struct gguf_tensor *ret, struct ckpt_err *err)
+int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name, struct gguf_tensor *ret, struct ckpt_err *err)
 {
     struct gguf_header h = {.file = file, .err = err, .big_endian = big_endian, .base = place, .window = malloc(SMALL_WINDOW), .size = SMALL_WINDOW};
     if (!h.window)
         return ckpt_fail(err, ENOMEM, "out of memory");
     int r = take_tensor(&h, name, ret);
-    gguf_header_close(&h);
+    ckpt_gguf_header_close(&h);
     return r;
 }

@@ -49,13 +49,13 @@ struct gguf_header {
  * Reads and checks all of it; *metadata gets the key-value pairs as a JSON object. -EBADMSG: the file ends too early for what it says; -EUCLEAN:
  * malformed; -EOPNOTSUPP: another version, beyond a maximum, or not one tensor of a type that is known.
  */
-int gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata, struct ckpt_err *err) CKPT_MUST_USE;
-void gguf_header_close(struct gguf_header *h);
+int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata, struct ckpt_err *err) CKPT_MUST_USE;
+void ckpt_gguf_header_close(struct gguf_header *h);
 /* place: of the tensor's entry in the file. Returning below 0 stops the walk. */
 typedef int gguf_visit(void *arg, const struct ckpt_buf *name, uint64_t place, const struct gguf_tensor *tensor);
-int gguf_header_each(struct gguf_header *h, gguf_visit *visit, void *arg) CKPT_MUST_USE;
+int ckpt_gguf_header_each(struct gguf_header *h, gguf_visit *visit, void *arg) CKPT_MUST_USE;
 /* One of them again. *name is cleared first. */
-int gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name, struct gguf_tensor *ret,
+int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name, struct gguf_tensor *ret,
                        struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

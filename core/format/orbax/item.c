@@ -13,7 +13,7 @@
 #define MAX_ENTRY ((size_t)1 << 20)
 #define MAX_TEXT ((size_t)64 << 20)
 
-char *orbax_path(const struct orbax_item *item, const char *name)
+char *ckpt_orbax_path(const struct orbax_item *item, const char *name)
 {
     char *path = malloc(strlen(item->dir) + strlen(name) + 2);
     if (path)
@@ -23,7 +23,7 @@ char *orbax_path(const struct orbax_item *item, const char *name)
 
 static int open_in_item(struct orbax *o, struct orbax_item *item, const char *name, struct ckpt_file **ret)
 {
-    CKPT_AUTOFREE char *path = orbax_path(item, name);
+    CKPT_AUTOFREE char *path = ckpt_orbax_path(item, name);
     return path ? ckpt_pins_open(o->tree->pins, path, ret) : -ENOMEM;
 }
 
@@ -93,7 +93,7 @@ static int add_string(struct loading *l, uint32_t node)
     int r = load_strings(l);
     if (r < 0)
         return r;
-    orbax_param(t, node, &buf);
+    ckpt_orbax_param(t, node, &buf);
     const cJSON *s = ckpt_buf_error(&buf) ? NULL : find_string(l->strings, buf.data ? (char *)buf.data : "", buf.len);
     if (!cJSON_IsString(s))
         r = ckpt_fail(l->err, EUCLEAN, "_strings.json: the string of leaf %.*s is missing", (int)CKPT_MIN(buf.len, (size_t)200),
@@ -115,10 +115,10 @@ static int add_string(struct loading *l, uint32_t node)
 static int load_aggregate(struct loading *l, struct ckpt_file *file, struct ckpt_tree *t, uint32_t top)
 {
     static const struct flax_dialect dialect = {.elsewhere = "PLACEHOLDER://", .tuples = true};
-    int r = flax_state_new(file, &l->item->aggregate);
+    int r = ckpt_flax_state_new(file, &l->item->aggregate);
     ckpt_file_unref(file);
     if (r == 0)
-        r = flax_state_load(l->item->aggregate, &dialect, t, top, l->err);
+        r = ckpt_flax_state_load(l->item->aggregate, &dialect, t, top, l->err);
     else
         ckpt_fail(l->err, -r, "out of memory");
     return r < 0 ? ckpt_fail_in(l->err, -r, "checkpoint") : 0;
@@ -351,7 +351,7 @@ static int guess_leaf(void *arg, const char *name, enum ckpt_ftype type)
         return 0;
     bool found = false;
     for (int v = 0; v < 2 && !found; v++) {
-        CKPT_AUTOFREE char *dir = orbax_path(l->item, name);
+        CKPT_AUTOFREE char *dir = ckpt_orbax_path(l->item, name);
         if (!dir)
             return -ENOMEM;
         if (snprintf(path, sizeof path, "%s/%s", dir, v ? "zarr.json" : ".zarray") >= (int)sizeof path)
@@ -384,7 +384,7 @@ static int settle_scalars(struct loading *l, uint32_t first)
         if (t->nodes[node].kind != CKPT_NODE_VALUE || t->nodes[node].text)
             continue;
         struct ckpt_err err = {0};
-        int r = orbax_layout(t, node, &a, &err);
+        int r = ckpt_orbax_layout(t, node, &a, &err);
         if (r == -ENOMEM)
             return r;
         if (r < 0) /* reading it will say what is wrong */
@@ -413,7 +413,7 @@ static int open_database(struct loading *l)
     return ckpt_ocdbt_open(l->o->tree->pins, item->dir, &item->db, l->err);
 }
 
-int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err)
+int ckpt_orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err)
 {
     struct loading l = {.o = o, .item = item, .err = err, .ocdbt = -1};
     uint32_t first = o->tree->count;

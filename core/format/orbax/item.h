@@ -46,20 +46,20 @@ struct orbax {
 };
 
 /* probe.c */
-bool orbax_unfinished_name(const char *name, size_t *ret_len);
-int orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret);
-bool orbax_is_item(struct ckpt_backend *dir, const char *sub);
+bool ckpt_orbax_unfinished_name(const char *name, size_t *ret_len);
+int ckpt_orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret);
+bool ckpt_orbax_is_item(struct ckpt_backend *dir, const char *sub);
 
 /* item.c: fill the tree from an item's files; item->root and item->dir are set. */
-int orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* orbax.c */
-int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The name of a leaf's array: its keys below the item, joined with dots. */
-void orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf);
+void ckpt_orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf);
 /* rights.c */
-int orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* A path in the item's directory; NUL-terminated. */
-char *orbax_path(const struct orbax_item *item, const char *name);
+char *ckpt_orbax_path(const struct orbax_item *item, const char *name);
 
 #endif

@@ -33,13 +33,13 @@ static struct orbax_item *item_of(const struct ckpt_tree *t, uint32_t node)
     return &o->items[t->nodes[node].mark - 1];
 }
 
-void orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf)
+void ckpt_orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf)
 {
     uint32_t path[CKPT_MAX_DEPTH];
     unsigned n = 0;
     const char *text;
     size_t len;
-    if ((text = flax_state_elsewhere(t, node, &len))) {
+    if ((text = ckpt_flax_state_elsewhere(t, node, &len))) {
         ckpt_buf_add(buf, text, len);
         return;
     }
@@ -70,7 +70,7 @@ static int store_init(struct array_store *s, struct ckpt_tree *t, uint32_t node)
         ckpt_buf_addc(&s->key, '/');
     }
     size_t before = s->key.len;
-    orbax_param(t, node, &s->key);
+    ckpt_orbax_param(t, node, &s->key);
     if (s->key.len > before && s->key.data[s->key.len - 1] != '/')
         ckpt_buf_addc(&s->key, '/');
     s->prefix = s->key.len;
@@ -143,7 +143,7 @@ static uint64_t fingerprint(struct orbax *o, const char *array, int64_t *ret_new
     if (ckpt_backend_list(p.dir, "", add_subdir, &p) < 0)
         return 0;
     for (unsigned i = 0; i < 2 * o->count; i++) {
-        CKPT_AUTOFREE char *path = orbax_path(&o->items[i / 2], i % 2 ? "ocdbt.process_0/d" : "");
+        CKPT_AUTOFREE char *path = ckpt_orbax_path(&o->items[i / 2], i % 2 ? "ocdbt.process_0/d" : "");
         if (path)
             add_mtime(&p, path);
     }
@@ -225,11 +225,11 @@ static int layout_of_text(struct orbax *o, uint8_t *text, size_t len, int versio
     return 0;
 }
 
-int orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
-    if (flax_state_has(t, node))
-        return flax_state_layout(item_of(t, node)->aggregate, t, node, ret, err);
+    if (ckpt_flax_state_has(t, node))
+        return ckpt_flax_state_layout(item_of(t, node)->aggregate, t, node, ret, err);
     struct array_store s;
     struct ckpt_extent e = {0};
     int r = store_init(&s, t, node);
@@ -258,8 +258,8 @@ static int orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
                        struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
-    if (flax_state_has(t, node))
-        return flax_state_elements(item_of(t, node)->aggregate, t, node, ret, err);
+    if (ckpt_flax_state_has(t, node))
+        return ckpt_flax_state_elements(item_of(t, node)->aggregate, t, node, ret, err);
     struct array_store s;
     int r = store_init(&s, t, node);
     if (r == 0) {
@@ -289,7 +289,7 @@ static int add_length(void *arg, const void *key, size_t key_len, uint64_t value
 
 static int orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
 {
-    bool aggregated = flax_state_has(t, node);
+    bool aggregated = ckpt_flax_state_has(t, node);
     *ret = aggregated ? a->nbytes : 0;
     if (aggregated || a->unsupported)
         return 0;
@@ -335,8 +335,8 @@ static int orbax_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *re
     size_t len;
     const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
     struct ckpt_file *f;
-    if (flax_state_has(t, node))
-        return flax_state_blob(item_of(t, node)->aggregate, t, node, ret, err);
+    if (ckpt_flax_state_has(t, node))
+        return ckpt_flax_state_blob(item_of(t, node)->aggregate, t, node, ret, err);
     int r = ckpt_pins_open(t->pins, path, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
@@ -360,7 +360,7 @@ static void orbax_pin(struct ckpt_tree *t, uint32_t node)
         return;
     struct array_store s;
     struct ckpt_buf name = CKPT_BUF_INIT;
-    if (!flax_state_has(t, node) && !a->unsupported && store_init(&s, t, node) == 0) {
+    if (!ckpt_flax_state_has(t, node) && !a->unsupported && store_init(&s, t, node) == 0) {
         uint64_t objects = ckpt_zarr_objects(a);
         for (uint64_t i = 0; i < objects && i < 65536; i++) {
             name.len = 0;
@@ -378,7 +378,7 @@ static void orbax_pin(struct ckpt_tree *t, uint32_t node)
 
 static struct ckpt_json_reader *open_json(struct ckpt_tree *t, struct orbax_item *item, const char *name, struct ckpt_file **ret)
 {
-    CKPT_AUTOFREE char *path = orbax_path(item, name);
+    CKPT_AUTOFREE char *path = ckpt_orbax_path(item, name);
     struct ckpt_json_reader *json;
     if (!path || ckpt_pins_open(t->pins, path, ret) < 0)
         return NULL;
@@ -430,7 +430,7 @@ static int first_name(void *arg, const char *name, enum ckpt_ftype type)
 static void describe_key(struct ckpt_tree *t, struct orbax_item *item, const struct ckpt_buf *param, struct ckpt_buf *out)
 {
     char name[256] = "", path[300];
-    CKPT_AUTOFREE char *dir = orbax_path(item, "array_metadatas");
+    CKPT_AUTOFREE char *dir = ckpt_orbax_path(item, "array_metadatas");
     if (!dir || ckpt_backend_list(ckpt_pins_dir(t->pins), dir, first_name, name) < 0 || !*name)
         return;
     snprintf(path, sizeof path, "array_metadatas/%s", name);
@@ -473,7 +473,7 @@ static void orbax_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
     if (t->nodes[node].kind != CKPT_NODE_ARRAY)
         return;
     struct orbax_item *item = item_of(t, node);
-    orbax_param(t, node, &param);
+    ckpt_orbax_param(t, node, &param);
     if (!ckpt_buf_error(&param)) {
         describe_key(t, item, &param, out);
         describe_sharding(t, item, &param, out);
@@ -497,7 +497,7 @@ static size_t orbax_memory(const struct ckpt_tree *t)
     const struct orbax *o = t->priv;
     size_t n = sizeof *o + ORBAX_MAX_ITEMS * sizeof *o->items;
     for (unsigned i = 0; i < o->count; i++)
-        n += (o->items[i].db ? ckpt_ocdbt_memory(o->items[i].db) : 0) + (o->items[i].aggregate ? flax_state_memory(o->items[i].aggregate) : 0);
+        n += (o->items[i].db ? ckpt_ocdbt_memory(o->items[i].db) : 0) + (o->items[i].aggregate ? ckpt_flax_state_memory(o->items[i].aggregate) : 0);
     return n;
 }
 
@@ -506,7 +506,7 @@ static void orbax_close(struct ckpt_tree *t)
     struct orbax *o = t->priv;
     for (unsigned i = 0; i < o->count; i++) {
         ckpt_ocdbt_close(o->items[i].db);
-        flax_state_free(o->items[i].aggregate);
+        ckpt_flax_state_free(o->items[i].aggregate);
         free(o->items[i].dir);
     }
     for (unsigned i = 0; i < ORBAX_LAYOUT_BUCKETS; i++)
@@ -523,11 +523,11 @@ static void orbax_close(struct ckpt_tree *t)
 
 static const struct ckpt_format orbax_format = {
     .name = "orbax",
-    .layout = orbax_layout,
+    .layout = ckpt_orbax_layout,
     .chunk = orbax_chunk,
     .stored = orbax_stored,
     .blob = orbax_blob,
-    .rights = orbax_rights,
+    .rights = ckpt_orbax_rights,
     .pin = orbax_pin,
     .describe = orbax_describe,
     .verify = orbax_verify,
@@ -547,7 +547,7 @@ static int collect(void *arg, const char *name, enum ckpt_ftype type)
     struct entries *e = arg;
     char ***list = type == CKPT_FT_DIR ? &e->dirs : &e->files;
     size_t *count = type == CKPT_FT_DIR ? &e->dir_count : &e->file_count, len;
-    if (orbax_unfinished_name(name, &len) || *count >= 4096)
+    if (ckpt_orbax_unfinished_name(name, &len) || *count >= 4096)
         return 0;
     char **p = realloc(*list, (*count + 1) * sizeof *p);
     if (!p)
@@ -598,7 +598,7 @@ static int add_item(struct orbax *o, const char *dir, uint32_t root, struct ckpt
         return ckpt_fail(err, ENOMEM, "out of memory");
     o->count++;
     o->tree->nodes[root].mark = (uint8_t)o->count;
-    return orbax_item_load(o, item, err);
+    return ckpt_orbax_item_load(o, item, err);
 }
 
 static int add_blob(struct orbax *o, uint32_t parent, const char *name, const char *path, struct ckpt_err *err)
@@ -618,7 +618,7 @@ static int add_other(struct orbax *o, uint32_t parent, const char *dir, const ch
 static int add_dir(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth, struct ckpt_err *err)
 {
     uint32_t node;
-    if (!orbax_is_item(ckpt_pins_dir(o->tree->pins), dir))
+    if (!ckpt_orbax_is_item(ckpt_pins_dir(o->tree->pins), dir))
         return add_other(o, parent, dir, name, depth, err);
     int r = ckpt_tree_add(o->tree, parent, name, strlen(name), false, CKPT_NODE_DIR, &node, err);
     return r < 0 ? r : add_item(o, dir, node, err);
@@ -694,11 +694,11 @@ static int load_step(struct orbax *o, struct ckpt_err *err)
     size_t lone = SIZE_MAX;
     bool others = false;
     for (size_t i = 0; i < e.dir_count; i++) {
-        if (!strcmp(e.dirs[i], "default") && orbax_is_item(dir, "default"))
+        if (!strcmp(e.dirs[i], "default") && ckpt_orbax_is_item(dir, "default"))
             lone = i;
         else if (strcmp(e.dirs[i], "descriptor")) {
             struct entries sub = {0};
-            others |= orbax_is_item(dir, e.dirs[i]) ||
+            others |= ckpt_orbax_is_item(dir, e.dirs[i]) ||
                       (ckpt_backend_list(dir, e.dirs[i], collect, &sub) == 0 && sub.dir_count);
             free_entries(&sub);
         }
@@ -750,7 +750,7 @@ static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret
     if (!o->items || !o->shards)
         r = ckpt_fail(err, ENOMEM, "out of memory");
     else
-        r = orbax_is_item(ckpt_pins_dir(pins), "") ? add_item(o, "", 0, err) : load_step(o, err);
+        r = ckpt_orbax_is_item(ckpt_pins_dir(pins), "") ? add_item(o, "", 0, err) : load_step(o, err);
     /* Without anything in it, it may be the last moment of a deletion. */
     bool missing = r == -ENOENT || o->incomplete || o->guessed || t->nodes[0].first == CKPT_NO_NODE;
     for (unsigned i = 0; i < o->count && r == 0; i++) {
@@ -774,7 +774,7 @@ static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret
 
 const struct ckpt_reader ckpt_orbax_reader = {
     .name = "orbax",
-    .probe = orbax_probe,
+    .probe = ckpt_orbax_probe,
     .open = orbax_open,
-    .unfinished_name = orbax_unfinished_name,
+    .unfinished_name = ckpt_orbax_unfinished_name,
 };

@@ -11,7 +11,7 @@
 #define MARKER ".orbax-checkpoint-tmp"
 #define PROBED_SUBDIRS 64
 
-bool orbax_unfinished_name(const char *name, size_t *ret_len)
+bool ckpt_orbax_unfinished_name(const char *name, size_t *ret_len)
 {
     const char *marker = strstr(name, MARKER);
     if (marker)
@@ -43,7 +43,7 @@ static int note_entry(void *arg, const char *name, enum ckpt_ftype type)
     struct content *c = arg;
     size_t n;
     if (type == CKPT_FT_DIR) {
-        if (c->count < PROBED_SUBDIRS && !orbax_unfinished_name(name, &n) && strlen(name) < 256) {
+        if (c->count < PROBED_SUBDIRS && !ckpt_orbax_unfinished_name(name, &n) && strlen(name) < 256) {
             if (!c->subdirs && !(c->subdirs = malloc(PROBED_SUBDIRS * sizeof *c->subdirs)))
                 return -ENOMEM;
             strcpy(c->subdirs[c->count++], name);
@@ -71,7 +71,7 @@ static bool has(struct ckpt_backend *dir, const char *sub, const char *name)
 }
 
 /* An item by its own files (docs/orbax.md, "What is a checkpoint"). */
-bool orbax_is_item(struct ckpt_backend *dir, const char *sub)
+bool ckpt_orbax_is_item(struct ckpt_backend *dir, const char *sub)
 {
     char path[4096];
     if (has(dir, sub, "_METADATA") || has(dir, sub, "manifest.ocdbt"))
@@ -114,7 +114,7 @@ static bool holds_items(struct ckpt_backend *dir, const struct content *c)
 {
     bool found = false;
     for (size_t i = 0; i < c->count; i++) {
-        if (orbax_is_item(dir, c->subdirs[i]))
+        if (ckpt_orbax_is_item(dir, c->subdirs[i]))
             found |= !numbered(c->subdirs[i]);
         if (stands_alone(dir, c->subdirs[i]))
             return false;
@@ -145,7 +145,7 @@ static void read_step_metadata(struct ckpt_backend *dir, const struct content *c
     free(text);
 }
 
-int orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
+int ckpt_orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     struct content c = {0};
     int r = ckpt_backend_list(dir, "", note_entry, &c);

@@ -59,7 +59,7 @@ static int array_rights(struct ckpt_tree *t, struct orbax_item *item, uint32_t n
     ckpt_buf_adds(&path, item->dir);
     if (*item->dir)
         ckpt_buf_addc(&path, '/');
-    orbax_param(t, node, &path);
+    ckpt_orbax_param(t, node, &path);
     ckpt_buf_addc(&path, 0);
     int r = ckpt_buf_error(&path);
     if (r == 0)
@@ -97,13 +97,13 @@ static int other_rights(struct ckpt_tree *t, uint32_t node, struct ckpt_rights *
 static bool is_apart(const struct ckpt_tree *t, const struct orbax_item *item, uint32_t node)
 {
     const struct ckpt_node *n = &t->nodes[node];
-    return n->kind != CKPT_NODE_DIR && !item->db && !flax_state_has(t, node) && !(n->kind == CKPT_NODE_VALUE && n->text);
+    return n->kind != CKPT_NODE_DIR && !item->db && !ckpt_flax_state_has(t, node) && !(n->kind == CKPT_NODE_VALUE && n->text);
 }
 
-int orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
+int ckpt_orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
-    bool dir = t->nodes[node].kind == CKPT_NODE_DIR, file = t->nodes[node].kind == CKPT_NODE_BLOB && !flax_state_has(t, node);
+    bool dir = t->nodes[node].kind == CKPT_NODE_DIR, file = t->nodes[node].kind == CKPT_NODE_BLOB && !ckpt_flax_state_has(t, node);
     uint32_t at = node;
     while (at && !t->nodes[at].mark)
         at = t->nodes[at].parent;

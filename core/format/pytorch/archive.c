@@ -63,7 +63,7 @@ static int check_old(struct ckpt_file *file, uint64_t off, uint64_t len, struct 
                                       "torch.save(torch.load(OLD), NEW)");
 }
 
-int torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret, struct ckpt_err *err)
+int ckpt_torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret, struct ckpt_err *err)
 {
     struct torch_archive a = {0};
     int r = check_old(file, off, len, err);
@@ -79,19 +79,19 @@ int torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struc
     if (r == 0)
         r = read_byteorder(&a, err);
     if (r < 0)
-        torch_archive_close(&a);
+        ckpt_torch_archive_close(&a);
     else
         *ret = a;
     return r;
 }
 
-void torch_archive_close(struct torch_archive *a)
+void ckpt_torch_archive_close(struct torch_archive *a)
 {
     ckpt_zip_unref(a->zip);
     *a = (struct torch_archive){0};
 }
 
-bool torch_archive_probe(struct ckpt_file *file)
+bool ckpt_torch_archive_probe(struct ckpt_file *file)
 {
     static const char pickle[] = "/data.pkl";
     uint8_t magic[4];
@@ -110,14 +110,14 @@ bool torch_archive_probe(struct ckpt_file *file)
     return found;
 }
 
-int torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret, struct ckpt_err *err)
+int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret, struct ckpt_err *err)
 {
     uint8_t *pickle;
     size_t len;
     int r = ckpt_zip_read_all(a->zip, find(a, "data.pkl"), TORCH_MAX_PICKLE, &pickle, &len, err);
     if (r == -EFBIG)
         return ckpt_fail(err, EUCLEAN, "data.pkl has more than %zu bytes", TORCH_MAX_PICKLE);
-    return r < 0 ? r : torch_pickle_load(pickle, len, TORCH_SAVE, records, number, ret, err);
+    return r < 0 ? r : ckpt_torch_pickle_load(pickle, len, TORCH_SAVE, records, number, ret, err);
 }
 
 /* --- storages --- */
@@ -148,7 +148,7 @@ static uint64_t span(const struct torch_tensor *t)
 }
 
 /* A deflated storage is decoded whole; of one that is not, the chunk is what the view spans, so that views alike have the same layout. */
-int torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret, struct ckpt_err *err)
 {
     uint32_t member;
     int r = find_storage(a, t, &member, err);
@@ -183,7 +183,7 @@ int torch_archive_layout(const struct torch_archive *a, const struct torch_tenso
     return 0;
 }
 
-int torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct ckpt_codec_chain chain;
     uint32_t member;
@@ -197,7 +197,7 @@ int torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor
     return r;
 }
 
-uint64_t torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t, const struct ckpt_array *layout)
+uint64_t ckpt_torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t, const struct ckpt_array *layout)
 {
     uint32_t member;
     uint64_t bytes = CKPT_MIN(layout->nbytes, span(t));

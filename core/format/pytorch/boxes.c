@@ -58,12 +58,12 @@ static int check_overlaps(const struct torch *torch, const struct torch_sharded 
         struct torch_box a, b;
         size_t at = bounds[i].at;
         if (i + 1 < count && bounds[i + 1].first < bounds[i].end)
-            torch_box_next(&torch->records, s->ndim, &at, &a);
+            ckpt_torch_box_next(&torch->records, s->ndim, &at, &a);
         for (uint32_t j = i + 1; j < count && bounds[j].first < bounds[i].end; j++) {
             if (++pairs > MAX_PAIRS)
                 return ckpt_fail(err, EOPNOTSUPP, "it is in more pieces than can be checked");
             at = bounds[j].at;
-            torch_box_next(&torch->records, s->ndim, &at, &b);
+            ckpt_torch_box_next(&torch->records, s->ndim, &at, &b);
             if (overlap(&a, &b, s->ndim))
                 return ckpt_fail(err, EUCLEAN, "its pieces overlap");
         }
@@ -78,7 +78,7 @@ static unsigned cut_dimension(const struct torch *torch, const struct torch_shar
     unsigned best = 0;
     struct torch_box box;
     for (uint32_t i = 0; i < s->boxes; i++) {
-        torch_box_next(&torch->records, s->ndim, &at, &box);
+        ckpt_torch_box_next(&torch->records, s->ndim, &at, &box);
         for (unsigned d = 0; d < s->ndim; d++)
             share[d] += (double)box.size[d] / (double)s->shape[d];
     }
@@ -100,7 +100,7 @@ static int check_boxes(const struct torch *torch, const struct torch_sharded *s,
         struct torch_box box;
         bool inside;
         size_t begin = at;
-        torch_box_next(&torch->records, s->ndim, &at, &box);
+        ckpt_torch_box_next(&torch->records, s->ndim, &at, &box);
         bool some = volume(s, &box, &inside, &own);
         if (!inside)
             return ckpt_fail(err, EUCLEAN, "a piece of it lies outside of its shape");
@@ -118,14 +118,14 @@ static int check_boxes(const struct torch *torch, const struct torch_sharded *s,
     return r;
 }
 
-int torch_boxes_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_torch_boxes_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err)
 {
     const struct torch *torch = t->priv;
     struct torch_sharded s;
     size_t at;
-    torch_get_sharded(&torch->records, record, &s, &at);
+    ckpt_torch_get_sharded(&torch->records, record, &s, &at);
     if (s.fault)
-        return torch_fault_layout(s.fault, s.type, ret, err);
+        return ckpt_torch_fault_layout(s.fault, s.type, ret, err);
     struct ckpt_array *a = ckpt_array_new(s.dtype, s.ndim, s.shape);
     if (!a)
         return ckpt_fail(err, ENOMEM, "out of memory");
@@ -172,19 +172,19 @@ static int load_tensor(const struct torch_archive *archive, const struct torch_s
 {
     struct ckpt_buf records = CKPT_BUF_INIT;
     struct torch_graph g;
-    int r = torch_archive_load(archive, &records, 0, &g, err);
+    int r = ckpt_torch_archive_load(archive, &records, 0, &g, err);
     if (r < 0)
         return r;
-    bool tensor = torch_kind(&g, g.top) == TORCH_TENSOR;
+    bool tensor = ckpt_torch_kind(&g, g.top) == TORCH_TENSOR;
     if (tensor)
-        torch_get_tensor(&records, torch_record_of(g.top), ret);
-    torch_graph_clear(&g);
+        ckpt_torch_get_tensor(&records, ckpt_torch_record_of(g.top), ret);
+    ckpt_torch_graph_clear(&g);
     ckpt_buf_clear(&records);
     if (!tensor)
         return ckpt_fail(err, EUCLEAN, "a piece of it is no tensor");
     if (ret->fault) {
         struct ckpt_array *a;
-        r = torch_fault_layout(ret->fault, ret->type, &a, err);
+        r = ckpt_torch_fault_layout(ret->fault, ret->type, &a, err);
         if (r == 0) {
             r = ckpt_fail(err, a->unsupported, "%s", a->why);
             ckpt_array_unref(a);
@@ -218,19 +218,19 @@ static int open_stored(struct ckpt_tree *t, const struct torch_sharded *s, const
     pthread_mutex_unlock(&torch->lock);
     if (known.box == at) {
         ret->extent = (struct ckpt_extent){.off = known.off, .len = box_elements(s, box) * itemsize_of(s)};
-        return torch_piece_file(t, &box->piece, &ret->extent.file, err);
+        return ckpt_torch_piece_file(t, &box->piece, &ret->extent.file, err);
     }
-    int r = torch_piece_open(t, &box->piece, &archive, err);
+    int r = ckpt_torch_piece_open(t, &box->piece, &archive, err);
     if (r < 0)
         return r;
     r = load_tensor(&archive, s, box, &tensor, err);
     if (r == 0)
-        r = torch_archive_layout(&archive, &tensor, &ret->layout, err);
+        r = ckpt_torch_archive_layout(&archive, &tensor, &ret->layout, err);
     if (r == 0 && ret->layout->codecs.count)
         r = ckpt_fail(err, EOPNOTSUPP, "a piece of it is compressed, which is not supported");
     if (r == 0)
-        r = torch_archive_chunk(&archive, &tensor, &ret->extent, err);
-    torch_archive_close(&archive);
+        r = ckpt_torch_archive_chunk(&archive, &tensor, &ret->extent, err);
+    ckpt_torch_archive_close(&archive);
     if (r == 0 && is_plain(ret->layout)) {
         ckpt_array_unref(CKPT_STEAL(ret->layout));
         pthread_mutex_lock(&torch->lock);
@@ -366,10 +366,10 @@ static ssize_t boxes_read(struct ckpt_file *base, void *buf, size_t len, uint64_
     if (off >= base->st.size)
         return 0;
     len = (size_t)CKPT_MIN((uint64_t)len, base->st.size - off);
-    torch_get_sharded(&torch->records, f->record, &s, &at);
+    ckpt_torch_get_sharded(&torch->records, f->record, &s, &at);
     for (uint32_t i = 0; i < s.boxes; i++) {
         size_t begin = at;
-        torch_box_next(&torch->records, s.ndim, &at, &box);
+        ckpt_torch_box_next(&torch->records, s.ndim, &at, &box);
         if (!box_elements(&s, &box))
             continue;
         struct ckpt_err err = {0};
@@ -396,12 +396,12 @@ static const struct ckpt_backend_ops boxes_ops = {
     .close = boxes_close,
 };
 
-int torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     const struct torch *torch = t->priv;
     struct torch_sharded s;
     size_t at;
-    torch_get_sharded(&torch->records, record, &s, &at);
+    ckpt_torch_get_sharded(&torch->records, record, &s, &at);
     uint64_t size = itemsize_of(&s);
     for (unsigned d = 0; d < s.ndim; d++)
         size *= s.shape[d];
@@ -409,7 +409,7 @@ int torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *re
         struct torch_box box;
         struct stored p;
         size_t begin = at;
-        torch_box_next(&torch->records, s.ndim, &at, &box);
+        ckpt_torch_box_next(&torch->records, s.ndim, &at, &box);
         int r = open_stored(t, &s, &box, begin, &p, err);
         if (r < 0)
             return r;

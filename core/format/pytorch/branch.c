@@ -30,14 +30,14 @@ static int new_branch(struct torch_branches *b, uint32_t parent, torch_value key
     return 0;
 }
 
-int torch_branches_init(struct torch_branches *b)
+int ckpt_torch_branches_init(struct torch_branches *b)
 {
     uint32_t root;
     *b = (struct torch_branches){0};
     return new_branch(b, NONE, TORCH_NOTHING, &root);
 }
 
-void torch_branches_clear(struct torch_branches *b)
+void ckpt_torch_branches_clear(struct torch_branches *b)
 {
     free(b->all);
     free(b->slots);
@@ -47,8 +47,8 @@ static uint64_t hash_of(const struct torch_graph *g, uint32_t parent, torch_valu
 {
     size_t len;
     int64_t n;
-    const char *text = torch_kind(g, key) == TORCH_STR ? torch_str(g, key, &len) : NULL;
-    uint64_t h = text ? XXH3_64bits(text, len) : torch_int(g, key, &n) ? (uint64_t)n + 1 : 0;
+    const char *text = ckpt_torch_kind(g, key) == TORCH_STR ? ckpt_torch_str(g, key, &len) : NULL;
+    uint64_t h = text ? XXH3_64bits(text, len) : ckpt_torch_int(g, key, &n) ? (uint64_t)n + 1 : 0;
     h = (h ^ (uint64_t)parent << 32 ^ parent) * 0x9e3779b97f4a7c15;
     return h ^ h >> 32;
 }
@@ -56,9 +56,9 @@ static uint64_t hash_of(const struct torch_graph *g, uint32_t parent, torch_valu
 static bool same_key(const struct torch_graph *g, torch_value a, torch_value b)
 {
     int64_t n, m;
-    if (torch_kind(g, a) != torch_kind(g, b))
+    if (ckpt_torch_kind(g, a) != ckpt_torch_kind(g, b))
         return false;
-    return torch_kind(g, a) == TORCH_STR ? torch_same_str(g, a, b) : torch_int(g, a, &n) && torch_int(g, b, &m) && n == m;
+    return ckpt_torch_kind(g, a) == TORCH_STR ? ckpt_torch_same_str(g, a, b) : ckpt_torch_int(g, a, &n) && ckpt_torch_int(g, b, &m) && n == m;
 }
 
 static uint32_t *slot_of(const struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key)
@@ -87,7 +87,7 @@ static int grow_slots(struct torch_branches *b, const struct torch_graph *g)
     return 0;
 }
 
-int torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
+int ckpt_torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
 {
     int r = grow_slots(b, g);
     if (r < 0)
@@ -107,14 +107,14 @@ int torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uin
 static int sequence(const struct torch_branches *b, const struct torch_graph *g, uint32_t branch, uint32_t count, torch_value **ret)
 {
     int64_t n;
-    if (!count || torch_kind(g, b->all[b->all[branch].first].key) != TORCH_INT)
+    if (!count || ckpt_torch_kind(g, b->all[b->all[branch].first].key) != TORCH_INT)
         return 0;
     torch_value *items = malloc(count * sizeof *items);
     if (!items)
         return -ENOMEM;
     for (uint32_t at = b->all[branch].first; at != NONE; at = b->all[at].next) {
         torch_value key = b->all[at].key;
-        if (torch_kind(g, key) != TORCH_INT || !torch_int(g, key, &n) || n < 0 || n >= count) {
+        if (ckpt_torch_kind(g, key) != TORCH_INT || !ckpt_torch_int(g, key, &n) || n < 0 || n >= count) {
             free(items);
             return 0;
         }
@@ -134,17 +134,17 @@ static int make_container(struct torch_branches *b, struct torch_graph *g, uint3
     int list = sequence(b, g, branch, count, &items);
     if (list < 0)
         return list;
-    int r = torch_new_container(g, list ? TORCH_LIST : TORCH_DICT, false, &made);
+    int r = ckpt_torch_new_container(g, list ? TORCH_LIST : TORCH_DICT, false, &made);
     if (r == 0 && list)
-        r = torch_append(g, made, items, count);
+        r = ckpt_torch_append(g, made, items, count);
     for (uint32_t at = b->all[branch].first; !list && r == 0 && at != NONE; at = b->all[at].next)
-        r = torch_append(g, made, (torch_value[]){b->all[at].key, b->all[at].value}, 2);
+        r = ckpt_torch_append(g, made, (torch_value[]){b->all[at].key, b->all[at].value}, 2);
     if (r == 0)
         b->all[branch].value = made;
     return r;
 }
 
-int torch_branches_make(struct torch_branches *b, struct torch_graph *g, torch_value *ret)
+int ckpt_torch_branches_make(struct torch_branches *b, struct torch_graph *g, torch_value *ret)
 {
     int r = 0;
     for (uint32_t i = b->count; r == 0 && i-- > 0;) /* what is in a branch has a higher number */

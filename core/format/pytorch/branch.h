@@ -22,12 +22,12 @@ struct torch_branches {
 };
 
 /* Every call with the same graph. -ENOMEM, and -EFBIG where the graph has no more room. */
-int torch_branches_init(struct torch_branches *b) CKPT_MUST_USE;
+int ckpt_torch_branches_init(struct torch_branches *b) CKPT_MUST_USE;
 /* The branch of a key, made where it is not there yet (*ret_new). */
-int torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
+int ckpt_torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
     CKPT_MUST_USE;
 /* All of it. Where the keys are the integers from 0 on it is a list, in their order. */
-int torch_branches_make(struct torch_branches *b, struct torch_graph *g, torch_value *ret) CKPT_MUST_USE;
-void torch_branches_clear(struct torch_branches *b);
+int ckpt_torch_branches_make(struct torch_branches *b, struct torch_graph *g, torch_value *ret) CKPT_MUST_USE;
+void ckpt_torch_branches_clear(struct torch_branches *b);
 
 #endif

@@ -31,12 +31,12 @@ static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (
                         struct ckpt_err *err)
 {
     struct torch_archive a;
-    int r = torch_piece_open(t, p, &a, err);
+    int r = ckpt_torch_piece_open(t, p, &a, err);
     if (r < 0)
         return r;
     for (uint32_t i = 0; r == 0 && i < ckpt_zip_count(a.zip); i++)
         r = ckpt_zip_verify(a.zip, i, progress, arg, err);
-    torch_archive_close(&a);
+    ckpt_torch_archive_close(&a);
     return r;
 }
 
@@ -48,11 +48,11 @@ static int verify_leaf(struct ckpt_tree *t, uint32_t node, void (*progress)(void
     struct torch_box box;
     size_t at;
     int r = 0;
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY || torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
         return 0;
-    torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
+    ckpt_torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
     for (uint32_t i = 0; i < s.boxes && r == 0; i++) {
-        torch_box_next(&torch->records, s.ndim, &at, &box);
+        ckpt_torch_box_next(&torch->records, s.ndim, &at, &box);
         r = box.piece.len ? verify_piece(t, &box.piece, progress, arg, err) : 0;
     }
     return r;
@@ -75,14 +75,14 @@ static void dcp_pin(struct ckpt_tree *t, uint32_t node)
     struct ckpt_extent e;
     struct ckpt_file *f;
     size_t at;
-    if (t->nodes[node].kind == CKPT_NODE_BLOB && torch_blob(t, node, &e, NULL) == 0)
+    if (t->nodes[node].kind == CKPT_NODE_BLOB && ckpt_torch_blob(t, node, &e, NULL) == 0)
         ckpt_extent_clear(&e);
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY || torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
         return;
-    torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
+    ckpt_torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
     for (uint32_t i = 0; i < s.boxes && i < 65536; i++) {
-        torch_box_next(&torch->records, s.ndim, &at, &box);
-        if (torch_piece_file(t, &box.piece, &f, NULL) == 0)
+        ckpt_torch_box_next(&torch->records, s.ndim, &at, &box);
+        if (ckpt_torch_piece_file(t, &box.piece, &f, NULL) == 0)
             ckpt_file_unref(f);
     }
 }
@@ -90,21 +90,21 @@ static void dcp_pin(struct ckpt_tree *t, uint32_t node)
 static const struct ckpt_format dcp_format = {
     .name = "torch-dcp",
     .framework = "pt",
-    .layout = torch_layout,
-    .chunk = torch_chunk,
-    .stored = torch_stored,
-    .blob = torch_blob,
+    .layout = ckpt_torch_layout,
+    .chunk = ckpt_torch_chunk,
+    .stored = ckpt_torch_stored,
+    .blob = ckpt_torch_blob,
     .rights = ckpt_rights_of_folder,
     .pin = dcp_pin,
-    .describe = torch_describe,
+    .describe = ckpt_torch_describe,
     .verify = dcp_verify,
-    .memory = torch_memory,
-    .close = torch_close,
+    .memory = ckpt_torch_memory,
+    .close = ckpt_torch_close,
 };
 
 static int open_piece(void *arg, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err)
 {
-    return torch_piece_load(arg, record, ret, ret_cost, err);
+    return ckpt_torch_piece_load(arg, record, ret, ret_cost, err);
 }
 
 static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
@@ -123,12 +123,12 @@ static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
     ckpt_file_unref(f);
     if (r < 0)
         return ckpt_fail(err, r == -EFBIG ? EUCLEAN : -r, ".metadata: %s", strerror(-r));
-    r = torch_metadata_load(pickle, len, t, &torch->records, &g, err);
+    r = ckpt_torch_metadata_load(pickle, len, t, &torch->records, &g, err);
     if (r < 0)
         return r;
     struct torch_nodes nodes = {.tree = t, .records = &torch->records, .flat = flat, .piece = open_piece, .arg = t};
-    r = torch_nodes_add(&nodes, &g, err);
-    torch_graph_clear(&g);
+    r = ckpt_torch_nodes_add(&nodes, &g, err);
+    ckpt_torch_graph_clear(&g);
     return r;
 }
 
@@ -140,7 +140,7 @@ static bool is_own(void *arg, const char *name)
 static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
-    int r = torch_tree_new(&dcp_format, o->pins, &t, err);
+    int r = ckpt_torch_tree_new(&dcp_format, o->pins, &t, err);
     if (r < 0)
         return r;
     r = add_leaves(t, o->flat, err);

@@ -121,7 +121,7 @@ static bool is(const char *text, const char *name, size_t len)
     return strlen(text) == len && !memcmp(text, name, len);
 }
 
-uint32_t torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name, size_t name_len)
+uint32_t ckpt_torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name, size_t name_len)
 {
     for (uint32_t i = 0; i < sizeof globals / sizeof *globals; i++)
         if (globals[i].dialects & dialect && is(globals[i].name, name, name_len) && is(globals[i].module, module, module_len))
@@ -129,7 +129,7 @@ uint32_t torch_global_find(enum torch_dialect dialect, const char *module, size_
     return TORCH_NO_GLOBAL;
 }
 
-const struct torch_global *torch_global(uint32_t number)
+const struct torch_global *ckpt_torch_global(uint32_t number)
 {
     return &globals[number];
 }

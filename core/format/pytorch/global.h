@@ -51,7 +51,7 @@ struct torch_global {
 #define TORCH_NO_GLOBAL UINT32_MAX
 
 /* The number of a name; TORCH_NO_GLOBAL: a pickle of this dialect may not have it. */
-uint32_t torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name, size_t name_len);
-const struct torch_global *torch_global(uint32_t number);
+uint32_t ckpt_torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name, size_t name_len);
+const struct torch_global *ckpt_torch_global(uint32_t number);
 
 #endif

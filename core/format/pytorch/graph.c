@@ -47,7 +47,7 @@ static enum tag tag_of(const struct torch_graph *g, torch_value v)
     return (enum tag)(*words_of(g, v) & ((1 << TAG_BITS) - 1));
 }
 
-void torch_graph_clear(struct torch_graph *g)
+void ckpt_torch_graph_clear(struct torch_graph *g)
 {
     free(g->pickle);
     free(g->words);
@@ -82,17 +82,17 @@ static int new_object(struct torch_graph *g, uint32_t words, enum tag tag, uint3
     return 0;
 }
 
-int torch_new_tuple(struct torch_graph *g, uint32_t items, torch_value *ret)
+int ckpt_torch_new_tuple(struct torch_graph *g, uint32_t items, torch_value *ret)
 {
     return items >= MAX_WORDS ? -EFBIG : new_object(g, 1 + items, TUPLE, items, ret);
 }
 
-void torch_set_item(struct torch_graph *g, torch_value tuple, uint32_t i, torch_value item)
+void ckpt_torch_set_item(struct torch_graph *g, torch_value tuple, uint32_t i, torch_value item)
 {
     words_of(g, tuple)[1 + i] = item;
 }
 
-int torch_new_container(struct torch_graph *g, enum torch_kind kind, bool ordered, torch_value *ret)
+int ckpt_torch_new_container(struct torch_graph *g, enum torch_kind kind, bool ordered, torch_value *ret)
 {
     int r = new_object(g, C_WORDS, kind == TORCH_LIST ? LIST : ordered ? ORDERED_DICT : DICT, 0, ret);
     if (r == 0)
@@ -100,7 +100,7 @@ int torch_new_container(struct torch_graph *g, enum torch_kind kind, bool ordere
     return r;
 }
 
-int torch_append(struct torch_graph *g, torch_value container, const torch_value *items, uint32_t count)
+int ckpt_torch_append(struct torch_graph *g, torch_value container, const torch_value *items, uint32_t count)
 {
     uint32_t *c = words_of(g, container), last = c[C_LAST];
     if (!count)
@@ -127,7 +127,7 @@ int torch_append(struct torch_graph *g, torch_value container, const torch_value
     return 0;
 }
 
-int torch_new_call(struct torch_graph *g, uint32_t global, torch_value args, torch_value *ret)
+int ckpt_torch_new_call(struct torch_graph *g, uint32_t global, torch_value args, torch_value *ret)
 {
     int r = new_object(g, O_WORDS, CALLED, 0, ret);
     if (r < 0)
@@ -137,7 +137,7 @@ int torch_new_call(struct torch_graph *g, uint32_t global, torch_value args, tor
     return 0;
 }
 
-int torch_new_object(struct torch_graph *g, uint32_t global, torch_value *ret)
+int ckpt_torch_new_object(struct torch_graph *g, uint32_t global, torch_value *ret)
 {
     int r = new_object(g, O_WORDS, OBJECT, 0, ret);
     if (r < 0)
@@ -147,12 +147,12 @@ int torch_new_object(struct torch_graph *g, uint32_t global, torch_value *ret)
     return 0;
 }
 
-void torch_set_state(struct torch_graph *g, torch_value object, torch_value state)
+void ckpt_torch_set_state(struct torch_graph *g, torch_value object, torch_value state)
 {
     words_of(g, object)[O_VALUE] = state;
 }
 
-int torch_new_storage(struct torch_graph *g, const struct torch_storage *s, torch_value *ret)
+int ckpt_torch_new_storage(struct torch_graph *g, const struct torch_storage *s, torch_value *ret)
 {
     int r = new_object(g, S_WORDS, STORAGE, s->fault, ret);
     if (r < 0)
@@ -164,17 +164,17 @@ int torch_new_storage(struct torch_graph *g, const struct torch_storage *s, torc
     return 0;
 }
 
-torch_value torch_atom(size_t off)
+torch_value ckpt_torch_atom(size_t off)
 {
     return value_at(ATOM, off);
 }
 
-torch_value torch_global_value(uint32_t global)
+torch_value ckpt_torch_global_value(uint32_t global)
 {
     return value_at(NAME, global);
 }
 
-torch_value torch_tensor_value(size_t record)
+torch_value ckpt_torch_tensor_value(size_t record)
 {
     return value_at(RECORD, record);
 }
@@ -203,7 +203,7 @@ static enum torch_kind kind_of_atom(uint8_t opcode)
     }
 }
 
-enum torch_kind torch_kind(const struct torch_graph *g, torch_value v)
+enum torch_kind ckpt_torch_kind(const struct torch_graph *g, torch_value v)
 {
     static const enum torch_kind kinds[] = {[TUPLE] = TORCH_TUPLE,       [LIST] = TORCH_LIST,   [DICT] = TORCH_DICT,
                                             [ORDERED_DICT] = TORCH_DICT, [CALLED] = TORCH_CALL, [OBJECT] = TORCH_OBJECT,
@@ -220,7 +220,7 @@ enum torch_kind torch_kind(const struct torch_graph *g, torch_value v)
     }
 }
 
-bool torch_truth(const struct torch_graph *g, torch_value v)
+bool ckpt_torch_truth(const struct torch_graph *g, torch_value v)
 {
     return g->pickle[v >> 2] == OP_NEWTRUE;
 }
@@ -234,7 +234,7 @@ static const uint8_t *int_bytes(const struct torch_graph *g, torch_value v, size
     return p + 1 + (*p == OP_LONG1);
 }
 
-bool torch_int(const struct torch_graph *g, torch_value v, int64_t *ret)
+bool ckpt_torch_int(const struct torch_graph *g, torch_value v, int64_t *ret)
 {
     size_t len;
     bool positive;
@@ -250,14 +250,14 @@ bool torch_int(const struct torch_graph *g, torch_value v, int64_t *ret)
     return true;
 }
 
-void torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
+void ckpt_torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
     uint32_t limb[64] = {0}; /* 255 bytes at most */
     uint8_t digits[640];
     size_t len, count = 0;
     bool positive;
     int64_t small;
-    if (torch_int(g, v, &small)) {
+    if (ckpt_torch_int(g, v, &small)) {
         ckpt_buf_addf(buf, "%" PRId64, small);
         return;
     }
@@ -288,7 +288,7 @@ void torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt_buf 
         ckpt_buf_addc(buf, (char)digits[--count]);
 }
 
-double torch_float(const struct torch_graph *g, torch_value v)
+double ckpt_torch_float(const struct torch_graph *g, torch_value v)
 {
     uint64_t bits;
     double d;
@@ -298,7 +298,7 @@ double torch_float(const struct torch_graph *g, torch_value v)
     return d;
 }
 
-const char *torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len)
+const char *ckpt_torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len)
 {
     const uint8_t *p = g->pickle + (v >> 2);
     bool wide = *p == OP_BINUNICODE;
@@ -306,27 +306,27 @@ const char *torch_str(const struct torch_graph *g, torch_value v, size_t *ret_le
     return (const char *)p + (wide ? 5 : 2);
 }
 
-bool torch_same_str(const struct torch_graph *g, torch_value a, torch_value b)
+bool ckpt_torch_same_str(const struct torch_graph *g, torch_value a, torch_value b)
 {
     size_t n, m;
-    const char *p = torch_str(g, a, &n), *q = torch_str(g, b, &m);
+    const char *p = ckpt_torch_str(g, a, &n), *q = ckpt_torch_str(g, b, &m);
     return n == m && !memcmp(p, q, n);
 }
 
-bool torch_str_is(const struct torch_graph *g, torch_value v, const char *text)
+bool ckpt_torch_str_is(const struct torch_graph *g, torch_value v, const char *text)
 {
     size_t len;
-    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_STR)
+    if (v == TORCH_NOTHING || ckpt_torch_kind(g, v) != TORCH_STR)
         return false;
-    const char *p = torch_str(g, v, &len);
+    const char *p = ckpt_torch_str(g, v, &len);
     return len == strlen(text) && !memcmp(p, text, len);
 }
 
-uint32_t torch_global_number(const struct torch_graph *g, torch_value v)
+uint32_t ckpt_torch_global_number(const struct torch_graph *g, torch_value v)
 {
     if (v == TORCH_NOTHING)
         return TORCH_NO_GLOBAL;
-    switch (torch_kind(g, v)) {
+    switch (ckpt_torch_kind(g, v)) {
     case TORCH_GLOBAL:
         return v >> 2;
     case TORCH_CALL:
@@ -339,46 +339,46 @@ uint32_t torch_global_number(const struct torch_graph *g, torch_value v)
     }
 }
 
-const struct torch_global *torch_global_of(const struct torch_graph *g, torch_value v)
+const struct torch_global *ckpt_torch_global_of(const struct torch_graph *g, torch_value v)
 {
-    uint32_t number = torch_global_number(g, v);
-    return number == TORCH_NO_GLOBAL ? NULL : torch_global(number);
+    uint32_t number = ckpt_torch_global_number(g, v);
+    return number == TORCH_NO_GLOBAL ? NULL : ckpt_torch_global(number);
 }
 
-bool torch_is(const struct torch_graph *g, torch_value v, enum torch_kind kind, enum torch_meaning meaning)
+bool ckpt_torch_is(const struct torch_graph *g, torch_value v, enum torch_kind kind, enum torch_meaning meaning)
 {
-    const struct torch_global *global = torch_global_of(g, v);
-    return global && global->meaning == meaning && torch_kind(g, v) == kind;
+    const struct torch_global *global = ckpt_torch_global_of(g, v);
+    return global && global->meaning == meaning && ckpt_torch_kind(g, v) == kind;
 }
 
-uint32_t torch_count(const struct torch_graph *g, torch_value v)
+uint32_t ckpt_torch_count(const struct torch_graph *g, torch_value v)
 {
     const uint32_t *w = words_of(g, v);
     enum tag tag = tag_of(g, v);
     return tag == TUPLE ? *w >> TAG_BITS : tag == LIST ? w[C_COUNT] : w[C_COUNT] / 2;
 }
 
-torch_value torch_item(const struct torch_graph *g, torch_value tuple, uint32_t i)
+torch_value ckpt_torch_item(const struct torch_graph *g, torch_value tuple, uint32_t i)
 {
     return words_of(g, tuple)[1 + i];
 }
 
-bool torch_ordered(const struct torch_graph *g, torch_value dict)
+bool ckpt_torch_ordered(const struct torch_graph *g, torch_value dict)
 {
     return tag_of(g, dict) == ORDERED_DICT;
 }
 
-torch_value torch_args(const struct torch_graph *g, torch_value call)
+torch_value ckpt_torch_args(const struct torch_graph *g, torch_value call)
 {
     return words_of(g, call)[O_VALUE];
 }
 
-torch_value torch_state(const struct torch_graph *g, torch_value object)
+torch_value ckpt_torch_state(const struct torch_graph *g, torch_value object)
 {
     return words_of(g, object)[O_VALUE];
 }
 
-void torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_storage *ret)
+void ckpt_torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_storage *ret)
 {
     const uint32_t *w = words_of(g, v);
     *ret = (struct torch_storage){.global = w[S_GLOBAL], .fault = (uint8_t)(w[S_TAG] >> TAG_BITS)};
@@ -386,23 +386,23 @@ void torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_s
     memcpy(&ret->size, w + S_SIZE, sizeof ret->size);
 }
 
-size_t torch_record_of(torch_value v)
+size_t ckpt_torch_record_of(torch_value v)
 {
     return v >> 2;
 }
 
-void torch_walk_init(struct torch_walk *w, const struct torch_graph *g, torch_value container)
+void ckpt_torch_walk_init(struct torch_walk *w, const struct torch_graph *g, torch_value container)
 {
     const uint32_t *words = words_of(g, container);
     *w = (struct torch_walk){.g = g};
     if (tag_of(g, container) == TUPLE) {
         w->at = (container >> 2) + 1;
-        w->left = torch_count(g, container);
+        w->left = ckpt_torch_count(g, container);
     } else
         w->next = words[C_FIRST];
 }
 
-bool torch_walk_next(struct torch_walk *w, torch_value *ret)
+bool ckpt_torch_walk_next(struct torch_walk *w, torch_value *ret)
 {
     if (!w->left) {
         if (!w->next)
@@ -416,15 +416,15 @@ bool torch_walk_next(struct torch_walk *w, torch_value *ret)
     return true;
 }
 
-torch_value torch_get(const struct torch_graph *g, torch_value dict, const char *key)
+torch_value ckpt_torch_get(const struct torch_graph *g, torch_value dict, const char *key)
 {
     struct torch_walk w;
     torch_value k, v, found = TORCH_NOTHING;
-    torch_walk_init(&w, g, dict);
-    if (torch_count(g, dict) > MAX_STATE)
+    ckpt_torch_walk_init(&w, g, dict);
+    if (ckpt_torch_count(g, dict) > MAX_STATE)
         return found;
-    while (torch_walk_next(&w, &k) && torch_walk_next(&w, &v))
-        if (torch_str_is(g, k, key))
+    while (ckpt_torch_walk_next(&w, &k) && ckpt_torch_walk_next(&w, &v))
+        if (ckpt_torch_str_is(g, k, key))
             found = v;
     return found;
 }

@@ -14,8 +14,8 @@ static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, st
     struct torch *torch = t->priv;
     struct torch_piece piece;
     if (tensor->archive) {
-        torch_get_piece(&torch->records, tensor->archive - 1, &piece);
-        return torch_piece_open(t, &piece, ret, err);
+        ckpt_torch_get_piece(&torch->records, tensor->archive - 1, &piece);
+        return ckpt_torch_piece_open(t, &piece, ret, err);
     }
     *ret = torch->archive;
     ckpt_zip_ref(ret->zip);
@@ -27,14 +27,14 @@ static int tensor_layout(struct ckpt_tree *t, size_t record, struct ckpt_array *
     struct torch *torch = t->priv;
     struct torch_tensor tensor;
     struct torch_archive archive;
-    torch_get_tensor(&torch->records, record, &tensor);
+    ckpt_torch_get_tensor(&torch->records, record, &tensor);
     if (tensor.fault)
-        return torch_fault_layout(tensor.fault, tensor.type, ret, err);
+        return ckpt_torch_fault_layout(tensor.fault, tensor.type, ret, err);
     int r = archive_of(t, &tensor, &archive, err);
     if (r < 0)
         return r;
-    r = torch_archive_layout(&archive, &tensor, ret, err);
-    torch_archive_close(&archive);
+    r = ckpt_torch_archive_layout(&archive, &tensor, ret, err);
+    ckpt_torch_archive_close(&archive);
     return r;
 }
 
@@ -48,19 +48,19 @@ static int complex_layout(struct ckpt_array **ret, struct ckpt_err *err)
 static int piece_layout(struct ckpt_tree *t, size_t record, struct ckpt_err *err)
 {
     struct torch_graph g;
-    int r = torch_piece_load(t, record, &g, NULL, err);
+    int r = ckpt_torch_piece_load(t, record, &g, NULL, err);
     if (r < 0)
         return r;
-    torch_graph_clear(&g);
+    ckpt_torch_graph_clear(&g);
     return ckpt_fail(err, ESTALE, "it could not be read when the checkpoint was opened");
 }
 
-int torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     size_t record = record_of(t, node);
     int r;
-    switch (torch_record_kind(&torch->records, record)) {
+    switch (ckpt_torch_record_kind(&torch->records, record)) {
     case TORCH_R_TENSOR:
         r = tensor_layout(t, record, ret, err);
         break;
@@ -68,7 +68,7 @@ int torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, st
         r = complex_layout(ret, err);
         break;
     case TORCH_R_SHARDED:
-        r = torch_boxes_layout(t, record, ret, err);
+        r = ckpt_torch_boxes_layout(t, record, ret, err);
         break;
     default:
         return piece_layout(t, record, err);
@@ -83,7 +83,7 @@ static int complex_chunk(const struct torch *torch, size_t record, struct ckpt_e
     uint8_t *bytes = malloc(16);
     if (!bytes)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    torch_get_complex(&torch->records, record, bytes);
+    ckpt_torch_get_complex(&torch->records, record, bytes);
     *ret = (struct ckpt_extent){.len = 16, .bytes = bytes};
     return 0;
 }
@@ -93,38 +93,38 @@ static int tensor_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *
     struct torch *torch = t->priv;
     struct torch_tensor tensor;
     struct torch_archive archive;
-    torch_get_tensor(&torch->records, record, &tensor);
+    ckpt_torch_get_tensor(&torch->records, record, &tensor);
     int r = archive_of(t, &tensor, &archive, err);
     if (r < 0)
         return r;
-    r = torch_archive_chunk(&archive, &tensor, ret, err);
-    torch_archive_close(&archive);
+    r = ckpt_torch_archive_chunk(&archive, &tensor, ret, err);
+    ckpt_torch_archive_close(&archive);
     return r;
 }
 
-int torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     size_t record = record_of(t, node);
-    switch (torch_record_kind(&torch->records, record)) {
+    switch (ckpt_torch_record_kind(&torch->records, record)) {
     case TORCH_R_TENSOR:
         return tensor_chunk(t, record, ret, err);
     case TORCH_R_COMPLEX:
         return complex_chunk(torch, record, ret, err);
     default:
-        return torch_boxes_chunk(t, record, ret, err);
+        return ckpt_torch_boxes_chunk(t, record, ret, err);
     }
 }
 
-int torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct torch_tensor tensor;
     struct torch_archive archive;
     *ret = a ? a->nbytes : 0;
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY || torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
         return 0;
-    torch_get_tensor(&torch->records, record_of(t, node), &tensor);
+    ckpt_torch_get_tensor(&torch->records, record_of(t, node), &tensor);
     if (tensor.fault) {
         *ret = 0;
         return 0;
@@ -132,8 +132,8 @@ int torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
     int r = archive_of(t, &tensor, &archive, err);
     if (r < 0)
         return r;
-    *ret = torch_archive_stored(&archive, &tensor, a);
-    torch_archive_close(&archive);
+    *ret = ckpt_torch_archive_stored(&archive, &tensor, a);
+    ckpt_torch_archive_close(&archive);
     return 0;
 }
 
@@ -181,7 +181,7 @@ static int open_kept(struct ckpt_tree *t, const char *bytes, size_t len, struct 
     return 0;
 }
 
-int torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     size_t len;
     const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
@@ -211,10 +211,10 @@ static void describe_boxes(const struct ckpt_tree *t, size_t record, struct ckpt
     struct torch_sharded s;
     struct torch_box box;
     size_t at, len;
-    torch_get_sharded(&torch->records, record, &s, &at);
+    ckpt_torch_get_sharded(&torch->records, record, &s, &at);
     ckpt_buf_addf(json, ",\"pieces\":%u,\"boxes\":[", s.boxes);
     for (uint32_t i = 0; i < s.boxes && i < 64; i++) {
-        torch_box_next(&torch->records, s.ndim, &at, &box);
+        ckpt_torch_box_next(&torch->records, s.ndim, &at, &box);
         ckpt_buf_addf(json, "%s{\"offsets\":[", i ? "," : "");
         for (unsigned d = 0; d < s.ndim; d++)
             ckpt_buf_addf(json, "%s%llu", d ? "," : "", (unsigned long long)box.low[d]);
@@ -229,15 +229,15 @@ static void describe_boxes(const struct ckpt_tree *t, size_t record, struct ckpt
     ckpt_buf_addc(json, ']');
 }
 
-void torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
+void ckpt_torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
 {
     const struct torch *torch = t->priv;
     struct torch_tensor tensor;
     if (t->nodes[node].kind != CKPT_NODE_ARRAY)
         return;
-    switch (torch_record_kind(&torch->records, record_of(t, node))) {
+    switch (ckpt_torch_record_kind(&torch->records, record_of(t, node))) {
     case TORCH_R_TENSOR:
-        torch_get_tensor(&torch->records, record_of(t, node), &tensor);
+        ckpt_torch_get_tensor(&torch->records, record_of(t, node), &tensor);
         if (!tensor.fault)
             describe_tensor(&tensor, json);
         return;
@@ -249,24 +249,24 @@ void torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
     }
 }
 
-size_t torch_memory(const struct ckpt_tree *t)
+size_t ckpt_torch_memory(const struct ckpt_tree *t)
 {
     const struct torch *torch = t->priv;
     return sizeof *torch + torch->records.cap + ckpt_layouts_memory(torch->layouts) +
            (torch->archive.zip ? ckpt_zip_memory(torch->archive.zip) : 0);
 }
 
-void torch_close(struct ckpt_tree *t)
+void ckpt_torch_close(struct ckpt_tree *t)
 {
     struct torch *torch = t->priv;
-    torch_archive_close(&torch->archive);
+    ckpt_torch_archive_close(&torch->archive);
     ckpt_layouts_free(torch->layouts);
     ckpt_buf_clear(&torch->records);
     pthread_mutex_destroy(&torch->lock);
     free(torch);
 }
 
-int torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err)
+int ckpt_torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
     struct torch *torch = calloc(1, sizeof *torch);

@@ -13,7 +13,7 @@ static uint32_t slot_of(const struct torch_memo *m, uint32_t key)
     return at;
 }
 
-void torch_memo_clear(struct torch_memo *m)
+void ckpt_torch_memo_clear(struct torch_memo *m)
 {
     free(m->keys);
     free(m->values);
@@ -28,7 +28,7 @@ static int grow(struct torch_memo *m)
     new.values = malloc(new.size * sizeof *new.values);
     new.used = calloc(new.size, 1);
     if (!new.keys || !new.values || !new.used) {
-        torch_memo_clear(&new);
+        ckpt_torch_memo_clear(&new);
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < m->size; i++)
@@ -38,12 +38,12 @@ static int grow(struct torch_memo *m)
             new.keys[at] = m->keys[i];
             new.values[at] = m->values[i];
         }
-    torch_memo_clear(m);
+    ckpt_torch_memo_clear(m);
     *m = new;
     return 0;
 }
 
-int torch_memo_expect(struct torch_memo *m, uint32_t key)
+int ckpt_torch_memo_expect(struct torch_memo *m, uint32_t key)
 {
     if (m->count >= m->size / 2 && grow(m) < 0)
         return -ENOMEM;
@@ -59,7 +59,7 @@ int torch_memo_expect(struct torch_memo *m, uint32_t key)
     return 0;
 }
 
-bool torch_memo_put(struct torch_memo *m, uint32_t key, torch_value value)
+bool ckpt_torch_memo_put(struct torch_memo *m, uint32_t key, torch_value value)
 {
     if (!m->count)
         return false;
@@ -70,7 +70,7 @@ bool torch_memo_put(struct torch_memo *m, uint32_t key, torch_value value)
     return true;
 }
 
-torch_value torch_memo_get(const struct torch_memo *m, uint32_t key)
+torch_value ckpt_torch_memo_get(const struct torch_memo *m, uint32_t key)
 {
     return m->values[slot_of(m, key)];
 }

@@ -16,11 +16,11 @@ struct torch_memo {
 };
 
 /* This number will be fetched. -ENOMEM, and -EFBIG beyond the maximum. */
-int torch_memo_expect(struct torch_memo *m, uint32_t key) CKPT_MUST_USE;
+int ckpt_torch_memo_expect(struct torch_memo *m, uint32_t key) CKPT_MUST_USE;
 /* False: nobody will fetch it, so it is not kept. */
-bool torch_memo_put(struct torch_memo *m, uint32_t key, torch_value value);
+bool ckpt_torch_memo_put(struct torch_memo *m, uint32_t key, torch_value value);
 /* Of a number that was expected; TORCH_NOTHING: nothing was put there. */
-torch_value torch_memo_get(const struct torch_memo *m, uint32_t key);
-void torch_memo_clear(struct torch_memo *m);
+torch_value ckpt_torch_memo_get(const struct torch_memo *m, uint32_t key);
+void ckpt_torch_memo_clear(struct torch_memo *m);
 
 #endif

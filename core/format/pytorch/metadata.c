@@ -53,21 +53,21 @@ static int memory(struct loader *l)
 static bool is_name(const struct torch_graph *g, torch_value v)
 {
     size_t len;
-    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_STR)
+    if (v == TORCH_NOTHING || ckpt_torch_kind(g, v) != TORCH_STR)
         return false;
-    torch_str(g, v, &len);
+    ckpt_torch_str(g, v, &len);
     return len <= MAX_NAME;
 }
 
 /* A tuple of integers, be it a plain one or a Size; TORCH_NOTHING: it is none, or longer than that of any tensor. */
 static torch_value as_tuple(const struct torch_graph *g, torch_value v)
 {
-    if (torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
-        v = torch_item(g, torch_args(g, v), 0);
-    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_TUPLE || torch_count(g, v) > MAX_DIMS)
+    if (ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
+        v = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
+    if (v == TORCH_NOTHING || ckpt_torch_kind(g, v) != TORCH_TUPLE || ckpt_torch_count(g, v) > MAX_DIMS)
         return TORCH_NOTHING;
-    for (uint32_t i = 0; i < torch_count(g, v); i++)
-        if (torch_kind(g, torch_item(g, v, i)) != TORCH_INT)
+    for (uint32_t i = 0; i < ckpt_torch_count(g, v); i++)
+        if (ckpt_torch_kind(g, ckpt_torch_item(g, v, i)) != TORCH_INT)
             return TORCH_NOTHING;
     return v;
 }
@@ -75,11 +75,11 @@ static torch_value as_tuple(const struct torch_graph *g, torch_value v)
 static uint64_t hash_of(const struct torch_graph *g, torch_value name, torch_value offsets)
 {
     size_t len;
-    const char *text = torch_str(g, name, &len);
+    const char *text = ckpt_torch_str(g, name, &len);
     uint64_t h = XXH3_64bits(text, len);
-    for (uint32_t i = 0; offsets != TORCH_NOTHING && i < torch_count(g, offsets); i++) {
+    for (uint32_t i = 0; offsets != TORCH_NOTHING && i < ckpt_torch_count(g, offsets); i++) {
         int64_t n;
-        if (!torch_int(g, torch_item(g, offsets, i), &n))
+        if (!ckpt_torch_int(g, ckpt_torch_item(g, offsets, i), &n))
             n = -1;
         h = (h ^ (uint64_t)n) * 0x9e3779b97f4a7c15;
     }
@@ -90,11 +90,11 @@ static bool same_offsets(const struct torch_graph *g, torch_value a, torch_value
 {
     if (a == TORCH_NOTHING || b == TORCH_NOTHING)
         return a == b;
-    if (torch_count(g, a) != torch_count(g, b))
+    if (ckpt_torch_count(g, a) != ckpt_torch_count(g, b))
         return false;
-    for (uint32_t i = 0; i < torch_count(g, a); i++) {
+    for (uint32_t i = 0; i < ckpt_torch_count(g, a); i++) {
         int64_t n, m;
-        if (!torch_int(g, torch_item(g, a, i), &n) || !torch_int(g, torch_item(g, b, i), &m) || n != m)
+        if (!ckpt_torch_int(g, ckpt_torch_item(g, a, i), &n) || !ckpt_torch_int(g, ckpt_torch_item(g, b, i), &m) || n != m)
             return false;
     }
     return true;
@@ -105,7 +105,7 @@ static uint32_t *slot_of(const struct torch_graph *g, const struct table *t, tor
     uint32_t at = (uint32_t)hash_of(g, name, offsets) & (t->size - 1);
     for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
         const struct entry *e = &t->entries[t->slots[at] - 1];
-        if (torch_same_str(g, e->name, name) && same_offsets(g, e->offsets, offsets))
+        if (ckpt_torch_same_str(g, e->name, name) && same_offsets(g, e->offsets, offsets))
             break;
     }
     return &t->slots[at];
@@ -149,16 +149,16 @@ static void table_clear(struct table *t)
 /* The state of an object of that class; TORCH_NOTHING: it is none, or has no such state. */
 static torch_value state_of(const struct torch_graph *g, torch_value v, const char *class, enum torch_kind kind)
 {
-    const struct torch_global *global = torch_global_of(g, v);
-    if (!global || torch_kind(g, v) != TORCH_OBJECT || strcmp(global->name, class))
+    const struct torch_global *global = ckpt_torch_global_of(g, v);
+    if (!global || ckpt_torch_kind(g, v) != TORCH_OBJECT || strcmp(global->name, class))
         return TORCH_NOTHING;
-    torch_value state = torch_state(g, v);
-    return state != TORCH_NOTHING && torch_kind(g, state) == kind ? state : TORCH_NOTHING;
+    torch_value state = ckpt_torch_state(g, v);
+    return state != TORCH_NOTHING && ckpt_torch_kind(g, state) == kind ? state : TORCH_NOTHING;
 }
 
 static bool absent(const struct torch_graph *g, torch_value v)
 {
-    return v == TORCH_NOTHING || torch_kind(g, v) == TORCH_NONE;
+    return v == TORCH_NOTHING || ckpt_torch_kind(g, v) == TORCH_NONE;
 }
 
 static int load_paths(struct loader *l, torch_value planner)
@@ -166,12 +166,12 @@ static int load_paths(struct loader *l, torch_value planner)
     const struct torch_graph *g = &l->g;
     struct torch_walk w;
     struct entry e = {.offsets = TORCH_NOTHING};
-    if (planner == TORCH_NOTHING || torch_kind(g, planner) != TORCH_DICT) /* a planner may keep what it likes */
+    if (planner == TORCH_NOTHING || ckpt_torch_kind(g, planner) != TORCH_DICT) /* a planner may keep what it likes */
         return 0;
-    int r = table_init(l, &l->paths, torch_count(g, planner));
-    torch_walk_init(&w, g, planner);
-    while (r == 0 && torch_walk_next(&w, &e.name) && torch_walk_next(&w, &e.value)) {
-        if (!is_name(g, e.name) || torch_kind(g, e.value) != TORCH_TUPLE || !torch_count(g, e.value))
+    int r = table_init(l, &l->paths, ckpt_torch_count(g, planner));
+    ckpt_torch_walk_init(&w, g, planner);
+    while (r == 0 && ckpt_torch_walk_next(&w, &e.name) && ckpt_torch_walk_next(&w, &e.value)) {
+        if (!is_name(g, e.name) || ckpt_torch_kind(g, e.value) != TORCH_TUPLE || !ckpt_torch_count(g, e.value))
             return malformed(l, "planner_data has what is no path");
         table_add(g, &l->paths, &e);
     }
@@ -186,16 +186,16 @@ static int load_places(struct loader *l, torch_value storage)
     struct entry e;
     if (absent(g, storage))
         return 0;
-    if (torch_kind(g, storage) != TORCH_DICT)
+    if (ckpt_torch_kind(g, storage) != TORCH_DICT)
         return malformed(l, "storage_data is no dict");
-    int r = table_init(l, &l->places, torch_count(g, storage));
-    torch_walk_init(&w, g, storage);
-    while (r == 0 && torch_walk_next(&w, &index) && torch_walk_next(&w, &e.value)) {
+    int r = table_init(l, &l->places, ckpt_torch_count(g, storage));
+    ckpt_torch_walk_init(&w, g, storage);
+    while (r == 0 && ckpt_torch_walk_next(&w, &index) && ckpt_torch_walk_next(&w, &e.value)) {
         torch_value state = state_of(g, index, "MetadataIndex", TORCH_DICT);
-        e.name = state == TORCH_NOTHING ? TORCH_NOTHING : torch_get(g, state, "fqn");
+        e.name = state == TORCH_NOTHING ? TORCH_NOTHING : ckpt_torch_get(g, state, "fqn");
         if (!is_name(g, e.name))
             return malformed(l, "storage_data has a key that is no index");
-        e.offsets = as_tuple(g, torch_get(g, state, "offset"));
+        e.offsets = as_tuple(g, ckpt_torch_get(g, state, "offset"));
         table_add(g, &l->places, &e);
     }
     return r;
@@ -206,9 +206,9 @@ static int load_places(struct loader *l, torch_value storage)
 /* A number from a state, not negative. */
 static bool number(const struct torch_graph *g, torch_value state, const char *name, uint64_t *ret)
 {
-    torch_value v = torch_get(g, state, name);
+    torch_value v = ckpt_torch_get(g, state, name);
     int64_t n;
-    if (v == TORCH_NOTHING || torch_kind(g, v) != TORCH_INT || !torch_int(g, v, &n) || n < 0)
+    if (v == TORCH_NOTHING || ckpt_torch_kind(g, v) != TORCH_INT || !ckpt_torch_int(g, v, &n) || n < 0)
         return false;
     *ret = (uint64_t)n;
     return true;
@@ -223,15 +223,15 @@ static int load_piece(struct loader *l, torch_value name, torch_value offsets, s
     if (info == TORCH_NOTHING)
         return 0;
     torch_value state = state_of(g, info, "_StorageInfo", TORCH_DICT);
-    torch_value path = state == TORCH_NOTHING ? state : torch_get(g, state, "relative_path");
+    torch_value path = state == TORCH_NOTHING ? state : ckpt_torch_get(g, state, "relative_path");
     size_t len;
     if (!is_name(g, path))
         return malformed(l, "storage_data does not say where a piece is");
     if (!number(g, state, "offset", &ret->off) || !number(g, state, "length", &ret->len) || !ret->len)
         *fault = TORCH_BAD_NUMBER;
-    if (!absent(g, torch_get(g, state, "transform_descriptors")))
+    if (!absent(g, ckpt_torch_get(g, state, "transform_descriptors")))
         *fault = TORCH_TRANSFORMED;
-    const char *text = torch_str(g, path, &len);
+    const char *text = ckpt_torch_str(g, path, &len);
     return ckpt_tree_string(l->tree, text, len, &ret->file) < 0 ? memory(l) : 0;
 }
 
@@ -239,11 +239,11 @@ static int load_piece(struct loader *l, torch_value name, torch_value offsets, s
 static bool numbers(const struct torch_graph *g, torch_value size, unsigned ndim, uint64_t *ret, enum torch_fault *fault)
 {
     torch_value tuple = as_tuple(g, size);
-    if (tuple == TORCH_NOTHING || torch_count(g, tuple) != ndim)
+    if (tuple == TORCH_NOTHING || ckpt_torch_count(g, tuple) != ndim)
         return false;
     for (unsigned i = 0; i < ndim && i < CKPT_MAX_DIMS; i++) {
         int64_t n;
-        if (!torch_int(g, torch_item(g, tuple, i), &n) || n < 0)
+        if (!ckpt_torch_int(g, ckpt_torch_item(g, tuple, i), &n) || n < 0)
             *fault = TORCH_BAD_NUMBER;
         else
             ret[i] = (uint64_t)n;
@@ -256,12 +256,12 @@ static int load_properties(struct loader *l, torch_value properties, struct torc
 {
     const struct torch_graph *g = &l->g;
     torch_value state = state_of(g, properties, "TensorProperties", TORCH_TUPLE);
-    if (state == TORCH_NOTHING || torch_count(g, state) < 2 || !torch_is(g, torch_item(g, state, 0), TORCH_GLOBAL, TORCH_IS_DTYPE))
+    if (state == TORCH_NOTHING || ckpt_torch_count(g, state) < 2 || !ckpt_torch_is(g, ckpt_torch_item(g, state, 0), TORCH_GLOBAL, TORCH_IS_DTYPE))
         return malformed(l, "a tensor has no type");
-    torch_value layout = torch_item(g, state, 1);
-    s->dtype = (enum ckpt_dtype)torch_global_of(g, torch_item(g, state, 0))->dtype;
-    s->type = torch_global_number(g, torch_item(g, state, 0));
-    if (!torch_is(g, layout, TORCH_CALL, TORCH_IS_LAYOUT) || !torch_str_is(g, torch_item(g, torch_args(g, layout), 0), "torch.strided"))
+    torch_value layout = ckpt_torch_item(g, state, 1);
+    s->dtype = (enum ckpt_dtype)ckpt_torch_global_of(g, ckpt_torch_item(g, state, 0))->dtype;
+    s->type = ckpt_torch_global_number(g, ckpt_torch_item(g, state, 0));
+    if (!ckpt_torch_is(g, layout, TORCH_CALL, TORCH_IS_LAYOUT) || !ckpt_torch_str_is(g, ckpt_torch_item(g, ckpt_torch_args(g, layout), 0), "torch.strided"))
         s->fault = TORCH_SPARSE;
     else if (s->dtype == CKPT_DT_OTHER)
         s->fault = TORCH_ODD_TYPE;
@@ -274,20 +274,20 @@ static int load_boxes(struct loader *l, torch_value name, torch_value chunks, st
     const struct torch_graph *g = &l->g;
     struct torch_walk w;
     torch_value chunk;
-    torch_walk_init(&w, g, chunks);
-    while (torch_walk_next(&w, &chunk)) {
+    ckpt_torch_walk_init(&w, g, chunks);
+    while (ckpt_torch_walk_next(&w, &chunk)) {
         struct torch_box box;
         if (!l->boxes_left--)
             return malformed(l, "the tensors have more pieces than it describes");
         torch_value state = state_of(g, chunk, "ChunkStorageMetadata", TORCH_DICT);
-        torch_value offsets = state == TORCH_NOTHING ? state : torch_get(g, state, "offsets");
+        torch_value offsets = state == TORCH_NOTHING ? state : ckpt_torch_get(g, state, "offsets");
         if (state == TORCH_NOTHING || !numbers(g, offsets, s->ndim, box.low, &s->fault) ||
-            !numbers(g, torch_get(g, state, "sizes"), s->ndim, box.size, &s->fault))
+            !numbers(g, ckpt_torch_get(g, state, "sizes"), s->ndim, box.size, &s->fault))
             return malformed(l, "a piece of a tensor has no place in it");
         int r = load_piece(l, name, as_tuple(g, offsets), &box.piece, &s->fault);
         if (r < 0)
             return r;
-        torch_add_box(ret, s->ndim, &box);
+        ckpt_torch_add_box(ret, s->ndim, &box);
         s->boxes++;
     }
     return ckpt_buf_error(ret) ? memory(l) : 0;
@@ -298,13 +298,13 @@ static int load_tensor(struct loader *l, torch_value name, torch_value state, to
     const struct torch_graph *g = &l->g;
     struct torch_sharded s = {0};
     struct ckpt_buf boxes = CKPT_BUF_INIT;
-    torch_value size = as_tuple(g, torch_get(g, state, "size")), chunks = torch_get(g, state, "chunks");
-    if (size == TORCH_NOTHING || chunks == TORCH_NOTHING || torch_kind(g, chunks) != TORCH_LIST)
+    torch_value size = as_tuple(g, ckpt_torch_get(g, state, "size")), chunks = ckpt_torch_get(g, state, "chunks");
+    if (size == TORCH_NOTHING || chunks == TORCH_NOTHING || ckpt_torch_kind(g, chunks) != TORCH_LIST)
         return malformed(l, "a tensor has no size, or no list of pieces");
-    int r = load_properties(l, torch_get(g, state, "properties"), &s);
+    int r = load_properties(l, ckpt_torch_get(g, state, "properties"), &s);
     if (r < 0)
         return r;
-    s.ndim = (unsigned)torch_count(g, size);
+    s.ndim = (unsigned)ckpt_torch_count(g, size);
     numbers(g, size, s.ndim, s.shape, &s.fault);
     if (s.ndim > CKPT_MAX_DIMS) {
         s.fault = TORCH_MANY_DIMS;
@@ -314,7 +314,7 @@ static int load_tensor(struct loader *l, torch_value name, torch_value state, to
     if (s.fault)
         s.boxes = 0;
     if (r == 0)
-        *ret = torch_tensor_value(torch_add_sharded(l->records, &s));
+        *ret = ckpt_torch_tensor_value(ckpt_torch_add_sharded(l->records, &s));
     if (r == 0 && !s.fault && boxes.len)
         ckpt_buf_add(l->records, boxes.data, boxes.len);
     ckpt_buf_clear(&boxes);
@@ -324,7 +324,7 @@ static int load_tensor(struct loader *l, torch_value name, torch_value state, to
 static int load_leaf(struct loader *l, torch_value name, torch_value metadata, torch_value *ret)
 {
     const struct torch_graph *g = &l->g;
-    const struct torch_global *class = torch_global_of(g, metadata);
+    const struct torch_global *class = ckpt_torch_global_of(g, metadata);
     struct torch_piece piece;
     struct torch_tensor faulty = {0};
     if (!is_name(g, name))
@@ -332,14 +332,14 @@ static int load_leaf(struct loader *l, torch_value name, torch_value metadata, t
     torch_value state = state_of(g, metadata, "TensorStorageMetadata", TORCH_DICT);
     if (state != TORCH_NOTHING)
         return load_tensor(l, name, state, ret);
-    if (torch_kind(g, metadata) != TORCH_OBJECT || strcmp(class->name, "BytesStorageMetadata"))
+    if (ckpt_torch_kind(g, metadata) != TORCH_OBJECT || strcmp(class->name, "BytesStorageMetadata"))
         return malformed(l, "a leaf is neither a tensor nor bytes");
     int r = load_piece(l, name, TORCH_NOTHING, &piece, &faulty.fault);
     if (r < 0)
         return r;
     if (!faulty.fault && !piece.len)
         faulty.fault = TORCH_BAD_NUMBER;
-    *ret = torch_tensor_value(faulty.fault ? torch_add_tensor(l->records, &faulty) : torch_add_piece(l->records, &piece));
+    *ret = ckpt_torch_tensor_value(faulty.fault ? ckpt_torch_add_tensor(l->records, &faulty) : ckpt_torch_add_piece(l->records, &piece));
     return 0;
 }
 
@@ -347,11 +347,11 @@ static int load_leaf(struct loader *l, torch_value name, torch_value metadata, t
 
 static int step(struct loader *l, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
 {
-    if (!is_name(&l->g, key) && torch_kind(&l->g, key) != TORCH_INT)
+    if (!is_name(&l->g, key) && ckpt_torch_kind(&l->g, key) != TORCH_INT)
         return malformed(l, "planner_data has a path of other things than strings and integers");
     if (l->branches.all[parent].value != TORCH_NOTHING)
         return malformed(l, "one leaf lies within another");
-    return torch_branch_step(&l->branches, &l->g, parent, key, ret, ret_new) < 0 ? memory(l) : 0;
+    return ckpt_torch_branch_step(&l->branches, &l->g, parent, key, ret, ret_new) < 0 ? memory(l) : 0;
 }
 
 static int add_leaf(struct loader *l, torch_value name, torch_value leaf)
@@ -363,10 +363,10 @@ static int add_leaf(struct loader *l, torch_value name, torch_value leaf)
     int r = 0;
     if (path == TORCH_NOTHING)
         r = step(l, 0, name, &at, &new);
-    for (uint32_t i = 0; path != TORCH_NOTHING && r == 0 && i < torch_count(g, path); i++) {
+    for (uint32_t i = 0; path != TORCH_NOTHING && r == 0 && i < ckpt_torch_count(g, path); i++) {
         if (i == CKPT_MAX_DEPTH)
             return malformed(l, "a path in planner_data is too long");
-        r = step(l, at, torch_item(g, path, i), &at, &new);
+        r = step(l, at, ckpt_torch_item(g, path, i), &at, &new);
     }
     if (r == 0 && !new)
         return malformed(l, "two leaves have the same place");
@@ -379,9 +379,9 @@ static int load_leaves(struct loader *l, torch_value leaves)
 {
     struct torch_walk w;
     torch_value name, metadata, leaf = TORCH_NOTHING;
-    int r = torch_branches_init(&l->branches) < 0 ? memory(l) : 0;
-    torch_walk_init(&w, &l->g, leaves);
-    while (r == 0 && torch_walk_next(&w, &name) && torch_walk_next(&w, &metadata)) {
+    int r = ckpt_torch_branches_init(&l->branches) < 0 ? memory(l) : 0;
+    ckpt_torch_walk_init(&w, &l->g, leaves);
+    while (r == 0 && ckpt_torch_walk_next(&w, &name) && ckpt_torch_walk_next(&w, &metadata)) {
         r = load_leaf(l, name, metadata, &leaf);
         if (r == 0)
             r = add_leaf(l, name, leaf);
@@ -390,7 +390,7 @@ static int load_leaves(struct loader *l, torch_value leaves)
         r = memory(l);
     if (r < 0)
         return r;
-    r = torch_branches_make(&l->branches, &l->g, &l->g.top);
+    r = ckpt_torch_branches_make(&l->branches, &l->g, &l->g.top);
     return r == -EFBIG ? ckpt_fail(l->err, EUCLEAN, ".metadata describes more than is read of one") : r < 0 ? memory(l) : 0;
 }
 
@@ -398,29 +398,29 @@ static int load(struct loader *l)
 {
     const struct torch_graph *g = &l->g;
     torch_value state = state_of(g, g->top, "Metadata", TORCH_DICT);
-    torch_value leaves = state == TORCH_NOTHING ? state : torch_get(g, state, "state_dict_metadata");
-    if (leaves == TORCH_NOTHING || torch_kind(g, leaves) != TORCH_DICT)
+    torch_value leaves = state == TORCH_NOTHING ? state : ckpt_torch_get(g, state, "state_dict_metadata");
+    if (leaves == TORCH_NOTHING || ckpt_torch_kind(g, leaves) != TORCH_DICT)
         return ckpt_fail(l->err, EUCLEAN, ".metadata is not that of a distributed checkpoint");
-    int r = load_paths(l, torch_get(g, state, "planner_data"));
+    int r = load_paths(l, ckpt_torch_get(g, state, "planner_data"));
     if (r == 0)
-        r = load_places(l, torch_get(g, state, "storage_data"));
+        r = load_places(l, ckpt_torch_get(g, state, "storage_data"));
     return r < 0 ? r : load_leaves(l, leaves);
 }
 
-int torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, struct ckpt_buf *records, struct torch_graph *ret,
+int ckpt_torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, struct ckpt_buf *records, struct torch_graph *ret,
                         struct ckpt_err *err)
 {
     struct loader l = {.tree = tree, .records = records, .err = err};
-    int r = torch_pickle_load(pickle, len, TORCH_META, records, 0, &l.g, err);
+    int r = ckpt_torch_pickle_load(pickle, len, TORCH_META, records, 0, &l.g, err);
     if (r < 0)
         return r;
     l.boxes_left = l.g.values + MAX_BOXES;
     r = load(&l);
     table_clear(&l.paths);
     table_clear(&l.places);
-    torch_branches_clear(&l.branches);
+    ckpt_torch_branches_clear(&l.branches);
     if (r < 0)
-        torch_graph_clear(&l.g);
+        ckpt_torch_graph_clear(&l.g);
     else
         *ret = l.g;
     return r;

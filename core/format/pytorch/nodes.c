@@ -90,33 +90,33 @@ static int add_record(struct walk *w, const struct place *p, enum ckpt_node_kind
 
 static int add_complex(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
-    torch_value re = torch_item(g, torch_args(g, v), 0), im = torch_item(g, torch_args(g, v), 1);
-    return add_record(w, p, CKPT_NODE_ARRAY, torch_add_complex(w->n->records, torch_float(g, re), torch_float(g, im)));
+    torch_value re = ckpt_torch_item(g, ckpt_torch_args(g, v), 0), im = ckpt_torch_item(g, ckpt_torch_args(g, v), 1);
+    return add_record(w, p, CKPT_NODE_ARRAY, ckpt_torch_add_complex(w->n->records, ckpt_torch_float(g, re), ckpt_torch_float(g, im)));
 }
 
 /* What it takes to make the text of a value, in nodes. */
 static uint64_t cost(const struct torch_graph *g, torch_value v)
 {
     size_t len = 0;
-    if (torch_kind(g, v) == TORCH_STR) {
-        torch_str(g, v, &len);
+    if (ckpt_torch_kind(g, v) == TORCH_STR) {
+        ckpt_torch_str(g, v, &len);
         return len / PER_NODE;
     }
-    if (torch_kind(g, v) != TORCH_CALL || !torch_count(g, torch_args(g, v)))
+    if (ckpt_torch_kind(g, v) != TORCH_CALL || !ckpt_torch_count(g, ckpt_torch_args(g, v)))
         return 0;
-    torch_value first = torch_item(g, torch_args(g, v), 0);
-    enum torch_kind kind = torch_kind(g, first);
-    return kind == TORCH_TUPLE || kind == TORCH_LIST ? torch_count(g, first) : kind == TORCH_STR || kind == TORCH_CALL ? cost(g, first) : 0;
+    torch_value first = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
+    enum torch_kind kind = ckpt_torch_kind(g, first);
+    return kind == TORCH_TUPLE || kind == TORCH_LIST ? ckpt_torch_count(g, first) : kind == TORCH_STR || kind == TORCH_CALL ? cost(g, first) : 0;
 }
 
 static int add_json(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
     struct ckpt_buf json = {.max = MAX_TEXT};
     int r;
-    if (!torch_add_json(g, v, &json))
+    if (!ckpt_torch_add_json(g, v, &json))
         r = ckpt_fail(w->err, EOPNOTSUPP, "%.*s: an object of a kind that is not shown", (int)CKPT_MIN(p->len, (size_t)200), p->key);
     else if (ckpt_buf_error(&json) == -EFBIG)
-        r = add_record(w, p, CKPT_NODE_VALUE, torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}));
+        r = add_record(w, p, CKPT_NODE_VALUE, ckpt_torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}));
     else
         r = add_text(w, p, CKPT_NODE_VALUE, &json);
     ckpt_buf_clear(&json);
@@ -129,9 +129,9 @@ static int add_other(struct walk *w, const struct torch_graph *g, torch_value v,
     int r = spend(w, cost(g, v));
     if (r < 0)
         return r;
-    if (torch_is(g, v, TORCH_CALL, TORCH_IS_COMPLEX))
+    if (ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_COMPLEX))
         return add_complex(w, g, v, p);
-    r = torch_add_bytes(g, v, &bytes) ? add_text(w, p, CKPT_NODE_BLOB, &bytes) : add_json(w, g, v, p);
+    r = ckpt_torch_add_bytes(g, v, &bytes) ? add_text(w, p, CKPT_NODE_BLOB, &bytes) : add_json(w, g, v, p);
     ckpt_buf_clear(&bytes);
     return r;
 }
@@ -143,8 +143,8 @@ static int add_sequence(struct walk *w, const struct torch_graph *g, torch_value
     torch_value item;
     char key[16];
     int r = 0;
-    torch_walk_init(&items, g, v);
-    for (uint32_t i = 0; r == 0 && torch_walk_next(&items, &item); i++) {
+    ckpt_torch_walk_init(&items, g, v);
+    for (uint32_t i = 0; r == 0 && ckpt_torch_walk_next(&items, &item); i++) {
         int len = snprintf(key, sizeof key, "%u", i);
         r = add_value(w, g, item, &(struct place){node, key, (size_t)len, .index = true});
     }
@@ -154,9 +154,9 @@ static int add_sequence(struct walk *w, const struct torch_graph *g, torch_value
 static bool has_dot(const struct walk *w, const struct torch_graph *g, torch_value key)
 {
     size_t len;
-    if (w->n->flat || torch_kind(g, key) != TORCH_STR)
+    if (w->n->flat || ckpt_torch_kind(g, key) != TORCH_STR)
         return false;
-    const char *text = torch_str(g, key, &len);
+    const char *text = ckpt_torch_str(g, key, &len);
     return memchr(text, '.', len);
 }
 
@@ -168,12 +168,12 @@ static int add_dict(struct walk *w, const struct torch_graph *g, torch_value v, 
     for (int dotted = 0; dotted < 2 && r == 0; dotted++) {
         struct torch_walk items;
         torch_value key, value;
-        torch_walk_init(&items, g, v);
-        while (r == 0 && torch_walk_next(&items, &key) && torch_walk_next(&items, &value)) {
+        ckpt_torch_walk_init(&items, g, v);
+        while (r == 0 && ckpt_torch_walk_next(&items, &key) && ckpt_torch_walk_next(&items, &value)) {
             if (has_dot(w, g, key) != dotted)
                 continue;
             text.len = 0;
-            torch_add_str(g, key, &text);
+            ckpt_torch_add_str(g, key, &text);
             r = ckpt_buf_error(&text) ? memory(w) : 0;
             if (r == 0 && text.len > MAX_KEY)
                 r = ckpt_fail(w->err, EOPNOTSUPP, "a dict has a key of %zu bytes; at most %d are shown", text.len, MAX_KEY);
@@ -187,7 +187,7 @@ static int add_dict(struct walk *w, const struct torch_graph *g, torch_value v, 
 
 static int add_items(struct walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
 {
-    enum torch_kind kind = torch_kind(g, v);
+    enum torch_kind kind = ckpt_torch_kind(g, v);
     w->n->tree->nodes[node].container = kind == TORCH_DICT ? CKPT_DICT : kind == TORCH_LIST ? CKPT_LIST : CKPT_TUPLE;
     return kind == TORCH_DICT ? add_dict(w, g, v, node) : add_sequence(w, g, v, node);
 }
@@ -201,7 +201,7 @@ static int add_piece(struct walk *w, size_t record, const struct place *p)
     if (r == -ENOMEM)
         return r;
     if (bytes > w->pieces_left) {
-        torch_graph_clear(&piece);
+        ckpt_torch_graph_clear(&piece);
         return ckpt_fail(w->err, EUCLEAN, "its objects have more than %llu MiB", (unsigned long long)(MAX_PIECES >> 20));
     }
     w->pieces_left -= bytes;
@@ -212,7 +212,7 @@ static int add_piece(struct walk *w, size_t record, const struct place *p)
     }
     w->left += piece.values + piece.len / PER_NODE;
     r = add_value(w, &piece, piece.top, p);
-    torch_graph_clear(&piece);
+    ckpt_torch_graph_clear(&piece);
     return r;
 }
 
@@ -220,8 +220,8 @@ static int add_piece(struct walk *w, size_t record, const struct place *p)
 static int add_storage(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
     struct torch_storage s;
-    torch_storage_of(g, v, &s);
-    const struct torch_global *class = torch_global(s.global);
+    ckpt_torch_storage_of(g, v, &s);
+    const struct torch_global *class = ckpt_torch_global(s.global);
     struct torch_tensor t = {.fault = (enum torch_fault)s.fault, .dtype = (enum ckpt_dtype)class->dtype, .archive = g->archive, .ndim = 1};
     t.key = s.key;
     t.size = s.size;
@@ -231,23 +231,23 @@ static int add_storage(struct walk *w, const struct torch_graph *g, torch_value 
     } else if (!t.fault)
         t.shape[0] = s.size / class->itemsize;
     t.stride[0] = 1;
-    return add_record(w, p, CKPT_NODE_ARRAY, torch_add_tensor(w->n->records, &t));
+    return add_record(w, p, CKPT_NODE_ARRAY, ckpt_torch_add_tensor(w->n->records, &t));
 }
 
 static int add_value(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
     uint32_t node;
     int r;
-    switch (torch_kind(g, v)) {
+    switch (ckpt_torch_kind(g, v)) {
     case TORCH_TUPLE:
     case TORCH_LIST:
     case TORCH_DICT:
         r = add_node(w, p, CKPT_NODE_DIR, &node);
         return r < 0 ? r : add_items(w, g, v, node); /* deeper than a tree may be fails there; so do cycles */
     case TORCH_TENSOR:
-        if (torch_record_kind(w->n->records, torch_record_of(v)) == TORCH_R_PIECE)
-            return add_piece(w, torch_record_of(v), p);
-        return add_record(w, p, CKPT_NODE_ARRAY, torch_record_of(v));
+        if (ckpt_torch_record_kind(w->n->records, ckpt_torch_record_of(v)) == TORCH_R_PIECE)
+            return add_piece(w, ckpt_torch_record_of(v), p);
+        return add_record(w, p, CKPT_NODE_ARRAY, ckpt_torch_record_of(v));
     case TORCH_STORAGE:
         return add_storage(w, g, v, p);
     default:
@@ -255,10 +255,10 @@ static int add_value(struct walk *w, const struct torch_graph *g, torch_value v,
     }
 }
 
-int torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err)
+int ckpt_torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err)
 {
     struct walk w = {.n = n, .left = g->values + g->len / PER_NODE + MAX_SHARED, .pieces_left = MAX_PIECES, .err = err};
-    enum torch_kind kind = torch_kind(g, g->top);
+    enum torch_kind kind = ckpt_torch_kind(g, g->top);
     if (!n->flat)
         ckpt_tree_note_names(n->tree);
     if (kind == TORCH_TUPLE || kind == TORCH_LIST || kind == TORCH_DICT)

@@ -17,6 +17,6 @@ struct torch_nodes {
 };
 
 /* Everything from the graph's top on, into the tree's top. */
-int torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

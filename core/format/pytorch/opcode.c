@@ -98,7 +98,7 @@ static size_t lines_length(const uint8_t *p, size_t left)
     return len;
 }
 
-int torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret, struct ckpt_err *err)
+int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret, struct ckpt_err *err)
 {
     if (*at == len)
         return ckpt_fail(err, EBADMSG, "the pickle ends without STOP");

@@ -55,7 +55,7 @@ struct torch_op {
 };
 
 /* The opcode at *at, which is moved behind it and its argument. -EBADMSG: the pickle ends; -EUCLEAN, -EOPNOTSUPP: it may not be there. */
-int torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret, struct ckpt_err *err)
+int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret, struct ckpt_err *err)
     CKPT_MUST_USE;
 
 #endif

@@ -65,13 +65,13 @@ static int made(struct machine *m, int r)
 
 static int memo_expect(struct machine *m, uint32_t key)
 {
-    int r = torch_memo_expect(&m->memo, key);
+    int r = ckpt_torch_memo_expect(&m->memo, key);
     return r < 0 ? no_room(m, r) : 0;
 }
 
 static void memo_put(struct machine *m, uint32_t key, torch_value value)
 {
-    if (torch_memo_put(&m->memo, key, value))
+    if (ckpt_torch_memo_put(&m->memo, key, value))
         m->floor = m->g.count;
 }
 
@@ -88,7 +88,7 @@ static int expect_all(struct machine *m)
     struct torch_op op = {0};
     int r = 0;
     for (size_t at = 0; r == 0 && op.code != OP_STOP;) {
-        r = torch_op_next(m->g.pickle, m->g.len, &at, m->dialect, &op, m->err);
+        r = ckpt_torch_op_next(m->g.pickle, m->g.len, &at, m->dialect, &op, m->err);
         if (r == 0 && op.code == OP_PROTO)
             r = check_protocol(m, op.arg[0]);
         else if (r == 0 && op.code == OP_BINGET)
@@ -167,14 +167,14 @@ static void give_back(struct machine *m, uint32_t start)
 
 static int push_string(struct machine *m, const struct torch_op *op)
 {
-    return ckpt_utf8(op->arg, op->len) ? push(m, torch_atom(op->at)) : malformed(m, "a string is not UTF-8");
+    return ckpt_utf8(op->arg, op->len) ? push(m, ckpt_torch_atom(op->at)) : malformed(m, "a string is not UTF-8");
 }
 
 static int push_global(struct machine *m, const char *module, size_t module_len, const char *name, size_t name_len)
 {
-    uint32_t global = torch_global_find(m->dialect, module, module_len, name, name_len);
+    uint32_t global = ckpt_torch_global_find(m->dialect, module, module_len, name, name_len);
     if (global != TORCH_NO_GLOBAL)
-        return push(m, torch_global_value(global));
+        return push(m, ckpt_torch_global_value(global));
     char full[200];
     struct ckpt_buf text = CKPT_BUF_INIT; /* without control characters */
     int len = snprintf(full, sizeof full, "%.*s.%.*s", (int)CKPT_MIN(module_len, (size_t)90), module, (int)CKPT_MIN(name_len, (size_t)90), name);
@@ -199,9 +199,9 @@ static int op_stack_global(struct machine *m)
     if (r < 0)
         return r;
     torch_value module = m->stack[m->depth - 2].value, name = m->stack[m->depth - 1].value;
-    if (torch_kind(&m->g, module) != TORCH_STR || torch_kind(&m->g, name) != TORCH_STR)
+    if (ckpt_torch_kind(&m->g, module) != TORCH_STR || ckpt_torch_kind(&m->g, name) != TORCH_STR)
         return malformed(m, "a name is no string");
-    const char *p = torch_str(&m->g, module, &module_len), *q = torch_str(&m->g, name, &name_len);
+    const char *p = ckpt_torch_str(&m->g, module, &module_len), *q = ckpt_torch_str(&m->g, name, &name_len);
     m->depth -= 2;
     return push_global(m, p, module_len, q, name_len);
 }
@@ -212,11 +212,11 @@ static int make_tuple(struct machine *m, uint32_t from)
 {
     uint32_t count = m->depth - from, start = count ? m->stack[from].start : m->g.count;
     torch_value tuple;
-    int r = made(m, torch_new_tuple(&m->g, count, &tuple));
+    int r = made(m, ckpt_torch_new_tuple(&m->g, count, &tuple));
     if (r < 0)
         return r;
     for (uint32_t i = 0; i < count; i++)
-        torch_set_item(&m->g, tuple, i, m->stack[from + i].value);
+        ckpt_torch_set_item(&m->g, tuple, i, m->stack[from + i].value);
     m->depth = from;
     return push_from(m, tuple, start);
 }
@@ -237,7 +237,7 @@ static int op_marked_tuple(struct machine *m)
 static int new_container(struct machine *m, enum torch_kind kind, bool ordered, uint32_t start)
 {
     torch_value v;
-    int r = made(m, torch_new_container(&m->g, kind, ordered, &v));
+    int r = made(m, ckpt_torch_new_container(&m->g, kind, ordered, &v));
     return r < 0 ? r : push_from(m, v, start);
 }
 
@@ -254,7 +254,7 @@ static bool look(struct machine *m, uint32_t items)
 static bool is_key(struct machine *m, torch_value v, unsigned depth)
 {
     const struct torch_graph *g = &m->g;
-    switch (torch_kind(g, v)) {
+    switch (ckpt_torch_kind(g, v)) {
     case TORCH_NONE:
     case TORCH_BOOL:
     case TORCH_INT:
@@ -263,10 +263,10 @@ static bool is_key(struct machine *m, torch_value v, unsigned depth)
     case TORCH_OBJECT: /* an index of .metadata */
         return true;
     case TORCH_TUPLE:
-        if (depth == MAX_KEY_DEPTH || !look(m, torch_count(g, v)))
+        if (depth == MAX_KEY_DEPTH || !look(m, ckpt_torch_count(g, v)))
             return false;
-        for (uint32_t i = 0; i < torch_count(g, v); i++)
-            if (!is_key(m, torch_item(g, v, i), depth + 1))
+        for (uint32_t i = 0; i < ckpt_torch_count(g, v); i++)
+            if (!is_key(m, ckpt_torch_item(g, v, i), depth + 1))
                 return false;
         return true;
     default:
@@ -282,7 +282,7 @@ static int fill(struct machine *m, enum torch_kind kind, uint32_t from)
     if (from <= bottom(m))
         return malformed(m, "something is taken from an empty stack");
     container = m->stack[from - 1].value;
-    if (torch_kind(&m->g, container) != kind)
+    if (ckpt_torch_kind(&m->g, container) != kind)
         return malformed(m, kind == TORCH_LIST ? "something is appended to what is no list" : "a key is set in what is no dict");
     if (kind == TORCH_DICT && count % 2)
         return malformed(m, "a key has no value");
@@ -293,7 +293,7 @@ static int fill(struct machine *m, enum torch_kind kind, uint32_t from)
         uint32_t n = 0;
         while (at < m->depth && n < sizeof items / sizeof *items)
             items[n++] = m->stack[at++].value;
-        int r = made(m, torch_append(&m->g, container, items, n));
+        int r = made(m, ckpt_torch_append(&m->g, container, items, n));
         if (r < 0)
             return r;
     }
@@ -323,26 +323,26 @@ static int op_persistent_id(struct machine *m)
     torch_value v;
     int r = need(m, 1);
     if (r == 0)
-        r = torch_rebuild_storage(&m->g, m->stack[m->depth - 1].value, &s, m->err);
+        r = ckpt_torch_rebuild_storage(&m->g, m->stack[m->depth - 1].value, &s, m->err);
     if (r < 0)
         return r;
     uint32_t start = m->stack[--m->depth].start;
     give_back(m, start);
-    r = made(m, torch_new_storage(&m->g, &s, &v));
+    r = made(m, ckpt_torch_new_storage(&m->g, &s, &v));
     return r < 0 ? r : push_from(m, v, start);
 }
 
 static int replace_by_tensor(struct machine *m, uint32_t start, const struct torch_tensor *t)
 {
-    size_t at = torch_add_tensor(m->records, t);
+    size_t at = ckpt_torch_add_tensor(m->records, t);
     m->depth -= 2;
     give_back(m, start);
-    return ckpt_buf_error(m->records) < 0 ? no_room(m, ckpt_buf_error(m->records)) : push_from(m, torch_tensor_value(at), start);
+    return ckpt_buf_error(m->records) < 0 ? no_room(m, ckpt_buf_error(m->records)) : push_from(m, ckpt_torch_tensor_value(at), start);
 }
 
 static bool is_bytes(const struct torch_graph *g, torch_value v)
 {
-    return torch_is(g, v, TORCH_CALL, TORCH_IS_ENCODE) || torch_is(g, v, TORCH_CALL, TORCH_IS_BYTES);
+    return ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_ENCODE) || ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_BYTES);
 }
 
 /* Characters that are one byte each in Latin-1. */
@@ -359,9 +359,9 @@ static bool encodes(struct machine *m, torch_value args, const char *codec)
 {
     const struct torch_graph *g = &m->g;
     size_t len;
-    if (torch_count(g, args) != 2 || torch_kind(g, torch_item(g, args, 0)) != TORCH_STR || !torch_str_is(g, torch_item(g, args, 1), codec))
+    if (ckpt_torch_count(g, args) != 2 || ckpt_torch_kind(g, ckpt_torch_item(g, args, 0)) != TORCH_STR || !ckpt_torch_str_is(g, ckpt_torch_item(g, args, 1), codec))
         return false;
-    const char *text = torch_str(g, torch_item(g, args, 0), &len);
+    const char *text = ckpt_torch_str(g, ckpt_torch_item(g, args, 0), &len);
     return look(m, (uint32_t)len) && is_latin1(text, len);
 }
 
@@ -370,14 +370,14 @@ static bool is_set(struct machine *m, torch_value args)
     const struct torch_graph *g = &m->g;
     struct torch_walk w;
     torch_value v;
-    if (!torch_count(g, args))
+    if (!ckpt_torch_count(g, args))
         return true;
-    if (torch_count(g, args) != 1 || torch_kind(g, torch_item(g, args, 0)) != TORCH_LIST)
+    if (ckpt_torch_count(g, args) != 1 || ckpt_torch_kind(g, ckpt_torch_item(g, args, 0)) != TORCH_LIST)
         return false;
-    if (!look(m, torch_count(g, torch_item(g, args, 0))))
+    if (!look(m, ckpt_torch_count(g, ckpt_torch_item(g, args, 0))))
         return false;
-    torch_walk_init(&w, g, torch_item(g, args, 0));
-    while (torch_walk_next(&w, &v))
+    ckpt_torch_walk_init(&w, g, ckpt_torch_item(g, args, 0));
+    while (ckpt_torch_walk_next(&w, &v))
         if (!is_key(m, v, 0))
             return false;
     return true;
@@ -386,10 +386,10 @@ static bool is_set(struct machine *m, torch_value args)
 static bool are_integers(struct machine *m, torch_value tuple)
 {
     const struct torch_graph *g = &m->g;
-    if (torch_kind(g, tuple) != TORCH_TUPLE || !look(m, torch_count(g, tuple)))
+    if (ckpt_torch_kind(g, tuple) != TORCH_TUPLE || !look(m, ckpt_torch_count(g, tuple)))
         return false;
-    for (uint32_t i = 0; i < torch_count(g, tuple); i++)
-        if (torch_kind(g, torch_item(g, tuple, i)) != TORCH_INT)
+    for (uint32_t i = 0; i < ckpt_torch_count(g, tuple); i++)
+        if (ckpt_torch_kind(g, ckpt_torch_item(g, tuple, i)) != TORCH_INT)
             return false;
     return true;
 }
@@ -398,13 +398,13 @@ static bool are_integers(struct machine *m, torch_value tuple)
 static bool fits(struct machine *m, const struct torch_global *callee, torch_value args)
 {
     const struct torch_graph *g = &m->g;
-    uint32_t n = torch_count(g, args);
-    torch_value first = n ? torch_item(g, args, 0) : TORCH_NOTHING, second = n > 1 ? torch_item(g, args, 1) : TORCH_NOTHING;
+    uint32_t n = ckpt_torch_count(g, args);
+    torch_value first = n ? ckpt_torch_item(g, args, 0) : TORCH_NOTHING, second = n > 1 ? ckpt_torch_item(g, args, 1) : TORCH_NOTHING;
     switch (callee->meaning) {
     case TORCH_IS_SIZE:
         return n == 1 && are_integers(m, first);
     case TORCH_IS_DEVICE:
-        return (n == 1 || (n == 2 && torch_kind(g, second) == TORCH_INT)) && torch_kind(g, first) == TORCH_STR;
+        return (n == 1 || (n == 2 && ckpt_torch_kind(g, second) == TORCH_INT)) && ckpt_torch_kind(g, first) == TORCH_STR;
     case TORCH_IS_ENCODE:
         return encodes(m, args, "latin1");
     case TORCH_IS_BYTES:
@@ -412,15 +412,15 @@ static bool fits(struct machine *m, const struct torch_global *callee, torch_val
     case TORCH_IS_BYTEARRAY:
         return n == 0 || (n == 1 && is_bytes(g, first)) || encodes(m, args, "latin-1");
     case TORCH_IS_COMPLEX:
-        return n == 2 && torch_kind(g, first) == TORCH_FLOAT && torch_kind(g, second) == TORCH_FLOAT;
+        return n == 2 && ckpt_torch_kind(g, first) == TORCH_FLOAT && ckpt_torch_kind(g, second) == TORCH_FLOAT;
     case TORCH_IS_SET:
         return is_set(m, args);
     case TORCH_IS_LAYOUT:
-        return n == 1 && torch_kind(g, first) == TORCH_STR;
+        return n == 1 && ckpt_torch_kind(g, first) == TORCH_STR;
     case TORCH_IS_OPAQUE:
         return true;
     case TORCH_IS_GETATTR:
-        return n == 2 && torch_is(g, first, TORCH_GLOBAL, TORCH_IS_OPAQUE) && torch_kind(g, second) == TORCH_STR;
+        return n == 2 && ckpt_torch_is(g, first, TORCH_GLOBAL, TORCH_IS_OPAQUE) && ckpt_torch_kind(g, second) == TORCH_STR;
     default:
         return false;
     }
@@ -429,9 +429,9 @@ static bool fits(struct machine *m, const struct torch_global *callee, torch_val
 /* (tensor, requires_grad, hooks[, state]): its tensor. */
 static int rebuild_parameter(struct machine *m, torch_value args, uint32_t count, uint32_t start)
 {
-    if (torch_count(&m->g, args) != count || torch_kind(&m->g, torch_item(&m->g, args, 0)) != TORCH_TENSOR)
+    if (ckpt_torch_count(&m->g, args) != count || ckpt_torch_kind(&m->g, ckpt_torch_item(&m->g, args, 0)) != TORCH_TENSOR)
         return malformed(m, "a parameter has no tensor");
-    torch_value tensor = torch_item(&m->g, args, 0);
+    torch_value tensor = ckpt_torch_item(&m->g, args, 0);
     m->depth -= 2;
     give_back(m, start);
     return push_from(m, tensor, start);
@@ -446,13 +446,13 @@ static int op_reduce(struct machine *m)
         return r;
     torch_value callee = m->stack[m->depth - 2].value, args = m->stack[m->depth - 1].value;
     uint32_t start = m->stack[m->depth - 2].start;
-    if (torch_kind(&m->g, callee) != TORCH_GLOBAL || torch_kind(&m->g, args) != TORCH_TUPLE)
+    if (ckpt_torch_kind(&m->g, callee) != TORCH_GLOBAL || ckpt_torch_kind(&m->g, args) != TORCH_TUPLE)
         return malformed(m, "something is called that is no name, or without arguments");
-    const struct torch_global *global = torch_global_of(&m->g, callee);
+    const struct torch_global *global = ckpt_torch_global_of(&m->g, callee);
     switch (global->meaning) {
     case TORCH_IS_TENSOR_V2:
     case TORCH_IS_TENSOR_V3:
-        r = torch_rebuild_tensor(&m->g, args, global->meaning == TORCH_IS_TENSOR_V3, &t, m->err);
+        r = ckpt_torch_rebuild_tensor(&m->g, args, global->meaning == TORCH_IS_TENSOR_V3, &t, m->err);
         return r < 0 ? r : replace_by_tensor(m, start, &t);
     case TORCH_IS_SPARSE:
         t.fault = TORCH_SPARSE;
@@ -465,7 +465,7 @@ static int op_reduce(struct machine *m)
     case TORCH_IS_PARAMETER_STATE:
         return rebuild_parameter(m, args, 4, start);
     case TORCH_IS_ORDERED_DICT:
-        if (torch_count(&m->g, args))
+        if (ckpt_torch_count(&m->g, args))
             return malformed(m, "an OrderedDict is made of something");
         m->depth -= 2;
         give_back(m, start);
@@ -474,7 +474,7 @@ static int op_reduce(struct machine *m)
         if (!fits(m, global, args))
             return ckpt_fail(m->err, EUCLEAN, "the pickle calls %s.%s with arguments that it never has", global->module, global->name);
         m->depth -= 2;
-        r = made(m, torch_new_call(&m->g, torch_global_number(&m->g, callee), args, &v));
+        r = made(m, ckpt_torch_new_call(&m->g, ckpt_torch_global_number(&m->g, callee), args, &v));
         return r < 0 ? r : push_from(m, v, start);
     }
 }
@@ -487,15 +487,15 @@ static int op_new_object(struct machine *m)
         return r;
     torch_value class = m->stack[m->depth - 2].value, args = m->stack[m->depth - 1].value;
     uint32_t start = m->stack[m->depth - 2].start;
-    if (torch_kind(&m->g, args) != TORCH_TUPLE || torch_count(&m->g, args))
+    if (ckpt_torch_kind(&m->g, args) != TORCH_TUPLE || ckpt_torch_count(&m->g, args))
         return malformed(m, "an object is made of something");
-    bool ordered = torch_is(&m->g, class, TORCH_GLOBAL, TORCH_IS_ORDERED_DICT);
-    if (!ordered && !torch_is(&m->g, class, TORCH_GLOBAL, TORCH_IS_CLASS))
+    bool ordered = ckpt_torch_is(&m->g, class, TORCH_GLOBAL, TORCH_IS_ORDERED_DICT);
+    if (!ordered && !ckpt_torch_is(&m->g, class, TORCH_GLOBAL, TORCH_IS_CLASS))
         return malformed(m, "an object is made of what is no class");
     m->depth -= 2;
     if (ordered)
         return new_container(m, TORCH_DICT, true, start);
-    r = made(m, torch_new_object(&m->g, torch_global_number(&m->g, class), &v));
+    r = made(m, ckpt_torch_new_object(&m->g, ckpt_torch_global_number(&m->g, class), &v));
     return r < 0 ? r : push_from(m, v, start);
 }
 
@@ -506,12 +506,12 @@ static int op_build(struct machine *m)
     if (r < 0)
         return r;
     torch_value object = m->stack[m->depth - 2].value, state = m->stack[m->depth - 1].value;
-    enum torch_kind kind = torch_kind(&m->g, state), of = torch_kind(&m->g, object);
-    if (of == TORCH_OBJECT ? kind != TORCH_DICT && kind != TORCH_TUPLE : kind != TORCH_DICT || of != TORCH_DICT || !torch_ordered(&m->g, object))
+    enum torch_kind kind = ckpt_torch_kind(&m->g, state), of = ckpt_torch_kind(&m->g, object);
+    if (of == TORCH_OBJECT ? kind != TORCH_DICT && kind != TORCH_TUPLE : kind != TORCH_DICT || of != TORCH_DICT || !ckpt_torch_ordered(&m->g, object))
         return malformed(m, "BUILD of what has no state");
     m->depth--;
     if (of == TORCH_OBJECT) {
-        torch_set_state(&m->g, object, state);
+        ckpt_torch_set_state(&m->g, object, state);
         m->floor = m->g.count;
     }
     return 0;
@@ -520,10 +520,10 @@ static int op_build(struct machine *m)
 static int op_empty_set(struct machine *m)
 {
     torch_value args, set;
-    uint32_t start = m->g.count, global = torch_global_find(m->dialect, "builtins", 8, "set", 3);
-    int r = made(m, torch_new_tuple(&m->g, 0, &args));
+    uint32_t start = m->g.count, global = ckpt_torch_global_find(m->dialect, "builtins", 8, "set", 3);
+    int r = made(m, ckpt_torch_new_tuple(&m->g, 0, &args));
     if (r == 0)
-        r = made(m, torch_new_call(&m->g, global, args, &set));
+        r = made(m, ckpt_torch_new_call(&m->g, global, args, &set));
     return r < 0 ? r : push_from(m, set, start);
 }
 
@@ -531,7 +531,7 @@ static int op_empty_set(struct machine *m)
 
 static int op_get(struct machine *m, uint32_t key)
 {
-    torch_value v = torch_memo_get(&m->memo, key);
+    torch_value v = ckpt_torch_memo_get(&m->memo, key);
     return v == TORCH_NOTHING ? malformed(m, "something is fetched from the memo that was never put there") : push(m, v);
 }
 
@@ -564,7 +564,7 @@ static int step(struct machine *m, const struct torch_op *op)
     case OP_BININT2:
     case OP_LONG1:
     case OP_BINFLOAT:
-        return push(m, torch_atom(op->at));
+        return push(m, ckpt_torch_atom(op->at));
     case OP_BINUNICODE:
     case OP_SHORT_BINUNICODE:
     case OP_SHORT_BINSTRING:
@@ -625,7 +625,7 @@ static int run(struct machine *m)
     struct torch_op op = {0};
     int r = expect_all(m);
     for (size_t at = 0; r == 0 && op.code != OP_STOP;) {
-        r = torch_op_next(m->g.pickle, m->g.len, &at, m->dialect, &op, m->err);
+        r = ckpt_torch_op_next(m->g.pickle, m->g.len, &at, m->dialect, &op, m->err);
         if (r == 0)
             r = step(m, &op);
     }
@@ -636,16 +636,16 @@ static int run(struct machine *m)
     return r;
 }
 
-int torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records, uint64_t archive,
+int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records, uint64_t archive,
                       struct torch_graph *ret, struct ckpt_err *err)
 {
     struct machine m = {.g = {.pickle = pickle, .len = len, .archive = archive}, .dialect = dialect, .records = records, .err = err};
     int r = len > TORCH_MAX_PICKLE ? ckpt_fail(err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", len, TORCH_MAX_PICKLE) : run(&m);
     free(m.stack);
     free(m.marks);
-    torch_memo_clear(&m.memo);
+    ckpt_torch_memo_clear(&m.memo);
     if (r < 0)
-        torch_graph_clear(&m.g);
+        ckpt_torch_graph_clear(&m.g);
     else
         *ret = m.g;
     return r;

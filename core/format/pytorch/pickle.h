@@ -12,7 +12,7 @@
  * The graph of a pickle (malloced, taken over in any case). Records of its tensors are appended; `archive` is what they have as their
  * archive. -EBADMSG: it ends too early; -EUCLEAN: malformed, or beyond the maxima; -EOPNOTSUPP: it asks for what is not read.
  */
-int torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records, uint64_t archive,
+int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records, uint64_t archive,
                       struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -18,7 +18,7 @@ static int probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_pr
     int r = ckpt_backend_open(dir, path, &f);
     if (r < 0)
         return r;
-    if (torch_archive_probe(f))
+    if (ckpt_torch_archive_probe(f))
         ret->bits = 64;
     ckpt_file_unref(f);
     return 0;
@@ -38,14 +38,14 @@ static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint6
 static const struct ckpt_format pytorch_format = {
     .name = "pytorch",
     .framework = "pt",
-    .layout = torch_layout,
-    .chunk = torch_chunk,
-    .stored = torch_stored,
-    .blob = torch_blob,
-    .describe = torch_describe,
+    .layout = ckpt_torch_layout,
+    .chunk = ckpt_torch_chunk,
+    .stored = ckpt_torch_stored,
+    .blob = ckpt_torch_blob,
+    .describe = ckpt_torch_describe,
     .verify = pytorch_verify,
-    .memory = torch_memory,
-    .close = torch_close,
+    .memory = ckpt_torch_memory,
+    .close = ckpt_torch_close,
 };
 
 static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_err *err)
@@ -56,21 +56,21 @@ static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_e
     int r = ckpt_pins_open(o->pins, o->name, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
-    r = torch_archive_open(f, 0, f->st.size, &torch->archive, err);
+    r = ckpt_torch_archive_open(f, 0, f->st.size, &torch->archive, err);
     ckpt_file_unref(f);
     if (r == 0)
-        r = torch_archive_load(&torch->archive, &torch->records, 0, &g, err);
+        r = ckpt_torch_archive_load(&torch->archive, &torch->records, 0, &g, err);
     if (r < 0)
         return r;
-    r = torch_nodes_add(&(struct torch_nodes){.tree = t, .records = &torch->records, .flat = o->flat}, &g, err);
-    torch_graph_clear(&g);
+    r = ckpt_torch_nodes_add(&(struct torch_nodes){.tree = t, .records = &torch->records, .flat = o->flat}, &g, err);
+    ckpt_torch_graph_clear(&g);
     return r < 0 ? r : ckpt_tree_finish(t, err);
 }
 
 static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
-    int r = torch_tree_new(&pytorch_format, o->pins, &t, err);
+    int r = ckpt_torch_tree_new(&pytorch_format, o->pins, &t, err);
     if (r < 0)
         return r;
     r = load(t, o, err);

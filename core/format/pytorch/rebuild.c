@@ -25,19 +25,19 @@ static bool digits(const char *p, size_t len, uint64_t *ret)
 }
 
 /* ('storage', class, key, location, number of elements) */
-int torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret, struct ckpt_err *err)
+int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret, struct ckpt_err *err)
 {
-    if (torch_kind(g, id) != TORCH_TUPLE || torch_count(g, id) != 5 || !torch_str_is(g, torch_item(g, id, 0), "storage") ||
-        !torch_is(g, torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) || torch_kind(g, torch_item(g, id, 2)) != TORCH_STR ||
-        torch_kind(g, torch_item(g, id, 3)) != TORCH_STR || torch_kind(g, torch_item(g, id, 4)) != TORCH_INT)
+    if (ckpt_torch_kind(g, id) != TORCH_TUPLE || ckpt_torch_count(g, id) != 5 || !ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") ||
+        !ckpt_torch_is(g, ckpt_torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) || ckpt_torch_kind(g, ckpt_torch_item(g, id, 2)) != TORCH_STR ||
+        ckpt_torch_kind(g, ckpt_torch_item(g, id, 3)) != TORCH_STR || ckpt_torch_kind(g, ckpt_torch_item(g, id, 4)) != TORCH_INT)
         return malformed(err, "a persistent id is not that of a storage");
     size_t len;
     int64_t count;
-    const char *key = torch_str(g, torch_item(g, id, 2), &len);
-    *ret = (struct torch_storage){.global = torch_global_number(g, torch_item(g, id, 1))};
+    const char *key = ckpt_torch_str(g, ckpt_torch_item(g, id, 2), &len);
+    *ret = (struct torch_storage){.global = ckpt_torch_global_number(g, ckpt_torch_item(g, id, 1))};
     if (!digits(key, len, &ret->key))
         ret->fault = TORCH_BAD_KEY;
-    else if (!torch_int(g, torch_item(g, id, 4), &count) || count < 0 || ckpt_mul((uint64_t)count, torch_global(ret->global)->itemsize, &ret->size))
+    else if (!ckpt_torch_int(g, ckpt_torch_item(g, id, 4), &count) || count < 0 || ckpt_mul((uint64_t)count, ckpt_torch_global(ret->global)->itemsize, &ret->size))
         ret->fault = TORCH_BAD_SIZE;
     return 0;
 }
@@ -46,16 +46,16 @@ int torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct to
 static int read_numbers(const struct torch_graph *g, torch_value v, uint64_t ret[CKPT_MAX_DIMS], unsigned *ret_count, enum torch_fault *fault,
                         struct ckpt_err *err)
 {
-    if (torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
-        v = torch_item(g, torch_args(g, v), 0);
-    if (torch_kind(g, v) != TORCH_TUPLE)
+    if (ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
+        v = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
+    if (ckpt_torch_kind(g, v) != TORCH_TUPLE)
         return malformed(err, "the size or stride of a tensor is no tuple");
-    uint32_t count = torch_count(g, v);
+    uint32_t count = ckpt_torch_count(g, v);
     for (uint32_t i = 0; i < count && i < MAX_DIMS; i++) {
         int64_t n;
-        if (torch_kind(g, torch_item(g, v, i)) != TORCH_INT)
+        if (ckpt_torch_kind(g, ckpt_torch_item(g, v, i)) != TORCH_INT)
             return malformed(err, "the size or stride of a tensor has what is no integer");
-        if (!torch_int(g, torch_item(g, v, i), &n) || n < 0)
+        if (!ckpt_torch_int(g, ckpt_torch_item(g, v, i), &n) || n < 0)
             *fault = TORCH_BAD_NUMBER;
         else if (i < CKPT_MAX_DIMS)
             ret[i] = (uint64_t)n;
@@ -80,14 +80,14 @@ static bool inside(const struct torch_tensor *t)
 /* {'conj': True}, {'neg': True}, or None. */
 static int read_metadata(const struct torch_graph *g, torch_value v, struct torch_tensor *t, struct ckpt_err *err)
 {
-    if (torch_kind(g, v) == TORCH_NONE)
+    if (ckpt_torch_kind(g, v) == TORCH_NONE)
         return 0;
-    if (torch_kind(g, v) != TORCH_DICT)
+    if (ckpt_torch_kind(g, v) != TORCH_DICT)
         return malformed(err, "the metadata of a tensor are no dict");
-    torch_value conj = torch_get(g, v, "conj"), neg = torch_get(g, v, "neg");
-    if (conj != TORCH_NOTHING && torch_kind(g, conj) == TORCH_BOOL && torch_truth(g, conj))
+    torch_value conj = ckpt_torch_get(g, v, "conj"), neg = ckpt_torch_get(g, v, "neg");
+    if (conj != TORCH_NOTHING && ckpt_torch_kind(g, conj) == TORCH_BOOL && ckpt_torch_truth(g, conj))
         t->flip ^= CKPT_FLIP_IMAG;
-    if (neg != TORCH_NOTHING && torch_kind(g, neg) == TORCH_BOOL && torch_truth(g, neg))
+    if (neg != TORCH_NOTHING && ckpt_torch_kind(g, neg) == TORCH_BOOL && ckpt_torch_truth(g, neg))
         t->flip ^= CKPT_FLIP_REAL | CKPT_FLIP_IMAG;
     if (ckpt_dtype_info(t->dtype)->klass != CKPT_DC_COMPLEX)
         t->flip &= CKPT_FLIP_REAL;
@@ -109,33 +109,33 @@ static enum torch_fault fault_of(const struct torch_tensor *t, unsigned strides)
 }
 
 /* (storage, offset, size, stride, requires_grad, hooks[, dtype][, metadata]) */
-int torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *t, struct ckpt_err *err)
+int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *t, struct ckpt_err *err)
 {
-    uint32_t count = torch_count(g, args), fixed = v3 ? 7 : 6;
+    uint32_t count = ckpt_torch_count(g, args), fixed = v3 ? 7 : 6;
     unsigned strides;
     int64_t offset;
     if (count != fixed && count != fixed + 1)
         return malformed(err, "a tensor has too few or too many arguments");
-    torch_value storage = torch_item(g, args, 0), type = v3 ? torch_item(g, args, 6) : torch_item(g, args, 0);
-    if (torch_kind(g, storage) != TORCH_STORAGE)
+    torch_value storage = ckpt_torch_item(g, args, 0), type = v3 ? ckpt_torch_item(g, args, 6) : ckpt_torch_item(g, args, 0);
+    if (ckpt_torch_kind(g, storage) != TORCH_STORAGE)
         return malformed(err, "a tensor has no storage");
-    if (torch_kind(g, torch_item(g, args, 1)) != TORCH_INT)
+    if (ckpt_torch_kind(g, ckpt_torch_item(g, args, 1)) != TORCH_INT)
         return malformed(err, "the offset of a tensor is no integer");
-    if (v3 && !torch_is(g, type, TORCH_GLOBAL, TORCH_IS_DTYPE))
+    if (v3 && !ckpt_torch_is(g, type, TORCH_GLOBAL, TORCH_IS_DTYPE))
         return malformed(err, "the type of a tensor is none");
     struct torch_storage s;
-    torch_storage_of(g, storage, &s);
+    ckpt_torch_storage_of(g, storage, &s);
     *t = (struct torch_tensor){.fault = (enum torch_fault)s.fault, .archive = g->archive, .key = s.key, .size = s.size};
-    t->dtype = (enum ckpt_dtype)torch_global_of(g, type)->dtype;
-    t->type = t->dtype == CKPT_DT_OTHER ? torch_global_number(g, type) : 0;
-    if (!torch_int(g, torch_item(g, args, 1), &offset) || offset < 0)
+    t->dtype = (enum ckpt_dtype)ckpt_torch_global_of(g, type)->dtype;
+    t->type = t->dtype == CKPT_DT_OTHER ? ckpt_torch_global_number(g, type) : 0;
+    if (!ckpt_torch_int(g, ckpt_torch_item(g, args, 1), &offset) || offset < 0)
         t->fault = TORCH_BAD_NUMBER;
     t->offset = (uint64_t)offset;
-    int r = read_numbers(g, torch_item(g, args, 2), t->shape, &t->ndim, &t->fault, err);
+    int r = read_numbers(g, ckpt_torch_item(g, args, 2), t->shape, &t->ndim, &t->fault, err);
     if (r == 0)
-        r = read_numbers(g, torch_item(g, args, 3), t->stride, &strides, &t->fault, err);
+        r = read_numbers(g, ckpt_torch_item(g, args, 3), t->stride, &strides, &t->fault, err);
     if (r == 0 && count > fixed)
-        r = read_metadata(g, torch_item(g, args, fixed), t, err);
+        r = read_metadata(g, ckpt_torch_item(g, args, fixed), t, err);
     if (r == 0 && !t->fault)
         t->fault = fault_of(t, strides);
     return r;

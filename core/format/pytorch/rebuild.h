@@ -7,8 +7,8 @@
 #include "core/format/pytorch/graph.h"
 #include "core/format/pytorch/record.h"
 
-int torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* v3: with a type of its own. */
-int torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -24,7 +24,7 @@ static const struct {
 };
 _Static_assert(CKPT_MAX_DIMS == 32, "faults[] says how many dimensions are shown");
 
-int torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret, struct ckpt_err *err)
 {
     if (faults[fault].code == EUCLEAN)
         return ckpt_fail(err, EUCLEAN, "%s", faults[fault].text);
@@ -34,7 +34,7 @@ int torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array 
         return ckpt_fail(err, ENOMEM, "out of memory");
     }
     if (fault == TORCH_ODD_TYPE)
-        ckpt_array_refuse(a, "its type, torch.%s, is not supported", torch_global(type)->name);
+        ckpt_array_refuse(a, "its type, torch.%s, is not supported", ckpt_torch_global(type)->name);
     else
         ckpt_array_refuse(a, "%s", faults[fault].text);
     *ret = a;
@@ -66,12 +66,12 @@ static size_t begin(struct ckpt_buf *b, enum torch_record kind)
     return at;
 }
 
-enum torch_record torch_record_kind(const struct ckpt_buf *records, size_t at)
+enum torch_record ckpt_torch_record_kind(const struct ckpt_buf *records, size_t at)
 {
     return (enum torch_record)records->data[at];
 }
 
-size_t torch_add_tensor(struct ckpt_buf *b, const struct torch_tensor *t)
+size_t ckpt_torch_add_tensor(struct ckpt_buf *b, const struct torch_tensor *t)
 {
     size_t at = begin(b, TORCH_R_TENSOR);
     put(b, t->fault);
@@ -92,7 +92,7 @@ size_t torch_add_tensor(struct ckpt_buf *b, const struct torch_tensor *t)
     return at;
 }
 
-void torch_get_tensor(const struct ckpt_buf *b, size_t at, struct torch_tensor *ret)
+void ckpt_torch_get_tensor(const struct ckpt_buf *b, size_t at, struct torch_tensor *ret)
 {
     at++;
     ret->fault = (enum torch_fault)get(b, &at);
@@ -112,7 +112,7 @@ void torch_get_tensor(const struct ckpt_buf *b, size_t at, struct torch_tensor *
     }
 }
 
-size_t torch_add_complex(struct ckpt_buf *b, double re, double im)
+size_t ckpt_torch_add_complex(struct ckpt_buf *b, double re, double im)
 {
     size_t at = begin(b, TORCH_R_COMPLEX);
     ckpt_buf_add(b, &re, sizeof re);
@@ -120,7 +120,7 @@ size_t torch_add_complex(struct ckpt_buf *b, double re, double im)
     return at;
 }
 
-void torch_get_complex(const struct ckpt_buf *b, size_t at, uint8_t ret[16])
+void ckpt_torch_get_complex(const struct ckpt_buf *b, size_t at, uint8_t ret[16])
 {
     memcpy(ret, b->data + at + 1, 16);
 }
@@ -139,20 +139,20 @@ static void take_piece(const struct ckpt_buf *b, size_t *at, struct torch_piece 
     ret->len = get(b, at);
 }
 
-size_t torch_add_piece(struct ckpt_buf *b, const struct torch_piece *p)
+size_t ckpt_torch_add_piece(struct ckpt_buf *b, const struct torch_piece *p)
 {
     size_t at = begin(b, TORCH_R_PIECE);
     put_piece(b, p);
     return at;
 }
 
-void torch_get_piece(const struct ckpt_buf *b, size_t at, struct torch_piece *ret)
+void ckpt_torch_get_piece(const struct ckpt_buf *b, size_t at, struct torch_piece *ret)
 {
     at++;
     take_piece(b, &at, ret);
 }
 
-size_t torch_add_sharded(struct ckpt_buf *b, const struct torch_sharded *s)
+size_t ckpt_torch_add_sharded(struct ckpt_buf *b, const struct torch_sharded *s)
 {
     size_t at = begin(b, TORCH_R_SHARDED);
     put(b, s->fault);
@@ -165,7 +165,7 @@ size_t torch_add_sharded(struct ckpt_buf *b, const struct torch_sharded *s)
     return at;
 }
 
-void torch_get_sharded(const struct ckpt_buf *b, size_t at, struct torch_sharded *ret, size_t *ret_at)
+void ckpt_torch_get_sharded(const struct ckpt_buf *b, size_t at, struct torch_sharded *ret, size_t *ret_at)
 {
     at++;
     ret->fault = (enum torch_fault)get(b, &at);
@@ -178,7 +178,7 @@ void torch_get_sharded(const struct ckpt_buf *b, size_t at, struct torch_sharded
     *ret_at = at;
 }
 
-void torch_add_box(struct ckpt_buf *b, unsigned ndim, const struct torch_box *box)
+void ckpt_torch_add_box(struct ckpt_buf *b, unsigned ndim, const struct torch_box *box)
 {
     for (unsigned i = 0; i < ndim; i++) {
         put(b, box->low[i]);
@@ -187,7 +187,7 @@ void torch_add_box(struct ckpt_buf *b, unsigned ndim, const struct torch_box *bo
     put_piece(b, &box->piece);
 }
 
-void torch_box_next(const struct ckpt_buf *b, unsigned ndim, size_t *at, struct torch_box *ret)
+void ckpt_torch_box_next(const struct ckpt_buf *b, unsigned ndim, size_t *at, struct torch_box *ret)
 {
     for (unsigned i = 0; i < ndim; i++) {
         ret->low[i] = get(b, at);

@@ -59,7 +59,7 @@ struct torch_box {
     struct torch_piece piece;
 };
 
-/* The boxes follow, one call of torch_box_next each. */
+/* The boxes follow, one call of ckpt_torch_box_next each. */
 struct torch_sharded {
     enum torch_fault fault;
     uint32_t type;
@@ -70,21 +70,21 @@ struct torch_sharded {
 };
 
 /* Each appends a record, and returns where it begins. Whether there was room, the buffer tells. */
-size_t torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
-size_t torch_add_complex(struct ckpt_buf *records, double re, double im);
-size_t torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
-size_t torch_add_sharded(struct ckpt_buf *records, const struct torch_sharded *s); /* s->boxes of torch_add_box follow */
-void torch_add_box(struct ckpt_buf *records, unsigned ndim, const struct torch_box *b);
+size_t ckpt_torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
+size_t ckpt_torch_add_complex(struct ckpt_buf *records, double re, double im);
+size_t ckpt_torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
+size_t ckpt_torch_add_sharded(struct ckpt_buf *records, const struct torch_sharded *s); /* s->boxes of ckpt_torch_add_box follow */
+void ckpt_torch_add_box(struct ckpt_buf *records, unsigned ndim, const struct torch_box *b);
 
 /* For a tensor with a fault: a layout that says what is not supported, or the error of a malformed one. */
-int torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
 
-enum torch_record torch_record_kind(const struct ckpt_buf *records, size_t at);
-void torch_get_tensor(const struct ckpt_buf *records, size_t at, struct torch_tensor *ret);
-void torch_get_complex(const struct ckpt_buf *records, size_t at, uint8_t ret[16]); /* as complex128 */
-void torch_get_piece(const struct ckpt_buf *records, size_t at, struct torch_piece *ret);
+enum torch_record ckpt_torch_record_kind(const struct ckpt_buf *records, size_t at);
+void ckpt_torch_get_tensor(const struct ckpt_buf *records, size_t at, struct torch_tensor *ret);
+void ckpt_torch_get_complex(const struct ckpt_buf *records, size_t at, uint8_t ret[16]); /* as complex128 */
+void ckpt_torch_get_piece(const struct ckpt_buf *records, size_t at, struct torch_piece *ret);
 /* *ret_at: of the first box. */
-void torch_get_sharded(const struct ckpt_buf *records, size_t at, struct torch_sharded *ret, size_t *ret_at);
-void torch_box_next(const struct ckpt_buf *records, unsigned ndim, size_t *at, struct torch_box *ret);
+void ckpt_torch_get_sharded(const struct ckpt_buf *records, size_t at, struct torch_sharded *ret, size_t *ret_at);
+void ckpt_torch_box_next(const struct ckpt_buf *records, unsigned ndim, size_t *at, struct torch_box *ret);
 
 #endif

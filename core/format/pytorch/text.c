@@ -17,13 +17,13 @@ static bool add_array(const struct torch_graph *g, torch_value items, unsigned l
     torch_value v;
     bool first = true;
     ckpt_buf_addc(buf, '[');
-    torch_walk_init(&w, g, items);
-    while (!ckpt_buf_error(buf) && torch_walk_next(&w, &v)) {
+    ckpt_torch_walk_init(&w, g, items);
+    while (!ckpt_buf_error(buf) && ckpt_torch_walk_next(&w, &v)) {
         if (!first)
             ckpt_buf_adds(buf, ", ");
         first = false;
-        bool tuple = torch_kind(g, v) == TORCH_TUPLE, call = torch_kind(g, v) == TORCH_CALL;
-        if (call || (tuple ? level == MAX_LEVELS || !add_array(g, v, level + 1, buf) : !torch_add_json(g, v, buf)))
+        bool tuple = ckpt_torch_kind(g, v) == TORCH_TUPLE, call = ckpt_torch_kind(g, v) == TORCH_CALL;
+        if (call || (tuple ? level == MAX_LEVELS || !add_array(g, v, level + 1, buf) : !ckpt_torch_add_json(g, v, buf)))
             return false;
     }
     ckpt_buf_addc(buf, ']');
@@ -33,63 +33,63 @@ static bool add_array(const struct torch_graph *g, torch_value items, unsigned l
 static void add_json_string(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
     size_t len;
-    const char *text = torch_str(g, v, &len);
+    const char *text = ckpt_torch_str(g, v, &len);
     ckpt_buf_add_json_string(buf, text, len);
 }
 
 /* "cuda:0" */
 static void add_device(const struct torch_graph *g, torch_value args, struct ckpt_buf *buf)
 {
-    add_json_string(g, torch_item(g, args, 0), buf);
-    if (torch_count(g, args) < 2 || ckpt_buf_error(buf))
+    add_json_string(g, ckpt_torch_item(g, args, 0), buf);
+    if (ckpt_torch_count(g, args) < 2 || ckpt_buf_error(buf))
         return;
     buf->len--;
     ckpt_buf_addc(buf, ':');
-    torch_int_text(g, torch_item(g, args, 1), buf);
+    ckpt_torch_int_text(g, ckpt_torch_item(g, args, 1), buf);
     ckpt_buf_addc(buf, '"');
 }
 
 static bool add_called(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
-    torch_value args = torch_args(g, v);
-    switch (torch_global_of(g, v)->meaning) {
+    torch_value args = ckpt_torch_args(g, v);
+    switch (ckpt_torch_global_of(g, v)->meaning) {
     case TORCH_IS_SIZE:
-        return add_array(g, torch_item(g, args, 0), 0, buf);
+        return add_array(g, ckpt_torch_item(g, args, 0), 0, buf);
     case TORCH_IS_SET:
-        return add_array(g, torch_count(g, args) ? torch_item(g, args, 0) : args, 0, buf);
+        return add_array(g, ckpt_torch_count(g, args) ? ckpt_torch_item(g, args, 0) : args, 0, buf);
     case TORCH_IS_DEVICE:
         add_device(g, args, buf);
         return true;
     case TORCH_IS_LAYOUT:
-        add_json_string(g, torch_item(g, args, 0), buf);
+        add_json_string(g, ckpt_torch_item(g, args, 0), buf);
         return true;
     default:
         return false;
     }
 }
 
-bool torch_add_json(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
+bool ckpt_torch_add_json(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
-    switch (torch_kind(g, v)) {
+    switch (ckpt_torch_kind(g, v)) {
     case TORCH_NONE:
         ckpt_buf_adds(buf, "null");
         return true;
     case TORCH_BOOL:
-        ckpt_buf_adds(buf, torch_truth(g, v) ? "true" : "false");
+        ckpt_buf_adds(buf, ckpt_torch_truth(g, v) ? "true" : "false");
         return true;
     case TORCH_INT:
-        torch_int_text(g, v, buf);
+        ckpt_torch_int_text(g, v, buf);
         return true;
     case TORCH_FLOAT:
-        ckpt_add_json_double(buf, torch_float(g, v));
+        ckpt_add_json_double(buf, ckpt_torch_float(g, v));
         return true;
     case TORCH_STR:
         add_json_string(g, v, buf);
         return true;
     case TORCH_GLOBAL:
-        if (!torch_is(g, v, TORCH_GLOBAL, TORCH_IS_DTYPE))
+        if (!ckpt_torch_is(g, v, TORCH_GLOBAL, TORCH_IS_DTYPE))
             return false;
-        ckpt_buf_addf(buf, "\"torch.%s\"", torch_global_of(g, v)->name);
+        ckpt_buf_addf(buf, "\"torch.%s\"", ckpt_torch_global_of(g, v)->name);
         return true;
     case TORCH_CALL:
         return add_called(g, v, buf);
@@ -126,44 +126,44 @@ static void add_quoted(struct ckpt_buf *buf, const char *text, size_t len)
 static void add_repr(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
     size_t len;
-    if (torch_kind(g, v) == TORCH_STR) {
-        const char *text = torch_str(g, v, &len);
+    if (ckpt_torch_kind(g, v) == TORCH_STR) {
+        const char *text = ckpt_torch_str(g, v, &len);
         add_quoted(buf, text, len);
     } else
-        torch_add_str(g, v, buf);
+        ckpt_torch_add_str(g, v, buf);
 }
 
 /* (1, 'a') and (1,); the pickle machine bounds how deep they are. */
 static void add_tuple(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
-    uint32_t count = torch_count(g, v);
+    uint32_t count = ckpt_torch_count(g, v);
     ckpt_buf_addc(buf, '(');
     for (uint32_t i = 0; i < count; i++) {
         if (i)
             ckpt_buf_adds(buf, ", ");
-        add_repr(g, torch_item(g, v, i), buf);
+        add_repr(g, ckpt_torch_item(g, v, i), buf);
     }
     ckpt_buf_adds(buf, count == 1 ? ",)" : ")");
 }
 
-void torch_add_str(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
+void ckpt_torch_add_str(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
     size_t len;
     const char *text;
     double d;
-    switch (torch_kind(g, v)) {
+    switch (ckpt_torch_kind(g, v)) {
     case TORCH_STR:
-        text = torch_str(g, v, &len);
+        text = ckpt_torch_str(g, v, &len);
         ckpt_buf_add(buf, text, len);
         return;
     case TORCH_BOOL:
-        ckpt_buf_adds(buf, torch_truth(g, v) ? "True" : "False");
+        ckpt_buf_adds(buf, ckpt_torch_truth(g, v) ? "True" : "False");
         return;
     case TORCH_INT:
-        torch_int_text(g, v, buf);
+        ckpt_torch_int_text(g, v, buf);
         return;
     case TORCH_FLOAT:
-        d = torch_float(g, v);
+        d = ckpt_torch_float(g, v);
         if (isfinite(d))
             ckpt_add_json_double(buf, d);
         else
@@ -182,7 +182,7 @@ void torch_add_str(const struct torch_graph *g, torch_value v, struct ckpt_buf *
 static void add_latin1(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
     size_t len;
-    const uint8_t *p = (const uint8_t *)torch_str(g, v, &len);
+    const uint8_t *p = (const uint8_t *)ckpt_torch_str(g, v, &len);
     if (ckpt_buf_reserve(buf, len) < 0)
         return;
     for (size_t i = 0; i < len; i++) {
@@ -191,14 +191,14 @@ static void add_latin1(const struct torch_graph *g, torch_value v, struct ckpt_b
     }
 }
 
-bool torch_add_bytes(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
+bool ckpt_torch_add_bytes(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
-    if (torch_is(g, v, TORCH_CALL, TORCH_IS_BYTEARRAY) && torch_count(g, torch_args(g, v)) == 1)
-        v = torch_item(g, torch_args(g, v), 0);
-    if (!torch_is(g, v, TORCH_CALL, TORCH_IS_BYTEARRAY) && !torch_is(g, v, TORCH_CALL, TORCH_IS_ENCODE) &&
-        !torch_is(g, v, TORCH_CALL, TORCH_IS_BYTES))
+    if (ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_BYTEARRAY) && ckpt_torch_count(g, ckpt_torch_args(g, v)) == 1)
+        v = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
+    if (!ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_BYTEARRAY) && !ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_ENCODE) &&
+        !ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_BYTES))
         return false;
-    if (torch_count(g, torch_args(g, v)))
-        add_latin1(g, torch_item(g, torch_args(g, v), 0), buf);
+    if (ckpt_torch_count(g, ckpt_torch_args(g, v)))
+        add_latin1(g, ckpt_torch_item(g, ckpt_torch_args(g, v), 0), buf);
     return true;
 }

@@ -6,10 +6,10 @@
 #include "core/format/pytorch/graph.h"
 
 /* Append the JSON of a number, string, bool, None, type, device, size or set. False: it has none. */
-bool torch_add_json(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
+bool ckpt_torch_add_json(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
 /* Append str() of a key of a dict. */
-void torch_add_str(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
+void ckpt_torch_add_str(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
 /* Append the bytes of a bytes or bytearray. False: it is neither. */
-bool torch_add_bytes(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
+bool ckpt_torch_add_bytes(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf);
 
 #endif

@@ -24,28 +24,28 @@ struct torch {
 };
 
 /* A tree without nodes yet. */
-int torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- leaves.c: the calls of struct ckpt_format --- */
-int torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err);
-int torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err);
-int torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err);
-int torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err);
-void torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json);
-size_t torch_memory(const struct ckpt_tree *t);
-void torch_close(struct ckpt_tree *t);
+int ckpt_torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err);
+int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err);
+int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err);
+int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err);
+void ckpt_torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json);
+size_t ckpt_torch_memory(const struct ckpt_tree *t);
+void ckpt_torch_close(struct ckpt_tree *t);
 
 /* --- piece.c: archives in the files of a distributed checkpoint --- */
 /* The file of a piece, pinned from now on; the caller unrefs. */
-int torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
-int torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct torch_archive *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct torch_archive *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The graph of the piece of a record. *ret_cost (which may be NULL): what it took, in bytes; also of a failure. */
-int torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- boxes.c: sharded tensors --- */
 /* Their boxes must tile the tensor: -ENODATA for a hole, -EUCLEAN for one outside or an overlap. Reads nothing of the pieces. */
-int torch_boxes_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_boxes_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* All elements in C order. */
-int torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

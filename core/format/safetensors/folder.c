@@ -139,12 +139,12 @@ static int read_shard(struct folder *f, uint32_t number, struct ckpt_buf *metada
     shard->ino = file->st.ino;
     shard->size = file->st.size;
     shard->mtime_ns = file->st.mtime_ns;
-    r = safetensors_header_open(file, &h, err);
+    r = ckpt_safetensors_header_open(file, &h, err);
     if (r == 0) {
-        r = safetensors_header_check(&h, metadata, err);
+        r = ckpt_safetensors_header_check(&h, metadata, err);
         if (r == 0)
-            r = safetensors_header_each(&h, note_place, &l, err);
-        safetensors_header_close(&h);
+            r = ckpt_safetensors_header_each(&h, note_place, &l, err);
+        ckpt_safetensors_header_close(&h);
     }
     ckpt_file_unref(file);
     return r;
@@ -167,7 +167,7 @@ static int read_shards(struct folder *f, struct ckpt_buf *metadata)
     return 0;
 }
 
-int safetensors_folder_locate(struct ckpt_tree *t, uint32_t entry, struct ckpt_file **ret, uint64_t *ret_place, struct ckpt_err *err)
+int ckpt_safetensors_folder_locate(struct ckpt_tree *t, uint32_t entry, struct ckpt_file **ret, uint64_t *ret_place, struct ckpt_err *err)
 {
     const struct safetensors *s = t->priv;
     const struct safetensors_entry *e = &s->entries[entry];
@@ -256,19 +256,19 @@ static int join_metadata(struct folder *f, struct ckpt_buf *index, const struct 
     cJSON_Delete(own);
     cJSON_Delete(more);
     int r = ckpt_buf_error(index);
-    return r < 0 ? ckpt_fail(f->err, -r, "%s", strerror(-r)) : safetensors_set_metadata(f->tree, index, f->err);
+    return r < 0 ? ckpt_fail(f->err, -r, "%s", strerror(-r)) : ckpt_safetensors_set_metadata(f->tree, index, f->err);
 }
 
 static int load(struct folder *f)
 {
     struct ckpt_buf metadata = {.max = SAFETENSORS_MAX_METADATA}, shard_metadata = {.max = SAFETENSORS_MAX_METADATA + 1};
-    int r = safetensors_index_each(f->index, note_entry, f, &metadata, f->err);
+    int r = ckpt_safetensors_index_each(f->index, note_entry, f, &metadata, f->err);
     if (r == 0)
         r = number_shards(f);
     if (r == 0)
         r = read_shards(f, &shard_metadata);
     for (; f->round < CKPT_NAME_ROUNDS && r == 0; f->round++) {
-        r = safetensors_index_each(f->index, add_tensor, f, NULL, f->err);
+        r = ckpt_safetensors_index_each(f->index, add_tensor, f, NULL, f->err);
         if (r == 0 && f->round == CKPT_NAMES_PLAIN)
             r = ckpt_add_beside(&(struct ckpt_beside){f->tree, is_own_file, f, SAFETENSORS_FILE_MARK}, f->err);
     }
@@ -294,7 +294,7 @@ static int choose_index(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
-int safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
+int ckpt_safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct folder f = {.flat = o->flat, .err = err};
     int r = ckpt_backend_list(ckpt_pins_dir(o->pins), "", choose_index, f.index_name);
@@ -302,7 +302,7 @@ int safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret
         r = ckpt_pins_open(o->pins, f.index_name, &f.index);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", f.index_name, r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
-    r = safetensors_tree_new(o, &f.tree, err);
+    r = ckpt_safetensors_tree_new(o, &f.tree, err);
     if (r == 0) {
         f.own = f.tree->priv;
         r = load(&f);

@@ -35,12 +35,12 @@ static int open_header(struct ckpt_file *file, size_t max_window, struct safeten
     return 0;
 }
 
-int safetensors_header_open(struct ckpt_file *file, struct safetensors_header *ret, struct ckpt_err *err)
+int ckpt_safetensors_header_open(struct ckpt_file *file, struct safetensors_header *ret, struct ckpt_err *err)
 {
     return open_header(file, WINDOW, ret, err);
 }
 
-void safetensors_header_close(struct safetensors_header *h)
+void ckpt_safetensors_header_close(struct safetensors_header *h)
 {
     free(h->tokens.window);
 }
@@ -54,7 +54,7 @@ static int take_type(struct tokens *t, struct safetensors_tensor *ret, unsigned 
         unsigned bits;
     } packed[] = {{"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}};
     struct ckpt_buf name = {.max = sizeof ret->type - 1};
-    int r = tokens_string(t, &name);
+    int r = ckpt_tokens_string(t, &name);
     ckpt_buf_addc(&name, 0);
     bool fits = !ckpt_buf_error(&name) && strlen((char *)name.data) == name.len - 1;
     if (fits)
@@ -70,7 +70,7 @@ static int take_type(struct tokens *t, struct safetensors_tensor *ret, unsigned 
         }
     ret->packed = false;
     if (!fits || !ckpt_dtype_by_safetensors(ret->type, &ret->dtype))
-        return tokens_fail(t, "an unknown dtype");
+        return ckpt_tokens_fail(t, "an unknown dtype");
     *ret_bits = 8u * ckpt_dtype_info(ret->dtype)->size;
     return 0;
 }
@@ -81,9 +81,9 @@ static int take_shape(struct tokens *t, struct safetensors_tensor *ret, uint64_t
     uint64_t size, product = 1;
     bool first = true, empty = false;
     ret->ndim = 0;
-    int r = tokens_take(t, '[');
-    while (r == 0 && (r = tokens_more(t, ']', &first)) == 1) {
-        r = tokens_u64(t, &size);
+    int r = ckpt_tokens_take(t, '[');
+    while (r == 0 && (r = ckpt_tokens_more(t, ']', &first)) == 1) {
+        r = ckpt_tokens_u64(t, &size);
         if (r < 0)
             break;
         if (ret->ndim < CKPT_MAX_DIMS)
@@ -91,7 +91,7 @@ static int take_shape(struct tokens *t, struct safetensors_tensor *ret, uint64_t
         ret->ndim++;
         empty |= !size;
         if (ckpt_mul(product, CKPT_MAX(size, (uint64_t)1), &product) || product > MAX_BYTES / 8)
-            return tokens_fail(t, "a shape that has too many elements");
+            return ckpt_tokens_fail(t, "a shape that has too many elements");
     }
     *ret_elements = empty ? 0 : product;
     return r;
@@ -99,14 +99,14 @@ static int take_shape(struct tokens *t, struct safetensors_tensor *ret, uint64_t
 
 static int take_offsets(struct tokens *t, uint64_t *ret_begin, uint64_t *ret_end)
 {
-    int r = tokens_take(t, '[');
+    int r = ckpt_tokens_take(t, '[');
     if (r == 0)
-        r = tokens_u64(t, ret_begin);
+        r = ckpt_tokens_u64(t, ret_begin);
     if (r == 0)
-        r = tokens_take(t, ',');
+        r = ckpt_tokens_take(t, ',');
     if (r == 0)
-        r = tokens_u64(t, ret_end);
-    return r < 0 ? r : tokens_take(t, ']');
+        r = ckpt_tokens_u64(t, ret_end);
+    return r < 0 ? r : ckpt_tokens_take(t, ']');
 }
 
 struct member {
@@ -124,9 +124,9 @@ static int take_member(struct tokens *t, const struct ckpt_buf *key, struct memb
         if (!ckpt_buf_error(key) && key->len == strlen(names[i]) && !memcmp(key->data, names[i], key->len))
             which = i;
     if (which < 0)
-        return tokens_value(t, NULL);
+        return ckpt_tokens_value(t, NULL);
     if (*seen[which])
-        return tokens_fail(t, "a member of a tensor that is there twice");
+        return ckpt_tokens_fail(t, "a member of a tensor that is there twice");
     *seen[which] = true;
     return which == 0 ? take_type(t, ret, &m->bits) : which == 1 ? take_shape(t, ret, &m->elements) : take_offsets(t, &m->begin, &m->end);
 }
@@ -136,13 +136,13 @@ static int settle_tensor(struct safetensors_header *h, const struct member *m, s
     struct tokens *t = &h->tokens;
     uint64_t bits, size = h->file->st.size - h->data;
     if (!m->type || !m->shape || !m->offsets)
-        return tokens_fail(t, "a tensor without dtype, shape or data_offsets");
+        return ckpt_tokens_fail(t, "a tensor without dtype, shape or data_offsets");
     if (ckpt_mul(m->elements, m->bits, &bits))
-        return tokens_fail(t, "a shape that has too many elements");
+        return ckpt_tokens_fail(t, "a shape that has too many elements");
     if (bits % 8)
-        return tokens_fail(t, "a tensor that is no whole number of bytes");
+        return ckpt_tokens_fail(t, "a tensor that is no whole number of bytes");
     if (m->begin > m->end || m->end - m->begin != bits / 8)
-        return tokens_fail(t, "data_offsets that do not fit dtype and shape");
+        return ckpt_tokens_fail(t, "data_offsets that do not fit dtype and shape");
     if (m->end > size)
         return ckpt_fail(t->err, EBADMSG, "the file ends within its data: it has %llu bytes of them, and a tensor ends at %llu", (unsigned long long)size,
                          (unsigned long long)m->end);
@@ -157,13 +157,13 @@ static int take_tensor(struct safetensors_header *h, struct safetensors_tensor *
     struct member m = {0};
     struct ckpt_buf key = {.max = 64}; /* longer ones are none of those that count */
     bool first = true;
-    int r = tokens_take(t, '{');
-    while (r == 0 && (r = tokens_more(t, '}', &first)) == 1) {
+    int r = ckpt_tokens_take(t, '{');
+    while (r == 0 && (r = ckpt_tokens_more(t, '}', &first)) == 1) {
         key.len = 0;
         key.error = 0;
-        r = tokens_string(t, &key);
+        r = ckpt_tokens_string(t, &key);
         if (r == 0)
-            r = tokens_take(t, ':');
+            r = ckpt_tokens_take(t, ':');
         if (r == 0)
             r = take_member(t, &key, &m, ret);
     }
@@ -171,22 +171,22 @@ static int take_tensor(struct safetensors_header *h, struct safetensors_tensor *
     return r < 0 ? r : settle_tensor(h, &m, ret);
 }
 
-int safetensors_header_tensor(struct ckpt_file *file, uint64_t place, struct ckpt_buf *name, struct safetensors_tensor *ret, struct ckpt_err *err)
+int ckpt_safetensors_header_tensor(struct ckpt_file *file, uint64_t place, struct ckpt_buf *name, struct safetensors_tensor *ret, struct ckpt_err *err)
 {
     struct safetensors_header h;
     int r = open_header(file, SMALL_WINDOW, &h, err);
     if (r < 0)
         return r;
     struct tokens *t = &h.tokens;
-    tokens_seek(t, place);
+    ckpt_tokens_seek(t, place);
     if (name)
         name->len = 0;
-    r = tokens_string(t, name);
+    r = ckpt_tokens_string(t, name);
     if (r == 0)
-        r = tokens_take(t, ':');
+        r = ckpt_tokens_take(t, ':');
     if (r == 0)
         r = take_tensor(&h, ret);
-    safetensors_header_close(&h);
+    ckpt_safetensors_header_close(&h);
     return r;
 }
 
@@ -196,19 +196,19 @@ static int take_metadata(struct tokens *t, struct ckpt_buf *out)
 {
     struct ckpt_buf member = {.max = SAFETENSORS_MAX_METADATA};
     bool first = true;
-    if (tokens_peek(t) == 'n')
-        return tokens_value(t, NULL);
-    int r = tokens_take(t, '{');
-    while (r == 0 && (r = tokens_more(t, '}', &first)) == 1) {
+    if (ckpt_tokens_peek(t) == 'n')
+        return ckpt_tokens_value(t, NULL);
+    int r = ckpt_tokens_take(t, '{');
+    while (r == 0 && (r = ckpt_tokens_more(t, '}', &first)) == 1) {
         member.len = 0;
         member.error = 0;
         for (int i = 0; i < 2 && r >= 0; i++) { /* name and value */
-            if (tokens_peek(t) != '"')
-                r = tokens_fail(t, "__metadata__ holds something that is no string");
+            if (ckpt_tokens_peek(t) != '"')
+                r = ckpt_tokens_fail(t, "__metadata__ holds something that is no string");
             else
-                r = tokens_value(t, out ? &member : NULL);
+                r = ckpt_tokens_value(t, out ? &member : NULL);
             if (r == 0 && i == 0) {
-                r = tokens_take(t, ':');
+                r = ckpt_tokens_take(t, ':');
                 ckpt_buf_addc(&member, ':');
             }
         }
@@ -232,21 +232,21 @@ static int walk(struct safetensors_header *h, struct ckpt_buf *metadata, safeten
     struct ckpt_buf name = {.max = SAFETENSORS_MAX_NAME};
     bool first = true, has_metadata = false;
     t->err = err;
-    tokens_seek(t, t->begin);
-    int r = tokens_take(t, '{');
-    while (r == 0 && (r = tokens_more(t, '}', &first)) == 1) {
-        uint64_t place = tokens_place(t);
+    ckpt_tokens_seek(t, t->begin);
+    int r = ckpt_tokens_take(t, '{');
+    while (r == 0 && (r = ckpt_tokens_more(t, '}', &first)) == 1) {
+        uint64_t place = ckpt_tokens_place(t);
         name.len = 0;
-        r = tokens_string(t, &name);
+        r = ckpt_tokens_string(t, &name);
         if (r == 0 && ckpt_buf_error(&name))
             r = ckpt_fail(err, ckpt_buf_error(&name) == -ENOMEM ? ENOMEM : EOPNOTSUPP, "the name of a tensor is longer than %zu bytes",
                           SAFETENSORS_MAX_NAME);
         if (r == 0)
-            r = tokens_take(t, ':');
+            r = ckpt_tokens_take(t, ':');
         if (r < 0)
             break;
         if (name.len == 12 && !memcmp(name.data, "__metadata__", 12)) {
-            r = has_metadata ? tokens_fail(t, "__metadata__ is there twice") : take_metadata(t, metadata);
+            r = has_metadata ? ckpt_tokens_fail(t, "__metadata__ is there twice") : take_metadata(t, metadata);
             has_metadata = true;
             continue;
         }
@@ -255,10 +255,10 @@ static int walk(struct safetensors_header *h, struct ckpt_buf *metadata, safeten
             r = visit(arg, &name, place, &tensor);
     }
     ckpt_buf_clear(&name);
-    return r < 0 ? r : tokens_end(t);
+    return r < 0 ? r : ckpt_tokens_end(t);
 }
 
-int safetensors_header_each(struct safetensors_header *h, safetensors_visit *visit, void *arg, struct ckpt_err *err)
+int ckpt_safetensors_header_each(struct safetensors_header *h, safetensors_visit *visit, void *arg, struct ckpt_err *err)
 {
     return walk(h, NULL, visit, arg, err);
 }
@@ -316,7 +316,7 @@ static int check_ranges(const struct safetensors_header *h, struct ranges *all)
     return 0;
 }
 
-int safetensors_header_check(struct safetensors_header *h, struct ckpt_buf *metadata, struct ckpt_err *err)
+int ckpt_safetensors_header_check(struct safetensors_header *h, struct ckpt_buf *metadata, struct ckpt_err *err)
 {
     struct ranges all = {.err = err};
     int r = walk(h, metadata, add_range, &all, err);

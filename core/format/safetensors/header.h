@@ -29,18 +29,18 @@ struct safetensors_header {
 };
 
 /* -EBADMSG: the file is too short for what it says; -EUCLEAN. */
-int safetensors_header_open(struct ckpt_file *file, struct safetensors_header *ret, struct ckpt_err *err) CKPT_MUST_USE;
-void safetensors_header_close(struct safetensors_header *h);
+int ckpt_safetensors_header_open(struct ckpt_file *file, struct safetensors_header *ret, struct ckpt_err *err) CKPT_MUST_USE;
+void ckpt_safetensors_header_close(struct safetensors_header *h);
 
 /* place: of the member in the file. Returning below 0 stops the walk. */
 typedef int safetensors_visit(void *arg, const struct ckpt_buf *name, uint64_t place, const struct safetensors_tensor *tensor);
 /* Each tensor in the order of the header, which is checked member by member; -EOPNOTSUPP for a name beyond its maximum. */
-int safetensors_header_each(struct safetensors_header *h, safetensors_visit *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_safetensors_header_each(struct safetensors_header *h, safetensors_visit *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
 /* All that the format demands of a file: also that no name comes twice, and that the tensors cover the data without hole or overlap. *metadata
  * gets the members of `__metadata__` as a JSON object, as many as fit; NULL: they are not wanted. */
-int safetensors_header_check(struct safetensors_header *h, struct ckpt_buf *metadata, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_safetensors_header_check(struct safetensors_header *h, struct ckpt_buf *metadata, struct ckpt_err *err) CKPT_MUST_USE;
 /* One member again. *name (cleared first) may be NULL. */
-int safetensors_header_tensor(struct ckpt_file *file, uint64_t place, struct ckpt_buf *name, struct safetensors_tensor *ret,
+int ckpt_safetensors_header_tensor(struct ckpt_file *file, uint64_t place, struct ckpt_buf *name, struct safetensors_tensor *ret,
                               struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

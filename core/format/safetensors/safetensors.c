@@ -18,10 +18,10 @@ static int locate(struct ckpt_tree *t, uint32_t node, struct ckpt_file **ret_fil
     if (s->file)
         f = ckpt_file_ref(s->file);
     else
-        r = safetensors_folder_locate(t, t->nodes[node].ref, &f, &place, err);
+        r = ckpt_safetensors_folder_locate(t, t->nodes[node].ref, &f, &place, err);
     if (r < 0)
         return r;
-    r = safetensors_header_tensor(f, place, &name, ret, err);
+    r = ckpt_safetensors_header_tensor(f, place, &name, ret, err);
     if (r == 0 && !ckpt_tree_is_named(t, node, name.data ? (char *)name.data : "", name.len))
         r = -EUCLEAN;
     if (r == -EUCLEAN) /* it was right when it was opened */
@@ -148,7 +148,7 @@ static const struct ckpt_format safetensors_format = {
 
 /* --- opening --- */
 
-int safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
+int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct safetensors *s = calloc(1, sizeof *s);
     if (!s || ckpt_tree_new(&safetensors_format, o->pins, ret) < 0) {
@@ -162,7 +162,7 @@ int safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, s
     return 0;
 }
 
-int safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, struct ckpt_err *err)
+int ckpt_safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, struct ckpt_err *err)
 {
     if (json->len)
         t->metadata = ckpt_buf_steal(json, NULL);
@@ -192,15 +192,15 @@ static int load(struct ckpt_tree *t, struct ckpt_file *file, bool flat, struct c
     struct safetensors_header h;
     struct builder b = {.tree = t, .flat = flat, .err = err};
     struct ckpt_buf metadata = {.max = SAFETENSORS_MAX_METADATA + 1};
-    int r = safetensors_header_open(file, &h, err);
+    int r = ckpt_safetensors_header_open(file, &h, err);
     if (r < 0)
         return r;
-    r = safetensors_header_check(&h, &metadata, err);
+    r = ckpt_safetensors_header_check(&h, &metadata, err);
     for (; b.round < CKPT_NAME_ROUNDS && r == 0; b.round++)
-        r = safetensors_header_each(&h, add_tensor, &b, err);
-    safetensors_header_close(&h);
+        r = ckpt_safetensors_header_each(&h, add_tensor, &b, err);
+    ckpt_safetensors_header_close(&h);
     if (r == 0)
-        r = safetensors_set_metadata(t, &metadata, err);
+        r = ckpt_safetensors_set_metadata(t, &metadata, err);
     ckpt_buf_clear(&metadata);
     return r < 0 ? r : ckpt_tree_finish(t, err);
 }
@@ -208,7 +208,7 @@ static int load(struct ckpt_tree *t, struct ckpt_file *file, bool flat, struct c
 static int file_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
-    int r = safetensors_tree_new(o, &t, err);
+    int r = ckpt_safetensors_tree_new(o, &t, err);
     if (r < 0)
         return r;
     struct safetensors *s = t->priv;
@@ -224,7 +224,7 @@ static int file_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
 
 static int safetensors_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
-    return *o->name ? file_open(o, ret, err) : safetensors_folder_open(o, ret, err);
+    return *o->name ? file_open(o, ret, err) : ckpt_safetensors_folder_open(o, ret, err);
 }
 
 static int is_index(void *arg, const char *name, enum ckpt_ftype type)

@@ -35,12 +35,12 @@ struct safetensors {
     uint32_t shard_count, entry_count, entry_cap;
 };
 
-int safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
+int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
 /* Takes the text of an object, if there is any, as the tree's metadata. */
-int safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, struct ckpt_err *err);
+int ckpt_safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, struct ckpt_err *err);
 
-int safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
+int ckpt_safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
 /* The file of an entry's tensor, and its place there. The caller unrefs. */
-int safetensors_folder_locate(struct ckpt_tree *t, uint32_t entry, struct ckpt_file **ret, uint64_t *ret_place, struct ckpt_err *err);
+int ckpt_safetensors_folder_locate(struct ckpt_tree *t, uint32_t entry, struct ckpt_file **ret, uint64_t *ret_place, struct ckpt_err *err);
 
 #endif

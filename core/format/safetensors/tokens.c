@@ -5,14 +5,14 @@
 
 #define MAX_NESTING 125 /* of a member of a tensor: with what is around it 127, where the library stops */
 
-int tokens_fail(struct tokens *t, const char *what)
+int ckpt_tokens_fail(struct tokens *t, const char *what)
 {
     if (t->error)
         return ckpt_fail(t->err, -t->error, "%s", t->error == -EBADMSG ? "the file ends too early" : strerror(-t->error));
     return ckpt_fail(t->err, EUCLEAN, "not valid JSON at byte %llu: %s", (unsigned long long)(t->base + t->at), what);
 }
 
-void tokens_seek(struct tokens *t, uint64_t off)
+void ckpt_tokens_seek(struct tokens *t, uint64_t off)
 {
     t->error = 0;
     if (off >= t->base && off - t->base <= t->len)
@@ -49,7 +49,7 @@ static int next(struct tokens *t)
     return c;
 }
 
-int tokens_peek(struct tokens *t)
+int ckpt_tokens_peek(struct tokens *t)
 {
     int c;
     while ((c = peek(t)) == ' ' || c == '\n' || c == '\t' || c == '\r')
@@ -57,32 +57,32 @@ int tokens_peek(struct tokens *t)
     return c;
 }
 
-uint64_t tokens_place(struct tokens *t)
+uint64_t ckpt_tokens_place(struct tokens *t)
 {
-    tokens_peek(t);
+    ckpt_tokens_peek(t);
     return t->base + t->at;
 }
 
-int tokens_take(struct tokens *t, char c)
+int ckpt_tokens_take(struct tokens *t, char c)
 {
     char what[] = "'x' is missing";
-    if (tokens_peek(t) == c) {
+    if (ckpt_tokens_peek(t) == c) {
         t->at++;
         return 0;
     }
     what[1] = c;
-    return tokens_fail(t, what);
+    return ckpt_tokens_fail(t, what);
 }
 
-int tokens_more(struct tokens *t, char end, bool *first)
+int ckpt_tokens_more(struct tokens *t, char end, bool *first)
 {
     bool begins = *first;
     *first = false;
-    if (tokens_peek(t) == end) {
+    if (ckpt_tokens_peek(t) == end) {
         t->at++;
         return 0;
     }
-    int r = begins ? 0 : tokens_take(t, ',');
+    int r = begins ? 0 : ckpt_tokens_take(t, ',');
     return r < 0 ? r : 1;
 }
 
@@ -99,7 +99,7 @@ static int take_utf8(struct tokens *t, int lead, struct ckpt_buf *out)
 {
     int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1, low = 0x80, high = 0xbf;
     if (lead < 0xc2 || lead > 0xf4)
-        return tokens_fail(t, "not UTF-8");
+        return ckpt_tokens_fail(t, "not UTF-8");
     if (lead == 0xe0)
         low = 0xa0; /* no overlong forms */
     else if (lead == 0xed)
@@ -112,7 +112,7 @@ static int take_utf8(struct tokens *t, int lead, struct ckpt_buf *out)
     for (; more; more--, low = 0x80, high = 0xbf) {
         int c = next(t);
         if (c < low || c > high)
-            return tokens_fail(t, "not UTF-8");
+            return ckpt_tokens_fail(t, "not UTF-8");
         add_byte(out, c);
     }
     return 0;
@@ -137,7 +137,7 @@ static int take_hex(struct tokens *t, uint32_t *ret)
     for (int i = 0; i < 4; i++) {
         int c = next(t), digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
         if (c < 0 || digit < 0)
-            return tokens_fail(t, "an escape is not four hex digits");
+            return ckpt_tokens_fail(t, "an escape is not four hex digits");
         *ret = *ret << 4 | (uint32_t)digit;
     }
     return 0;
@@ -154,14 +154,14 @@ static int take_escape(struct tokens *t, struct ckpt_buf *out)
         return 0;
     }
     if (c != 'u')
-        return tokens_fail(t, "an unknown escape");
+        return ckpt_tokens_fail(t, "an unknown escape");
     int r = take_hex(t, &high);
     if (r == 0 && high >= 0xd800 && high < 0xe000) {
         if (high >= 0xdc00 || next(t) != '\\' || next(t) != 'u')
-            return tokens_fail(t, "an unpaired surrogate");
+            return ckpt_tokens_fail(t, "an unpaired surrogate");
         r = take_hex(t, &low);
         if (r == 0 && (low < 0xdc00 || low >= 0xe000))
-            return tokens_fail(t, "an unpaired surrogate");
+            return ckpt_tokens_fail(t, "an unpaired surrogate");
         if (r == 0)
             high = 0x10000 + ((high & 0x3ff) << 10) + (low & 0x3ff);
     }
@@ -181,20 +181,20 @@ static void take_plain(struct tokens *t, struct ckpt_buf *out)
     t->at += (size_t)(q - p);
 }
 
-int tokens_string(struct tokens *t, struct ckpt_buf *out)
+int ckpt_tokens_string(struct tokens *t, struct ckpt_buf *out)
 {
-    int r = tokens_take(t, '"');
+    int r = ckpt_tokens_take(t, '"');
     while (r == 0) {
         take_plain(t, out);
         int c = next(t);
         if (c == '"')
             return 0;
         if (c < 0)
-            r = tokens_fail(t, "a string does not end");
+            r = ckpt_tokens_fail(t, "a string does not end");
         else if (c == '\\')
             r = take_escape(t, out);
         else if (c < 0x20)
-            r = tokens_fail(t, "a control character in a string");
+            r = ckpt_tokens_fail(t, "a control character in a string");
         else if (c >= 0x80)
             r = take_utf8(t, c, out);
         else
@@ -205,15 +205,15 @@ int tokens_string(struct tokens *t, struct ckpt_buf *out)
 
 /* --- numbers, words --- */
 
-int tokens_u64(struct tokens *t, uint64_t *ret)
+int ckpt_tokens_u64(struct tokens *t, uint64_t *ret)
 {
     uint64_t v = 0;
-    int c = tokens_peek(t), digits = 0;
+    int c = ckpt_tokens_peek(t), digits = 0;
     for (; (c = peek(t)) >= '0' && c <= '9'; t->at++, digits++)
         if ((digits && !v) || ckpt_mul(v, 10, &v) || ckpt_add(v, (uint64_t)(c - '0'), &v))
-            return tokens_fail(t, digits && !v ? "a number begins with 0" : "a number is 2^64 or more");
+            return ckpt_tokens_fail(t, digits && !v ? "a number begins with 0" : "a number is 2^64 or more");
     if (!digits || c == '.' || (c | 32) == 'e')
-        return tokens_fail(t, "not a whole number");
+        return ckpt_tokens_fail(t, "not a whole number");
     *ret = v;
     return 0;
 }
@@ -223,7 +223,7 @@ static int take_digits(struct tokens *t, struct ckpt_buf *out)
     int c, n = 0;
     for (; (c = peek(t)) >= '0' && c <= '9'; t->at++, n = 1)
         add_byte(out, c);
-    return n ? 0 : tokens_fail(t, "not a number");
+    return n ? 0 : ckpt_tokens_fail(t, "not a number");
 }
 
 static int take_number(struct tokens *t, struct ckpt_buf *out)
@@ -252,7 +252,7 @@ static int take_word(struct tokens *t, const char *word, struct ckpt_buf *out)
 {
     for (const char *p = word; *p; p++)
         if (next(t) != *p)
-            return tokens_fail(t, "not a value");
+            return ckpt_tokens_fail(t, "not a value");
     if (out)
         ckpt_buf_adds(out, word);
     return 0;
@@ -263,9 +263,9 @@ static int take_word(struct tokens *t, const char *word, struct ckpt_buf *out)
 static int take_literal(struct tokens *t, struct ckpt_buf *out)
 {
     struct ckpt_buf string = {.max = out ? out->max : 0};
-    switch (tokens_peek(t)) {
+    switch (ckpt_tokens_peek(t)) {
     case '"': {
-        int r = tokens_string(t, out ? &string : NULL);
+        int r = ckpt_tokens_string(t, out ? &string : NULL);
         if (r == 0 && out) {
             ckpt_buf_add_json_string(out, string.data ? (char *)string.data : "", string.len);
             if (ckpt_buf_error(&string))
@@ -283,26 +283,26 @@ static int take_literal(struct tokens *t, struct ckpt_buf *out)
 
 static int take_key(struct tokens *t, struct ckpt_buf *out)
 {
-    if (tokens_peek(t) != '"')
-        return tokens_fail(t, "a member's name is missing");
+    if (ckpt_tokens_peek(t) != '"')
+        return ckpt_tokens_fail(t, "a member's name is missing");
     int r = take_literal(t, out);
     if (r == 0)
-        r = tokens_take(t, ':');
+        r = ckpt_tokens_take(t, ':');
     if (r == 0)
         add_byte(out, ':');
     return r;
 }
 
-int tokens_value(struct tokens *t, struct ckpt_buf *out)
+int ckpt_tokens_value(struct tokens *t, struct ckpt_buf *out)
 {
     char ends[MAX_NESTING];
     unsigned depth = 0;
     bool first = false;
     do {
-        int c = tokens_peek(t), r = 0;
+        int c = ckpt_tokens_peek(t), r = 0;
         if (c == '{' || c == '[') {
             if (depth == MAX_NESTING)
-                return tokens_fail(t, "nested too deeply");
+                return ckpt_tokens_fail(t, "nested too deeply");
             add_byte(out, next(t));
             ends[depth++] = c == '{' ? '}' : ']';
             first = true;
@@ -310,7 +310,7 @@ int tokens_value(struct tokens *t, struct ckpt_buf *out)
             r = take_literal(t, out);
         while (r == 0 && depth) {
             bool begins = first;
-            r = tokens_more(t, ends[depth - 1], &first);
+            r = ckpt_tokens_more(t, ends[depth - 1], &first);
             if (r == 0)
                 add_byte(out, ends[--depth]);
             else if (r == 1 && !begins)
@@ -326,7 +326,7 @@ int tokens_value(struct tokens *t, struct ckpt_buf *out)
     return 0;
 }
 
-int tokens_end(struct tokens *t)
+int ckpt_tokens_end(struct tokens *t)
 {
-    return tokens_peek(t) < 0 && !t->error ? 0 : tokens_fail(t, "something follows its end");
+    return ckpt_tokens_peek(t) < 0 && !t->error ? 0 : ckpt_tokens_fail(t, "something follows its end");
 }

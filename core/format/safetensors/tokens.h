@@ -22,24 +22,24 @@ struct tokens {
 };
 
 /* Go to a byte of the text: what the window holds is not read again. */
-void tokens_seek(struct tokens *t, uint64_t off);
+void ckpt_tokens_seek(struct tokens *t, uint64_t off);
 /* Where the next byte that is no white space lies in the file. */
-uint64_t tokens_place(struct tokens *t);
+uint64_t ckpt_tokens_place(struct tokens *t);
 /* The first byte of the token that comes, not taken; -1 at the end. */
-int tokens_peek(struct tokens *t);
+int ckpt_tokens_peek(struct tokens *t);
 /* -EUCLEAN, or what the medium says. */
-int tokens_fail(struct tokens *t, const char *what);
+int ckpt_tokens_fail(struct tokens *t, const char *what);
 
 /* Take what must come: one of {}[]:, */
-int tokens_take(struct tokens *t, char c) CKPT_MUST_USE;
+int ckpt_tokens_take(struct tokens *t, char c) CKPT_MUST_USE;
 /* After the beginning of an object or array (*first is true), or behind an element of it: 1, or 0 for its end, which is taken. */
-int tokens_more(struct tokens *t, char end, bool *first) CKPT_MUST_USE;
+int ckpt_tokens_more(struct tokens *t, char end, bool *first) CKPT_MUST_USE;
 /* A string, decoded, to the end of *out (NULL: nowhere). What does not fit there is an error of the buffer's, none of the text's. */
-int tokens_string(struct tokens *t, struct ckpt_buf *out) CKPT_MUST_USE;
-int tokens_u64(struct tokens *t, uint64_t *ret) CKPT_MUST_USE;
+int ckpt_tokens_string(struct tokens *t, struct ckpt_buf *out) CKPT_MUST_USE;
+int ckpt_tokens_u64(struct tokens *t, uint64_t *ret) CKPT_MUST_USE;
 /* Any value; its text without white space goes to the end of *out (NULL: nowhere). */
-int tokens_value(struct tokens *t, struct ckpt_buf *out) CKPT_MUST_USE;
+int ckpt_tokens_value(struct tokens *t, struct ckpt_buf *out) CKPT_MUST_USE;
 /* Nothing but white space may be left. */
-int tokens_end(struct tokens *t) CKPT_MUST_USE;
+int ckpt_tokens_end(struct tokens *t) CKPT_MUST_USE;
 
 #endif
