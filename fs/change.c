@@ -25,9 +25,10 @@ void fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, 
     struct ckpt_caller who = fs_caller(req);
     struct ckpt_attr a;
     struct stat out;
-    unsigned what = (to_set & FUSE_SET_ATTR_MODE ? CKPT_ATTR_MODE : 0) | (to_set & FUSE_SET_ATTR_UID ? CKPT_ATTR_UID : 0) |
-                    (to_set & FUSE_SET_ATTR_GID ? CKPT_ATTR_GID : 0) | (to_set & FUSE_SET_ATTR_SIZE ? CKPT_ATTR_SIZE : 0) |
-                    (to_set & FUSE_SET_ATTR_ATIME ? CKPT_ATTR_ATIME : 0) | (to_set & FUSE_SET_ATTR_MTIME ? CKPT_ATTR_MTIME : 0);
+    unsigned what =
+        (to_set & FUSE_SET_ATTR_MODE ? CKPT_ATTR_MODE : 0) | (to_set & FUSE_SET_ATTR_UID ? CKPT_ATTR_UID : 0) |
+        (to_set & FUSE_SET_ATTR_GID ? CKPT_ATTR_GID : 0) | (to_set & FUSE_SET_ATTR_SIZE ? CKPT_ATTR_SIZE : 0) |
+        (to_set & FUSE_SET_ATTR_ATIME ? CKPT_ATTR_ATIME : 0) | (to_set & FUSE_SET_ATTR_MTIME ? CKPT_ATTR_MTIME : 0);
     if (to_set & FUSE_SET_ATTR_ATIME_NOW)
         st->st_atim.tv_nsec = UTIME_NOW;
     if (to_set & FUSE_SET_ATTR_MTIME_NOW)
@@ -48,7 +49,8 @@ void fs_op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mod
     struct ckpt_caller who = fs_caller(req);
     struct ckpt_handle *handle;
     struct ckpt_attr a;
-    int r = S_ISREG(mode) ? ckpt_create(m->source, parent, name, mode & 07777, O_EXCL, &who, &a, &handle, NULL) : ckpt_no_link(m->source, parent);
+    int r = S_ISREG(mode) ? ckpt_create(m->source, parent, name, mode & 07777, O_EXCL, &who, &a, &handle, NULL)
+                          : ckpt_no_link(m->source, parent);
     if (r == 0)
         ckpt_release(handle);
     reply_entry(req, r, &a);
@@ -84,7 +86,8 @@ static void interrupt(fuse_req_t req, void *data)
     atomic_store((atomic_bool *)data, true);
 }
 
-void fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name, unsigned flags)
+void fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name,
+                  unsigned flags)
 {
     atomic_bool interrupted = false;
     struct ckpt_caller who = fs_caller(req);
@@ -200,16 +203,19 @@ void fs_op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 void fs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
     struct ckpt_caller who = fs_caller(req);
-    fuse_reply_err(req, fs_handle_of(fi) ? -ckpt_handle_allocate(fs_handle_of(fi), mode, (uint64_t)off, (uint64_t)len, &who) : EBADF);
+    fuse_reply_err(req, fs_handle_of(fi)
+                            ? -ckpt_handle_allocate(fs_handle_of(fi), mode, (uint64_t)off, (uint64_t)len, &who)
+                            : EBADF);
 }
 
-void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
-                           struct fuse_file_info *fi_out, size_t len, int flags)
+void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
+                           fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t len, int flags)
 {
     struct ckpt_caller who = fs_caller(req);
-    ssize_t n = fs_handle_of(fi_out) ? ckpt_copy_range(fs_mount_of(req)->source, fs_handle_of(fi_in), ino_in, (uint64_t)off_in, fs_handle_of(fi_out),
-                                                       (uint64_t)off_out, len, &who, NULL)
-                                     : -EBADF;
+    ssize_t n = fs_handle_of(fi_out)
+                    ? ckpt_copy_range(fs_mount_of(req)->source, fs_handle_of(fi_in), ino_in, (uint64_t)off_in,
+                                      fs_handle_of(fi_out), (uint64_t)off_out, len, &who, NULL)
+                    : -EBADF;
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else

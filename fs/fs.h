@@ -12,9 +12,9 @@ enum fs_exit { FS_OK, FS_USAGE, FS_MOUNT_FAILED, FS_UNREACHABLE, FS_INTEGRITY, F
 
 struct fs_command {
     const char *name;
-    const char *synopsis; /* what follows the name */
-    const char *summary;  /* one line */
-    const char *help;     /* the options, and what they mean; may be NULL */
+    const char *synopsis;              /* what follows the name */
+    const char *summary;               /* one line */
+    const char *help;                  /* the options, and what they mean; may be NULL */
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns an enum fs_exit */
 };
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A thread takes a request, answers it, and takes the next one. One more is made when all are busy, up to a number that bounds what their buffers take.
- * Those that wait for long, or work for long, do not count in that (core/base/waiting.h): else one user who commits a few large steps, or changes
- * them meanwhile, would have all of them. How many of one user's may wait so is bounded instead.
+ * A thread takes a request, answers it, and takes the next one. One more is made when all are busy, up to a number that
+ * bounds what their buffers take. Those that wait for long, or work for long, do not count in that
+ * (core/base/waiting.h): else one user who commits a few large steps, or changes them meanwhile, would have all of
+ * them. How many of one user's may wait so is bounded instead.
  */
 #include "fs/loop.h"
 
@@ -18,10 +19,10 @@
 #include <signal.h>
 #include <time.h>
 
-#define WAKE SIGUSR1
-#define THREADS 10          /* that do not wait */
-#define WAITING_OF_USER 64u /* calls of one user's that wait at once; more get EAGAIN */
-#define WAITING 512u        /* of all users' */
+#define WAKE            SIGUSR1
+#define THREADS         10   /* that do not wait */
+#define WAITING_OF_USER 64u  /* calls of one user's that wait at once; more get EAGAIN */
+#define WAITING         512u /* of all users' */
 
 struct worker {
     struct worker *next;
@@ -163,8 +164,8 @@ static int begin_waiting(void *arg)
     }
     if (loop->waiting >= WAITING || count_waiting(loop, w->uid) >= WAITING_OF_USER) {
         if (ckpt_log_again(&loop->told, w->uid))
-            ckpt_log(CKPT_LOG_WARN, "user %u has %u calls that wait for commits, all users %u: more of them get EAGAIN", w->uid,
-                     count_waiting(loop, w->uid), loop->waiting);
+            ckpt_log(CKPT_LOG_WARN, "user %u has %u calls that wait for commits, all users %u: more of them get EAGAIN",
+                     w->uid, count_waiting(loop, w->uid), loop->waiting);
         return -EAGAIN;
     }
     w->waiting = 1;
@@ -200,7 +201,8 @@ static void nothing(int signal)
 {
 }
 
-/* A signal that comes before the thread has begun to wait for a request is lost, so it is sent again. Those that are at a request end it first. */
+/* A signal that comes before the thread has begun to wait for a request is lost, so it is sent again. Those that are at
+ * a request end it first. */
 static bool wake_receivers(struct loop *loop)
 {
     bool all_ended = true;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `ckptfs mount`: the daemon. The command forks; the child opens the source, mounts and serves, and tells the parent through a pipe
- * when the kernel has been answered, or why it never will be. So the command returns when the mount works, with the right status.
+ * `ckptfs mount`: the daemon. The command forks; the child opens the source, mounts and serves, and tells the parent
+ * through a pipe when the kernel has been answered, or why it never will be. So the command returns when the mount
+ * works, with the right status.
  */
 #include "fs/commands/commands.h"
 #include "fs/loop.h"
@@ -36,7 +37,8 @@ static void send_report(int fd, int status, const char *text)
         ckpt_log(CKPT_LOG_DEBUG, "nobody waits for the mount");
 }
 
-/* A mount point whose daemon has died answers ENOTCONN: take the dead mount away. Its attributes may still be cached; what statfs tells is not. */
+/* A mount point whose daemon has died answers ENOTCONN: take the dead mount away. Its attributes may still be cached;
+ * what statfs tells is not. */
 static void clear_dead_mount(const char *mountpoint)
 {
     struct statfs st;
@@ -73,8 +75,8 @@ static void raise_read_ahead(const char *mountpoint)
         ckpt_log(CKPT_LOG_DEBUG, "the kernel's read-ahead stays as it is");
 }
 
-/* --- the thread that tells the kernel which steps have gone, so that it lets go of their files. It holds no lock that an operation
- *     needs: the notification may have to wait for one. --- */
+/* --- the thread that tells the kernel which steps have gone, so that it lets go of their files. It holds no lock that
+ * an operation needs: the notification may have to wait for one. --- */
 
 struct sweeper {
     struct fs_mount *mount;
@@ -138,10 +140,13 @@ static struct fuse_session *new_session(struct fs_mount *m, const struct fs_moun
     struct fuse_session *session = NULL;
     if (fsname) {
         sprintf(fsname, "fsname=%s", real ? real : o->source);
-        if (fuse_opt_add_arg(&args, "ckptfs") == 0 && fuse_opt_add_opt(&mount_opts, m->writable || o->read_write ? "default_permissions,subtype=ckptfs" : "ro,default_permissions,subtype=ckptfs") == 0 &&
-            fuse_opt_add_opt_escaped(&mount_opts, fsname) == 0 && (!o->fuse || fuse_opt_add_opt(&mount_opts, o->fuse) == 0) &&
-            fuse_opt_add_arg(&args, "-o") == 0 && fuse_opt_add_arg(&args, mount_opts) == 0 &&
-            (!o->debug || fuse_opt_add_arg(&args, "-d") == 0))
+        if (fuse_opt_add_arg(&args, "ckptfs") == 0 &&
+            fuse_opt_add_opt(&mount_opts, m->writable || o->read_write
+                                              ? "default_permissions,subtype=ckptfs"
+                                              : "ro,default_permissions,subtype=ckptfs") == 0 &&
+            fuse_opt_add_opt_escaped(&mount_opts, fsname) == 0 &&
+            (!o->fuse || fuse_opt_add_opt(&mount_opts, o->fuse) == 0) && fuse_opt_add_arg(&args, "-o") == 0 &&
+            fuse_opt_add_arg(&args, mount_opts) == 0 && (!o->debug || fuse_opt_add_arg(&args, "-d") == 0))
             session = fuse_session_new(&args, &fs_operations, sizeof fs_operations, m);
     }
     if (!session)
@@ -167,21 +172,30 @@ static int serve(struct fs_mount *m, const struct fs_mount_options *o)
     int status = FS_MOUNT_FAILED;
     struct stat st;
     clear_dead_mount(o->mountpoint);
-    if (stat(o->mountpoint, &st) == 0 && !S_ISDIR(st.st_mode)) { /* libfuse would mount on it, and nothing could be reached */
+    if (stat(o->mountpoint, &st) == 0 &&
+        !S_ISDIR(st.st_mode)) { /* libfuse would mount on it, and nothing could be reached */
         ckpt_fail(&err, ENOTDIR, "%s: not a directory", o->mountpoint);
         send_report(m->ready_fd, FS_MOUNT_FAILED, err.text);
         fuse_session_destroy(session);
         return FS_MOUNT_FAILED;
     }
     if (fuse_set_signal_handlers(session) != 0 || fuse_session_mount(session, o->mountpoint) != 0) {
-        ckpt_fail(&err, EIO, "%s: cannot be mounted: is it an empty directory of yours, is /dev/fuse there, and is fusermount3 installed?%s", o->mountpoint,
-                  o->fuse && strstr(o->fuse, "allow_") ? " allow_other and allow_root want user_allow_other in /etc/fuse.conf." : "");
+        ckpt_fail(&err, EIO,
+                  "%s: cannot be mounted: is it an empty directory of yours, is /dev/fuse there, and is fusermount3 "
+                  "installed?%s",
+                  o->mountpoint,
+                  o->fuse && strstr(o->fuse, "allow_")
+                      ? " allow_other and allow_root want user_allow_other in /etc/fuse.conf."
+                      : "");
         send_report(m->ready_fd, FS_MOUNT_FAILED, err.text);
     } else {
-        /* Writing by the kernel itself wants the handles that only a writable mount has; tests that count what is written to disk want none. */
-        if ((m->writable || o->passthrough) && geteuid() == 0 && !getenv("CKPTFS_DISK_FAIL") && !getenv("CKPTFS_DISK_TRACE"))
+        /* Writing by the kernel itself wants the handles that only a writable mount has; tests that count what is
+         * written to disk want none. */
+        if ((m->writable || o->passthrough) && geteuid() == 0 && !getenv("CKPTFS_DISK_FAIL") &&
+            !getenv("CKPTFS_DISK_TRACE"))
             m->passthrough = fs_passthrough_new(session);
-        struct sweeper s = {.mount = m, .session = session, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+        struct sweeper s = {
+            .mount = m, .session = session, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
         bool sweeping = pthread_create(&s.thread, NULL, sweep, &s) == 0;
         if (!sweeping)
             send_report(m->ready_fd, FS_MOUNT_FAILED, "no thread can be made");
@@ -203,7 +217,8 @@ static int serve(struct fs_mount *m, const struct fs_mount_options *o)
 
 static int status_of(int error)
 {
-    return error == -EUCLEAN || error == -EBADMSG || error == -EOPNOTSUPP || error == -ENODATA ? FS_INTEGRITY : FS_UNREACHABLE;
+    return error == -EUCLEAN || error == -EBADMSG || error == -EOPNOTSUPP || error == -ENODATA ? FS_INTEGRITY
+                                                                                               : FS_UNREACHABLE;
 }
 
 /* In the daemon: open, mount, serve. ready_fd is where the parent waits, or -1. */
@@ -273,8 +288,8 @@ static void prepare_process(void)
         rl.rlim_cur = rl.rlim_max;
         setrlimit(RLIMIT_NOFILE, &rl);
     }
-    mallopt(M_ARENA_MAX, 2);              /* many threads, little memory */
-    mallopt(M_MMAP_THRESHOLD, 4 << 20);   /* chunks go back to the system when they are dropped */
+    mallopt(M_ARENA_MAX, 2);            /* many threads, little memory */
+    mallopt(M_MMAP_THRESHOLD, 4 << 20); /* chunks go back to the system when they are dropped */
     mallopt(M_TRIM_THRESHOLD, 16 << 20);
 }
 
@@ -344,7 +359,8 @@ int fs_umount_main(int argc, char **argv)
         pid_t pid = fork();
         int status = 0;
         if (pid == 0) {
-            execlp("fusermount3", "fusermount3", "-u", lazy ? "-z" : mountpoint, lazy ? mountpoint : NULL, (char *)NULL);
+            execlp("fusermount3", "fusermount3", "-u", lazy ? "-z" : mountpoint, lazy ? mountpoint : NULL,
+                   (char *)NULL);
             _exit(127);
         }
         if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status))

@@ -17,10 +17,20 @@ static int parse_number(const char *text, int base, uint64_t max, uint64_t *ret)
         return -EINVAL;
     unsigned shift = 0;
     switch (*end) {
-    case 'K': case 'k': shift = 10; break;
-    case 'M': case 'm': shift = 20; break;
-    case 'G': case 'g': shift = 30; break;
-    default: break;
+    case 'K':
+    case 'k':
+        shift = 10;
+        break;
+    case 'M':
+    case 'm':
+        shift = 20;
+        break;
+    case 'G':
+    case 'g':
+        shift = 30;
+        break;
+    default:
+        break;
     }
     if (shift)
         end++;
@@ -37,12 +47,14 @@ static int parse_seconds(const char *value, double *ret)
     return value && end != value && !*end && *ret >= 0 && *ret <= 86400 ? 0 : -EINVAL;
 }
 
-/* Options of fstab lines that mean something to mount(8), or to systemd, and nothing to a mount of FUSE. Access times are the daemon's. */
+/* Options of fstab lines that mean something to mount(8), or to systemd, and nothing to a mount of FUSE. Access times
+ * are the daemon's. */
 static bool is_for_mount(const char *name)
 {
-    static const char *const names[] = {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
-                                        "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "nodiratime",
-                                        "silent", "loud", "comment", "helper", "uhelper"};
+    static const char *const names[] = {
+        "defaults", "auto",       "noauto",   "user",       "nouser",      "users",         "owner",    "group",
+        "nofail",   "_netdev",    "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime",
+        "diratime", "nodiratime", "silent",   "loud",       "comment",     "helper",        "uhelper"};
     if (!strncmp(name, "x-", 2) || !strncmp(name, "X-", 2))
         return true;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -185,7 +197,8 @@ int fs_mount_options_parse(int argc, char **argv, struct fs_mount_options *o, st
             r = ckpt_fail(err, EINVAL, "unknown option %s", a);
     }
     if (r >= 0 && !o->mountpoint)
-        r = ckpt_fail(err, EINVAL, o->source ? "the mount point is missing" : "the source and the mount point are missing");
+        r = ckpt_fail(err, EINVAL,
+                      o->source ? "the mount point is missing" : "the source and the mount point are missing");
     if (r >= 0)
         r = check_writers(o, err);
     if (r >= 0 && fuse.len) {

@@ -10,7 +10,7 @@ struct fs_mount_options {
     bool foreground, debug, single_thread;
     bool read_only, read_write; /* as said; neither: as the source allows */
     char codec[16];
-    bool passthrough;           /* for reading too */
+    bool passthrough; /* for reading too */
     struct ckpt_options core;
     bool set_writers, set_writer;
     struct ckpt_shown shown;

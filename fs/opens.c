@@ -68,8 +68,10 @@ static bool is_over(const struct fs_opens *o, const struct fs_opener *u)
 static void refuse(struct fs_opens *o, struct fs_opener *u)
 {
     if (ckpt_log_again(&o->told, u->uid))
-        ckpt_log(CKPT_LOG_WARN, "user %u has %u files and directories open, all users %u: no more than %u of one user, and %u in all, can be; more get EMFILE. The limit of "
-                                "descriptors (ulimit -n) decides",
+        ckpt_log(CKPT_LOG_WARN,
+                 "user %u has %u files and directories open, all users %u: no more than %u of one user, and %u in all, "
+                 "can be; more get EMFILE. The limit of "
+                 "descriptors (ulimit -n) decides",
                  u->uid, u->count, o->count, o->user_limit, o->limit);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What users have open. A file of a staged step, and a directory, costs the daemon descriptors and memory until it is closed; so that one user
- * cannot have all of them, each has a share, and gets EMFILE beyond it. Internally locked.
+ * What users have open. A file of a staged step, and a directory, costs the daemon descriptors and memory until it is
+ * closed; so that one user cannot have all of them, each has a share, and gets EMFILE beyond it. Internally locked.
  */
 #ifndef FS_OPENS_H
 #define FS_OPENS_H

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How the kernel may remember: what is part of a committed step, for ever (another step under the same name has other numbers);
- * what the source holds besides, for the refresh time; a control file, not at all.
+ * How the kernel may remember: what is part of a committed step, for ever (another step under the same name has other
+ * numbers); what the source holds besides, for the refresh time; a control file, not at all.
  *
- * Files of a read-only mount need no open: the answer ENOSYS to the first one tells the kernel to stop asking, and a file that is read again
- * costs no request. (On a mount that is written this would lose truncations and closes.)
+ * Files of a read-only mount need no open: the answer ENOSYS to the first one tells the kernel to stop asking, and a
+ * file that is read again costs no request. (On a mount that is written this would lose truncations and closes.)
  * Readers that outlive their step are safe all the same, since a checkpoint's files are kept open while the kernel
  * knows any of its names.
  */
@@ -16,9 +16,9 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#define FOR_EVER (365 * 86400.0)
-#define STAGED_ATTR 1.0 /* seconds */
-#define INSIDE ((uint64_t)1 << 40) /* ids from here on are inside of checkpoints */
+#define FOR_EVER    (365 * 86400.0)
+#define STAGED_ATTR 1.0                 /* seconds */
+#define INSIDE      ((uint64_t)1 << 40) /* ids from here on are inside of checkpoints */
 
 static struct timespec to_time(int64_t ns)
 {
@@ -36,7 +36,9 @@ void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct st
     *st = (struct stat){
         .st_ino = a->ino,
         .st_mode = types[a->type] | (a->type == CKPT_LINK ? 0777 : a->mode & ~(mode_t)m->opt->shown.umask),
-        .st_nlink = a->nlink != CKPT_NLINK_UNKNOWN ? a->nlink : a->type == CKPT_DIR ? 2 : 1,
+        .st_nlink = a->nlink != CKPT_NLINK_UNKNOWN ? a->nlink
+                    : a->type == CKPT_DIR          ? 2
+                                                   : 1,
         .st_uid = m->opt->shown.set_uid ? m->opt->shown.uid : a->uid,
         .st_gid = m->opt->shown.set_gid ? m->opt->shown.gid : a->gid,
         .st_size = (off_t)a->size,
@@ -48,7 +50,8 @@ void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct st
     st->st_ctim = to_time(a->ctime_ns);
 }
 
-/* Nobody but this mount changes what is staged: the kernel knows all changes, but not the times and blocks that follow from them. */
+/* Nobody but this mount changes what is staged: the kernel knows all changes, but not the times and blocks that follow
+ * from them. */
 double fs_attr_timeout(const struct fs_mount *m, const struct ckpt_attr *a)
 {
     return a->forever || a->snapshot ? FOR_EVER : a->staged ? STAGED_ATTR : m->opt->core.refresh;
@@ -79,7 +82,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct ckpt_caller who = fs_caller(req);
     int r = ckpt_lookup_for(m->source, parent, name, &who, &a, NULL);
     if (r == -ENOENT && parent >= INSIDE && !a.fleeting) {
-        /* A committed step never gets another name; but where steps are changed, its directories stand for those of the changed one. */
+        /* A committed step never gets another name; but where steps are changed, its directories stand for those of the
+         * changed one. */
         e.entry_timeout = m->writable ? m->opt->core.refresh : FOR_EVER;
         fuse_reply_entry(req, &e);
         return;
@@ -157,7 +161,9 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (open)
         open->what = handle;
     fi->fh = (uintptr_t)open;
-    fi->keep_cache = a.forever || (a.staged && !m->passthrough); /* what the kernel has written by itself is not in its cache of this file */
+    fi->keep_cache = a.forever ||
+                     (a.staged &&
+                      !m->passthrough); /* what the kernel has written by itself is not in its cache of this file */
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
     int fd = handle ? ckpt_handle_fd(handle) : m->opt->passthrough ? ckpt_backing_fd(m->source, ino) : -1;
     int32_t backing = fs_passthrough_open(m->passthrough, ino, fd);
@@ -218,7 +224,8 @@ static int seek(struct fs_mount *m, fuse_ino_t ino, struct ckpt_handle *handle, 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
     uint64_t at = (uint64_t)off;
-    int r = whence == SEEK_DATA || whence == SEEK_HOLE ? seek(fs_mount_of(req), ino, fs_handle_of(fi), &at, whence) : -EINVAL;
+    int r = whence == SEEK_DATA || whence == SEEK_HOLE ? seek(fs_mount_of(req), ino, fs_handle_of(fi), &at, whence)
+                                                       : -EINVAL;
     if (r < 0)
         fuse_reply_err(req, -r);
     else
@@ -283,7 +290,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct 
         if (plus && pos >= 2 && !ckpt_dir_is_fleeting(fs_dir_of(fi))) {
             int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
             if (l == -ENOENT && !ckpt_dir_in_tree(fs_dir_of(fi)))
-                continue; /* it has gone since the directory was opened */
+                continue;                  /* it has gone since the directory was opened */
             taken = l == 0 && !a.snapshot; /* which is for who looks it up */
             if (taken)
                 fs_fill_entry(m, &a, &e);
@@ -329,7 +336,8 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 {
     struct ckpt_caller who = fs_caller(req);
     CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
-    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(fs_mount_of(req)->source, ino, name, &who, buf, size), buf, size);
+    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(fs_mount_of(req)->source, ino, name, &who, buf, size), buf,
+                size);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)

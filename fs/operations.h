@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The FUSE operations: a thin translation of the kernel's requests to calls of libckptfs. A node's number is its id. All of them may
- * run at once; no lock is held here.
+ * The FUSE operations: a thin translation of the kernel's requests to calls of libckptfs. A node's number is its id.
+ * All of them may run at once; no lock is held here.
  */
 #ifndef FS_OPERATIONS_H
 #define FS_OPERATIONS_H
@@ -17,8 +17,8 @@
 struct fs_mount {
     struct ckpt_source *source;
     const struct fs_mount_options *opt;
-    bool writable; /* the source has a native root to write to */
-    bool no_open; /* the kernel opens files without asking */
+    bool writable;                      /* the source has a native root to write to */
+    bool no_open;                       /* the kernel opens files without asking */
     struct fs_passthrough *passthrough; /* NULL: there is none */
     struct fs_opens *opens;
     int ready_fd; /* where somebody waits for the mount to work, or -1 */
@@ -55,7 +55,8 @@ void fs_op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mod
 void fs_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
 void fs_op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
 void fs_op_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name);
-void fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name, unsigned flags);
+void fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name,
+                  unsigned flags);
 void fs_op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_name);
 void fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi);
 void fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi);
@@ -67,7 +68,7 @@ void fs_op_statfs(fuse_req_t req, fuse_ino_t ino);
 void fs_op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags);
 void fs_op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 void fs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi);
-void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
-                           struct fuse_file_info *fi_out, size_t len, int flags);
+void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
+                           fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t len, int flags);
 
 #endif

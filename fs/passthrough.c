@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The numbers of the protocol that the headers of older systems lack are from Linux's include/uapi/linux/fuse.h, version 7.41. */
+/* The numbers of the protocol that the headers of older systems lack are from Linux's include/uapi/linux/fuse.h,
+ * version 7.41. */
 #include "fs/passthrough.h"
 
 #include "core/base/log.h"
@@ -11,15 +12,15 @@
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 
-#define INIT_EXT        (1u << 30) /* FUSE_INIT_EXT, of flags */
-#define KILLPRIV_V2     (1u << 28) /* FUSE_HANDLE_KILLPRIV_V2, of flags */
-#define PASSTHROUGH     (1u << 5)  /* FUSE_PASSTHROUGH, of flags2 */
-#define OPEN_NOFLUSH    (1u << 5)  /* FOPEN_NOFLUSH */
-#define OPEN_PASSTHROUGH (1u << 7) /* FOPEN_PASSTHROUGH */
-#define INIT_FLAGS      12         /* offsets in fuse_init_out */
-#define INIT_FLAGS2     32
-#define INIT_DEPTH      36
-#define INIT_SIZE       64
+#define INIT_EXT         (1u << 30) /* FUSE_INIT_EXT, of flags */
+#define KILLPRIV_V2      (1u << 28) /* FUSE_HANDLE_KILLPRIV_V2, of flags */
+#define PASSTHROUGH      (1u << 5)  /* FUSE_PASSTHROUGH, of flags2 */
+#define OPEN_NOFLUSH     (1u << 5)  /* FOPEN_NOFLUSH */
+#define OPEN_PASSTHROUGH (1u << 7)  /* FOPEN_PASSTHROUGH */
+#define INIT_FLAGS       12         /* offsets in fuse_init_out */
+#define INIT_FLAGS2      32
+#define INIT_DEPTH       36
+#define INIT_SIZE        64
 
 struct backing_map {
     int32_t fd;
@@ -75,8 +76,10 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
         memcpy(at, iov[i].iov_base, iov[i].iov_len);
         at += iov[i].iov_len;
     }
-    /* We drop set-id bits ourselves, when a file is opened to be changed. Else the kernel asks for security.capability before each write. */
-    uint32_t flags = ckpt_le32(body + INIT_FLAGS) | INIT_EXT | p->killpriv, flags2 = ckpt_le32(body + INIT_FLAGS2) | PASSTHROUGH, depth = 1;
+    /* We drop set-id bits ourselves, when a file is opened to be changed. Else the kernel asks for security.capability
+     * before each write. */
+    uint32_t flags = ckpt_le32(body + INIT_FLAGS) | INIT_EXT | p->killpriv,
+             flags2 = ckpt_le32(body + INIT_FLAGS2) | PASSTHROUGH, depth = 1;
     memcpy(body + INIT_FLAGS, &flags, 4);
     memcpy(body + INIT_FLAGS2, &flags2, 4);
     memcpy(body + INIT_DEPTH, &depth, 4);
@@ -125,7 +128,8 @@ static int32_t open_backing(struct fs_passthrough *p, int fd)
         return id;
     if (errno == EPERM) {
         atomic_store(&p->on, false);
-        ckpt_log(CKPT_LOG_INFO, "the kernel wants a privileged daemon for passthrough: files are read through the daemon");
+        ckpt_log(CKPT_LOG_INFO,
+                 "the kernel wants a privileged daemon for passthrough: files are read through the daemon");
     }
     return 0;
 }

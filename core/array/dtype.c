@@ -179,16 +179,11 @@ static const struct small_float {
     int8_t bias;
     enum specials specials;
 } small_floats[CKPT_DT_COUNT] = {
-    [CKPT_DT_F16] = {5, 10, 15, IEEE},
-    [CKPT_DT_F8_E4M3FN] = {4, 3, 7, LAST_NAN},
-    [CKPT_DT_F8_E4M3FNUZ] = {4, 3, 8, ZERO_NAN},
-    [CKPT_DT_F8_E4M3B11FNUZ] = {4, 3, 11, ZERO_NAN},
-    [CKPT_DT_F8_E5M2] = {5, 2, 15, IEEE},
-    [CKPT_DT_F8_E5M2FNUZ] = {5, 2, 16, ZERO_NAN},
-    [CKPT_DT_F8_E3M4] = {3, 4, 3, IEEE},
-    [CKPT_DT_F8_E4M3] = {4, 3, 7, IEEE},
-    [CKPT_DT_F4_E2M1FN] = {2, 1, 1, FINITE},
-    [CKPT_DT_F6_E2M3FN] = {2, 3, 1, FINITE},
+    [CKPT_DT_F16] = {5, 10, 15, IEEE},           [CKPT_DT_F8_E4M3FN] = {4, 3, 7, LAST_NAN},
+    [CKPT_DT_F8_E4M3FNUZ] = {4, 3, 8, ZERO_NAN}, [CKPT_DT_F8_E4M3B11FNUZ] = {4, 3, 11, ZERO_NAN},
+    [CKPT_DT_F8_E5M2] = {5, 2, 15, IEEE},        [CKPT_DT_F8_E5M2FNUZ] = {5, 2, 16, ZERO_NAN},
+    [CKPT_DT_F8_E3M4] = {3, 4, 3, IEEE},         [CKPT_DT_F8_E4M3] = {4, 3, 7, IEEE},
+    [CKPT_DT_F4_E2M1FN] = {2, 1, 1, FINITE},     [CKPT_DT_F6_E2M3FN] = {2, 3, 1, FINITE},
     [CKPT_DT_F6_E3M2FN] = {3, 2, 3, FINITE},
 };
 

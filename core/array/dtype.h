@@ -14,15 +14,38 @@
 
 enum ckpt_dtype {
     CKPT_DT_BOOL,
-    CKPT_DT_I8, CKPT_DT_I16, CKPT_DT_I32, CKPT_DT_I64,
-    CKPT_DT_U8, CKPT_DT_U16, CKPT_DT_U32, CKPT_DT_U64,
-    CKPT_DT_F16, CKPT_DT_F32, CKPT_DT_F64,
+    CKPT_DT_I8,
+    CKPT_DT_I16,
+    CKPT_DT_I32,
+    CKPT_DT_I64,
+    CKPT_DT_U8,
+    CKPT_DT_U16,
+    CKPT_DT_U32,
+    CKPT_DT_U64,
+    CKPT_DT_F16,
+    CKPT_DT_F32,
+    CKPT_DT_F64,
     CKPT_DT_BF16,
-    CKPT_DT_C32, CKPT_DT_C64, CKPT_DT_C128, /* complex of two float16, float32, float64 */
-    CKPT_DT_F8_E4M3FN, CKPT_DT_F8_E4M3FNUZ, CKPT_DT_F8_E4M3B11FNUZ, CKPT_DT_F8_E5M2, CKPT_DT_F8_E5M2FNUZ,
-    CKPT_DT_F8_E3M4, CKPT_DT_F8_E4M3, CKPT_DT_F8_E8M0FNU,
-    CKPT_DT_F4_E2M1FN, CKPT_DT_F6_E2M3FN, CKPT_DT_F6_E3M2FN, /* unpacked, one byte an element */
-    CKPT_DT_I4, CKPT_DT_U4, CKPT_DT_I2, CKPT_DT_U2, CKPT_DT_I1, CKPT_DT_U1, /* unpacked, one byte an element */
+    CKPT_DT_C32,
+    CKPT_DT_C64,
+    CKPT_DT_C128, /* complex of two float16, float32, float64 */
+    CKPT_DT_F8_E4M3FN,
+    CKPT_DT_F8_E4M3FNUZ,
+    CKPT_DT_F8_E4M3B11FNUZ,
+    CKPT_DT_F8_E5M2,
+    CKPT_DT_F8_E5M2FNUZ,
+    CKPT_DT_F8_E3M4,
+    CKPT_DT_F8_E4M3,
+    CKPT_DT_F8_E8M0FNU,
+    CKPT_DT_F4_E2M1FN,
+    CKPT_DT_F6_E2M3FN,
+    CKPT_DT_F6_E3M2FN, /* unpacked, one byte an element */
+    CKPT_DT_I4,
+    CKPT_DT_U4,
+    CKPT_DT_I2,
+    CKPT_DT_U2,
+    CKPT_DT_I1,
+    CKPT_DT_U1, /* unpacked, one byte an element */
     CKPT_DT_OTHER,
     CKPT_DT_COUNT
 };
@@ -30,12 +53,12 @@ enum ckpt_dtype {
 enum ckpt_dtype_class { CKPT_DC_BOOL, CKPT_DC_INT, CKPT_DC_UINT, CKPT_DC_FLOAT, CKPT_DC_COMPLEX, CKPT_DC_OTHER };
 
 struct ckpt_dtype_info {
-    const char *name;            /* as NumPy and ml_dtypes call it: "float32", "bfloat16", "int4" */
-    const char *descr;           /* of the .npy header: "<f4", "<V2", "|V1", "|i1" (docs/semantics.md, "Types") */
-    const char *safetensors;     /* "F32", "BF16", ...; NULL: the type has no name there */
-    uint8_t size;                /* bytes an element as the mount shows it */
-    uint8_t swap;                /* bytes reversed as a unit when the byte order differs: 4 for float32 and complex64 */
-    uint8_t bits;                /* 4, 2 and 1 for the small integers (sign-extension needed), else 8*size */
+    const char *name;        /* as NumPy and ml_dtypes call it: "float32", "bfloat16", "int4" */
+    const char *descr;       /* of the .npy header: "<f4", "<V2", "|V1", "|i1" (docs/semantics.md, "Types") */
+    const char *safetensors; /* "F32", "BF16", ...; NULL: the type has no name there */
+    uint8_t size;            /* bytes an element as the mount shows it */
+    uint8_t swap;            /* bytes reversed as a unit when the byte order differs: 4 for float32 and complex64 */
+    uint8_t bits;            /* 4, 2 and 1 for the small integers (sign-extension needed), else 8*size */
     enum ckpt_dtype_class klass;
 };
 
@@ -47,7 +70,8 @@ bool ckpt_dtype_by_name(const char *name, enum ckpt_dtype *ret);
 bool ckpt_dtype_by_descr(const char *descr, enum ckpt_dtype *ret, bool *ret_big);
 bool ckpt_dtype_by_safetensors(const char *name, enum ckpt_dtype *ret);
 
-/* Reverse the bytes of each word in place; len is a multiple of word, and nothing is done for words of one byte, or of none. */
+/* Reverse the bytes of each word in place; len is a multiple of word, and nothing is done for words of one byte, or of
+ * none. */
 void ckpt_swap_words(void *data, size_t len, unsigned word);
 /* Reverse the byte order of n elements in place. */
 void ckpt_dtype_swap(enum ckpt_dtype dt, void *data, size_t n);

@@ -23,7 +23,8 @@ struct span {
 };
 
 /* The span that begins with selection index i; the box ends before `end`. */
-static struct span span_at(const struct ckpt_array *a, const struct ckpt_selection *sel, unsigned d, uint64_t i, uint64_t end)
+static struct span span_at(const struct ckpt_array *a, const struct ckpt_selection *sel, unsigned d, uint64_t i,
+                           uint64_t end)
 {
     int64_t step = sel->step[d];
     uint64_t at = sel->start[d] + (uint64_t)step * i; /* wraps as intended for negative steps */
@@ -38,8 +39,8 @@ struct box {
     uint64_t dst;                                   /* byte of the box's first element in the buffer */
 };
 
-static int visit_chunks(const struct ckpt_array *a, const struct ckpt_selection *sel, const struct box *box, const uint64_t *out_stride,
-                        int (*visit)(void *, const struct ckpt_piece *), void *arg)
+static int visit_chunks(const struct ckpt_array *a, const struct ckpt_selection *sel, const struct box *box,
+                        const uint64_t *out_stride, int (*visit)(void *, const struct ckpt_piece *), void *arg)
 {
     struct span span[CKPT_MAX_DIMS];
     unsigned n = a->ndim;
@@ -108,7 +109,9 @@ int ckpt_gather(const struct ckpt_array *a, const struct ckpt_selection *sel, ui
         for (unsigned i = 0; i < n; i++) {
             uint64_t at = pos / inner[i + 1] % sel->count[i];
             box.lo[i] = i <= d ? at : 0;
-            box.end[i] = i < d ? at + 1 : i > d ? sel->count[i] : CKPT_MIN(sel->count[i], at + (end - pos) / inner[i + 1]);
+            box.end[i] = i < d   ? at + 1
+                         : i > d ? sel->count[i]
+                                 : CKPT_MIN(sel->count[i], at + (end - pos) / inner[i + 1]);
             if (i == d)
                 taken = (box.end[i] - at) * inner[i + 1];
         }
@@ -189,7 +192,8 @@ static bool is_dense(uint64_t span, uint64_t elements, uint32_t size)
     return span <= 65536 || (span <= DENSE_SPAN && (span / 16 <= elements * size || span / PAGE <= elements));
 }
 
-/* How many of the dimension that has the longest steps are fetched at once, each of them with `inner` elements in `span` bytes. */
+/* How many of the dimension that has the longest steps are fetched at once, each of them with `inner` elements in
+ * `span` bytes. */
 static uint64_t batch(const struct ckpt_piece_dim *outer, uint64_t inner, uint64_t span, uint32_t size)
 {
     uint64_t step = (uint64_t)llabs(outer->src);
@@ -213,8 +217,8 @@ int ckpt_piece_fetch(const struct ckpt_piece *p, uint32_t size, ckpt_piece_read_
             ckpt_piece_copy(p, size, data - p->lowest, buf);
         return r;
     }
-    /* Too spread out to be fetched in one go: some at a time of the dimension with the longest steps, which is the outermost one in the file
-     * though not always in the result. Depth: twice the array's dimensions. */
+    /* Too spread out to be fetched in one go: some at a time of the dimension with the longest steps, which is the
+     * outermost one in the file though not always in the result. Depth: twice the array's dimensions. */
     struct ckpt_piece part = *p;
     const struct ckpt_piece_dim *outer = &p->dim[0];
     for (unsigned i = 1; i < p->ndim; i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The header of an .npy file: a Python literal, of which only the forms that NumPy writes and reads are taken. Nothing is evaluated; nesting,
- * numbers and lengths are bounded.
+ * The header of an .npy file: a Python literal, of which only the forms that NumPy writes and reads are taken. Nothing
+ * is evaluated; nesting, numbers and lengths are bounded.
  */
 #include "core/array/npy.h"
 
@@ -11,9 +11,9 @@
 #include <stdio.h>
 
 #define MAX_NESTING 16
-#define MAX_ITEM ((uint64_t)INT32_MAX)   /* bytes of an element, as in NumPy */
-#define MAX_BYTES ((uint64_t)1 << 62)
-#define MAX_FIELDS 64                    /* of a structure: more have no room in a descr */
+#define MAX_ITEM    ((uint64_t)INT32_MAX) /* bytes of an element, as in NumPy */
+#define MAX_BYTES   ((uint64_t)1 << 62)
+#define MAX_FIELDS  64 /* of a structure: more have no room in a descr */
 
 struct literal {
     const uint8_t *p, *end;
@@ -35,7 +35,8 @@ static int bad(struct literal *l, const char *what)
 
 static int too_long(struct literal *l)
 {
-    return ckpt_fail(l->err, EOPNOTSUPP, "the .npy header has a descr or a name of more than %zu bytes", sizeof((struct text *)NULL)->data - 1);
+    return ckpt_fail(l->err, EOPNOTSUPP, "the .npy header has a descr or a name of more than %zu bytes",
+                     sizeof((struct text *)NULL)->data - 1);
 }
 
 static void text_add(struct text *t, const char *p, size_t n)
@@ -219,7 +220,8 @@ struct element {
 /* A unit of time: "[25us]", or nothing. */
 static bool is_unit(const char *p)
 {
-    static const char *const units[] = {"Y", "M", "W", "D", "h", "m", "s", "ms", "us", "\u03bcs", "ns", "ps", "fs", "as", "generic"};
+    static const char *const units[] = {"Y",  "M",       "W",  "D",  "h",  "m",  "s",      "ms",
+                                        "us", "\u03bcs", "ns", "ps", "fs", "as", "generic"};
     size_t n = strlen(p);
     if (!n)
         return true;
@@ -278,7 +280,10 @@ static int read_code(struct literal *l, const char *code, struct text *out, stru
     if (!is_opaque(kind, &ret->size) || ret->size > MAX_ITEM)
         return bad(l, "its descr is not a type");
     ret->big &= *kind != 'S';
-    ret->word = *kind == 'U' ? 4 : *kind == 'c' ? (uint8_t)(ret->size / 2) : strchr("fMm", *kind) ? (uint8_t)ret->size : 1;
+    ret->word = *kind == 'U'           ? 4
+                : *kind == 'c'         ? (uint8_t)(ret->size / 2)
+                : strchr("fMm", *kind) ? (uint8_t)ret->size
+                                       : 1;
     /* A void keeps its sign: bfloat16 is written as '<V2'. */
     bool bytes = *kind == 'S' || (*kind == 'V' && sign != '<' && sign != '>');
     text_adds(out, bytes ? "|" : ret->big ? ">" : "<");
@@ -418,8 +423,8 @@ static int take_fields(struct literal *l, struct text *out, unsigned depth, stru
     return 0;
 }
 
-/* A type: a string, the list of a structure, or (inside of one) a tuple of a type and how often. Appended to `out` as NumPy writes it, strings
- * with quotes only within a structure. */
+/* A type: a string, the list of a structure, or (inside of one) a tuple of a type and how often. Appended to `out` as
+ * NumPy writes it, strings with quotes only within a structure. */
 static int take_descr(struct literal *l, struct text *out, unsigned depth, struct element *ret)
 {
     struct text code;
@@ -533,10 +538,12 @@ int ckpt_npy_parse(const uint8_t *data, size_t len, struct ckpt_npy *ret, struct
         return ckpt_fail(err, EUCLEAN, "there is no version %u.%u of the .npy format", version >> 8, version & 255);
     size_t header = len < prefix ? 0 : prefix == 10 ? ckpt_le16(data + 8) : ckpt_le32(data + 8);
     if (header > CKPT_NPY_HEADER_MAX)
-        return ckpt_fail(err, EOPNOTSUPP, "the .npy header has %zu bytes; at most %zu are read", header, CKPT_NPY_HEADER_MAX);
+        return ckpt_fail(err, EOPNOTSUPP, "the .npy header has %zu bytes; at most %zu are read", header,
+                         CKPT_NPY_HEADER_MAX);
     if (len < prefix || len - prefix < header)
         return ckpt_fail(err, EBADMSG, "the file ends within its .npy header");
-    struct literal l = {data + prefix, data + prefix + header, .utf8 = version == 0x300, .long_ints = version < 0x300, .err = err};
+    struct literal l = {data + prefix, data + prefix + header, .utf8 = version == 0x300, .long_ints = version < 0x300,
+                        .err = err};
     struct ckpt_npy npy = {.header = (uint32_t)(prefix + header)};
     int r = take_header(&l, &npy);
     if (r == 0)

@@ -12,10 +12,10 @@
 #include <math.h>
 
 /* NumPy's default print options. */
-#define THRESHOLD 1000
+#define THRESHOLD  1000
 #define EDGE_ITEMS 3
 #define LINE_WIDTH 75
-#define PRECISION 8
+#define PRECISION  8
 
 /* How the floats of an array are written: numpy's FloatingFormat. */
 struct float_format {

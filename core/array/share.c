@@ -20,17 +20,19 @@ static size_t dims_bytes(const struct ckpt_array *a)
 
 static uint64_t hash_of(const struct ckpt_array *a)
 {
-    return XXH3_64bits_withSeed(a->shape, dims_bytes(a), a->start ^ a->chunk_bytes << 8 ^ (uint64_t)a->dtype ^ a->codecs.crc32);
+    return XXH3_64bits_withSeed(a->shape, dims_bytes(a),
+                                a->start ^ a->chunk_bytes << 8 ^ (uint64_t)a->dtype ^ a->codecs.crc32);
 }
 
 static bool equal(const struct ckpt_array *a, const struct ckpt_array *b)
 {
     return a->dtype == b->dtype && a->word == b->word && a->origin == b->origin && a->ndim == b->ndim &&
-           !memcmp(a->shape, b->shape, dims_bytes(a)) && a->start == b->start &&
-           a->chunk_bytes == b->chunk_bytes && a->itemsize == b->itemsize && a->big_endian == b->big_endian && a->as_shown == b->as_shown &&
+           !memcmp(a->shape, b->shape, dims_bytes(a)) && a->start == b->start && a->chunk_bytes == b->chunk_bytes &&
+           a->itemsize == b->itemsize && a->big_endian == b->big_endian && a->as_shown == b->as_shown &&
            a->flip == b->flip && a->codecs.count == b->codecs.count && a->codecs.crc32 == b->codecs.crc32 &&
-           !memcmp(a->codecs.id, b->codecs.id, a->codecs.count * sizeof *a->codecs.id) && !memcmp(a->fill, b->fill, sizeof a->fill) &&
-           a->unsupported == b->unsupported && !strcmp(a->why, b->why) && !strcmp(a->codec_text, b->codec_text);
+           !memcmp(a->codecs.id, b->codecs.id, a->codecs.count * sizeof *a->codecs.id) &&
+           !memcmp(a->fill, b->fill, sizeof a->fill) && a->unsupported == b->unsupported && !strcmp(a->why, b->why) &&
+           !strcmp(a->codec_text, b->codec_text);
 }
 
 struct ckpt_layouts *ckpt_layouts_new(void)

@@ -35,7 +35,8 @@ int ckpt_buf_error(const struct ckpt_buf *buf);
 /* Hand the bytes out (NUL-terminated beyond len); the buffer is empty afterwards. NULL if an error stuck. */
 void *ckpt_buf_steal(struct ckpt_buf *buf, size_t *ret_len);
 
-/* The bytes of the well-formed UTF-8 sequence at p (Unicode, table 3-7), of which `left` > 0 are there; 0: there is none. */
+/* The bytes of the well-formed UTF-8 sequence at p (Unicode, table 3-7), of which `left` > 0 are there; 0: there is
+ * none. */
 size_t ckpt_utf8_length(const uint8_t *p, size_t left);
 bool ckpt_utf8(const void *text, size_t len); /* all of it is UTF-8 */
 /* A JSON string literal, quotes included, of bytes that should be UTF-8 (bad sequences become U+FFFD). */

@@ -19,7 +19,8 @@ struct ckpt_caller {
     uid_t uid;
     gid_t gid;
     const struct ckpt_shown *shown; /* what the rights of this caller follow from; NULL: from what things have */
-    atomic_bool *interrupted; /* set by another thread when nobody waits for the answer any more; NULL: that is not known */
+    atomic_bool
+        *interrupted; /* set by another thread when nobody waits for the answer any more; NULL: that is not known */
 };
 
 #endif

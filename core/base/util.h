@@ -34,9 +34,9 @@ static inline pthread_mutex_t *ckpt_lock(pthread_mutex_t *m)
 }
 
 #define CKPT_AUTOFREE __attribute__((cleanup(ckpt_cleanup_free)))
-#define CKPT_AUTOFD __attribute__((cleanup(ckpt_cleanup_fd)))
+#define CKPT_AUTOFD   __attribute__((cleanup(ckpt_cleanup_fd)))
 /* Holds a mutex to the end of the scope. */
-#define CKPT_GUARD(m) CKPT_GUARD_NAMED(m, __LINE__)
+#define CKPT_GUARD(m)          CKPT_GUARD_NAMED(m, __LINE__)
 #define CKPT_GUARD_NAMED(m, n) CKPT_GUARD_NAMED2(m, n)
 #define CKPT_GUARD_NAMED2(m, n)                                                                                        \
     __attribute__((cleanup(ckpt_cleanup_unlock), unused)) pthread_mutex_t *guard_##n = ckpt_lock(m)
@@ -137,7 +137,8 @@ static inline void ckpt_set_bit(uint64_t *bits, uint32_t number)
     bits[number / 64] |= (uint64_t)1 << number % 64;
 }
 
-/* The result of a getxattr or listxattr call whose answer is known: its length, copied where there is room; len 0 asks for it alone. */
+/* The result of a getxattr or listxattr call whose answer is known: its length, copied where there is room; len 0 asks
+ * for it alone. */
 static inline ssize_t ckpt_give_xattr(const void *value, size_t n, char *buf, size_t len)
 {
     if (len && n > len)
@@ -164,7 +165,8 @@ static inline ssize_t ckpt_pread(int fd, void *buf, size_t len, uint64_t off)
     return (ssize_t)done;
 }
 
-/* All of it: 0, or a negative errno. For files that are nobody's data; those of a store are written by core/io/disk.h. */
+/* All of it: 0, or a negative errno. For files that are nobody's data; those of a store are written by core/io/disk.h.
+ */
 static inline int ckpt_pwrite(int fd, const void *buf, size_t len, uint64_t off)
 {
     for (size_t done = 0; done < len;) {

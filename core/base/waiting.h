@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A thread that is about to wait, or to work, for long tells so: whoever has a fixed number of threads that answer many users lets another take its
- * place meanwhile, and may refuse when there are too many of one user's. Internally locked.
+ * A thread that is about to wait, or to work, for long tells so: whoever has a fixed number of threads that answer many
+ * users lets another take its place meanwhile, and may refuse when there are too many of one user's. Internally locked.
  */
 #ifndef CKPT_BASE_WAITING_H
 #define CKPT_BASE_WAITING_H

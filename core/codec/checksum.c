@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A checksum behind the data, which are as they were: checked, and taken off. Zarr v3 has CRC-32C, the store XXH3-64. */
+/* A checksum behind the data, which are as they were: checked, and taken off. Zarr v3 has CRC-32C, the store XXH3-64.
+ */
 #include "core/codec/codec.h"
 #include "core/codec/crc32c.h"
 
@@ -54,8 +55,8 @@ static int xxh_compare(uint64_t got, const uint8_t *stored, struct ckpt_err *err
 {
     uint64_t want = ckpt_le64(stored);
     return got == want ? 0
-                       : ckpt_fail(err, EBADMSG, "the XXH3-64 is %016llx, not %016llx as stored", (unsigned long long)got,
-                                   (unsigned long long)want);
+                       : ckpt_fail(err, EBADMSG, "the XXH3-64 is %016llx, not %016llx as stored",
+                                   (unsigned long long)got, (unsigned long long)want);
 }
 
 /* The input ended: the tail is the checksum. */

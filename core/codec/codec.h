@@ -8,8 +8,8 @@
 
 #include "core/codec/stream.h"
 
-#define CKPT_CODEC_WINDOW    ((size_t)256 << 10) /* input that a stage reads at once */
-#define CKPT_CODEC_HELD      ((size_t)64 << 20)  /* whole inputs above this go to a temporary file */
+#define CKPT_CODEC_WINDOW    ((size_t)256 << 10)   /* input that a stage reads at once */
+#define CKPT_CODEC_HELD      ((size_t)64 << 20)    /* whole inputs above this go to a temporary file */
 #define CKPT_CODEC_WHOLE_MAX ((uint64_t)256 << 20) /* decoded at most for codecs that cannot be decoded in parts */
 #define CKPT_CODEC_UNKNOWN   CKPT_DECODED_UNKNOWN
 
@@ -36,12 +36,14 @@ struct ckpt_codec_ops {
     /* Exactly len bytes, len > 0; fewer only when the data ended and all checks of their end held. */
     ssize_t (*read)(struct ckpt_stage *stage, void *buf, size_t len, struct ckpt_err *err);
     void (*close)(struct ckpt_stage *stage); /* NULL: nothing to do; also after a failed open */
-    /* From memory to memory, exactly dst_len bytes, all checks made. dst NULL: of a checksum, checked only. NULL: only as a stream. */
+    /* From memory to memory, exactly dst_len bytes, all checks made. dst NULL: of a checksum, checked only. NULL: only
+     * as a stream. */
     int (*decode)(const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len, struct ckpt_err *err);
 };
 
 extern const struct ckpt_codec_ops ckpt_codec_zstd, ckpt_codec_gzip, ckpt_codec_zlib, ckpt_codec_deflate,
-    ckpt_codec_bz2, ckpt_codec_blosc, ckpt_codec_lz4, ckpt_codec_crc32c_check, ckpt_codec_xxh3_check, ckpt_codec_crc32_check;
+    ckpt_codec_bz2, ckpt_codec_blosc, ckpt_codec_lz4, ckpt_codec_crc32c_check, ckpt_codec_xxh3_check,
+    ckpt_codec_crc32_check;
 
 /* Makes stage->in_len > 0; returns 1, or 0 at the end of the input, or an error. */
 int ckpt_stage_fill(struct ckpt_stage *stage, struct ckpt_err *err) CKPT_MUST_USE;

@@ -15,11 +15,11 @@ enum ckpt_codec_id {
     CKPT_CODEC_ZLIB,    /* RFC 1950 */
     CKPT_CODEC_DEFLATE, /* RFC 1951, bare */
     CKPT_CODEC_BZ2,
-    CKPT_CODEC_BLOSC,   /* one Blosc-1 buffer, any inner codec and shuffle that c-blosc knows */
-    CKPT_CODEC_LZ4,     /* numcodecs lz4: u32le decoded size, then one LZ4 block */
-    CKPT_CODEC_CRC32C,  /* data, then the u32le crc32c of it: checked and taken off */
-    CKPT_CODEC_XXH3,    /* data, then the u64le XXH3-64 of it: checked and taken off */
-    CKPT_CODEC_CRC32,   /* data as they are, of which the chain has the CRC-32 (of zip) */
+    CKPT_CODEC_BLOSC,  /* one Blosc-1 buffer, any inner codec and shuffle that c-blosc knows */
+    CKPT_CODEC_LZ4,    /* numcodecs lz4: u32le decoded size, then one LZ4 block */
+    CKPT_CODEC_CRC32C, /* data, then the u32le crc32c of it: checked and taken off */
+    CKPT_CODEC_XXH3,   /* data, then the u64le XXH3-64 of it: checked and taken off */
+    CKPT_CODEC_CRC32,  /* data as they are, of which the chain has the CRC-32 (of zip) */
     CKPT_CODEC_COUNT
 };
 
@@ -53,12 +53,12 @@ int ckpt_stream_open(const struct ckpt_codec_chain *chain, const struct ckpt_ext
  */
 ssize_t ckpt_stream_read(struct ckpt_stream *s, void *buf, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
 /*
- * Before the first read: all reads will go to consecutive places of this buffer of decoded_max bytes, which nobody changes until the
- * stream is closed. Saves decoders with a window a copy.
+ * Before the first read: all reads will go to consecutive places of this buffer of decoded_max bytes, which nobody
+ * changes until the stream is closed. Saves decoders with a window a copy.
  */
 void ckpt_stream_set_output(struct ckpt_stream *s, void *output);
-/* True if the encoding carries a checksum of its content that is known only at its end, so that bytes read so far are not proven yet.
- * Valid after the first successful read. */
+/* True if the encoding carries a checksum of its content that is known only at its end, so that bytes read so far are
+ * not proven yet. Valid after the first successful read. */
 bool ckpt_stream_checks_at_end(const struct ckpt_stream *s);
 void ckpt_stream_close(struct ckpt_stream *s);
 

@@ -21,7 +21,7 @@ struct zstd_state {
     uint64_t frame_out; /* decoded of this frame */
     uint8_t head[HEAD_LEN];
     unsigned head_len;
-    bool stable;     /* decodes straight into stage->output */
+    bool stable;      /* decodes straight into stage->output */
     uint64_t written; /* bytes there, of which `given` have been counted as read */
     uint64_t given;
 };
@@ -156,13 +156,15 @@ static ssize_t zstd_stream(struct ckpt_stage *stage, ZSTD_outBuffer out, size_t 
     return (ssize_t)out.pos;
 }
 
-/* Stable output: the library writes on as far as its input goes; what is beyond `len` waits in its place for the next read. */
+/* Stable output: the library writes on as far as its input goes; what is beyond `len` waits in its place for the next
+ * read. */
 static ssize_t zstd_read_stable(struct ckpt_stage *stage, size_t len, struct ckpt_err *err)
 {
     struct zstd_state *z = stage->state;
     if (z->given < stage->expect) {
         if (z->written < z->given + len) {
-            ssize_t n = zstd_stream(stage, (ZSTD_outBuffer){stage->output, stage->expect, z->written}, z->given + len, err);
+            ssize_t n = zstd_stream(stage, (ZSTD_outBuffer){stage->output, stage->expect, z->written}, z->given + len,
+                                    err);
             if (n < 0)
                 return n;
             z->written = (uint64_t)n;
@@ -180,7 +182,8 @@ static ssize_t zstd_read(struct ckpt_stage *stage, void *buf, size_t len, struct
 {
     struct zstd_state *z = stage->state;
     if (stage->output && !z->frames && stage->expect != CKPT_DECODED_UNKNOWN)
-        /* In the library's header it has this name only for those who link statically; its meaning has not changed since 1.4.0. */
+        /* In the library's header it has this name only for those who link statically; its meaning has not changed
+         * since 1.4.0. */
         z->stable = !ZSTD_isError(ZSTD_DCtx_setParameter(z->ds, ZSTD_d_experimentalParam2, 1));
     return z->stable ? zstd_read_stable(stage, len, err) : zstd_stream(stage, (ZSTD_outBuffer){buf, len, 0}, len, err);
 }

@@ -1,23 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How a directory of files becomes a step. Nobody writes to it meanwhile. A step is there from the moment when its manifest has its name in
- * steps/; all that happens before leaves no more than files that nothing names, and gc takes those away.
+ * How a directory of files becomes a step. Nobody writes to it meanwhile. A step is there from the moment when its
+ * manifest has its name in steps/; all that happens before leaves no more than files that nothing names, and gc takes
+ * those away.
  *
  *   1. The name must be free, or its step one that may be replaced. (Said early; what counts is 5.)
- *   2. The first walk through the tree makes the content durable, without the lock: what has an object of its own is held in staging/ID/hold, found
- *      in the store or made there and fsynced; most of it was, when its file was closed. Small leaves that no other step has are
- *      appended to a pack, which becomes an object at the end. Pieces are joined, and the array goes the way of a file.
- *   3. The second walk writes the manifest to staging/ID, and fsyncs it. A file is looked at again, rather than remembered: what is kept
- *      of a leaf between the walks is where its content is (struct commit_leaf).
- *   4. The lock is taken, shared: from here on nothing is taken out of objects/. What is held and not there is linked into objects/, sums before
- *      what they belong to; then the folders of all objects that the manifest names are fsynced, and objects/ itself. What another commit
- *      has put there counts as durable only when its folder has not changed for long.
- *   5. The manifest is linked to its name: of two commits of one name the second gets EEXIST. One that replaces a step is renamed over it, after the
- *      step was seen to be the one that was changed here, with the lock held exclusively so that this stays true.
- *   6. steps/ is fsynced, and the lock is given back. If that fsync fails, the name is taken away again, or given back to what had it.
+ *   2. The first walk through the tree makes the content durable, without the lock: what has an object of its own is
+ * held in staging/ID/hold, found in the store or made there and fsynced; most of it was, when its file was closed.
+ * Small leaves that no other step has are appended to a pack, which becomes an object at the end. Pieces are joined,
+ * and the array goes the way of a file.
+ *   3. The second walk writes the manifest to staging/ID, and fsyncs it. A file is looked at again, rather than
+ * remembered: what is kept of a leaf between the walks is where its content is (struct commit_leaf).
+ *   4. The lock is taken, shared: from here on nothing is taken out of objects/. What is held and not there is linked
+ * into objects/, sums before what they belong to; then the folders of all objects that the manifest names are fsynced,
+ * and objects/ itself. What another commit has put there counts as durable only when its folder has not changed for
+ * long.
+ *   5. The manifest is linked to its name: of two commits of one name the second gets EEXIST. One that replaces a step
+ * is renamed over it, after the step was seen to be the one that was changed here, with the lock held exclusively so
+ * that this stays true.
+ *   6. steps/ is fsynced, and the lock is given back. If that fsync fails, the name is taken away again, or given back
+ * to what had it.
  *
- * A reader needs the manifest, and what it names was durable before it. Whatever fails, the step can be committed again: nothing in the tree
- * has changed, and what is in hold/ is found there.
+ * A reader needs the manifest, and what it names was durable before it. Whatever fails, the step can be committed
+ * again: nothing in the tree has changed, and what is in hold/ is found there.
  */
 #include "core/commit/private.h"
 
@@ -27,9 +32,10 @@
 #include <fcntl.h>
 
 #define MANIFEST_NAME "manifest.tmp"
-#define THREADS_MAX 64u
+#define THREADS_MAX   64u
 
-/* A temporary file below staging/ID. One of that name may be a link to something that counts, so it goes, and is not emptied. */
+/* A temporary file below staging/ID. One of that name may be a link to something that counts, so it goes, and is not
+ * emptied. */
 int ckpt_commit_temporary(struct commit *c, const char *name, mode_t mode)
 {
     int r = ckpt_disk_open(c->in->work, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
@@ -60,7 +66,8 @@ static int commit_begin(struct commit *c, const struct ckpt_commit *in, struct c
     pthread_cond_init(&c->done, NULL);
     c->cancel = in->interrupted ? in->interrupted : &c->failed;
     if (!ckpt_step_name(in->name, NULL))
-        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits", in->name);
+        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits",
+                         in->name);
     int r = ckpt_commit_allowed(c, err);
     if (r < 0)
         return r;

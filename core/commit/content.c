@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The first walk of a commit: where the content of each leaf is, in objects that are held and durable by its end. The walk itself, small leaves
- * and joined pieces are one thread's; objects of large leaves are made by others, of which a bounded number waits.
+ * The first walk of a commit: where the content of each leaf is, in objects that are held and durable by its end. The
+ * walk itself, small leaves and joined pieces are one thread's; objects of large leaves are made by others, of which a
+ * bounded number waits.
  */
 #include "core/commit/private.h"
 
@@ -134,16 +135,22 @@ static void run_job(void *arg)
 }
 
 /* The descriptor is taken over. */
-static int submit(struct commit *c, size_t leaf, const struct walk_at *at, int fd, uint64_t size, enum hold_raw raw, int dir, const char *name,
-                  const struct ckpt_ref *known)
+static int submit(struct commit *c, size_t leaf, const struct walk_at *at, int fd, uint64_t size, enum hold_raw raw,
+                  int dir, const char *name, const struct ckpt_ref *known)
 {
     struct job *j = calloc(1, sizeof *j);
     if (!j) {
         close(fd);
         return -ENOMEM;
     }
-    *j = (struct job){.commit = c, .leaf = leaf, .is_known = known != NULL, .path = strdup(at->path), .name = strdup(name)};
-    j->in = (struct hold_input){.fd = fd, .size = size, .raw = raw, .dir = fcntl(dir, F_DUPFD_CLOEXEC, 3), .name = j->name, .cancel = c->cancel};
+    *j = (struct job){
+        .commit = c, .leaf = leaf, .is_known = known != NULL, .path = strdup(at->path), .name = strdup(name)};
+    j->in = (struct hold_input){.fd = fd,
+                                .size = size,
+                                .raw = raw,
+                                .dir = fcntl(dir, F_DUPFD_CLOEXEC, 3),
+                                .name = j->name,
+                                .cancel = c->cancel};
     if (known)
         j->known = *known;
     int r = !j->path || !j->name ? -ENOMEM : j->in.dir < 0 ? -errno : 0;
@@ -165,7 +172,8 @@ static int submit(struct commit *c, size_t leaf, const struct walk_at *at, int f
     return r;
 }
 
-/* All jobs have ended; the first error is theirs, if there was one. Without one, those that were cancelled have made nothing. */
+/* All jobs have ended; the first error is theirs, if there was one. Without one, those that were cancelled have made
+ * nothing. */
 static int wait_jobs(struct commit *c, int r, struct ckpt_err *err)
 {
     CKPT_GUARD(&c->lock);
@@ -194,10 +202,12 @@ static int add_small(struct commit *c, size_t number, struct leaf_file *f, struc
     return r < 0 ? r : ckpt_pack_add(c, number, data, f->size, err);
 }
 
-static int add_large(struct commit *c, size_t number, const struct walk_at *at, struct leaf_file *f, const struct ckpt_ref *known, struct ckpt_err *err)
+static int add_large(struct commit *c, size_t number, const struct walk_at *at, struct leaf_file *f,
+                     const struct ckpt_ref *known, struct ckpt_err *err)
 {
     bool is_known = known && known->size == f->size && !memcmp(known->sha256, known->object, CKPT_SHA256);
-    int r = submit(c, number, at, CKPT_STEAL_FD(f->fd), f->size, HOLD_ALIAS_OF, at->dir, at->name, is_known ? known : NULL);
+    int r = submit(c, number, at, CKPT_STEAL_FD(f->fd), f->size, HOLD_ALIAS_OF, at->dir, at->name,
+                   is_known ? known : NULL);
     return r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : 0;
 }
 
@@ -208,8 +218,8 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
     struct ckpt_ref known;
     char *text;
     if (f->size > CKPT_LEAF_MAX)
-        return ckpt_fail(err, EFBIG, "has %llu bytes, where a file of a step has at most %llu: make it shorter", (unsigned long long)f->size,
-                         (unsigned long long)CKPT_LEAF_MAX);
+        return ckpt_fail(err, EFBIG, "has %llu bytes, where a file of a step has at most %llu: make it shorter",
+                         (unsigned long long)f->size, (unsigned long long)CKPT_LEAF_MAX);
     int r = add_leaf(c, &number);
     if (r == 0 && f->is_shared)
         r = add_shared(c, number, &f->ref);
@@ -230,7 +240,8 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
         r = ckpt_leaf_array(c, f, &npy, err);
     if (r < 0)
         return r;
-    return f->size < CKPT_SMALL ? add_small(c, number, f, err) : add_large(c, number, at, f, is_known ? &known : NULL, err);
+    return f->size < CKPT_SMALL ? add_small(c, number, f, err)
+                                : add_large(c, number, at, f, is_known ? &known : NULL, err);
 }
 
 static int content_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
@@ -247,7 +258,8 @@ static int content_file(void *arg, const struct walk_at *at, struct ckpt_err *er
     return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
 }
 
-static int add_joined(struct commit *c, const struct walk_at *at, const char *name, int fd, uint64_t size, struct ckpt_err *err)
+static int add_joined(struct commit *c, const struct walk_at *at, const char *name, int fd, uint64_t size,
+                      struct ckpt_err *err)
 {
     size_t number;
     int r = add_leaf(c, &number);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The second walk of a commit: the manifest. It meets the leaves in the order of the first, and looks at their files again for all but the place
- * of their content.
+ * The second walk of a commit: the manifest. It meets the leaves in the order of the first, and looks at their files
+ * again for all but the place of their content.
  */
 #include "core/commit/private.h"
 
@@ -51,7 +51,8 @@ static void begin_way(struct writing *w, const struct stat *top)
 
 static void enter_dir(struct writing *w, uint32_t parent, uint32_t number, const struct stat *st)
 {
-    struct ckpt_rights own = ckpt_rights_to_enter(st->st_mode, st->st_uid, st->st_gid), way = ckpt_rights_join(way_to(w, parent), &own);
+    struct ckpt_rights own = ckpt_rights_to_enter(st->st_mode, st->st_uid, st->st_gid),
+                       way = ckpt_rights_join(way_to(w, parent), &own);
     w->way[w->depth++] = (struct way){number, way};
     tell(w, st);
 }
@@ -61,7 +62,8 @@ static void enter_leaf(struct writing *w, uint32_t parent, const struct stat *st
 {
     struct commit *c = w->commit;
     struct commit_leaf *leaf = &c->leaves[w->next - 1];
-    struct ckpt_rights own = ckpt_rights_of(st->st_mode, st->st_uid, st->st_gid, false), rights = ckpt_rights_join(way_to(w, parent), &own);
+    struct ckpt_rights own = ckpt_rights_of(st->st_mode, st->st_uid, st->st_gid, false),
+                       rights = ckpt_rights_join(way_to(w, parent), &own);
     tell(w, st);
     leaf->mode = (uint16_t)ckpt_rights_mode(&rights, c->store->gid);
     if (leaf->object != COMMIT_OWN)
@@ -94,7 +96,8 @@ static int write_node(struct writing *w, struct ckpt_manifest_node *n, uint32_t 
 
 static int write_dir(void *arg, const struct walk_at *at, int fd, uint32_t *ret_number, struct ckpt_err *err)
 {
-    struct ckpt_manifest_node n = {.parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_DIR, .container = ckpt_walk_container(fd)};
+    struct ckpt_manifest_node n = {
+        .parent = at->parent, .name = (char *)at->name, .kind = CKPT_NODE_DIR, .container = ckpt_walk_container(fd)};
     int r = fill_node(&n, fd, &at->st, err);
     if (r == 0)
         r = write_node(arg, &n, ret_number, err);
@@ -125,7 +128,8 @@ static int fill_leaf(struct writing *w, struct ckpt_manifest_node *n, uint64_t s
     return 0;
 }
 
-static int describe(struct writing *w, const struct walk_at *at, struct leaf_file *f, struct ckpt_manifest_node *n, struct ckpt_err *err)
+static int describe(struct writing *w, const struct walk_at *at, struct leaf_file *f, struct ckpt_manifest_node *n,
+                    struct ckpt_err *err)
 {
     int r = 0;
     n->kind = CKPT_NODE_BLOB;
@@ -189,7 +193,8 @@ static int write_pieces(void *arg, const struct walk_at *at, struct ckpt_err *er
 static int begin_manifest(struct writing *w, int out, struct ckpt_err *err)
 {
     struct commit *c = w->commit;
-    struct ckpt_manifest_info info = {.name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_realtime_ns(), .metadata = (char *)c->in->metadata};
+    struct ckpt_manifest_info info = {
+        .name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_realtime_ns(), .metadata = (char *)c->in->metadata};
     struct stat st;
     for (size_t i = 0; i < c->leaf_count && !info.sparse; i++)
         info.sparse = c->leaves[i].codec == CKPT_OBJECT_SPARSE;
@@ -212,7 +217,8 @@ static int begin_manifest(struct writing *w, int out, struct ckpt_err *err)
     return r < 0 ? ckpt_fail(err, -r, "%s: the manifest cannot be written: %s", c->in->name, strerror(-r)) : 0;
 }
 
-/* The manifest's file has the time of the step's own directory; it is the root owner's, and for who may read all that it tells. */
+/* The manifest's file has the time of the step's own directory; it is the root owner's, and for who may read all that
+ * it tells. */
 static int seal_manifest(struct writing *w, int out, mode_t allowed)
 {
     struct commit *c = w->commit;

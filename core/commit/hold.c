@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a staged step holds. An entry of hold/ is whole and durable when it has its name, HASH or HASH.sums: it is made under another one.
+ * What a staged step holds. An entry of hold/ is whole and durable when it has its name, HASH or HASH.sums: it is made
+ * under another one.
  *
- * A payload that is stored as it is should cost no second copy: the staged file itself becomes the object, by a link. But a commit may fail, or
- * the machine stop, after that link was made; then the step is staged again, its file may be written to, and what has the name of a hash in
- * objects/ is something else. So before the first link the file gets a mark, CKPT_ALIAS_XATTR, durably. Manifests name it only once its bytes can
- * no longer change, and whoever comes from a manifest may believe it. Whoever finds it by its hash alone does not believe a marked one, but
- * makes an object of its own, which takes the name over; unless no other link is left, the staged file's among them, and the bytes have
- * that hash: then the mark goes. In hold/ such links are called HASH.alias, and those that an earlier commit has left are removed before
- * they could be taken for good. recover.c takes care of a step that is staged again after its process has ended.
+ * A payload that is stored as it is should cost no second copy: the staged file itself becomes the object, by a link.
+ * But a commit may fail, or the machine stop, after that link was made; then the step is staged again, its file may be
+ * written to, and what has the name of a hash in objects/ is something else. So before the first link the file gets a
+ * mark, CKPT_ALIAS_XATTR, durably. Manifests name it only once its bytes can no longer change, and whoever comes from a
+ * manifest may believe it. Whoever finds it by its hash alone does not believe a marked one, but makes an object of its
+ * own, which takes the name over; unless no other link is left, the staged file's among them, and the bytes have that
+ * hash: then the mark goes. In hold/ such links are called HASH.alias, and those that an earlier commit has left are
+ * removed before they could be taken for good. recover.c takes care of a step that is staged again after its process
+ * has ended.
  */
 #include "core/commit/private.h"
 
@@ -67,19 +70,22 @@ static bool prove(int fd, const uint8_t sha256[CKPT_SHA256])
 {
     struct stat st;
     uint8_t is[CKPT_SHA256];
-    if (fstat(fd, &st) < 0 || st.st_nlink > 1 || ckpt_object_hash(fd, 0, (uint64_t)st.st_size, NULL, is, NULL, NULL) < 0)
+    if (fstat(fd, &st) < 0 || st.st_nlink > 1 ||
+        ckpt_object_hash(fd, 0, (uint64_t)st.st_size, NULL, is, NULL, NULL) < 0)
         return false;
     return !memcmp(is, sha256, CKPT_SHA256) && ckpt_disk_removexattr(fd, CKPT_ALIAS_XATTR) == 0;
 }
 
-int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
+int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                      struct ckpt_object_info *ret)
 {
     struct ckpt_file *file;
     int r = ckpt_backend_open(files, path, &file);
     if (r < 0)
         return r == -ENOENT ? 0 : r;
     int fd = ckpt_file_fd(file);
-    r = ckpt_object_stat(file, sha256, size, ret, NULL) == 0 && (fgetxattr(fd, CKPT_ALIAS_XATTR, NULL, 0) < 0 || prove(fd, sha256));
+    r = ckpt_object_stat(file, sha256, size, ret, NULL) == 0 &&
+        (fgetxattr(fd, CKPT_ALIAS_XATTR, NULL, 0) < 0 || prove(fd, sha256));
     ckpt_file_unref(file);
     return r;
 }
@@ -91,7 +97,8 @@ static int open_dir(struct ckpt_hold *h, struct ckpt_backend **ret)
     return ckpt_backend_open_posix(path, ret, NULL);
 }
 
-int ckpt_hold_open(struct ckpt_hold *h, struct ckpt_cache *cache, const struct ckpt_ref *ref, struct ckpt_file **ret, struct ckpt_err *err)
+int ckpt_hold_open(struct ckpt_hold *h, struct ckpt_cache *cache, const struct ckpt_ref *ref, struct ckpt_file **ret,
+                   struct ckpt_err *err)
 {
     struct ckpt_pins *pins = NULL; /* for this file alone, so that it is not held open longer */
     struct ckpt_backend *dir = NULL;
@@ -113,7 +120,8 @@ int ckpt_hold_open(struct ckpt_hold *h, struct ckpt_cache *cache, const struct c
 }
 
 /* What is held under a name of hold/: 1 and *ret, or 0. */
-static int look_at_held(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
+static int look_at_held(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                        struct ckpt_object_info *ret)
 {
     char name[HOLD_NAME];
     struct ckpt_backend *b;
@@ -185,7 +193,8 @@ static int temporary_close(struct ckpt_hold *h, struct temporary *t, const char 
     return r;
 }
 
-static int write_sums(struct ckpt_hold *h, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, struct ckpt_err *err)
+static int write_sums(struct ckpt_hold *h, uint64_t size, const uint8_t sha256[CKPT_SHA256],
+                      const struct ckpt_buf *sums, struct ckpt_err *err)
 {
     struct temporary t;
     char name[HOLD_NAME];
@@ -246,7 +255,8 @@ static int make_alias(struct ckpt_hold *h, const struct hold_input *in, const ui
     return r == -EEXIST ? 0 : r; /* of another file with these bytes, by this commit */
 }
 
-static int make_raw(struct ckpt_hold *h, const struct hold_input *in, const uint8_t sha256[CKPT_SHA256], struct ckpt_err *err)
+static int make_raw(struct ckpt_hold *h, const struct hold_input *in, const uint8_t sha256[CKPT_SHA256],
+                    struct ckpt_err *err)
 {
     char name[HOLD_NAME];
     int r;
@@ -269,7 +279,8 @@ static int make_raw(struct ckpt_hold *h, const struct hold_input *in, const uint
     return r < 0 ? ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r)) : 0;
 }
 
-static int make_sparse(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref, const struct ckpt_buf *present, struct ckpt_err *err)
+static int make_sparse(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref,
+                       const struct ckpt_buf *present, struct ckpt_err *err)
 {
     struct temporary t;
     char name[HOLD_NAME];
@@ -278,7 +289,8 @@ static int make_sparse(struct ckpt_hold *h, const struct hold_input *in, struct 
     if (r < 0)
         return ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r));
     struct ckpt_err own = {0};
-    r = ckpt_object_encode_sparse(in->fd, in->size, in->typesize, ref->object, present, t.fd, in->cancel, &ref->stored, &own);
+    r = ckpt_object_encode_sparse(in->fd, in->size, in->typesize, ref->object, present, t.fd, in->cancel, &ref->stored,
+                                  &own);
     r = temporary_close(h, &t, name, r);
     return r < 0 ? ckpt_fail(err, -r, "%s", own.code == -r ? own.text : strerror(-r)) : 0;
 }
@@ -295,7 +307,8 @@ static int hold_sparse(struct ckpt_hold *h, const struct hold_input *in, struct 
         if (r == 1)
             ref.stored = found.stored;
         else
-            r = r == 0 ? make_sparse(h, in, &ref, &present, err) : ckpt_fail(err, -r, "the store cannot be searched: %s", strerror(-r));
+            r = r == 0 ? make_sparse(h, in, &ref, &present, err)
+                       : ckpt_fail(err, -r, "the store cannot be searched: %s", strerror(-r));
     }
     ckpt_buf_clear(&present);
     if (r < 0)
@@ -305,8 +318,8 @@ static int hold_sparse(struct ckpt_hold *h, const struct hold_input *in, struct 
 }
 
 /* 0, or 1 if it turned out to save nothing. */
-static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum ckpt_object_codec codec, struct ckpt_ref *ref,
-                        const struct ckpt_buf *sums, struct ckpt_err *err)
+static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum ckpt_object_codec codec,
+                        struct ckpt_ref *ref, const struct ckpt_buf *sums, struct ckpt_err *err)
 {
     struct temporary t;
     char name[HOLD_NAME];
@@ -314,7 +327,8 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
     ckpt_hold_name(ref->sha256, "", name);
     int r = temporary_open(h, &t);
     if (r == 0) {
-        r = ckpt_object_encode_hashed(in->fd, 0, in->size, codec, in->typesize, in->chunk, ref->sha256, sums, t.fd, in->cancel, &ref->stored, &own);
+        r = ckpt_object_encode_hashed(in->fd, 0, in->size, codec, in->typesize, in->chunk, ref->sha256, sums, t.fd,
+                                      in->cancel, &ref->stored, &own);
         bool useless = r == 0 && in->sample && ref->stored >= in->size;
         r = temporary_close(h, &t, name, useless ? -E2BIG : r);
         if (useless && r == -E2BIG)
@@ -329,9 +343,11 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
     return r < 0 ? ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r)) : 0;
 }
 
-static int make(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref, const struct ckpt_buf *sums, struct ckpt_err *err)
+static int make(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref, const struct ckpt_buf *sums,
+                struct ckpt_err *err)
 {
-    enum ckpt_object_codec codec = in->sample ? ckpt_object_sample(in->fd, 0, in->size, in->codec, in->typesize) : in->codec;
+    enum ckpt_object_codec codec = in->sample ? ckpt_object_sample(in->fd, 0, in->size, in->codec, in->typesize)
+                                              : in->codec;
     int r = codec == CKPT_OBJECT_NONE ? 1 : make_encoded(h, in, codec, ref, sums, err);
     if (r <= 0)
         return r;
@@ -402,13 +418,14 @@ void ckpt_hold_choose(struct hold_input *in, enum ckpt_object_codec codec, bool 
     in->chunk = CKPT_OBJECT_CHUNK;
 }
 
-int ckpt_hold_file(struct ckpt_hold *h, int fd, const char *name, enum ckpt_object_codec codec, bool frozen, const atomic_bool *cancel,
-                   struct ckpt_ref *ret, struct ckpt_err *err)
+int ckpt_hold_file(struct ckpt_hold *h, int fd, const char *name, enum ckpt_object_codec codec, bool frozen,
+                   const atomic_bool *cancel, struct ckpt_ref *ret, struct ckpt_err *err)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
         return ckpt_fail(err, errno, "%s: %s", name, strerror(errno));
-    struct hold_input in = {.fd = fd, .size = (uint64_t)st.st_size, .raw = frozen ? HOLD_COPY : HOLD_LATER, .dir = -1, .cancel = cancel};
+    struct hold_input in = {
+        .fd = fd, .size = (uint64_t)st.st_size, .raw = frozen ? HOLD_COPY : HOLD_LATER, .dir = -1, .cancel = cancel};
     if (in.size < CKPT_SMALL) {
         *ret = (struct ckpt_ref){.size = in.size};
         return ckpt_object_hash(fd, 0, in.size, cancel, ret->sha256, NULL, err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Pieces that tile an array become its file, a stripe at a time: a part of the array that is contiguous in its file and fits in memory. What a
- * piece has of it is contiguous in the piece's file.
+ * Pieces that tile an array become its file, a stripe at a time: a part of the array that is contiguous in its file and
+ * fits in memory. What a piece has of it is contiguous in the piece's file.
  */
 #include "core/commit/pieces.h"
 
@@ -88,8 +88,8 @@ static int drop_repeats(struct pieces *ps, uint8_t *a, uint8_t *b, struct ckpt_e
             if (r < 0)
                 return r;
             if (memcmp(a, b, n))
-                return ckpt_fail(err, EEXIST, "%s: its pieces %s and %s are of the same place and differ", ps->path, ps->list[kept - 1]->name,
-                                 p->name);
+                return ckpt_fail(err, EEXIST, "%s: its pieces %s and %s are of the same place and differ", ps->path,
+                                 ps->list[kept - 1]->name, p->name);
         }
     }
     ckpt_pieces_close_files(ps);
@@ -111,8 +111,8 @@ struct stripe {
 };
 
 /* Copy a piece's box of dimensions [d, ndim), first of which is [from, to), into the stripe; src is contiguous. */
-static const uint8_t *scatter(const struct pieces *ps, const struct piece *p, unsigned d, uint64_t from, uint64_t to, const uint8_t *src,
-                              uint8_t *dst)
+static const uint8_t *scatter(const struct pieces *ps, const struct piece *p, unsigned d, uint64_t from, uint64_t to,
+                              const uint8_t *src, uint8_t *dst)
 {
     uint64_t item = ps->npy.itemsize, step = item; /* bytes of one index in the stripe */
     bool whole = true;                             /* the piece is as long as the array in all dimensions behind d */

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
-#define HEAD ((size_t)4096)             /* holds nearly every .npy header */
+#define HEAD         ((size_t)4096) /* holds nearly every .npy header */
 #define SHARED_CACHE ((uint64_t)8 << 20)
 
 /* --- content that is stored already --- */
@@ -59,7 +59,8 @@ int ckpt_shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_f
         struct ckpt_file *object;
         r = ckpt_hold_open(&c->hold, s->cache, ref, &object, err);
         if (r < 0)
-            return ckpt_fail(err, r == -ENOENT ? EIO : -r, "its content cannot be read: %s", r == -ENOENT ? "it is missing from the store" : strerror(-r));
+            return ckpt_fail(err, r == -ENOENT ? EIO : -r, "its content cannot be read: %s",
+                             r == -ENOENT ? "it is missing from the store" : strerror(-r));
         if (s->object)
             ckpt_file_unref(s->object);
         s->object = object;
@@ -128,8 +129,8 @@ int ckpt_leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len,
         if (n == -EINTR)
             continue;
         if (n <= 0)
-            return ckpt_fail(err, n < 0 ? (int)-n : EBADMSG, n < 0 ? "cannot be read: %s" : "became shorter while it was read",
-                             strerror((int)-n));
+            return ckpt_fail(err, n < 0 ? (int)-n : EBADMSG,
+                             n < 0 ? "cannot be read: %s" : "became shorter while it was read", strerror((int)-n));
         done += (size_t)n;
     }
     return 0;
@@ -155,15 +156,18 @@ static size_t header_bytes(const uint8_t *head, size_t len)
 {
     if (len < 12)
         return len;
-    return head[6] == 1 ? 10 + (size_t)ckpt_le16(head + 8) : 12 + (size_t)CKPT_MIN(ckpt_le32(head + 8), (uint32_t)CKPT_NPY_HEADER_MAX);
+    return head[6] == 1 ? 10 + (size_t)ckpt_le16(head + 8)
+                        : 12 + (size_t)CKPT_MIN(ckpt_le32(head + 8), (uint32_t)CKPT_NPY_HEADER_MAX);
 }
 
 /* *ret_read: false when it is the reading that failed. */
-static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, bool *ret_read, struct ckpt_err *err)
+static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret, bool *ret_read,
+                       struct ckpt_err *err)
 {
     uint8_t head[HEAD];
     CKPT_AUTOFREE uint8_t *large = NULL;
-    size_t kept = f->is_shared ? ckpt_head_kept(f->fd, &f->ref, head) : 0, len = (size_t)CKPT_MIN((uint64_t)HEAD, f->size);
+    size_t kept = f->is_shared ? ckpt_head_kept(f->fd, &f->ref, head) : 0,
+           len = (size_t)CKPT_MIN((uint64_t)HEAD, f->size);
     *ret_read = true;
     if (kept && (kept == f->size || header_bytes(head, kept) <= kept))
         return ckpt_npy_parse(head, kept, ret, err);
@@ -198,7 +202,8 @@ static int read_dtype(struct leaf_file *f, struct ckpt_npy *npy, struct ckpt_err
         return ckpt_fail(err, EUCLEAN, "its user.ckpt.dtype is not the name of a type: \"%s\"", name);
     bool opaque = npy->dtype == CKPT_DT_OTHER && (*npy->descr == '[' || !strchr(npy->descr, 'V'));
     if (ckpt_dtype_info(dtype)->size != npy->itemsize || opaque)
-        return ckpt_fail(err, EUCLEAN, "its user.ckpt.dtype is %s, which no element of type %s can be", name, npy->descr);
+        return ckpt_fail(err, EUCLEAN, "its user.ckpt.dtype is %s, which no element of type %s can be", name,
+                         npy->descr);
     npy->dtype = dtype;
     return 0;
 }
@@ -214,7 +219,9 @@ int ckpt_leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret,
         return ckpt_fail(err, -r, read ? "is not complete: %s" : "%s", own.text);
     uint64_t want = ret->header + ret->nbytes;
     if (f->size != want)
-        return ckpt_fail(err, EBADMSG, f->size < want ? "is not complete: it has %llu of %llu bytes" : "has %llu bytes, where its array ends at %llu",
+        return ckpt_fail(err, EBADMSG,
+                         f->size < want ? "is not complete: it has %llu of %llu bytes"
+                                        : "has %llu bytes, where its array ends at %llu",
                          (unsigned long long)f->size, (unsigned long long)want);
     r = read_dtype(f, ret, err);
     return r < 0 ? r : 1;
@@ -261,7 +268,8 @@ static int add_xattr(struct ckpt_buf *json, int fd, const char *name, struct ckp
         return ckpt_fail(err, EOPNOTSUPP, "has an extended attribute whose name is not UTF-8");
     ssize_t n = fgetxattr(fd, name, value, XATTR_SIZE_MAX);
     if (n < 0)
-        return errno == ERANGE || errno == E2BIG ? too_many(err) : ckpt_fail(err, errno, "its attribute %s: %s", name, strerror(errno));
+        return errno == ERANGE || errno == E2BIG ? too_many(err)
+                                                 : ckpt_fail(err, errno, "its attribute %s: %s", name, strerror(errno));
     if (json->len > CKPT_MANIFEST_XATTRS_MAX)
         return too_many(err);
     ckpt_buf_addc(json, json->len ? ',' : '{');
@@ -317,8 +325,9 @@ int ckpt_leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
     }
     if (n < 0)
         return errno == EOPNOTSUPP || errno == ENOSYS ? 0
-               : errno == ERANGE || errno == E2BIG    ? too_many(err)
-                                                      : ckpt_fail(err, errno, "its attributes cannot be read: %s", strerror(errno));
+               : errno == ERANGE || errno == E2BIG
+                   ? too_many(err)
+                   : ckpt_fail(err, errno, "its attributes cannot be read: %s", strerror(errno));
     int r = add_xattrs(&json, fd, list, (size_t)n, err);
     if (r == 0 && ckpt_buf_error(&json) < 0)
         r = ckpt_fail(err, ENOMEM, "out of memory");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Small leaves. All those of a commit that the store does not have already go into one object, its pack, one after another. What the store has is
- * known from the manifests of the newest steps; the table of them lives for this commit only.
+ * Small leaves. All those of a commit that the store does not have already go into one object, its pack, one after
+ * another. What the store has is known from the manifests of the newest steps; the table of them lives for this commit
+ * only.
  */
 #include "core/commit/private.h"
 
@@ -14,13 +15,13 @@
 #include <xxhash.h>
 
 #define PACK_NAME "pack.tmp"
-#define ALIGN 64
-#define PENDING ((size_t)1 << 20)            /* written at once */
-#define KNOWN_MAX 200000u                    /* leaves of other steps */
-#define STEPS_MAX 16u                        /* manifests that are read */
-#define BYTES_MAX ((uint64_t)256 << 20)      /* of them, beyond the first */
-#define FREE UINT32_MAX
-#define IS_KNOWN ((uint32_t)1 << 31)         /* a slot's number is one of `known`, not of the commit's leaves */
+#define ALIGN     64
+#define PENDING   ((size_t)1 << 20)     /* written at once */
+#define KNOWN_MAX 200000u               /* leaves of other steps */
+#define STEPS_MAX 16u                   /* manifests that are read */
+#define BYTES_MAX ((uint64_t)256 << 20) /* of them, beyond the first */
+#define FREE      UINT32_MAX
+#define IS_KNOWN  ((uint32_t)1 << 31) /* a slot's number is one of `known`, not of the commit's leaves */
 
 struct known {
     uint8_t sha256[CKPT_SHA256];
@@ -33,11 +34,11 @@ struct commit_pack {
     int fd;
     uint64_t written, size;
     struct ckpt_buf pending;
-    bool any;              /* a leaf is in it */
+    bool any; /* a leaf is in it */
     /* the table: numbers of leaves by their hash, open addressing */
     uint32_t *slots;
     size_t slot_count, used;
-    uint64_t seed;         /* hashes may come from anybody */
+    uint64_t seed; /* hashes may come from anybody */
     struct known *known;
     size_t known_count, known_room;
     bool loaded;
@@ -124,7 +125,8 @@ static int add_known(void *arg, uint32_t number, const struct ckpt_manifest_node
 {
     struct commit *c = arg;
     struct commit_pack *p = c->pack;
-    if ((n->kind != CKPT_NODE_ARRAY && n->kind != CKPT_NODE_BLOB) || n->size >= CKPT_SMALL || p->known_count == KNOWN_MAX)
+    if ((n->kind != CKPT_NODE_ARRAY && n->kind != CKPT_NODE_BLOB) || n->size >= CKPT_SMALL ||
+        p->known_count == KNOWN_MAX)
         return 0; /* to the end, where the checksum is */
     if (p->known_count == p->known_room) {
         size_t room = p->known_room ? 2 * p->known_room : 256;
@@ -169,7 +171,8 @@ static int load_step(struct commit *c, const char *step, uint64_t *bytes)
 static int newest_first(const void *a, const void *b)
 {
     const struct ckpt_store_step *x = a, *y = b;
-    return x->mtime_ns != y->mtime_ns ? (x->mtime_ns < y->mtime_ns) - (x->mtime_ns > y->mtime_ns) : strcmp(x->name, y->name);
+    return x->mtime_ns != y->mtime_ns ? (x->mtime_ns < y->mtime_ns) - (x->mtime_ns > y->mtime_ns)
+                                      : strcmp(x->name, y->name);
 }
 
 static int load(struct commit *c)
@@ -182,7 +185,8 @@ static int load(struct commit *c)
         return r;
     if (count)
         qsort(steps, count, sizeof *steps, newest_first);
-    for (size_t i = 0; i < count && i < STEPS_MAX && r == 0 && c->pack->known_count < KNOWN_MAX && bytes < BYTES_MAX; i++)
+    for (size_t i = 0; i < count && i < STEPS_MAX && r == 0 && c->pack->known_count < KNOWN_MAX && bytes < BYTES_MAX;
+         i++)
         r = load_step(c, steps[i].name, &bytes);
     ckpt_store_steps_free(steps, count);
     c->pack->loaded = true;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Arrays that were written in pieces: X@0:4,0:8.npy, X@4:8,0:8.npy and so on. A piece's box is what its slice says, a dimension at a time; what the
- * slice leaves out at the end is as long as the piece is there. The array is the box that they fill, without a hole or an overlap.
+ * Arrays that were written in pieces: X@0:4,0:8.npy, X@4:8,0:8.npy and so on. A piece's box is what its slice says, a
+ * dimension at a time; what the slice leaves out at the end is as long as the piece is there. The array is the box that
+ * they fill, without a hole or an overlap.
  */
 #include "core/commit/pieces.h"
 
 #include <stdio.h>
 
-#define JOINED_MAX ((uint64_t)1 << 44) /* bytes of an array that is joined of pieces */
+#define JOINED_MAX  ((uint64_t)1 << 44) /* bytes of an array that is joined of pieces */
 #define ELEMENT_MAX ((uint32_t)64 << 20)
 
 /* --- names --- */
@@ -153,7 +154,8 @@ static bool is_fortran(const struct ckpt_npy *npy)
     return npy->fortran && longer > 1 && npy->nbytes;
 }
 
-static int read_piece(struct pieces *ps, const char *name, struct ckpt_npy *npy, struct slice *slice, struct ckpt_err *err)
+static int read_piece(struct pieces *ps, const char *name, struct ckpt_npy *npy, struct slice *slice,
+                      struct ckpt_err *err)
 {
     struct leaf_file f;
     struct ckpt_err own = {0};
@@ -168,7 +170,8 @@ static int read_piece(struct pieces *ps, const char *name, struct ckpt_npy *npy,
     if (r <= 0)
         return piece_fail(ps, name, err, r < 0 ? -r : EUCLEAN, r < 0 ? own.text : "is not a NumPy file");
     if (npy->big_endian)
-        return piece_fail(ps, name, err, EOPNOTSUPP, "is big-endian: write it with a.astype(a.dtype.newbyteorder('<'))");
+        return piece_fail(ps, name, err, EOPNOTSUPP,
+                          "is big-endian: write it with a.astype(a.dtype.newbyteorder('<'))");
     if (is_fortran(npy))
         return piece_fail(ps, name, err, EOPNOTSUPP, "is in Fortran order: write it with np.ascontiguousarray(a)");
     if (npy->itemsize > ELEMENT_MAX)
@@ -180,7 +183,8 @@ static int read_piece(struct pieces *ps, const char *name, struct ckpt_npy *npy,
 /* bfloat16 is written as '<V2' and as '|V2'. */
 static bool same_type(const struct ckpt_npy *a, const struct ckpt_npy *b)
 {
-    return a->dtype == b->dtype && a->itemsize == b->itemsize && (a->dtype != CKPT_DT_OTHER || !strcmp(a->descr, b->descr));
+    return a->dtype == b->dtype && a->itemsize == b->itemsize &&
+           (a->dtype != CKPT_DT_OTHER || !strcmp(a->descr, b->descr));
 }
 
 static int add_piece(struct pieces *ps, const char *name, struct ckpt_err *err)
@@ -319,7 +323,8 @@ static int by_begin(const void *x, const void *y, void *arg)
     return (a > b) - (a < b);
 }
 
-/* The dimension with the most different beginnings: the fewest pieces lie side by side along it. Leaves the list sorted by it. */
+/* The dimension with the most different beginnings: the fewest pieces lie side by side along it. Leaves the list sorted
+ * by it. */
 static unsigned sweep_dimension(const struct pieces *ps, struct piece **list, size_t count)
 {
     struct sweep s = {ps, 0};
@@ -370,8 +375,10 @@ int ckpt_pieces_check(struct pieces *ps, struct ckpt_err *err)
     CKPT_AUTOFREE struct piece **list = malloc(ps->count * sizeof *list);
     const struct piece *two[2];
     if (ps->npy.nbytes > JOINED_MAX)
-        return ckpt_fail(err, EFBIG, "%s: its pieces are of an array of %llu bytes, and of pieces at most %llu are made: write it as one file", ps->path,
-                         (unsigned long long)ps->npy.nbytes, (unsigned long long)JOINED_MAX);
+        return ckpt_fail(
+            err, EFBIG,
+            "%s: its pieces are of an array of %llu bytes, and of pieces at most %llu are made: write it as one file",
+            ps->path, (unsigned long long)ps->npy.nbytes, (unsigned long long)JOINED_MAX);
     if (!list)
         return ckpt_fail(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < ps->count; i++) {
@@ -388,8 +395,8 @@ int ckpt_pieces_check(struct pieces *ps, struct ckpt_err *err)
         all *= ps->npy.shape[d]; /* settle() has bounded it, but for elements of no bytes */
     all = empty ? 0 : all;
     if (have < all)
-        return ckpt_fail(err, ENODATA, "%s: its pieces leave a hole: they have %llu of %llu elements", ps->path, (unsigned long long)have,
-                         (unsigned long long)all);
+        return ckpt_fail(err, ENODATA, "%s: its pieces leave a hole: they have %llu of %llu elements", ps->path,
+                         (unsigned long long)have, (unsigned long long)all);
     if (count && find_overlap(ps, list, count, two))
         return ckpt_fail(err, ENODATA, "%s: its pieces %s and %s overlap", ps->path, two[0]->name, two[1]->name);
     return 0;

@@ -18,10 +18,10 @@ struct pieces {
     int dir;
     const char *path; /* of the array, borrowed */
     unsigned ndim;
-    struct ckpt_npy npy;    /* of the array; its header is not known before it is joined */
-    struct piece **list;    /* by their boxes */
+    struct ckpt_npy npy; /* of the array; its header is not known before it is joined */
+    struct piece **list; /* by their boxes */
     size_t count;
-    struct leaf_file *open; /* PIECES_OPEN of them, or NULL */
+    struct leaf_file *open;                  /* PIECES_OPEN of them, or NULL */
     const struct piece *opened[PIECES_OPEN]; /* whose they are */
 };
 

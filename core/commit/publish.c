@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The end of a commit: what is held gets its place in objects/, then the manifest its name in steps/. The order is told in commit.c. */
+/* The end of a commit: what is held gets its place in objects/, then the manifest its name in steps/. The order is told
+ * in commit.c. */
 #include "core/commit/private.h"
 
 #include "core/base/log.h"
@@ -11,10 +12,10 @@
 #include <time.h>
 
 #define TEMP_OBJECT "object.tmp"
-#define TEMP_STEP "replaced.tmp"
-#define FOLDERS 256
-#define SYNCERS 8u   /* threads */
-#define SETTLED 600 /* seconds after which a folder of objects is on the disk, whoever changed it */
+#define TEMP_STEP   "replaced.tmp"
+#define FOLDERS     256
+#define SYNCERS     8u  /* threads */
+#define SETTLED     600 /* seconds after which a folder of objects is on the disk, whoever changed it */
 
 static bool look_up(int dir, const char *name, struct stat *ret)
 {
@@ -88,7 +89,8 @@ static int put_from_trash(struct commit *c, const uint8_t sha256[CKPT_SHA256], c
     return r < 0 ? r : link_object(c, c->store->trash, object, sums, path);
 }
 
-/* An object has its place in objects/, put there from hold/ if it must; then *ret_touched is set. -ENOENT: it is nowhere. */
+/* An object has its place in objects/, put there from hold/ if it must; then *ret_touched is set. -ENOENT: it is
+ * nowhere. */
 static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], mode_t mode, bool *ret_touched)
 {
     char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH], name[HOLD_NAME], sums[HOLD_NAME];
@@ -161,8 +163,9 @@ static void *fsync_some(void *arg)
 }
 
 /*
- * Those that are wanted, and the directory that they are in. All of them have been changed before the first is synced: where there is a journal
- * that one fsync writes all of it, and elsewhere the disk is asked by several threads at once to flush, which it does once for all.
+ * Those that are wanted, and the directory that they are in. All of them have been changed before the first is synced:
+ * where there is a journal that one fsync writes all of it, and elsewhere the disk is asked by several threads at once
+ * to flush, which it does once for all.
  */
 static int fsync_folders(const struct ckpt_store *store, const bool wanted[FOLDERS])
 {
@@ -211,7 +214,8 @@ static int list_objects(struct commit *c, struct named **ret, size_t *ret_count)
 }
 
 /* All of them have their places, durably, with no more than the mode allowed. *ret_missing: the one that is nowhere. */
-static int put_objects(struct commit *c, const struct named *list, size_t count, mode_t allowed, const uint8_t **ret_missing)
+static int put_objects(struct commit *c, const struct named *list, size_t count, mode_t allowed,
+                       const uint8_t **ret_missing)
 {
     bool named[FOLDERS] = {false}, touched[FOLDERS] = {false};
     int r = 0;
@@ -241,9 +245,11 @@ static int publish_objects(struct commit *c, mode_t allowed, struct ckpt_err *er
     if (missing) {
         char hex[CKPT_HEX];
         ckpt_hash_hex(missing, hex);
-        return ckpt_fail(err, EIO, "%s: content that the step shares is missing from the store (object %s)", c->in->name, hex);
+        return ckpt_fail(err, EIO, "%s: content that the step shares is missing from the store (object %s)",
+                         c->in->name, hex);
     }
-    return r < 0 ? ckpt_fail(err, -r, "%s: its objects cannot be put into the store: %s", c->in->name, strerror(-r)) : 0;
+    return r < 0 ? ckpt_fail(err, -r, "%s: its objects cannot be put into the store: %s", c->in->name, strerror(-r))
+                 : 0;
 }
 
 /* --- the manifest --- */
@@ -272,17 +278,21 @@ int ckpt_commit_allowed(struct commit *c, struct ckpt_err *err)
     if (r == 0)
         ckpt_manifest_info_clear(&info);
     ckpt_file_unref(manifest);
-    return same ? 0 : ckpt_fail(err, EEXIST, "step %s was changed by another mount since it was opened for changes here", c->in->name);
+    return same ? 0
+                : ckpt_fail(err, EEXIST, "step %s was changed by another mount since it was opened for changes here",
+                            c->in->name);
 }
 
 /* The manifest has its name, and that is not durable: the name goes, or is again what it was. */
 static int take_back(struct commit *c, const char *file, bool replaced)
 {
-    int r = replaced ? ckpt_disk_rename(c->in->work, TEMP_STEP, c->store->steps, file, 0) : ckpt_disk_unlink(c->store->steps, file, 0);
+    int r = replaced ? ckpt_disk_rename(c->in->work, TEMP_STEP, c->store->steps, file, 0)
+                     : ckpt_disk_unlink(c->store->steps, file, 0);
     if (r == 0)
         r = ckpt_disk_fsync(c->store->steps);
     if (r < 0)
-        ckpt_log(CKPT_LOG_ERROR, "%s: step %s may be there, though its commit failed: %s", c->store->path, c->in->name, strerror(-r));
+        ckpt_log(CKPT_LOG_ERROR, "%s: step %s may be there, though its commit failed: %s", c->store->path, c->in->name,
+                 strerror(-r));
     return r;
 }
 
@@ -339,7 +349,8 @@ int ckpt_commit_publish(struct commit *c, const char *manifest, mode_t allowed, 
     return r < 0 ? ckpt_fail(err, -r, "step %s cannot be published: %s", c->in->name, strerror(-r)) : 0;
 }
 
-/* An object that is a staged file is no object any more. With the lock held exclusively: nobody else puts one in its place meanwhile. */
+/* An object that is a staged file is no object any more. With the lock held exclusively: nobody else puts one in its
+ * place meanwhile. */
 static int take_out(struct commit *c, int dir, const char *name)
 {
     uint8_t sha256[CKPT_SHA256];
@@ -350,7 +361,8 @@ static int take_out(struct commit *c, int dir, const char *name)
     if (!ckpt_object_name(hex, sha256, &sums) || !look_up(dir, name, &held))
         return 0;
     ckpt_object_path(sha256, path);
-    bool is_object = look_up(c->store->objects, path, &live) && live.st_ino == held.st_ino && live.st_dev == held.st_dev;
+    bool is_object = look_up(c->store->objects, path, &live) && live.st_ino == held.st_ino &&
+                     live.st_dev == held.st_dev;
     return is_object ? ckpt_disk_unlink(c->store->objects, path, 0) : 0;
 }
 
@@ -361,18 +373,21 @@ static int give_back_one(void *arg, int dir, const char *name)
         return 0;
     int r = ckpt_seal_matters(dir, name) ? take_out(c, dir, name) : 0;
     if (r < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: a staged file keeps the mode and owner of an object until the next mount: %s", c->store->path, strerror(-r));
+        ckpt_log(CKPT_LOG_WARN, "%s: a staged file keeps the mode and owner of an object until the next mount: %s",
+                 c->store->path, strerror(-r));
     else
         (void)!ckpt_seal_undo(dir, name);
     return 0;
 }
 
-/* The step stays staged, and its files are their maker's again: those that this gives more rights cannot stay objects. */
+/* The step stays staged, and its files are their maker's again: those that this gives more rights cannot stay objects.
+ */
 void ckpt_commit_give_back(struct commit *c)
 {
     if (c->doubtful || ckpt_names_each(c->hold.dir, ".", ckpt_hold_is_alias, NULL) == 0)
         return;
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, true);
     if (lock < 0 || ckpt_names_each(c->hold.dir, ".", give_back_one, c) < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: staged files of step %s keep the mode and owner of objects until the next mount", c->store->path, c->in->name);
+        ckpt_log(CKPT_LOG_WARN, "%s: staged files of step %s keep the mode and owner of objects until the next mount",
+                 c->store->path, c->in->name);
 }

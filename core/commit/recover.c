@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A commit may have ended with its process after files of the step were linked among the objects (see hold.c). The step may even have been
- * published, and changed or renamed by another mount since, so that nothing tells. Before it is staged again, such files get bytes of their
- * own: then nobody can change an object through them.
+ * A commit may have ended with its process after files of the step were linked among the objects (see hold.c). The step
+ * may even have been published, and changed or renamed by another mount since, so that nothing tells. Before it is
+ * staged again, such files get bytes of their own: then nobody can change an object through them.
  */
 #include "core/commit/private.h"
 
@@ -13,7 +13,7 @@
 #include <sys/xattr.h>
 
 #define TEMP_NAME "own.tmp"
-#define LIST_MAX ((size_t)64 << 10)
+#define LIST_MAX  ((size_t)64 << 10)
 
 static int copy_xattr(int from, int to, const char *name, void *room)
 {
@@ -32,7 +32,8 @@ static int copy_xattrs(int from, int to)
     return r;
 }
 
-/* Those that it had before it became an object. Where its mark does not tell, its owner can write to it, whatever an object's mode is. */
+/* Those that it had before it became an object. Where its mark does not tell, its owner can write to it, whatever an
+ * object's mode is. */
 static int copy_attributes(int from, int to, const struct stat *now)
 {
     struct stat own = *now, *st = &own;
@@ -69,7 +70,8 @@ static int recover_one(struct commit *c, int dir, const char *name)
         return 0;
     if (st.st_nlink > 1)
         return replace(c, dir, name, fd, &st);
-    if (ckpt_seal_marked(fd, &st) && ((fchown(fd, st.st_uid, st.st_gid) < 0 && geteuid() == 0) || fchmod(fd, st.st_mode & 07777) < 0))
+    if (ckpt_seal_marked(fd, &st) &&
+        ((fchown(fd, st.st_uid, st.st_gid) < 0 && geteuid() == 0) || fchmod(fd, st.st_mode & 07777) < 0))
         return -errno;
     return ckpt_disk_removexattr(fd, CKPT_ALIAS_XATTR);
 }

@@ -9,14 +9,13 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
-
 void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT])
 {
     char sha256[CKPT_HEX], object[CKPT_HEX];
     ckpt_hash_hex(ref->sha256, sha256);
     ckpt_hash_hex(ref->object, object);
-    snprintf(ret, CKPT_REF_TEXT, "ref1 %s %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %s", sha256, object, ref->size, ref->offset, ref->stored,
-             ckpt_object_codec_name(ref->codec));
+    snprintf(ret, CKPT_REF_TEXT, "ref1 %s %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %s", sha256, object, ref->size,
+             ref->offset, ref->stored, ckpt_object_codec_name(ref->codec));
 }
 
 /* The next word; empty when there is none. */

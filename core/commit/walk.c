@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The staged tree in an order that depends on names alone, so that two walks meet the same things in the same order. The pieces of an array
- * stand where the array's own name would.
+ * The staged tree in an order that depends on names alone, so that two walks meet the same things in the same order.
+ * The pieces of an array stand where the array's own name would.
  */
 #include "core/commit/private.h"
 
@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
-#define NAME_ROOM 256 /* bytes of a name, with its NUL */
+#define NAME_ROOM  256 /* bytes of a name, with its NUL */
 #define SHOWN_ROOM 200
 
 /* The names in one directory. */
@@ -209,7 +209,8 @@ static int visit_next(struct walk *w, const struct names *n, size_t *i, int fd, 
     size_t first = *i, len, last = first + 1;
     struct walk_at at = {.dir = fd, .parent = number, .name = listed(n, &n->entries[first], room[0])};
     bool pieces = n->entries[first].stem;
-    while (pieces && last < n->count && n->entries[last].stem && !strcmp(listed(n, &n->entries[last], room[1]), at.name))
+    while (pieces && last < n->count && n->entries[last].stem &&
+           !strcmp(listed(n, &n->entries[last], room[1]), at.name))
         last++;
     *i = last;
     int r = push(w, at.name, &len);
@@ -219,7 +220,8 @@ static int visit_next(struct walk *w, const struct names *n, size_t *i, int fd, 
     if (depth + 1 >= CKPT_MAX_DEPTH)
         r = ckpt_fail(w->err, EOPNOTSUPP, "%s: a step is nested at most %d deep", at.path, CKPT_MAX_DEPTH - 1);
     else if (pieces && first && !n->entries[first - 1].stem && !strcmp(entry_name(n, &n->entries[first - 1]), at.name))
-        r = ckpt_fail(w->err, EEXIST, "%s is there whole and in pieces (%s): remove one of them", at.path, entry_name(n, &n->entries[first]));
+        r = ckpt_fail(w->err, EEXIST, "%s is there whole and in pieces (%s): remove one of them", at.path,
+                      entry_name(n, &n->entries[first]));
     else
         r = pieces ? visit_pieces(w, n, first, last, &at) : visit_one(w, &at, depth);
     pop(w, len);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * It is made in the trash and moved to staging/ when it has its lock, so that nobody finds it there without an owner; and it goes back to the
- * trash in one call before it is taken apart.
+ * It is made in the trash and moved to staging/ when it has its lock, so that nobody finds it there without an owner;
+ * and it goes back to the trash in one call before it is taken apart.
  */
 #include "core/commit/work.h"
 

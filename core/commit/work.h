@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A staging directory for a commit that is made in one go. It has no name, so nobody takes it over if its owner dies: gc and the next mount
- * remove it. One thread.
+ * A staging directory for a commit that is made in one go. It has no name, so nobody takes it over if its owner dies:
+ * gc and the next mount remove it. One thread.
  */
 #ifndef CKPT_COMMIT_WORK_H
 #define CKPT_COMMIT_WORK_H

@@ -46,16 +46,19 @@ static int by_name(const void *a, const void *b)
 
 static int add_dir(struct walk *w, uint32_t parent, const char *dir, unsigned level);
 
-static int add_entry(struct walk *w, uint32_t parent, const char *dir, enum ckpt_ftype type, const char *name, unsigned level)
+static int add_entry(struct walk *w, uint32_t parent, const char *dir, enum ckpt_ftype type, const char *name,
+                     unsigned level)
 {
     struct ckpt_tree *t = w->b->tree;
     char path[4096];
     struct ckpt_stat st;
     uint32_t node;
-    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", name) >= (int)sizeof path || w->count == CKPT_MAX_BESIDE)
+    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", name) >= (int)sizeof path ||
+        w->count == CKPT_MAX_BESIDE)
         return 0;
     if (type == CKPT_FT_LINK) /* one that leads to nothing, or out, is not shown */
-        type = ckpt_backend_stat(ckpt_pins_dir(t->pins), path, &st) == 0 && st.type == CKPT_FT_FILE ? CKPT_FT_FILE : CKPT_FT_OTHER;
+        type = ckpt_backend_stat(ckpt_pins_dir(t->pins), path, &st) == 0 && st.type == CKPT_FT_FILE ? CKPT_FT_FILE
+                                                                                                    : CKPT_FT_OTHER;
     if (type == CKPT_FT_OTHER || (!level && type == CKPT_FT_FILE && w->b->is_own(w->b->arg, name)))
         return 0;
     w->count++;
@@ -83,7 +86,7 @@ static int add_dir(struct walk *w, uint32_t parent, const char *dir, unsigned le
         qsort(n.names, n.count, sizeof *n.names, by_name);
     for (size_t i = 0; i < n.count; i++) {
         if (r == 0)
-            r = add_entry(w, parent, dir, (enum ckpt_ftype)*n.names[i], n.names[i] + 1, level);
+            r = add_entry(w, parent, dir, (enum ckpt_ftype) * n.names[i], n.names[i] + 1, level);
         free(n.names[i]);
     }
     free(n.names);

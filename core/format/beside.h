@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What else is in the folder of a checkpoint: files as blobs under their own names, and directories with them, in the order of their
- * names, since the same folder must make the same tree. Links are followed to files, where they stay inside of the source.
+ * What else is in the folder of a checkpoint: files as blobs under their own names, and directories with them, in the
+ * order of their names, since the same folder must make the same tree. Links are followed to files, where they stay
+ * inside of the source.
  */
 #ifndef CKPT_FORMAT_BESIDE_H
 #define CKPT_FORMAT_BESIDE_H

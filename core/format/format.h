@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The formats that are read, each behind one row of a table. A format says whether a directory or file is a checkpoint of its own,
- * and opens it as a tree.
+ * The formats that are read, each behind one row of a table. A format says whether a directory or file is a checkpoint
+ * of its own, and opens it as a tree.
  */
 #ifndef CKPT_FORMAT_FORMAT_H
 #define CKPT_FORMAT_FORMAT_H
@@ -10,16 +10,17 @@
 #include "core/tree/tree.h"
 
 struct ckpt_probe {
-    unsigned bits;        /* verified; 0: not a checkpoint of this format */
-    bool weak;            /* counts only under the name of a step, in a root; a file: only as the source, else it is shown as it is */
+    unsigned bits; /* verified; 0: not a checkpoint of this format */
+    bool weak; /* counts only under the name of a step, in a root; a file: only as the source, else it is shown as it is
+                */
     bool settled;         /* false: its parts do not fit together, as when it is being deleted */
     char unfinished[160]; /* why it is not finished; empty: it is */
 };
 
 /* Where a checkpoint is. */
 struct ckpt_opening {
-    struct ckpt_pins *pins;   /* of its directory */
-    const char *name;         /* of the checkpoint in its directory, where it is a file or that holds several; else "" */
+    struct ckpt_pins *pins; /* of its directory */
+    const char *name;       /* of the checkpoint in its directory, where it is a file or that holds several; else "" */
     struct ckpt_cache *cache; /* outlives the tree */
     bool flat;                /* names that the format joins with dots are kept whole */
 };
@@ -28,21 +29,26 @@ struct ckpt_reader {
     const char *name;
     int (*probe)(struct ckpt_backend *dir, struct ckpt_probe *ret); /* NULL: none of its checkpoints is a directory */
     /*
-     * Whether a regular file is one, by the last part of its path and, only where that leaves it open, by its content: bits stays 0,
-     * or becomes at least 2. A file of the format's own suffix is one, whatever is in it. NULL: no checkpoint is a file.
+     * Whether a regular file is one, by the last part of its path and, only where that leaves it open, by its content:
+     * bits stays 0, or becomes at least 2. A file of the format's own suffix is one, whatever is in it. NULL: no
+     * checkpoint is a file.
      */
     int (*probe_file)(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret);
     int (*open)(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
-    /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. NULL: it has none. */
+    /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. NULL: it has
+     * none. */
     bool (*unfinished_name)(const char *name, size_t *ret_len);
-    /* True for a directory's name that this format gives to what belongs to a checkpoint and, with all that is in it, is none. NULL: it has none. */
+    /* True for a directory's name that this format gives to what belongs to a checkpoint and, with all that is in it,
+     * is none. NULL: it has none. */
     bool (*plain_name)(const char *name);
 };
 
-/* The reader whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the medium is returned. */
+/* The reader whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the
+ * medium is returned. */
 int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret);
 /* The same for a file. */
-int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret);
+int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_reader **ret_reader,
+                    struct ckpt_probe *ret);
 /* For a step that is one by its name alone. */
 const struct ckpt_reader *ckpt_empty_reader(void);
 /* A name that some format gives to what is not finished. */

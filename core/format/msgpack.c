@@ -50,7 +50,8 @@ static int number(struct ckpt_mp *mp, size_t n, uint64_t *ret, struct ckpt_err *
     return 0;
 }
 
-static int payload(struct ckpt_mp *mp, struct ckpt_mp_token *t, enum ckpt_mp_type type, uint64_t len, struct ckpt_err *err)
+static int payload(struct ckpt_mp *mp, struct ckpt_mp_token *t, enum ckpt_mp_type type, uint64_t len,
+                   struct ckpt_err *err)
 {
     t->type = type;
     t->len = len;
@@ -71,7 +72,8 @@ static int extension(struct ckpt_mp *mp, struct ckpt_mp_token *t, uint64_t len, 
     return payload(mp, t, CKPT_MP_EXT, len, err);
 }
 
-static int sized(struct ckpt_mp *mp, struct ckpt_mp_token *t, enum ckpt_mp_type type, size_t width, struct ckpt_err *err)
+static int sized(struct ckpt_mp *mp, struct ckpt_mp_token *t, enum ckpt_mp_type type, size_t width,
+                 struct ckpt_err *err)
 {
     uint64_t len;
     int r = number(mp, width, &len, err);

@@ -48,13 +48,14 @@ void ckpt_name_set_clear(struct ckpt_name_set *s)
 
 /* --- nodes --- */
 
-int ckpt_tree_add_named(struct ckpt_tree *t, const char *name, size_t len, bool flat, enum ckpt_name_round round, enum ckpt_node_kind kind,
-                        uint32_t *ret, struct ckpt_err *err)
+int ckpt_tree_add_named(struct ckpt_tree *t, const char *name, size_t len, bool flat, enum ckpt_name_round round,
+                        enum ckpt_node_kind kind, uint32_t *ret, struct ckpt_err *err)
 {
     bool dotted = !flat && memchr(name, '.', len);
     if (dotted != (round == CKPT_NAMES_DOTTED))
         return 0;
-    int r = dotted ? ckpt_tree_add_dotted(t, 0, name, len, kind, ret, err) : ckpt_tree_add(t, 0, name, len, false, kind, ret, err);
+    int r = dotted ? ckpt_tree_add_dotted(t, 0, name, len, kind, ret, err)
+                   : ckpt_tree_add(t, 0, name, len, false, kind, ret, err);
     return r < 0 ? r : 1;
 }
 
@@ -94,8 +95,8 @@ static bool is_like(const struct ckpt_array *a, enum ckpt_dtype dtype, unsigned 
     return a && a->dtype == dtype && a->ndim == ndim && (!ndim || !memcmp(a->shape, shape, ndim * sizeof *shape));
 }
 
-int ckpt_recent_layouts_get(struct ckpt_recent_layouts *l, enum ckpt_dtype dtype, bool big_endian, unsigned ndim, const uint64_t *shape,
-                            struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_recent_layouts_get(struct ckpt_recent_layouts *l, enum ckpt_dtype dtype, bool big_endian, unsigned ndim,
+                            const uint64_t *shape, struct ckpt_array **ret, struct ckpt_err *err)
 {
     uint64_t hash = XXH3_64bits_withSeed(shape, ndim * sizeof *shape, (uint64_t)dtype << 8 | ndim);
     struct ckpt_array **slot = &l->slots[hash % (sizeof l->slots / sizeof *l->slots)];
@@ -118,8 +119,8 @@ int ckpt_recent_layouts_get(struct ckpt_recent_layouts *l, enum ckpt_dtype dtype
     return 0;
 }
 
-int ckpt_layout_unsupported(const char *type, unsigned ndim, const uint64_t *shape, const char *why, struct ckpt_array **ret,
-                            struct ckpt_err *err)
+int ckpt_layout_unsupported(const char *type, unsigned ndim, const uint64_t *shape, const char *why,
+                            struct ckpt_array **ret, struct ckpt_err *err)
 {
     struct ckpt_array *a = ckpt_array_new(CKPT_DT_OTHER, ndim, shape);
     if (!a || !(a->descr = strdup(type))) {

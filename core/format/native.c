@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A committed step as a tree. Names and kinds are in the tree; the rest of a leaf is read from its record in the manifest when it is asked for, so
- * that a million leaves take little memory.
+ * A committed step as a tree. Names and kinds are in the tree; the rest of a leaf is read from its record in the
+ * manifest when it is asked for, so that a million leaves take little memory.
  */
 #include "core/format/native.h"
 
@@ -20,7 +20,8 @@ static int open_manifest(struct ckpt_tree *t, struct ckpt_file **ret, struct ckp
     struct store *s = t->priv;
     int r = ckpt_pins_open(t->pins, s->name, ret);
     if (r < 0)
-        return ckpt_fail(err, r == -ENOENT ? ESTALE : -r, r == -ENOENT ? "the step has been deleted" : "%s", strerror(-r));
+        return ckpt_fail(err, r == -ENOENT ? ESTALE : -r, r == -ENOENT ? "the step has been deleted" : "%s",
+                         strerror(-r));
     const struct ckpt_stat *st = &(*ret)->st;
     if (st->ino == s->st.ino && st->dev == s->st.dev && st->size == s->st.size)
         return 0;
@@ -137,12 +138,13 @@ static int make_layout(const struct ckpt_manifest_node *n, struct ckpt_array **r
 {
     int r = ckpt_array_of_npy(&n->npy, ret);
     if (r == 0)
-        snprintf((*ret)->codec_text, sizeof (*ret)->codec_text, "%s",
+        snprintf((*ret)->codec_text, sizeof(*ret)->codec_text, "%s",
                  n->codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n->codec));
     return r;
 }
 
-static int find_layout(struct store *s, const struct ckpt_buf *key, const struct ckpt_manifest_node *n, struct ckpt_array **ret)
+static int find_layout(struct store *s, const struct ckpt_buf *key, const struct ckpt_manifest_node *n,
+                       struct ckpt_array **ret)
 {
     uint32_t hash = 2166136261u;
     for (size_t i = 0; i < key->len; i++)
@@ -207,15 +209,16 @@ static int store_file(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *re
 }
 
 /* All elements are one chunk. */
-static int store_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
-                       struct ckpt_err *err)
+static int store_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                       struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct store *s = t->priv;
     struct store_leaf l;
     struct ckpt_file *object, *f;
     int r = get_leaf(t, node, &l, err);
     if (r == 0)
-        r = ckpt_opened_get(s->opened, &l.span, &object, err); /* what is wrong with it is told here, where there are words for it */
+        r = ckpt_opened_get(s->opened, &l.span, &object,
+                            err); /* what is wrong with it is told here, where there are words for it */
     if (r < 0)
         return r;
     ckpt_file_unref(object);
@@ -229,7 +232,8 @@ static int store_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
     return 0;
 }
 
-static int store_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+static int store_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                        struct ckpt_err *err)
 {
     struct store_leaf l;
     int r = get_leaf(t, node, &l, err);
@@ -282,7 +286,8 @@ static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
     if (t->nodes[node].kind == CKPT_NODE_DIR || ckpt_store_record(t, node, &n, NULL) < 0)
         return;
     if (n.kind == CKPT_NODE_BLOB) /* of an array it is told anyway */
-        ckpt_buf_addf(json, ",\"codec\":\"%s\"", n.codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n.codec));
+        ckpt_buf_addf(json, ",\"codec\":\"%s\"",
+                      n.codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n.codec));
     ckpt_hash_hex(n.sha256, hex);
     if (!ckpt_manifest_is_sparse(&n))
         ckpt_buf_addf(json, ",\"sha256\":\"%s\"", hex);
@@ -371,7 +376,8 @@ static bool take_key(struct builder *b, const char *name, const char *suffix)
     len -= end;
     b->key.len = b->name.len = 0;
     for (size_t i = 0; i < len && (len > 1 || *name != '%'); i++) {
-        int high = name[i] == '%' && len - i > 2 ? hex_digit(name[i + 1]) : -1, low = high < 0 ? -1 : hex_digit(name[i + 2]);
+        int high = name[i] == '%' && len - i > 2 ? hex_digit(name[i + 1]) : -1,
+            low = high < 0 ? -1 : hex_digit(name[i + 2]);
         ckpt_buf_addc(&b->key, low < 0 ? name[i] : (char)(high << 4 | low));
         i += low < 0 ? 0 : 2;
     }
@@ -415,7 +421,8 @@ static uint8_t rights_of_node(struct store *s, const struct ckpt_manifest_node *
     return number_of_rights(s, &r);
 }
 
-/* What is in a directory has higher numbers than it: so each directory's rights are all joined before they are its parent's. */
+/* What is in a directory has higher numbers than it: so each directory's rights are all joined before they are its
+ * parent's. */
 static void join_rights(struct ckpt_tree *t, struct store *s)
 {
     uint8_t a = 0, b = 0, both = 0; /* mostly what was joined last */
@@ -458,7 +465,8 @@ static int add_node(void *arg, uint32_t number, const struct ckpt_manifest_node 
     uint32_t node;
     int r = ckpt_buf_error(&b->name) ? ckpt_fail(b->err, ENOMEM, "out of memory") : 0;
     if (r == 0)
-        r = ckpt_tree_add(t, m->parent, key, known ? b->key.len : bare, in == CKPT_LIST || in == CKPT_TUPLE, m->kind, &node, b->err);
+        r = ckpt_tree_add(t, m->parent, key, known ? b->key.len : bare, in == CKPT_LIST || in == CKPT_TUPLE, m->kind,
+                          &node, b->err);
     if (r == 0 && !known)
         r = ckpt_tree_set_name(t, node, m->name, strlen(m->name), b->err);
     if (r == 0)

@@ -75,7 +75,9 @@ static int check_extent(struct verifier *v, const struct ckpt_extent *e, const u
     }
     if (!ok || EVP_DigestFinal_ex(v->md, got, NULL) != 1)
         return ckpt_fail(err, ENOMEM, "SHA-256 cannot be computed");
-    return memcmp(got, sha256, CKPT_SHA256) ? ckpt_fail(err, EBADMSG, "the bytes do not have the SHA-256 that they are stored under") : 0;
+    return memcmp(got, sha256, CKPT_SHA256)
+               ? ckpt_fail(err, EBADMSG, "the bytes do not have the SHA-256 that they are stored under")
+               : 0;
 }
 
 static int add_sparse(struct verifier *v, const struct ckpt_extent *e, uint64_t off, size_t len, struct ckpt_err *err)
@@ -83,7 +85,8 @@ static int add_sparse(struct verifier *v, const struct ckpt_extent *e, uint64_t 
     int r = ckpt_extent_read(e, v->block, len, off);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "stored data is damaged" : strerror(-r));
-    return ckpt_sparse_name_add(v->md, v->block, len, off) < 0 ? ckpt_fail(err, ENOMEM, "its name cannot be computed") : 0;
+    return ckpt_sparse_name_add(v->md, v->block, len, off) < 0 ? ckpt_fail(err, ENOMEM, "its name cannot be computed")
+                                                               : 0;
 }
 
 /* What is in an extent has this name. Holes are not read. */
@@ -102,7 +105,9 @@ static int check_sparse(struct verifier *v, const struct ckpt_extent *e, const u
         r = ckpt_sparse_name_end(v->md, got);
     if (r < 0)
         return err && err->code ? r : ckpt_fail(err, ENOMEM, "its name cannot be computed");
-    return memcmp(got, name, CKPT_SHA256) ? ckpt_fail(err, EBADMSG, "the bytes do not have the name that they are stored under") : 0;
+    return memcmp(got, name, CKPT_SHA256)
+               ? ckpt_fail(err, EBADMSG, "the bytes do not have the name that they are stored under")
+               : 0;
 }
 
 /* An object that leaves are part of. */
@@ -170,7 +175,8 @@ int ckpt_store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t 
         if (err)
             *err = v.first;
         if (v.faults > 1 && err)
-            snprintf(err->text + strlen(err->text), sizeof err->text - strlen(err->text), " (and %u more)", v.faults - 1);
+            snprintf(err->text + strlen(err->text), sizeof err->text - strlen(err->text), " (and %u more)",
+                     v.faults - 1);
     }
     free(v.block);
     free(v.right.slots);

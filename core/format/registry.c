@@ -31,7 +31,8 @@ int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_reader **ret_read
     return 0;
 }
 
-int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret)
+int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_reader **ret_reader,
+                    struct ckpt_probe *ret)
 {
     *ret_reader = NULL;
     *ret = (struct ckpt_probe){.settled = true};

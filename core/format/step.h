@@ -5,8 +5,8 @@
 
 #include <stdbool.h>
 
-/* The number in a step's name ("7", "step_0007"): all digits, behind a prefix and '_' if there is one; with `any` also what
- * flax.training writes (sign, fraction, exponent). */
+/* The number in a step's name ("7", "step_0007"): all digits, behind a prefix and '_' if there is one; with `any` also
+ * what flax.training writes (sign, fraction, exponent). */
 bool ckpt_step_number(const char *name, bool any, double *ret);
 
 #endif

@@ -10,8 +10,8 @@
 #include <stdio.h>
 
 #define MAX_LEVELS 4
-#define MAX_INDEX ((uint64_t)1 << 20) /* inner chunks of a shard */
-#define ABSENT UINT64_MAX
+#define MAX_INDEX  ((uint64_t)1 << 20) /* inner chunks of a shard */
+#define ABSENT     UINT64_MAX
 
 /* One sharding_indexed codec: the chunk of this level is cut into a grid of inner ones. */
 struct level {
@@ -25,7 +25,7 @@ struct level {
 
 struct zarr {
     char separator;
-    bool c_prefix;  /* keys are c/0/1 */
+    bool c_prefix; /* keys are c/0/1 */
     bool fill_known;
     unsigned levels;
     struct level level[];
@@ -72,8 +72,8 @@ static int get_chunk_shape(struct ckpt_array *a, const cJSON *item)
     return 0;
 }
 
-/* The element of a float type nearest to a value, by trying all of them: done once an array, and only for odd fill values. False: the type
- * has no such infinity or NaN. */
+/* The element of a float type nearest to a value, by trying all of them: done once an array, and only for odd fill
+ * values. False: the type has no such infinity or NaN. */
 static bool nearest_small_float(enum ckpt_dtype dt, double v, uint8_t *element)
 {
     unsigned size = ckpt_dtype_info(dt)->size;
@@ -94,7 +94,8 @@ static bool nearest_small_float(enum ckpt_dtype dt, double v, uint8_t *element)
             nearest = bits;
         }
     }
-    /* Of a run of NaNs the middle one has the highest bit of the fraction alone: the quiet NaN that everybody writes. */
+    /* Of a run of NaNs the middle one has the highest bit of the fraction alone: the quiet NaN that everybody writes.
+     */
     uint32_t bits = isnan(v) ? nan + nans / 2 : nearest;
     memcpy(element, &bits, size);
     return isnan(v) ? nans > 0 : isfinite(v);
@@ -180,8 +181,9 @@ static bool codec_by_name(const char *name, enum ckpt_codec_id *ret)
     static const struct {
         const char *name;
         enum ckpt_codec_id id;
-    } known[] = {{"zstd", CKPT_CODEC_ZSTD}, {"gzip", CKPT_CODEC_GZIP}, {"zlib", CKPT_CODEC_ZLIB},     {"bz2", CKPT_CODEC_BZ2},
-                 {"blosc", CKPT_CODEC_BLOSC}, {"lz4", CKPT_CODEC_LZ4}, {"crc32c", CKPT_CODEC_CRC32C}};
+    } known[] = {{"zstd", CKPT_CODEC_ZSTD},    {"gzip", CKPT_CODEC_GZIP},   {"zlib", CKPT_CODEC_ZLIB},
+                 {"bz2", CKPT_CODEC_BZ2},      {"blosc", CKPT_CODEC_BLOSC}, {"lz4", CKPT_CODEC_LZ4},
+                 {"crc32c", CKPT_CODEC_CRC32C}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(known[i].name, name)) {
             *ret = known[i].id;
@@ -194,8 +196,8 @@ static void name_codec(struct ckpt_array *a, const char *name, const cJSON *conf
 {
     const cJSON *cname = ckpt_json_get(config, "cname");
     size_t n = strcmp(a->codec_text, "none") ? strlen(a->codec_text) : 0;
-    snprintf(a->codec_text + n, sizeof a->codec_text - n, "%s%s%s%s", n ? "+" : "", name, cJSON_IsString(cname) ? "/" : "",
-             cJSON_IsString(cname) ? cname->valuestring : "");
+    snprintf(a->codec_text + n, sizeof a->codec_text - n, "%s%s%s%s", n ? "+" : "", name,
+             cJSON_IsString(cname) ? "/" : "", cJSON_IsString(cname) ? cname->valuestring : "");
 }
 
 static int set_dtype(struct ckpt_array *a, const char *descr)
@@ -300,7 +302,8 @@ static int parse_sharding(struct parse *p, const cJSON *config, struct level **r
         if (ckpt_mul(l->count, l->chunk[d] / inner[i], &l->count) || l->count > MAX_INDEX)
             return malformed(p->err, "a shard has more than 2^20 inner chunks");
     }
-    const cJSON *location = ckpt_json_get(config, "index_location"), *codecs = ckpt_json_get(config, "index_codecs"), *e;
+    const cJSON *location = ckpt_json_get(config, "index_location"), *codecs = ckpt_json_get(config, "index_codecs"),
+                *e;
     l->index_first = cJSON_IsString(location) && !strcmp(location->valuestring, "start");
     if (!cJSON_IsArray(codecs))
         return malformed(p->err, "index_codecs");
@@ -331,7 +334,8 @@ static int parse_codecs(struct parse *p, const cJSON *codecs)
             return malformed(p->err, "codecs");
         cJSON_ArrayForEach(e, codecs)
         {
-            const cJSON *name = cJSON_IsString(e) ? e : ckpt_json_get(e, "name"), *config = ckpt_json_get(e, "configuration");
+            const cJSON *name = cJSON_IsString(e) ? e : ckpt_json_get(e, "name"),
+                        *config = ckpt_json_get(e, "configuration");
             enum ckpt_codec_id id;
             int r = 0;
             if (!cJSON_IsString(name))
@@ -422,7 +426,8 @@ int ckpt_zarr_parse(const char *text, size_t len, int version, struct ckpt_array
         r = malformed(err, "zarr_format");
     else if (get_shape(ckpt_json_get(root, "shape"), shape, &ndim) < 0)
         r = malformed(err, "shape");
-    else if (!(p.a = ckpt_array_new(CKPT_DT_U8, ndim, shape)) || !(p.z = calloc(1, sizeof *p.z + MAX_LEVELS * sizeof(struct level))))
+    else if (!(p.a = ckpt_array_new(CKPT_DT_U8, ndim, shape)) ||
+             !(p.z = calloc(1, sizeof *p.z + MAX_LEVELS * sizeof(struct level))))
         r = ckpt_fail(err, ENOMEM, "out of memory");
     else {
         p.a->priv = p.z;
@@ -485,7 +490,8 @@ void ckpt_zarr_cache_free(struct ckpt_zarr_cache *c)
     free(c);
 }
 
-static bool cache_find(struct ckpt_zarr_cache *c, uint32_t array, unsigned level, uint64_t shard, uint64_t inner, uint64_t *pair)
+static bool cache_find(struct ckpt_zarr_cache *c, uint32_t array, unsigned level, uint64_t shard, uint64_t inner,
+                       uint64_t *pair)
 {
     CKPT_GUARD(&c->lock);
     for (unsigned i = 0; i < CACHE_SLOTS; i++) {
@@ -500,7 +506,8 @@ static bool cache_find(struct ckpt_zarr_cache *c, uint32_t array, unsigned level
 }
 
 /* Takes `pairs` over. */
-static void cache_add(struct ckpt_zarr_cache *c, uint32_t array, unsigned level, uint64_t shard, uint64_t count, uint64_t *pairs)
+static void cache_add(struct ckpt_zarr_cache *c, uint32_t array, unsigned level, uint64_t shard, uint64_t count,
+                      uint64_t *pairs)
 {
     CKPT_GUARD(&c->lock);
     struct shard_index *oldest = &c->slots[0];
@@ -515,7 +522,8 @@ static int read_index(const struct level *l, const struct ckpt_extent *shard, ui
 {
     uint64_t size = l->count * 16 + (l->index_crc ? 4 : 0);
     if (shard->len < size)
-        return ckpt_fail(err, EBADMSG, "a shard of %llu bytes is too short for its index", (unsigned long long)shard->len);
+        return ckpt_fail(err, EBADMSG, "a shard of %llu bytes is too short for its index",
+                         (unsigned long long)shard->len);
     CKPT_AUTOFREE uint8_t *data = malloc(size);
     if (!data)
         return ckpt_fail(err, ENOMEM, "out of memory");
@@ -579,7 +587,8 @@ static int narrow(struct ckpt_extent *e, uint64_t off, uint64_t len, struct ckpt
 
 /* --- chunks --- */
 
-/* The number and the first inner chunk of the object that holds an inner chunk: of level 0, or of the array's own grid. */
+/* The number and the first inner chunk of the object that holds an inner chunk: of level 0, or of the array's own grid.
+ */
 static const uint64_t *object_shape(const struct ckpt_array *a)
 {
     const struct zarr *z = a->priv;
@@ -623,8 +632,8 @@ void ckpt_zarr_object_key(const struct ckpt_array *a, uint64_t object, struct ck
 }
 
 /* From a shard to the inner chunk that holds element `at` of the array. */
-static int enter_shard(const struct ckpt_array *a, unsigned level, const uint64_t *at, struct ckpt_zarr_cache *cache, uint32_t array,
-                       struct ckpt_extent *e, struct ckpt_err *err)
+static int enter_shard(const struct ckpt_array *a, unsigned level, const uint64_t *at, struct ckpt_zarr_cache *cache,
+                       uint32_t array, struct ckpt_extent *e, struct ckpt_err *err)
 {
     const struct zarr *z = a->priv;
     const struct level *l = &z->level[level];
@@ -675,7 +684,8 @@ int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t chunk, bool fill_missin
     if (r != 0)
         ckpt_extent_clear(ret);
     if (r == 1 && !z->fill_known)
-        r = ckpt_fail(err, EOPNOTSUPP, "chunk %s is not stored and its fill value is not one that can be read exactly", (char *)key.data);
+        r = ckpt_fail(err, EOPNOTSUPP, "chunk %s is not stored and its fill value is not one that can be read exactly",
+                      (char *)key.data);
     ckpt_buf_clear(&key);
     return r;
 }

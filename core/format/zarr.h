@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Zarr arrays, versions 2 and 3, read only, over any store of keys: what TensorStore's drivers "zarr" and "zarr3" read
- * (zarr-specs.readthedocs.io, versions 2 and 3.0; the sharding_indexed codec). The array is presented by its inner chunks.
+ * (zarr-specs.readthedocs.io, versions 2 and 3.0; the sharding_indexed codec). The array is presented by its inner
+ * chunks.
  */
 #ifndef CKPT_FORMAT_ZARR_H
 #define CKPT_FORMAT_ZARR_H
@@ -19,13 +20,15 @@ struct ckpt_zarr_cache;
 struct ckpt_zarr_cache *ckpt_zarr_cache_new(void);
 void ckpt_zarr_cache_free(struct ckpt_zarr_cache *cache);
 
-/* version 2: the text of .zarray; 3: of zarr.json. A codec or type that is known but cannot be decoded gives a layout with
- * `unsupported` set. -EUCLEAN for malformed metadata. */
-int ckpt_zarr_parse(const char *text, size_t len, int version, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* Where inner chunk `index` lies. 1: it holds the fill value. fill_missing: a chunk that the store lacks does, too; else -ENODATA.
- * array: a number that is unique to the array among those that share the cache. */
+/* version 2: the text of .zarray; 3: of zarr.json. A codec or type that is known but cannot be decoded gives a layout
+ * with `unsupported` set. -EUCLEAN for malformed metadata. */
+int ckpt_zarr_parse(const char *text, size_t len, int version, struct ckpt_array **ret,
+                    struct ckpt_err *err) CKPT_MUST_USE;
+/* Where inner chunk `index` lies. 1: it holds the fill value. fill_missing: a chunk that the store lacks does, too;
+ * else -ENODATA. array: a number that is unique to the array among those that share the cache. */
 int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t index, bool fill_missing, const struct ckpt_zarr_store *store,
-                    struct ckpt_zarr_cache *cache, uint32_t array, struct ckpt_extent *ret, struct ckpt_err *err) CKPT_MUST_USE;
+                    struct ckpt_zarr_cache *cache, uint32_t array, struct ckpt_extent *ret,
+                    struct ckpt_err *err) CKPT_MUST_USE;
 /* The stored objects of an array, by key: their number, and the key of each (shards, where there are any). */
 uint64_t ckpt_zarr_objects(const struct ckpt_array *a);
 void ckpt_zarr_object_key(const struct ckpt_array *a, uint64_t object, struct ckpt_buf *key);

@@ -30,14 +30,14 @@ struct record {
     uint64_t header : 63; /* of the local header, from the archive's beginning */
     uint64_t deflated : 1;
     uint64_t size, stored;
-    uint32_t crc, name;   /* in the names */
+    uint32_t crc, name; /* in the names */
 };
 
 struct ckpt_zip {
     atomic_uint refs;
     struct ckpt_file *file;
-    uint64_t off, len;     /* in the file */
-    uint64_t directory;    /* where it begins in the archive: no payload goes beyond */
+    uint64_t off, len;  /* in the file */
+    uint64_t directory; /* where it begins in the archive: no payload goes beyond */
     struct record *records;
     uint32_t count;
     struct ckpt_buf names; /* NUL-terminated */
@@ -84,7 +84,8 @@ static int no_end(const struct ckpt_zip *z, struct ckpt_err *err)
     if (r < 0)
         return r;
     if (ckpt_le32(magic) == LOCAL_MAGIC || z->len < sizeof magic)
-        return ckpt_fail(err, EBADMSG, "the zip archive has no end: it was cut off, or has not been written to its end");
+        return ckpt_fail(err, EBADMSG,
+                         "the zip archive has no end: it was cut off, or has not been written to its end");
     return ckpt_fail(err, EUCLEAN, "not a zip archive");
 }
 
@@ -116,8 +117,8 @@ static bool agrees(uint64_t narrow, uint64_t ones, uint64_t wide)
 }
 
 /* The zip64 end record, which a locator right before the end record points to. *at: where the directory must end. */
-static int read_end64(const struct ckpt_zip *z, const uint8_t locator[LOCATOR], const uint8_t end[END], uint64_t *at, struct directory *ret,
-                      struct ckpt_err *err)
+static int read_end64(const struct ckpt_zip *z, const uint8_t locator[LOCATOR], const uint8_t end[END], uint64_t *at,
+                      struct directory *ret, struct ckpt_err *err)
 {
     uint8_t e[END64];
     uint64_t before = *at - LOCATOR, begin = ckpt_le64(locator + 8);
@@ -150,8 +151,8 @@ static int read_end(const struct ckpt_zip *z, struct directory *ret, struct ckpt
     if (r < 0)
         return r;
     bool wide = ckpt_le32(locator) == LOCATOR_MAGIC;
-    if (!agrees(ckpt_le16(end + 4), wide ? UINT16_MAX : 0, 0) || !agrees(ckpt_le16(end + 6), wide ? UINT16_MAX : 0, 0) ||
-        ckpt_le16(end + 8) != ckpt_le16(end + 10))
+    if (!agrees(ckpt_le16(end + 4), wide ? UINT16_MAX : 0, 0) ||
+        !agrees(ckpt_le16(end + 6), wide ? UINT16_MAX : 0, 0) || ckpt_le16(end + 8) != ckpt_le16(end + 10))
         return several_disks(err);
     *ret = (struct directory){.count = ckpt_le16(end + 10), .size = ckpt_le32(end + 12), .begin = ckpt_le32(end + 16)};
     if (wide)
@@ -159,14 +160,16 @@ static int read_end(const struct ckpt_zip *z, struct directory *ret, struct ckpt
     if (r < 0)
         return r;
     if (ckpt_add(ret->begin, ret->size, &stop) || stop > at)
-        return ckpt_fail(err, EBADMSG, "the archive's directory should reach to byte %llu, and its end record is at %llu",
+        return ckpt_fail(err, EBADMSG,
+                         "the archive's directory should reach to byte %llu, and its end record is at %llu",
                          (unsigned long long)stop, (unsigned long long)at);
     if (stop < at)
         return ckpt_fail(err, EUCLEAN, "something lies between the archive's directory and its end record");
     if (ret->count > CKPT_ZIP_MAX_MEMBERS)
         return ckpt_fail(err, EOPNOTSUPP, "the archive has more than %u members", CKPT_ZIP_MAX_MEMBERS);
     if (ret->count > ret->size / CENTRAL)
-        return ckpt_fail(err, EUCLEAN, "the archive's directory is too small for %llu members", (unsigned long long)ret->count);
+        return ckpt_fail(err, EUCLEAN, "the archive's directory is too small for %llu members",
+                         (unsigned long long)ret->count);
     return 0;
 }
 
@@ -176,8 +179,8 @@ static int read_end(const struct ckpt_zip *z, struct directory *ret, struct ckpt
 struct scan {
     struct ckpt_zip *z;
     uint8_t *window;
-    size_t at, len;       /* in the window */
-    uint64_t next, stop;  /* in the archive: what has not been read yet */
+    size_t at, len;      /* in the window */
+    uint64_t next, stop; /* in the archive: what has not been read yet */
     struct ckpt_err *err;
 };
 
@@ -224,15 +227,17 @@ static int widen(struct scan *s, const char *name, const uint8_t *extra, size_t 
     return 0;
 }
 
-static int check_numbers(struct scan *s, const char *name, size_t name_len, uint64_t size, uint64_t stored, uint64_t header, bool deflated)
+static int check_numbers(struct scan *s, const char *name, size_t name_len, uint64_t size, uint64_t stored,
+                         uint64_t header, bool deflated)
 {
     uint64_t end;
     if (ckpt_add(header, LOCAL + name_len, &end) || ckpt_add(end, stored, &end) || end > s->z->directory)
-        return ckpt_fail(s->err, EUCLEAN, "%.200s should lie at byte %llu, with %llu bytes, but the directory is at %llu", name,
+        return ckpt_fail(s->err, EUCLEAN,
+                         "%.200s should lie at byte %llu, with %llu bytes, but the directory is at %llu", name,
                          (unsigned long long)header, (unsigned long long)stored, (unsigned long long)s->z->directory);
     if (deflated ? size > MAX_BYTES || size / MAX_RATIO > stored : size != stored)
-        return ckpt_fail(s->err, EUCLEAN, "%.200s cannot have %llu bytes, with %llu stored", name, (unsigned long long)size,
-                         (unsigned long long)stored);
+        return ckpt_fail(s->err, EUCLEAN, "%.200s cannot have %llu bytes, with %llu stored", name,
+                         (unsigned long long)size, (unsigned long long)stored);
     return 0;
 }
 
@@ -244,12 +249,14 @@ static int take_name(struct scan *s, const uint8_t *name, size_t len, uint32_t *
     ckpt_buf_add(names, name, len);
     ckpt_buf_addc(names, 0);
     if (ckpt_buf_error(names) == -EFBIG)
-        return ckpt_fail(s->err, EOPNOTSUPP, "the names of the archive's members have more than %zu bytes", CKPT_ZIP_MAX_NAMES);
+        return ckpt_fail(s->err, EOPNOTSUPP, "the names of the archive's members have more than %zu bytes",
+                         CKPT_ZIP_MAX_NAMES);
     if (ckpt_buf_error(names))
         return memory(s->err);
     const char *text = (const char *)names->data + *ret;
     if (!len || strlen(text) != len || !ckpt_utf8(text, len))
-        return ckpt_fail(s->err, EUCLEAN, "a member of the archive has a name that is empty, has a NUL or is not UTF-8");
+        return ckpt_fail(s->err, EUCLEAN,
+                         "a member of the archive has a name that is empty, has a NUL or is not UTF-8");
     return 0;
 }
 
@@ -257,7 +264,8 @@ static int take_name(struct scan *s, const uint8_t *name, size_t len, uint32_t *
 static uint32_t slot_of(const struct ckpt_zip *z, const char *name, size_t len)
 {
     uint32_t at = (uint32_t)XXH3_64bits(name, len) & (z->table_size - 1);
-    while (z->table[at] != CKPT_ZIP_NONE && (strlen(name_of(z, z->table[at])) != len || memcmp(name_of(z, z->table[at]), name, len)))
+    while (z->table[at] != CKPT_ZIP_NONE &&
+           (strlen(name_of(z, z->table[at])) != len || memcmp(name_of(z, z->table[at]), name, len)))
         at = (at + 1) & (z->table_size - 1);
     return at;
 }
@@ -272,7 +280,8 @@ static int take_entry(struct scan *s, uint32_t number)
     if (ckpt_le32(e) != CENTRAL_MAGIC)
         return ckpt_fail(s->err, EUCLEAN, "entry %u of the archive's directory is none", number);
     unsigned flags = ckpt_le16(e + 8), method = ckpt_le16(e + 10);
-    size_t name_len = ckpt_le16(e + 28), extra = ckpt_le16(e + 30), all = CENTRAL + name_len + extra + ckpt_le16(e + 32);
+    size_t name_len = ckpt_le16(e + 28), extra = ckpt_le16(e + 30),
+           all = CENTRAL + name_len + extra + ckpt_le16(e + 32);
     struct record *m = &z->records[number];
     r = look(s, all, &e);
     if (r == 0)
@@ -281,9 +290,12 @@ static int take_entry(struct scan *s, uint32_t number)
         return r;
     const char *name = name_of(z, number);
     if (flags & FLAGS_REFUSED)
-        return ckpt_fail(s->err, EOPNOTSUPP, "%.200s is %s", name, flags & FLAG_ENCRYPTED ? "encrypted" : "patched or hidden");
+        return ckpt_fail(s->err, EOPNOTSUPP, "%.200s is %s", name,
+                         flags & FLAG_ENCRYPTED ? "encrypted" : "patched or hidden");
     if (method && method != DEFLATED)
-        return ckpt_fail(s->err, EOPNOTSUPP, "%.200s is compressed with method %u; only stored and deflated members are read", name, method);
+        return ckpt_fail(s->err, EOPNOTSUPP,
+                         "%.200s is compressed with method %u; only stored and deflated members are read", name,
+                         method);
     if (!agrees(ckpt_le16(e + 34), UINT16_MAX, 0))
         return several_disks(s->err);
     uint64_t size = ckpt_le32(e + 24), stored = ckpt_le32(e + 20), header = ckpt_le32(e + 42);
@@ -363,7 +375,8 @@ static int read_directory(struct ckpt_zip *z, struct ckpt_err *err)
             return r;
     }
     if (s.at < s.len || s.next < s.stop)
-        return ckpt_fail(err, EUCLEAN, "the archive's directory has more than its %llu entries", (unsigned long long)d.count);
+        return ckpt_fail(err, EUCLEAN, "the archive's directory has more than its %llu entries",
+                         (unsigned long long)d.count);
     z->count = (uint32_t)d.count;
     return check_overlap(z, err);
 }
@@ -453,9 +466,10 @@ static int check_local(const struct ckpt_zip *z, uint32_t i, uint32_t *ret_skip,
         return r;
     if (ckpt_le32(h) != LOCAL_MAGIC)
         return ckpt_fail(err, EUCLEAN, "%.200s: there is no member where the archive's directory says", name);
-    if (ckpt_le16(h + 26) != name_len || memcmp(h + LOCAL, name, name_len) || ckpt_le16(h + 8) != (m->deflated ? DEFLATED : 0) ||
-        ckpt_le16(h + 6) & FLAG_ENCRYPTED)
-        return ckpt_fail(err, EUCLEAN, "%.200s: the member itself and the archive's directory contradict each other", name);
+    if (ckpt_le16(h + 26) != name_len || memcmp(h + LOCAL, name, name_len) ||
+        ckpt_le16(h + 8) != (m->deflated ? DEFLATED : 0) || ckpt_le16(h + 6) & FLAG_ENCRYPTED)
+        return ckpt_fail(err, EUCLEAN, "%.200s: the member itself and the archive's directory contradict each other",
+                         name);
     uint32_t skip = LOCAL + (uint32_t)name_len + ckpt_le16(h + 28);
     if (skip + m->stored > end_of_space(z, m->header) - m->header)
         return ckpt_fail(err, EUCLEAN, "%.200s overlaps with what follows it", name);
@@ -463,7 +477,8 @@ static int check_local(const struct ckpt_zip *z, uint32_t i, uint32_t *ret_skip,
     return 0;
 }
 
-int ckpt_zip_payload(struct ckpt_zip *z, uint32_t i, struct ckpt_extent *ret, struct ckpt_codec_chain *ret_chain, struct ckpt_err *err)
+int ckpt_zip_payload(struct ckpt_zip *z, uint32_t i, struct ckpt_extent *ret, struct ckpt_codec_chain *ret_chain,
+                     struct ckpt_err *err)
 {
     const struct record *m = &z->records[i];
     uint32_t skip = atomic_load_explicit(&z->skip[i], memory_order_relaxed);
@@ -498,7 +513,8 @@ int ckpt_zip_read_all(struct ckpt_zip *z, uint32_t i, size_t max, uint8_t **ret,
     uint64_t size = z->records[i].size;
     struct ckpt_stream *s;
     if (size > max)
-        return ckpt_fail(err, EFBIG, "%.200s has %llu bytes; at most %zu belong there", name_of(z, i), (unsigned long long)size, max);
+        return ckpt_fail(err, EFBIG, "%.200s has %llu bytes; at most %zu belong there", name_of(z, i),
+                         (unsigned long long)size, max);
     CKPT_AUTOFREE uint8_t *data = malloc((size_t)size + 1);
     int r = data ? open_checked(z, i, &s, err) : memory(err);
     if (r < 0)
@@ -513,7 +529,8 @@ int ckpt_zip_read_all(struct ckpt_zip *z, uint32_t i, size_t max, uint8_t **ret,
     return 0;
 }
 
-int ckpt_zip_verify(struct ckpt_zip *z, uint32_t i, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+int ckpt_zip_verify(struct ckpt_zip *z, uint32_t i, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                    struct ckpt_err *err)
 {
     CKPT_AUTOFREE uint8_t *block = malloc(WINDOW);
     struct ckpt_stream *s;
@@ -530,5 +547,6 @@ int ckpt_zip_verify(struct ckpt_zip *z, uint32_t i, void (*progress)(void *arg, 
 
 size_t ckpt_zip_memory(const struct ckpt_zip *z)
 {
-    return sizeof *z + z->count * (sizeof *z->records + sizeof *z->order + sizeof *z->skip) + z->table_size * sizeof *z->table + z->names.cap;
+    return sizeof *z + z->count * (sizeof *z->records + sizeof *z->order + sizeof *z->skip) +
+           z->table_size * sizeof *z->table + z->names.cap;
 }

@@ -35,7 +35,8 @@ static ssize_t content_read(struct ckpt_file *base, void *buf, size_t len, uint6
         ckpt_chunk_put(f->cache, chunk);
     }
     if (r < 0) /* the reader gets a number only */
-        ckpt_log(CKPT_LOG_WARN, "%s: %s", ckpt_zip_member(f->zip, f->member).name, err.code == -r ? err.text : strerror(-r));
+        ckpt_log(CKPT_LOG_WARN, "%s: %s", ckpt_zip_member(f->zip, f->member).name,
+                 err.code == -r ? err.text : strerror(-r));
     return r < 0 ? r : (ssize_t)len;
 }
 
@@ -52,8 +53,8 @@ static const struct ckpt_backend_ops content_ops = {
     .close = content_close,
 };
 
-int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, const struct ckpt_chunk_key *key, struct ckpt_extent *ret,
-                     struct ckpt_err *err)
+int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, const struct ckpt_chunk_key *key,
+                     struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct ckpt_zip_member m = ckpt_zip_member(z, i);
     struct ckpt_codec_chain chain;

@@ -7,11 +7,11 @@
 #include "core/tree/chunk.h"
 
 /*
- * A stored member lies in the archive's file. A deflated one is inflated into the chunk cache, in one pass and as far as it is read, as the
- * chunk of this key; the file that *ret is of may be read while the reader holds a chunk that takes no memory, but no other. The caller
- * clears *ret.
+ * A stored member lies in the archive's file. A deflated one is inflated into the chunk cache, in one pass and as far
+ * as it is read, as the chunk of this key; the file that *ret is of may be read while the reader holds a chunk that
+ * takes no memory, but no other. The caller clears *ret.
  */
-int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, const struct ckpt_chunk_key *key, struct ckpt_extent *ret,
-                     struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, const struct ckpt_chunk_key *key,
+                     struct ckpt_extent *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -7,8 +7,8 @@ static atomic_uint_fast64_t read_bytes, read_calls;
 
 bool ckpt_stat_same(const struct ckpt_stat *a, const struct ckpt_stat *b)
 {
-    return a->type == b->type && a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->mtime_ns == b->mtime_ns &&
-           a->ctime_ns == b->ctime_ns;
+    return a->type == b->type && a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
+           a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
 }
 
 bool ckpt_path_safe(const char *path, size_t len)

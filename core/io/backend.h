@@ -22,8 +22,8 @@ enum ckpt_ftype { CKPT_FT_FILE, CKPT_FT_DIR, CKPT_FT_LINK, CKPT_FT_OTHER, CKPT_F
 struct ckpt_stat {
     enum ckpt_ftype type;
     uint32_t mode, uid, gid; /* permission bits, owner */
-    uint64_t size;   /* bytes */
-    uint64_t stored; /* bytes allocated */
+    uint64_t size;           /* bytes */
+    uint64_t stored;         /* bytes allocated */
     int64_t mtime_ns, ctime_ns;
     int64_t btime_ns; /* when it was made; 0: the medium does not say */
     uint64_t dev, ino;
@@ -57,20 +57,23 @@ struct ckpt_backend_ops {
     const char *name;
     bool changes; /* others may write to the files, so that what is missing may be on its way out, or in */
     bool derived; /* files are made of other files, whose reads are counted already */
-    int (*stat)(struct ckpt_backend *, const char *path, struct ckpt_stat *ret);           /* follows links that stay inside */
-    int (*list)(struct ckpt_backend *, const char *path, ckpt_list_fn *visit, void *arg);  /* in no order */
-    int (*open)(struct ckpt_backend *, const char *path, struct ckpt_file **ret);          /* regular files only */
-    int (*sub)(struct ckpt_backend *, const char *path, struct ckpt_backend **ret);        /* the directory itself, whatever its name becomes */
-    int (*readlink)(struct ckpt_backend *, const char *path, char *buf, size_t len);       /* NULL: no links. NUL-terminates */
-    ssize_t (*read)(struct ckpt_file *, void *buf, size_t len, uint64_t off);              /* short only at the end of the file */
-    int (*fd)(struct ckpt_file *);                                                         /* NULL: files have no descriptors */
-    void (*run)(struct ckpt_file *, uint64_t off, uint64_t end, struct ckpt_run *ret);     /* NULL: nothing is known */
+    int (*stat)(struct ckpt_backend *, const char *path, struct ckpt_stat *ret); /* follows links that stay inside */
+    int (*list)(struct ckpt_backend *, const char *path, ckpt_list_fn *visit, void *arg); /* in no order */
+    int (*open)(struct ckpt_backend *, const char *path, struct ckpt_file **ret);         /* regular files only */
+    int (*sub)(struct ckpt_backend *, const char *path,
+               struct ckpt_backend **ret); /* the directory itself, whatever its name becomes */
+    int (*readlink)(struct ckpt_backend *, const char *path, char *buf,
+                    size_t len);                                              /* NULL: no links. NUL-terminates */
+    ssize_t (*read)(struct ckpt_file *, void *buf, size_t len, uint64_t off); /* short only at the end of the file */
+    int (*fd)(struct ckpt_file *);                                            /* NULL: files have no descriptors */
+    void (*run)(struct ckpt_file *, uint64_t off, uint64_t end, struct ckpt_run *ret); /* NULL: nothing is known */
     void (*close)(struct ckpt_file *);
     void (*free)(struct ckpt_backend *);
 };
 
 int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err);
-/* There is nothing of this name in a directory that was opened so, nor in what is opened below it. Before it is shared. */
+/* There is nothing of this name in a directory that was opened so, nor in what is opened below it. Before it is shared.
+ */
 int ckpt_backend_hide(struct ckpt_backend *posix, const char *path) CKPT_MUST_USE;
 
 /* A table in memory, for fuzzing and unit tests. Bytes are borrowed. Add files before sharing it. */
@@ -97,11 +100,12 @@ bool ckpt_file_data(struct ckpt_file *f, uint64_t off, uint64_t *ret_end);
 int ckpt_file_fd(struct ckpt_file *f);
 /* All of a file of at most max bytes (NUL-terminated beyond len; the caller frees). -EFBIG when larger. */
 int ckpt_file_read_all(struct ckpt_file *f, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
-int ckpt_backend_read_all(struct ckpt_backend *b, const char *path, size_t max, uint8_t **ret, size_t *ret_len) CKPT_MUST_USE;
+int ckpt_backend_read_all(struct ckpt_backend *b, const char *path, size_t max, uint8_t **ret,
+                          size_t *ret_len) CKPT_MUST_USE;
 
 /*
- * How often this thread could not open something since there were no descriptors left. Whoever has taken any failure for an absence compares: if it
- * has grown meanwhile, what was looked at is not known, and the answer is -EMFILE.
+ * How often this thread could not open something since there were no descriptors left. Whoever has taken any failure
+ * for an absence compares: if it has grown meanwhile, what was looked at is not known, and the answer is -EMFILE.
  */
 unsigned ckpt_shortages(void);
 void ckpt_count_shortage(int r); /* r: of an open */

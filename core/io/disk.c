@@ -377,7 +377,8 @@ static void removal_enter(struct removal *rm, int dir, const char *name)
 static void removal_leave(struct removal *rm, int top, const char *path)
 {
     unsigned at = rm->depth - 1;
-    int r = at ? ckpt_disk_unlink(dirfd(rm->dirs[at - 1]), rm->names[at], AT_REMOVEDIR) : ckpt_disk_unlink(top, path, AT_REMOVEDIR);
+    int r = at ? ckpt_disk_unlink(dirfd(rm->dirs[at - 1]), rm->names[at], AT_REMOVEDIR)
+               : ckpt_disk_unlink(top, path, AT_REMOVEDIR);
     /* Reading a directory that shrinks may skip entries. */
     if (r == -ENOTEMPTY && rm->removed[at] && !rm->kept[at]) {
         rm->removed[at] = false;

@@ -18,7 +18,8 @@
  *   chown PATH UID GID
  *   times PATH                    they are not told
  *
- * Paths are absolute; of a descriptor, the name that its file has when the call is made. One that has none any more ends in "%20(deleted)".
+ * Paths are absolute; of a descriptor, the name that its file has when the call is made. One that has none any more
+ * ends in "%20(deleted)".
  */
 #include "core/io/disk_hooks.h"
 
@@ -36,11 +37,11 @@ static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
 atomic_bool ckpt_disk_unhooked;
 
 static struct {
-    pthread_mutex_t lock; /* held from before a call until its line is written */
+    pthread_mutex_t lock;    /* held from before a call until its line is written */
     uint64_t calls, fail_at; /* 0: never */
     int fail_code;           /* positive errno, 0: SIGKILL */
     bool fail_once;
-    int trace, data; /* descriptors, or -1 */
+    int trace, data;  /* descriptors, or -1 */
     const char *slow; /* a call's name and a colon, then milliseconds; NULL: none */
 } hooks = {.lock = PTHREAD_MUTEX_INITIALIZER, .trace = -1, .data = -1};
 
@@ -50,8 +51,9 @@ static int error_by_name(const char *name, size_t len)
         const char *name;
         int code;
     } errors[] = {
-        {"ENOSPC", ENOSPC}, {"EIO", EIO},       {"EDQUOT", EDQUOT}, {"EROFS", EROFS},           {"EACCES", EACCES}, {"EPERM", EPERM},
-        {"ENOMEM", ENOMEM}, {"EMFILE", EMFILE}, {"EEXIST", EEXIST}, {"EOPNOTSUPP", EOPNOTSUPP}, {"EMLINK", EMLINK}, {"KILL", 0},
+        {"ENOSPC", ENOSPC}, {"EIO", EIO},       {"EDQUOT", EDQUOT}, {"EROFS", EROFS},   {"EACCES", EACCES},
+        {"EPERM", EPERM},   {"ENOMEM", ENOMEM}, {"EMFILE", EMFILE}, {"EEXIST", EEXIST}, {"EOPNOTSUPP", EOPNOTSUPP},
+        {"EMLINK", EMLINK}, {"KILL", 0},
     };
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
         if (strlen(errors[i].name) == len && !memcmp(errors[i].name, name, len))
@@ -186,7 +188,8 @@ static bool tracing(int r)
     return r >= 0 && hooks.trace >= 0;
 }
 
-void ckpt_disk_hooked_paths(int r, const char *op, int dir, const char *path, int dir2, const char *path2, const char *fmt, ...)
+void ckpt_disk_hooked_paths(int r, const char *op, int dir, const char *path, int dir2, const char *path2,
+                            const char *fmt, ...)
 {
     struct ckpt_buf line = CKPT_BUF_INIT;
     if (tracing(r)) {
@@ -202,7 +205,8 @@ void ckpt_disk_hooked_paths(int r, const char *op, int dir, const char *path, in
     hook_end(op, &line);
 }
 
-void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const uint64_t *number, const void *data, size_t len)
+void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const uint64_t *number, const void *data,
+                         size_t len)
 {
     struct ckpt_buf line = CKPT_BUF_INIT;
     if (tracing(r)) {

@@ -9,7 +9,9 @@ struct ckpt_range {
     uint64_t off, len;
 };
 
-/* `file` is referenced, `ranges` (malloced) taken over, also on failure. -EUCLEAN: together they are longer than 2^62 bytes. */
-int ckpt_file_join(struct ckpt_file *file, struct ckpt_range *ranges, size_t count, struct ckpt_file **ret) CKPT_MUST_USE;
+/* `file` is referenced, `ranges` (malloced) taken over, also on failure. -EUCLEAN: together they are longer than 2^62
+ * bytes. */
+int ckpt_file_join(struct ckpt_file *file, struct ckpt_range *ranges, size_t count,
+                   struct ckpt_file **ret) CKPT_MUST_USE;
 
 #endif

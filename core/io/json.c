@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#define WINDOW ((size_t)128 << 10)
+#define WINDOW      ((size_t)128 << 10)
 #define MAX_NESTING 1000
 
 struct ckpt_json_reader {
@@ -67,7 +67,8 @@ static int bad(struct ckpt_json_reader *r, const char *what, struct ckpt_err *er
 {
     if (r->error)
         return ckpt_fail(err, -r->error, "%s", strerror(-r->error));
-    return ckpt_fail(err, EUCLEAN, "not valid JSON at byte %llu: %s", (unsigned long long)(r->off - (r->end - r->at)), what);
+    return ckpt_fail(err, EUCLEAN, "not valid JSON at byte %llu: %s", (unsigned long long)(r->off - (r->end - r->at)),
+                     what);
 }
 
 static int enter(struct ckpt_json_reader *r, int open, struct ckpt_err *err)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Large JSON files piece by piece: walks the members of an object (or the elements of an array) and hands each value on as text, so
- * that memory depends on the largest member only. The text of a value is then for cJSON. One thread.
+ * Large JSON files piece by piece: walks the members of an object (or the elements of an array) and hands each value on
+ * as text, so that memory depends on the largest member only. The text of a value is then for cJSON. One thread.
  */
 #ifndef CKPT_IO_JSON_H
 #define CKPT_IO_JSON_H
@@ -27,12 +27,14 @@ int ckpt_json_member(struct ckpt_json_reader *r, struct ckpt_buf *key, struct ck
 int ckpt_json_element(struct ckpt_json_reader *r, struct ckpt_err *err) CKPT_MUST_USE;
 /* The first character of the value that comes, not taken. */
 int ckpt_json_peek(struct ckpt_json_reader *r);
-/* Take the value that comes: its text in *text (cleared first; at most text->max bytes), or nowhere when text is NULL. */
+/* Take the value that comes: its text in *text (cleared first; at most text->max bytes), or nowhere when text is NULL.
+ */
 int ckpt_json_value(struct ckpt_json_reader *r, struct ckpt_buf *text, struct ckpt_err *err) CKPT_MUST_USE;
 /* Nothing but white space may follow. */
 int ckpt_json_end(struct ckpt_json_reader *r, struct ckpt_err *err) CKPT_MUST_USE;
 
-/* cJSON's parse of one text, NULL for anything that is not exactly one value, or that holds \u0000, which cJSON would cut strings at. */
+/* cJSON's parse of one text, NULL for anything that is not exactly one value, or that holds \u0000, which cJSON would
+ * cut strings at. */
 cJSON *ckpt_json_parse(const char *text, size_t len);
 /* A member of an object, or NULL. */
 const cJSON *ckpt_json_get(const cJSON *object, const char *key);

@@ -10,8 +10,8 @@
 #include <sys/resource.h>
 
 struct pin {
-    struct pin *next;             /* of the bucket */
-    struct pin *newer, *older;    /* of the table, by age */
+    struct pin *next;          /* of the bucket */
+    struct pin *newer, *older; /* of the table, by age */
     struct ckpt_file *file;
     char path[];
 };

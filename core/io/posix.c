@@ -115,7 +115,8 @@ static int64_t to_ns(const struct statx_timestamp *t)
 static int stat_at(int fd, const char *path, struct ckpt_stat *ret)
 {
     struct statx st;
-    if (statx(fd, path, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
+    if (statx(fd, path, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &st) <
+        0)
         return -errno;
     *ret = (struct ckpt_stat){
         .type = S_ISREG(st.stx_mode)   ? CKPT_FT_FILE
@@ -140,7 +141,8 @@ static int posix_stat(struct ckpt_backend *base, const char *path, struct ckpt_s
 {
     struct posix_backend *b = (struct posix_backend *)base;
     /* A name in the directory itself that is no link needs one call only. */
-    if (*path && !strchr(path, '/') && !is_hidden(b, path) && stat_at(b->fd, path, ret) == 0 && ret->type != CKPT_FT_LINK)
+    if (*path && !strchr(path, '/') && !is_hidden(b, path) && stat_at(b->fd, path, ret) == 0 &&
+        ret->type != CKPT_FT_LINK)
         return 0;
     CKPT_AUTOFD int fd = open_name(b, path, O_PATH);
     return fd < 0 ? fd : stat_at(fd, "", ret);
@@ -171,7 +173,9 @@ static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn 
         }
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
-        if (b->root->hidden && snprintf(full, sizeof full, "%s%s%s", path, *path ? "/" : "", e->d_name) < (int)sizeof full && is_hidden(b, full))
+        if (b->root->hidden &&
+            snprintf(full, sizeof full, "%s%s%s", path, *path ? "/" : "", e->d_name) < (int)sizeof full &&
+            is_hidden(b, full))
             continue;
         enum ckpt_ftype type = e->d_type == DT_REG   ? CKPT_FT_FILE
                                : e->d_type == DT_DIR ? CKPT_FT_DIR

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One line for the head, one for each node, one for the end. Writing: lines gather in a buffer that goes to the file now and then. Reading: a
- * window that holds the line at hand. What is wrong with a line is told as such only if the sum at the end is right: else the manifest was
- * damaged, and the line is just where that shows.
+ * One line for the head, one for each node, one for the end. Writing: lines gather in a buffer that goes to the file
+ * now and then. Reading: a window that holds the line at hand. What is wrong with a line is told as such only if the
+ * sum at the end is right: else the manifest was damaged, and the line is just where that shows.
  */
 #include "core/object/manifest.h"
 
@@ -37,7 +37,7 @@ struct ckpt_manifest_writer {
     int fd;
     struct ckpt_buf buf; /* not written yet */
     uint64_t off;
-    uint32_t count;      /* of nodes, the top too */
+    uint32_t count; /* of nodes, the top too */
     int error;
     XXH3_state_t *sum;
 };
@@ -70,7 +70,10 @@ static int add_metadata(struct ckpt_buf *buf, const char *metadata)
     ckpt_buf_addc(buf, ',');
     if (r == -ENOMEM)
         return r;
-    return r < 0 || s.p + strspn(s.p, " \t\r\n") != s.end || buf->data[begin] != '{' || buf->len > CKPT_MANIFEST_HEAD_MAX / 2 ? -EINVAL : 0;
+    return r < 0 || s.p + strspn(s.p, " \t\r\n") != s.end || buf->data[begin] != '{' ||
+                   buf->len > CKPT_MANIFEST_HEAD_MAX / 2
+               ? -EINVAL
+               : 0;
 }
 
 int ckpt_manifest_metadata_ok(const char *text, size_t len, struct ckpt_err *err)
@@ -80,7 +83,8 @@ int ckpt_manifest_metadata_ok(const char *text, size_t len, struct ckpt_err *err
     while (begin < len && strchr(" \t\r\n", text[begin]) && text[begin])
         begin++;
     if (len > CKPT_MANIFEST_METADATA_MAX)
-        return ckpt_fail(err, EINVAL, "user.ckpt.metadata has %zu bytes, and may have %zu", len, CKPT_MANIFEST_METADATA_MAX);
+        return ckpt_fail(err, EINVAL, "user.ckpt.metadata has %zu bytes, and may have %zu", len,
+                         CKPT_MANIFEST_METADATA_MAX);
     if (begin == len || text[begin] != '{')
         return ckpt_fail(err, EINVAL, "user.ckpt.metadata is a JSON object, and begins with {");
     if (ckpt_scan_value(&s, NULL) < 0)
@@ -156,7 +160,8 @@ int ckpt_manifest_write_end(struct ckpt_manifest_writer *w)
         add_to_sum(w, begin);
     }
     if (!w->error) {
-        ckpt_buf_addf(&w->buf, "],\"count\":%u,\"xxh3\":\"%016llx\"}\n", w->count - 1, (unsigned long long)XXH3_64bits_digest(w->sum));
+        ckpt_buf_addf(&w->buf, "],\"count\":%u,\"xxh3\":\"%016llx\"}\n", w->count - 1,
+                      (unsigned long long)XXH3_64bits_digest(w->sum));
         flush(w);
     }
     int r = w->error;
@@ -194,7 +199,8 @@ static int grow(struct lines *l)
     return 0;
 }
 
-/* The next line, with its newline (which only the last one may lack): 1, or 0 at the end. It stays where it is until the next call. */
+/* The next line, with its newline (which only the last one may lack): 1, or 0 at the end. It stays where it is until
+ * the next call. */
 static int next_line(struct lines *l, size_t max, const char **ret, size_t *ret_len, uint64_t *ret_off)
 {
     for (size_t looked = 0;;) {
@@ -249,7 +255,8 @@ static int take_required(struct ckpt_scan *s, bool *ret_sparse)
         if (r == 0 && !strcmp((char *)feature.data, SPARSE))
             *ret_sparse = true;
         else if (r == 0)
-            r = ckpt_fail(s->err, EOPNOTSUPP, "the manifest needs %.100s, which this program does not know", (char *)feature.data);
+            r = ckpt_fail(s->err, EOPNOTSUPP, "the manifest needs %.100s, which this program does not know",
+                          (char *)feature.data);
     }
     ckpt_buf_clear(&feature);
     return r;
@@ -294,8 +301,10 @@ static int take_head_member(struct ckpt_scan *s, struct ckpt_buf *text, struct h
     if (!strcmp(key, "version")) {
         r = ckpt_scan_u64(s, UINT32_MAX, &version);
         h->version = r == 0 && version == CKPT_MANIFEST_VERSION;
-        return r < 0 || h->version ? r : ckpt_fail(s->err, EOPNOTSUPP, "the manifest has version %llu, which this program does not know",
-                                                   (unsigned long long)version);
+        return r < 0 || h->version
+                   ? r
+                   : ckpt_fail(s->err, EOPNOTSUPP, "the manifest has version %llu, which this program does not know",
+                               (unsigned long long)version);
     }
     if (!strcmp(key, "required"))
         return take_required(s, &ret->sparse);
@@ -354,7 +363,9 @@ static int parse_head(struct ckpt_scan *s, struct ckpt_manifest_info *ret)
         return ckpt_scan_fail(s, "the head lacks a member");
     if (!ckpt_manifest_name_ok(ret->name))
         return ckpt_scan_fail(s, "no step can have its name");
-    return ckpt_scan_take(s, '[') && s->end - s->p == 1 && *s->p == '\n' ? 0 : ckpt_scan_fail(s, "the nodes do not begin on a line of their own");
+    return ckpt_scan_take(s, '[') && s->end - s->p == 1 && *s->p == '\n'
+               ? 0
+               : ckpt_scan_fail(s, "the nodes do not begin on a line of their own");
 }
 
 static int read_head(struct lines *l, struct ckpt_manifest_info *ret, XXH3_state_t *sum)
@@ -394,10 +405,10 @@ struct walk {
     XXH3_state_t *sum;
     ckpt_manifest_visit *visit;
     void *arg;
-    uint32_t count;     /* of records */
-    bool comma;         /* behind the last one */
-    int fault;          /* what is wrong with a line, to be told if the sum is right */
-    int visited;        /* what ended the walk */
+    uint32_t count;      /* of records */
+    bool comma;          /* behind the last one */
+    int fault;           /* what is wrong with a line, to be told if the sum is right */
+    int visited;         /* what ended the walk */
     struct ckpt_err err; /* of the fault, or of what came after */
 };
 
@@ -475,7 +486,8 @@ static int parse_end(struct walk *w, const char *line, size_t len)
     if (sum != XXH3_64bits_digest(w->sum))
         return ckpt_fail(err, EBADMSG, "the manifest is damaged: its checksum does not match");
     if (!w->fault && (count != w->count || w->comma))
-        w->fault = ckpt_fail(err, EUCLEAN, "the manifest has %u records, not the %llu that it tells of", w->count, (unsigned long long)count);
+        w->fault = ckpt_fail(err, EUCLEAN, "the manifest has %u records, not the %llu that it tells of", w->count,
+                             (unsigned long long)count);
     return 0;
 }
 
@@ -507,7 +519,8 @@ static int walk_lines(struct walk *w)
     }
 }
 
-int ckpt_manifest_each(struct ckpt_file *file, struct ckpt_manifest_info *ret_info, ckpt_manifest_visit *visit, void *arg, struct ckpt_err *err)
+int ckpt_manifest_each(struct ckpt_file *file, struct ckpt_manifest_info *ret_info, ckpt_manifest_visit *visit,
+                       void *arg, struct ckpt_err *err)
 {
     struct walk w = {.lines = {.file = file}, .visit = visit, .arg = arg, .sum = XXH3_createState()};
     struct ckpt_manifest_info info = {0};
@@ -534,7 +547,8 @@ int ckpt_manifest_each(struct ckpt_file *file, struct ckpt_manifest_info *ret_in
     return r;
 }
 
-int ckpt_manifest_record(struct ckpt_file *file, uint64_t off, uint32_t len, struct ckpt_manifest_node *ret, struct ckpt_err *err)
+int ckpt_manifest_record(struct ckpt_file *file, uint64_t off, uint32_t len, struct ckpt_manifest_node *ret,
+                         struct ckpt_err *err)
 {
     if (len > CKPT_MANIFEST_LINE_MAX)
         return ckpt_fail(err, EINVAL, "no record is that long");

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A stored object as a file of its decoded bytes. One that is open already is opened again as the same file, so that all who read it share its
- * chunks in the cache.
+ * A stored object as a file of its decoded bytes. One that is open already is opened again as the same file, so that
+ * all who read it share its chunks in the cache.
  *
- * What is encoded comes through the cache, chunk by chunk. What is stored raw is read as it is, each chunk checked the first time that any of it
- * is asked for: then the whole chunk is read, once for the check and for the reader.
+ * What is encoded comes through the cache, chunk by chunk. What is stored raw is read as it is, each chunk checked the
+ * first time that any of it is asked for: then the whole chunk is read, once for the check and for the reader.
  */
 #include "core/base/log.h"
 #include "core/base/util.h"
@@ -14,31 +14,32 @@
 #include <stdio.h>
 #include <xxhash.h>
 
-#define STREAMS     4                      /* readers of one object whose progress is followed */
-#define AHEAD       3                      /* chunks that are decoded ahead of one who reads in order */
-#define AHEAD_CHUNK ((uint64_t)64 << 10)   /* smaller chunks are not worth another thread */
+#define STREAMS     4                    /* readers of one object whose progress is followed */
+#define AHEAD       3                    /* chunks that are decoded ahead of one who reads in order */
+#define AHEAD_CHUNK ((uint64_t)64 << 10) /* smaller chunks are not worth another thread */
 #define BUCKETS     1024
 
 struct object {
     struct ckpt_file base;
-    struct object *next;             /* of the bucket of the open ones */
-    bool shared;                     /* it is in there */
-    struct ckpt_file *file;          /* as stored */
+    struct object *next;    /* of the bucket of the open ones */
+    bool shared;            /* it is in there */
+    struct ckpt_file *file; /* as stored */
     struct ckpt_object_info info;
     uint32_t chunk_log2;
     uint64_t chunks;
-    struct ckpt_words words;         /* encoded: the index; raw: the sums */
-    uint64_t present;                /* of a sparse object: its chunks that are there, whose numbers come after their offsets in the index */
-    atomic_bool told;                /* that it is damaged */
+    struct ckpt_words words; /* encoded: the index; raw: the sums */
+    uint64_t present; /* of a sparse object: its chunks that are there, whose numbers come after their offsets in the
+                         index */
+    atomic_bool told; /* that it is damaged */
     /* encoded */
     struct ckpt_cache *cache;
-    uint64_t id;                     /* in the cache */
-    atomic_bool cached;              /* there may be chunks of it */
+    uint64_t id;                           /* in the cache */
+    atomic_bool cached;                    /* there may be chunks of it */
     atomic_uint_fast64_t streams[STREAMS]; /* the last chunk that each reader has got to */
     atomic_uint next_stream;
     /* raw */
-    atomic_uchar *checked;           /* a bit a chunk */
-    atomic_uint_fast64_t zeros;      /* the sum of a chunk of zeros; 0: not known yet */
+    atomic_uchar *checked;      /* a bit a chunk */
+    atomic_uint_fast64_t zeros; /* the sum of a chunk of zeros; 0: not known yet */
 };
 
 static const struct ckpt_backend_ops encoded_ops, raw_ops;
@@ -59,13 +60,15 @@ static int damaged(struct object *o, uint64_t chunk, int r, const struct ckpt_er
     char hex[CKPT_HEX];
     ckpt_hash_hex(o->info.sha256, hex);
     if (!atomic_exchange(&o->told, true))
-        ckpt_log(CKPT_LOG_WARN, "object %s, chunk %llu: %s", hex, (unsigned long long)chunk, err->code == -r ? err->text : strerror(-r));
+        ckpt_log(CKPT_LOG_WARN, "object %s, chunk %llu: %s", hex, (unsigned long long)chunk,
+                 err->code == -r ? err->text : strerror(-r));
     return r;
 }
 
 /* --- encoded --- */
 
-/* The index, as it is read for the first time: chunks lie one behind the other from the beginning of the file to the index. */
+/* The index, as it is read for the first time: chunks lie one behind the other from the beginning of the file to the
+ * index. */
 struct index_check {
     uint64_t chunks, index, bound, last;
     uint64_t all; /* of a sparse object: chunks that the decoded bytes would have */
@@ -76,7 +79,8 @@ static int check_number(struct index_check *c, uint64_t i, uint64_t number, stru
 {
     bool ok = number < c->all && (i == 0 || number > c->last);
     c->last = number;
-    return ok ? 0 : ckpt_fail(err, EUCLEAN, "the object's index has a wrong number for chunk %llu", (unsigned long long)i);
+    return ok ? 0
+              : ckpt_fail(err, EUCLEAN, "the object's index has a wrong number for chunk %llu", (unsigned long long)i);
 }
 
 static int check_offset(void *arg, uint64_t i, uint64_t off, struct ckpt_err *err)
@@ -132,7 +136,8 @@ static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk
         r = ckpt_words_get(&o->words, place, 2, span, err);
     if (r < 0)
         return r;
-    if (span[0] >= span[1] || span[1] - span[0] > ckpt_object_bound(o->info.codec, (uint64_t)1 << o->chunk_log2)) /* since it was checked */
+    if (span[0] >= span[1] ||
+        span[1] - span[0] > ckpt_object_bound(o->info.codec, (uint64_t)1 << o->chunk_log2)) /* since it was checked */
         return ckpt_fail(err, EUCLEAN, "the object's index has changed");
     *ret = (struct ckpt_chunk_source){
         .extent = {.file = ckpt_file_ref(o->file), .off = span[0], .len = span[1] - span[0]},
@@ -163,7 +168,8 @@ static void decode_ahead(struct object *o, uint64_t from)
         }
 }
 
-/* Does a read of chunks [first, last] go on where another one ended? Requests of one reader may overtake each other by a chunk. */
+/* Does a read of chunks [first, last] go on where another one ended? Requests of one reader may overtake each other by
+ * a chunk. */
 static void follow(struct object *o, uint64_t first, uint64_t last)
 {
     for (unsigned i = 0; i < STREAMS; i++) {
@@ -234,7 +240,8 @@ static void encoded_run(struct ckpt_file *base, uint64_t off, uint64_t end, stru
 static int open_encoded(struct object *o, const struct ckpt_object_footer *f, struct ckpt_err *err)
 {
     static atomic_uint_fast64_t next_id = 1;
-    struct index_check check = {.chunks = f->chunks, .index = f->index, .bound = ckpt_object_bound(f->codec, (uint64_t)1 << f->chunk_log2)};
+    struct index_check check = {
+        .chunks = f->chunks, .index = f->index, .bound = ckpt_object_bound(f->codec, (uint64_t)1 << f->chunk_log2)};
     check.all = ckpt_chunk_count(f->size, f->chunk_log2);
     o->base.ops = &encoded_ops;
     o->chunk_log2 = f->chunk_log2;
@@ -243,7 +250,8 @@ static int open_encoded(struct object *o, const struct ckpt_object_footer *f, st
     o->id = CKPT_CHUNK_OF_FILE | atomic_fetch_add(&next_id, 1);
     for (unsigned i = 0; i < STREAMS; i++)
         atomic_init(&o->streams[i], UINT64_MAX);
-    return ckpt_words_open(&o->words, o->file, f->index, f->index, ckpt_object_index_words(f), check_offset, &check, err);
+    return ckpt_words_open(&o->words, o->file, f->index, f->index, ckpt_object_index_words(f), check_offset, &check,
+                           err);
 }
 
 /* --- raw --- */
@@ -258,7 +266,8 @@ static int check_sum(struct object *o, uint64_t chunk, uint64_t got, struct ckpt
     uint64_t want;
     int r = ckpt_words_get(&o->words, chunk, 1, &want, err);
     if (r == 0 && got != want)
-        r = ckpt_fail(err, EBADMSG, "the XXH3-64 is %016llx, not %016llx as stored", (unsigned long long)got, (unsigned long long)want);
+        r = ckpt_fail(err, EBADMSG, "the XXH3-64 is %016llx, not %016llx as stored", (unsigned long long)got,
+                      (unsigned long long)want);
     if (r == 0)
         atomic_fetch_or_explicit(&o->checked[chunk / 8], (unsigned char)(1u << (chunk % 8)), memory_order_relaxed);
     return r;
@@ -292,7 +301,8 @@ static int read_part(struct object *o, uint64_t chunk, void *buf, size_t len, ui
     return r;
 }
 
-/* Bytes [off, end) into buf, in one read as far as all of its chunks have been checked or are there whole. Returns where that is. */
+/* Bytes [off, end) into buf, in one read as far as all of its chunks have been checked or are there whole. Returns
+ * where that is. */
 static int read_run(struct object *o, uint8_t *buf, uint64_t off, uint64_t end, uint64_t *ret_end, struct ckpt_err *err)
 {
     uint64_t first = off >> o->chunk_log2, i = first, run = off;
@@ -415,11 +425,12 @@ static bool try_ref(struct ckpt_file *f)
 }
 
 /* The same file in the same cache; with the lock held. */
-static struct object *find_open(struct ckpt_cache *cache, const struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256])
+static struct object *find_open(struct ckpt_cache *cache, const struct ckpt_file *file,
+                                const uint8_t sha256[CKPT_SHA256])
 {
     for (struct object *o = *bucket_of(sha256); o; o = o->next)
-        if (o->cache == cache && o->file->ops == file->ops && o->file->st.dev == file->st.dev && o->file->st.ino == file->st.ino &&
-            !memcmp(o->info.sha256, sha256, CKPT_SHA256) && try_ref(&o->base))
+        if (o->cache == cache && o->file->ops == file->ops && o->file->st.dev == file->st.dev &&
+            o->file->st.ino == file->st.ino && !memcmp(o->info.sha256, sha256, CKPT_SHA256) && try_ref(&o->base))
             return o;
     return NULL;
 }
@@ -475,8 +486,8 @@ struct place {
 };
 
 /*
- * What is stored under the hash and suffix. In a store among the objects, or in the trash; or among the objects again, if it was just taken out
- * of the trash.
+ * What is stored under the hash and suffix. In a store among the objects, or in the trash; or among the objects again,
+ * if it was just taken out of the trash.
  */
 static int open_stored(struct place at, const uint8_t sha256[CKPT_SHA256], const char *suffix, struct ckpt_file **ret)
 {
@@ -509,15 +520,15 @@ static int open_as_stored(struct object *o, struct place at, uint64_t size, stru
     struct ckpt_file *sums;
     r = open_stored(at, o->info.sha256, ".sums", &sums);
     if (r < 0)
-        return ckpt_fail(err, r == -ENOENT ? EUCLEAN : -r, r == -ENOENT ? "its sums are missing" : "its sums cannot be read: %s",
-                         strerror(-r));
+        return ckpt_fail(err, r == -ENOENT ? EUCLEAN : -r,
+                         r == -ENOENT ? "its sums are missing" : "its sums cannot be read: %s", strerror(-r));
     r = open_raw(o, sums, err);
     ckpt_file_unref(sums);
     return r;
 }
 
-static int object_new(struct place at, struct ckpt_cache *cache, struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256],
-                      uint64_t size, struct object **ret, struct ckpt_err *err)
+static int object_new(struct place at, struct ckpt_cache *cache, struct ckpt_file *file,
+                      const uint8_t sha256[CKPT_SHA256], uint64_t size, struct object **ret, struct ckpt_err *err)
 {
     struct object *o = calloc(1, sizeof *o);
     if (!o)
@@ -542,7 +553,8 @@ static int share(struct object *o, struct place at, uint64_t size, struct ckpt_e
 {
     struct ckpt_file *sums;
     if (size != UINT64_MAX && size != o->info.size) {
-        int r = ckpt_fail(err, EBADMSG, "the object has %llu bytes, not %llu", (unsigned long long)o->info.size, (unsigned long long)size);
+        int r = ckpt_fail(err, EBADMSG, "the object has %llu bytes, not %llu", (unsigned long long)o->info.size,
+                          (unsigned long long)size);
         ckpt_file_unref(&o->base);
         return r;
     }
@@ -552,15 +564,16 @@ static int share(struct object *o, struct place at, uint64_t size, struct ckpt_e
     return 0;
 }
 
-static int open_in(struct place at, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_file **ret,
-                   struct ckpt_err *err)
+static int open_in(struct place at, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                   struct ckpt_file **ret, struct ckpt_err *err)
 {
     char hex[CKPT_HEX];
     struct ckpt_file *file;
     ckpt_hash_hex(sha256, hex);
     int r = open_stored(at, sha256, "", &file);
     if (r < 0)
-        return ckpt_fail(err, -r, r == -ENOENT ? "object %s is missing from the store" : "object %s: %s", hex, strerror(-r));
+        return ckpt_fail(err, -r, r == -ENOENT ? "object %s is missing from the store" : "object %s: %s", hex,
+                         strerror(-r));
     struct object *o = find_shared(cache, file, sha256);
     r = o ? share(o, at, size, err) : object_new(at, cache, file, sha256, size, &o, err);
     ckpt_file_unref(file);
@@ -576,8 +589,8 @@ int ckpt_object_open(struct ckpt_pins *pins, struct ckpt_cache *cache, const uin
     return open_in((struct place){pins, false}, cache, sha256, size, ret, err);
 }
 
-int ckpt_object_open_held(struct ckpt_pins *pins, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256], uint64_t size,
-                          struct ckpt_file **ret, struct ckpt_err *err)
+int ckpt_object_open_held(struct ckpt_pins *pins, struct ckpt_cache *cache, const uint8_t sha256[CKPT_SHA256],
+                          uint64_t size, struct ckpt_file **ret, struct ckpt_err *err)
 {
     return open_in((struct place){pins, true}, cache, sha256, size, ret, err);
 }

@@ -85,8 +85,8 @@ uint64_t ckpt_chunk_count(uint64_t size, uint32_t chunk_log2)
 
 uint64_t ckpt_object_bound(enum ckpt_object_codec codec, uint64_t chunk_bytes)
 {
-    return CKPT_OBJECT_SUM +
-           (codec == CKPT_OBJECT_LZ4 ? 4 + (uint64_t)LZ4_compressBound((int)chunk_bytes) : chunk_bytes + BLOSC_MAX_OVERHEAD);
+    return CKPT_OBJECT_SUM + (codec == CKPT_OBJECT_LZ4 ? 4 + (uint64_t)LZ4_compressBound((int)chunk_bytes)
+                                                       : chunk_bytes + BLOSC_MAX_OVERHEAD);
 }
 
 static uint8_t *put32(uint8_t *p, uint32_t v)
@@ -165,7 +165,8 @@ int ckpt_object_footer_read(struct ckpt_file *file, const uint8_t sha256[CKPT_SH
         return ckpt_fail(err, EBADMSG, "the object's footer is damaged");
     uint32_t version = ckpt_le32(b + 8), codec = ckpt_le32(b + 12);
     if (version != VERSION || ckpt_le64(b + 80))
-        return ckpt_fail(err, EOPNOTSUPP, "the object has format version %u, which is newer than this program", version);
+        return ckpt_fail(err, EOPNOTSUPP, "the object has format version %u, which is newer than this program",
+                         version);
     if (codec == CKPT_OBJECT_NONE || codec >= CKPT_OBJECT_CODECS)
         return ckpt_fail(err, EOPNOTSUPP, "the object has codec %u, which this program does not know", codec);
     struct ckpt_object_footer f = {
@@ -184,15 +185,16 @@ int ckpt_object_footer_read(struct ckpt_file *file, const uint8_t sha256[CKPT_SH
     return 1;
 }
 
-int ckpt_object_stat(struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret,
-                     struct ckpt_err *err)
+int ckpt_object_stat(struct ckpt_file *file, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                     struct ckpt_object_info *ret, struct ckpt_err *err)
 {
     struct ckpt_object_footer f = {.codec = CKPT_OBJECT_NONE, .size = file->st.size};
     int r = ckpt_object_footer_read(file, sha256, &f, err);
     if (r < 0)
         return r;
     if (size != UINT64_MAX && size != f.size)
-        return ckpt_fail(err, EBADMSG, "the object has %llu bytes, not %llu", (unsigned long long)f.size, (unsigned long long)size);
+        return ckpt_fail(err, EBADMSG, "the object has %llu bytes, not %llu", (unsigned long long)f.size,
+                         (unsigned long long)size);
     memmove(ret->sha256, sha256, CKPT_SHA256); /* which may be this one */
     ret->size = f.size;
     ret->stored = file->st.size;
@@ -211,8 +213,8 @@ void ckpt_sums_header_make(uint64_t size, const uint8_t sha256[CKPT_SHA256], uin
     memcpy(p, sha256, CKPT_SHA256);
 }
 
-int ckpt_sums_header_read(struct ckpt_file *file, uint64_t size, const uint8_t sha256[CKPT_SHA256], uint32_t *ret_chunk_log2,
-                          struct ckpt_err *err)
+int ckpt_sums_header_read(struct ckpt_file *file, uint64_t size, const uint8_t sha256[CKPT_SHA256],
+                          uint32_t *ret_chunk_log2, struct ckpt_err *err)
 {
     uint8_t b[CKPT_SUMS_HEADER];
     if (file->st.size < sizeof b)
@@ -224,13 +226,15 @@ int ckpt_sums_header_read(struct ckpt_file *file, uint64_t size, const uint8_t s
     if (memcmp(b, SUMS_MAGIC, 8) != 0)
         return ckpt_fail(err, EUCLEAN, "the object's sums are no sums");
     if (version != VERSION)
-        return ckpt_fail(err, EOPNOTSUPP, "the object's sums have format version %u, which is newer than this program", version);
+        return ckpt_fail(err, EOPNOTSUPP, "the object's sums have format version %u, which is newer than this program",
+                         version);
     if (log2 < CKPT_CHUNK_LOG2_MIN || log2 > CKPT_CHUNK_LOG2_MAX)
         return ckpt_fail(err, EOPNOTSUPP, "the object's sums are of chunks of 2^%u bytes", log2);
     if (memcmp(b + 24, sha256, CKPT_SHA256) != 0)
         return ckpt_fail(err, EUCLEAN, "the object's sums are those of another object");
     if (ckpt_le64(b + 16) != size)
-        return ckpt_fail(err, EBADMSG, "the object has %llu bytes, not %llu", (unsigned long long)size, (unsigned long long)ckpt_le64(b + 16));
+        return ckpt_fail(err, EBADMSG, "the object has %llu bytes, not %llu", (unsigned long long)size,
+                         (unsigned long long)ckpt_le64(b + 16));
     if (ckpt_chunk_count(size, log2) * 8 + CKPT_OBJECT_SUM + sizeof b != file->st.size)
         return ckpt_fail(err, EBADMSG, "the object's sums have %llu bytes", (unsigned long long)file->st.size);
     *ret_chunk_log2 = log2;

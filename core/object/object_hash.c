@@ -6,12 +6,13 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
-#define PIECE ((size_t)128 << 10) /* is still in the processor's cache when the second sum is made of it; divides a chunk */
+#define PIECE                                                                                                          \
+    ((size_t)128 << 10) /* is still in the processor's cache when the second sum is made of it; divides a chunk */
 
 struct hashing {
     uint8_t *piece;
     EVP_MD_CTX *sha;
-    XXH3_state_t *sum;    /* NULL: not wanted */
+    XXH3_state_t *sum; /* NULL: not wanted */
     struct ckpt_buf *sums;
 };
 
@@ -30,7 +31,8 @@ static int hash_piece(struct hashing *h, size_t len, bool ends_chunk, struct ckp
     return 0;
 }
 
-static int hash_range(struct hashing *h, int fd, uint64_t off, uint64_t len, const atomic_bool *cancel, struct ckpt_err *err)
+static int hash_range(struct hashing *h, int fd, uint64_t off, uint64_t len, const atomic_bool *cancel,
+                      struct ckpt_err *err)
 {
     for (uint64_t done = 0; done < len;) {
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
@@ -47,10 +49,11 @@ static int hash_range(struct hashing *h, int fd, uint64_t off, uint64_t len, con
     return h->sums && ckpt_buf_error(h->sums) < 0 ? ckpt_fail(err, -ckpt_buf_error(h->sums), "out of memory") : 0;
 }
 
-int ckpt_object_hash(int fd, uint64_t off, uint64_t len, const atomic_bool *cancel, uint8_t ret[CKPT_SHA256], struct ckpt_buf *sums,
-                     struct ckpt_err *err)
+int ckpt_object_hash(int fd, uint64_t off, uint64_t len, const atomic_bool *cancel, uint8_t ret[CKPT_SHA256],
+                     struct ckpt_buf *sums, struct ckpt_err *err)
 {
-    struct hashing h = {.piece = malloc(PIECE), .sha = EVP_MD_CTX_new(), .sum = sums ? XXH3_createState() : NULL, .sums = sums};
+    struct hashing h = {
+        .piece = malloc(PIECE), .sha = EVP_MD_CTX_new(), .sum = sums ? XXH3_createState() : NULL, .sums = sums};
     int r = 0;
     if (!h.piece || !h.sha || (sums && !h.sum) || !EVP_DigestInit_ex(h.sha, EVP_sha256(), NULL))
         r = ckpt_fail(err, ENOMEM, "out of memory");

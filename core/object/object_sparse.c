@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Files that are mostly holes. Their name is a hash of what is in them and where, since a SHA-256 of all their bytes would have to go through
- * the zeros one by one. See docs/format.md, "Sparse objects".
+ * Files that are mostly holes. Their name is a hash of what is in them and where, since a SHA-256 of all their bytes
+ * would have to go through the zeros one by one. See docs/format.md, "Sparse objects".
  */
 #include "core/object/object_file.h"
 
@@ -28,7 +28,8 @@ static bool is_zero(const uint8_t *p, size_t len)
 
 int ckpt_sparse_name_begin(EVP_MD_CTX *md, uint64_t size)
 {
-    return EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && EVP_DigestUpdate(md, MAGIC, strlen(MAGIC)) == 1 && EVP_DigestUpdate(md, &size, sizeof size) == 1
+    return EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && EVP_DigestUpdate(md, MAGIC, strlen(MAGIC)) == 1 &&
+                   EVP_DigestUpdate(md, &size, sizeof size) == 1
                ? 0
                : -EIO;
 }
@@ -53,7 +54,8 @@ int ckpt_sparse_name_end(EVP_MD_CTX *md, uint8_t ret[CKPT_SHA256])
     uint8_t sha256[EVP_MAX_MD_SIZE];
     if (EVP_DigestFinal_ex(md, sha256, NULL) != 1)
         return -EIO;
-    for (unsigned i = 0; i < CKPT_SHA256; i++) /* no file has this SHA-256 by design: it would be that of another file's description */
+    for (unsigned i = 0; i < CKPT_SHA256;
+         i++) /* no file has this SHA-256 by design: it would be that of another file's description */
         ret[i] = (uint8_t)~sha256[i];
     return 0;
 }
@@ -69,7 +71,8 @@ static uint64_t next_data(int fd, uint64_t off, uint64_t size)
     return CKPT_MIN((uint64_t)at, size);
 }
 
-static int add_chunk(EVP_MD_CTX *md, int fd, uint8_t *buf, uint64_t chunk, uint64_t size, struct ckpt_buf *present, struct ckpt_err *err)
+static int add_chunk(EVP_MD_CTX *md, int fd, uint8_t *buf, uint64_t chunk, uint64_t size, struct ckpt_buf *present,
+                     struct ckpt_err *err)
 {
     uint64_t begin = chunk * CKPT_OBJECT_CHUNK;
     size_t len = (size_t)CKPT_MIN(CKPT_OBJECT_CHUNK, size - begin);
@@ -84,7 +87,8 @@ static int add_chunk(EVP_MD_CTX *md, int fd, uint8_t *buf, uint64_t chunk, uint6
     return ckpt_buf_error(present) < 0 ? ckpt_fail(err, -ckpt_buf_error(present), "out of memory") : 0;
 }
 
-int ckpt_object_hash_sparse(int fd, uint64_t size, const atomic_bool *cancel, uint8_t ret[CKPT_SHA256], struct ckpt_buf *present, struct ckpt_err *err)
+int ckpt_object_hash_sparse(int fd, uint64_t size, const atomic_bool *cancel, uint8_t ret[CKPT_SHA256],
+                            struct ckpt_buf *present, struct ckpt_err *err)
 {
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     CKPT_AUTOFREE uint8_t *buf = malloc(CKPT_OBJECT_CHUNK);

@@ -26,7 +26,8 @@ int ckpt_input_read(int fd, void *buf, size_t len, uint64_t off, struct ckpt_err
 }
 
 /* The codec's bytes alone. dst has room for ckpt_object_bound(). */
-static int encode(enum ckpt_object_codec codec, unsigned typesize, const uint8_t *src, size_t len, uint8_t *dst, size_t room)
+static int encode(enum ckpt_object_codec codec, unsigned typesize, const uint8_t *src, size_t len, uint8_t *dst,
+                  size_t room)
 {
     if (codec == CKPT_OBJECT_LZ4) {
         uint32_t size = (uint32_t)len;
@@ -34,7 +35,8 @@ static int encode(enum ckpt_object_codec codec, unsigned typesize, const uint8_t
         memcpy(dst, &size, 4);
         return n > 0 ? n + 4 : -EIO;
     }
-    int n = blosc_compress_ctx(BLOSC_LEVEL, BLOSC_BITSHUFFLE, typesize, len, src, dst, room, BLOSC_LZ4_COMPNAME, BLOSC_BLOCK, 1);
+    int n = blosc_compress_ctx(BLOSC_LEVEL, BLOSC_BITSHUFFLE, typesize, len, src, dst, room, BLOSC_LZ4_COMPNAME,
+                               BLOSC_BLOCK, 1);
     return n > 0 ? n : -EIO;
 }
 
@@ -43,7 +45,8 @@ static unsigned typesize_of(enum ckpt_object_codec codec, unsigned typesize)
     return codec != CKPT_OBJECT_LZ4 && typesize && typesize <= CKPT_OBJECT_TYPESIZE_MAX ? typesize : 1;
 }
 
-enum ckpt_object_codec ckpt_object_sample(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize)
+enum ckpt_object_codec ckpt_object_sample(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec,
+                                          unsigned typesize)
 {
     if ((codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_BLOSC) || !len)
         return CKPT_OBJECT_NONE;
@@ -69,10 +72,10 @@ struct encoder {
     const struct ckpt_object_footer *f;
     int fd, out;
     uint64_t off, chunk_bytes;
-    const struct ckpt_buf *sums; /* of the input's chunks, when it was hashed; NULL: not compared */
+    const struct ckpt_buf *sums;    /* of the input's chunks, when it was hashed; NULL: not compared */
     const struct ckpt_buf *present; /* of a sparse object: number and sum of each chunk that there is; NULL: all are */
-    size_t room;            /* that a chunk may take */
-    uint8_t *src, *batch;   /* a chunk; what is not written yet */
+    size_t room;                    /* that a chunk may take */
+    uint8_t *src, *batch;           /* a chunk; what is not written yet */
     size_t batched, batch_room;
     uint64_t written;
     struct ckpt_buf index;
@@ -156,7 +159,8 @@ static int encode_all(struct encoder *e, struct ckpt_object_footer *f, const ato
     return encode_end(e, f, err);
 }
 
-static int encode_object(struct encoder *e, struct ckpt_object_footer *f, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+static int encode_object(struct encoder *e, struct ckpt_object_footer *f, const atomic_bool *cancel,
+                         uint64_t *ret_stored, struct ckpt_err *err)
 {
     e->room = (size_t)ckpt_object_bound(f->codec, e->chunk_bytes);
     e->batch_room = (size_t)CKPT_MIN((uint64_t)BATCH, (f->chunks ? f->chunks - 1 : 0) * e->room) + e->room;
@@ -171,40 +175,53 @@ static int encode_object(struct encoder *e, struct ckpt_object_footer *f, const 
     return r;
 }
 
-int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
-                       const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize,
+                       uint64_t chunk_bytes, const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel,
+                       uint64_t *ret_stored, struct ckpt_err *err)
 {
-    return ckpt_object_encode_hashed(fd, off, len, codec, typesize, chunk_bytes, sha256, NULL, out, cancel, ret_stored, err);
+    return ckpt_object_encode_hashed(fd, off, len, codec, typesize, chunk_bytes, sha256, NULL, out, cancel, ret_stored,
+                                     err);
 }
 
-int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize, uint64_t chunk_bytes,
-                              const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, int out, const atomic_bool *cancel,
-                              uint64_t *ret_stored, struct ckpt_err *err)
+int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize,
+                              uint64_t chunk_bytes, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums,
+                              int out, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
 {
     uint32_t log2 = chunk_bytes ? (uint32_t)__builtin_ctzll(chunk_bytes) : 0;
-    if ((codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_BLOSC) || log2 < CKPT_CHUNK_LOG2_MIN || log2 > CKPT_CHUNK_LOG2_MAX ||
-        chunk_bytes != (uint64_t)1 << log2 || len > CKPT_OBJECT_SIZE_MAX)
-        return ckpt_fail(err, EINVAL, "no object can have %llu bytes of codec %d in chunks of %llu", (unsigned long long)len, (int)codec,
-                         (unsigned long long)chunk_bytes);
-    struct ckpt_object_footer f = {.codec = codec, .chunk_log2 = log2, .typesize = typesize_of(codec, typesize), .size = len};
+    if ((codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_BLOSC) || log2 < CKPT_CHUNK_LOG2_MIN ||
+        log2 > CKPT_CHUNK_LOG2_MAX || chunk_bytes != (uint64_t)1 << log2 || len > CKPT_OBJECT_SIZE_MAX)
+        return ckpt_fail(err, EINVAL, "no object can have %llu bytes of codec %d in chunks of %llu",
+                         (unsigned long long)len, (int)codec, (unsigned long long)chunk_bytes);
+    struct ckpt_object_footer f = {
+        .codec = codec, .chunk_log2 = log2, .typesize = typesize_of(codec, typesize), .size = len};
     f.chunks = ckpt_chunk_count(len, log2);
     memcpy(f.sha256, sha256, CKPT_SHA256);
-    struct encoder e = {.f = &f, .fd = fd, .sums = chunk_bytes == CKPT_OBJECT_CHUNK ? sums : NULL, .out = out, .off = off, .chunk_bytes = chunk_bytes};
+    struct encoder e = {.f = &f,
+                        .fd = fd,
+                        .sums = chunk_bytes == CKPT_OBJECT_CHUNK ? sums : NULL,
+                        .out = out,
+                        .off = off,
+                        .chunk_bytes = chunk_bytes};
     return encode_object(&e, &f, cancel, ret_stored, err);
 }
 
-int ckpt_object_encode_sparse(int fd, uint64_t size, unsigned typesize, const uint8_t name[CKPT_SHA256], const struct ckpt_buf *present, int out,
-                              const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+int ckpt_object_encode_sparse(int fd, uint64_t size, unsigned typesize, const uint8_t name[CKPT_SHA256],
+                              const struct ckpt_buf *present, int out, const atomic_bool *cancel, uint64_t *ret_stored,
+                              struct ckpt_err *err)
 {
     uint32_t log2 = (uint32_t)__builtin_ctzll(CKPT_OBJECT_CHUNK);
-    struct ckpt_object_footer f = {.codec = CKPT_OBJECT_SPARSE, .chunk_log2 = log2, .typesize = typesize_of(CKPT_OBJECT_SPARSE, typesize), .size = size};
+    struct ckpt_object_footer f = {.codec = CKPT_OBJECT_SPARSE,
+                                   .chunk_log2 = log2,
+                                   .typesize = typesize_of(CKPT_OBJECT_SPARSE, typesize),
+                                   .size = size};
     f.chunks = present->len / 16;
     memcpy(f.sha256, name, CKPT_SHA256);
     struct encoder e = {.f = &f, .fd = fd, .present = present, .out = out, .chunk_bytes = CKPT_OBJECT_CHUNK};
     return encode_object(&e, &f, cancel, ret_stored, err);
 }
 
-int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums, struct ckpt_err *err)
+int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums,
+                           struct ckpt_err *err)
 {
     if (sums->len != ckpt_chunk_count(size, (uint32_t)__builtin_ctzll(CKPT_OBJECT_CHUNK)) * 8)
         return ckpt_fail(err, EINVAL, "%zu bytes of sums for %llu", sums->len, (unsigned long long)size);

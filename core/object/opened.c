@@ -100,7 +100,8 @@ int ckpt_opened_get(struct ckpt_opened *o, const struct ckpt_span *span, struct 
         }
         ckpt_file_unref(old);
     }
-    if (span->off > file->st.size || span->len > file->st.size - span->off || (span->whole && span->len != file->st.size)) {
+    if (span->off > file->st.size || span->len > file->st.size - span->off ||
+        (span->whole && span->len != file->st.size)) {
         char hex[CKPT_HEX];
         ckpt_hash_hex(span->object, hex);
         ckpt_file_unref(file);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The objects that a tree has opened: the ones used last stay open, so that a pack is not opened for every leaf in it. Refcounted; internally
- * locked.
+ * The objects that a tree has opened: the ones used last stay open, so that a pack is not opened for every leaf in it.
+ * Refcounted; internally locked.
  */
 #ifndef CKPT_OBJECT_OPENED_H
 #define CKPT_OBJECT_OPENED_H
@@ -21,11 +21,12 @@ int ckpt_opened_new(struct ckpt_pins *pins, struct ckpt_cache *cache, struct ckp
 /* The tree is closed: nothing stays open any more but for the time of a read. */
 void ckpt_opened_close(struct ckpt_opened *o);
 /* The object that a span is of, long enough for it; the caller unrefs. */
-int ckpt_opened_get(struct ckpt_opened *o, const struct ckpt_span *span, struct ckpt_file **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_opened_get(struct ckpt_opened *o, const struct ckpt_span *span, struct ckpt_file **ret,
+                    struct ckpt_err *err) CKPT_MUST_USE;
 
 /*
- * A span as a file, for as long as it is wanted: its object is opened whenever it is read, so that what the chunk cache remembers keeps no
- * objects open.
+ * A span as a file, for as long as it is wanted: its object is opened whenever it is read, so that what the chunk cache
+ * remembers keeps no objects open.
  */
 int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, struct ckpt_file **ret) CKPT_MUST_USE;
 

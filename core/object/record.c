@@ -9,12 +9,33 @@
 
 /* In the order in which they are written. */
 enum member {
-    PARENT, NAME, NAME_HEX, KIND, CONTAINER, MODE, UID, GID, MTIME, SIZE, SHA256, OBJECT, OFFSET, CODEC, STORED, DESCR, DTYPE, SHAPE, HEADER,
-    FORTRAN, TEXT, XATTRS, MEMBERS
+    PARENT,
+    NAME,
+    NAME_HEX,
+    KIND,
+    CONTAINER,
+    MODE,
+    UID,
+    GID,
+    MTIME,
+    SIZE,
+    SHA256,
+    OBJECT,
+    OFFSET,
+    CODEC,
+    STORED,
+    DESCR,
+    DTYPE,
+    SHAPE,
+    HEADER,
+    FORTRAN,
+    TEXT,
+    XATTRS,
+    MEMBERS
 };
 static const char *const members[MEMBERS] = {
-    "parent", "name", "name_hex", "kind", "container", "mode", "uid", "gid", "mtime", "size", "sha256", "object", "offset", "codec", "stored",
-    "descr", "dtype", "shape", "header", "fortran", "text", "xattrs",
+    "parent", "name",   "name_hex", "kind",   "container", "mode",  "uid",   "gid",    "mtime",   "size", "sha256",
+    "object", "offset", "codec",    "stored", "descr",     "dtype", "shape", "header", "fortran", "text", "xattrs",
 };
 #define BIT(m) (1u << (m))
 /* A member that belongs to another kind of node is as good as unknown. */
@@ -66,7 +87,7 @@ void ckpt_manifest_node_clear(struct ckpt_manifest_node *n)
 struct record {
     struct ckpt_scan *s;
     struct ckpt_manifest_node *n;
-    struct ckpt_buf text; /* of the member */
+    struct ckpt_buf text;  /* of the member */
     enum ckpt_dtype dtype; /* as it is named; OTHER: it is not */
     uint32_t seen;
 };
@@ -108,7 +129,9 @@ static int take_word(struct record *r, const char *const *words, unsigned count,
             *ret = i;
             return 0;
         }
-    return e < 0 ? e : ckpt_fail(r->s->err, EOPNOTSUPP, "a node of the manifest has the unknown %s %.60s", what, (char *)r->text.data);
+    return e < 0 ? e
+                 : ckpt_fail(r->s->err, EOPNOTSUPP, "a node of the manifest has the unknown %s %.60s", what,
+                             (char *)r->text.data);
 }
 
 static int take_hash(struct record *r, uint8_t *ret)
@@ -116,7 +139,9 @@ static int take_hash(struct record *r, uint8_t *ret)
     int e = ckpt_scan_string(r->s, &r->text);
     if (e < 0)
         return e;
-    return r->text.len == CKPT_HEX - 1 && ckpt_hash_parse((char *)r->text.data, ret) ? 0 : ckpt_scan_fail(r->s, "a SHA-256 is malformed");
+    return r->text.len == CKPT_HEX - 1 && ckpt_hash_parse((char *)r->text.data, ret)
+               ? 0
+               : ckpt_scan_fail(r->s, "a SHA-256 is malformed");
 }
 
 static int take_u32(struct record *r, uint64_t max, uint32_t *ret)
@@ -137,7 +162,8 @@ static int take_shape(struct record *r)
         if (a->ndim && !ckpt_scan_take(r->s, ','))
             return ckpt_scan_fail(r->s, "a comma is missing");
         if (a->ndim == CKPT_MAX_DIMS)
-            return ckpt_fail(r->s->err, EOPNOTSUPP, "an array of the manifest has more than %d dimensions", CKPT_MAX_DIMS);
+            return ckpt_fail(r->s->err, EOPNOTSUPP, "an array of the manifest has more than %d dimensions",
+                             CKPT_MAX_DIMS);
         int e = ckpt_scan_u64(r->s, CKPT_LEAF_MAX, &a->shape[a->ndim]);
         if (e < 0)
             return e;
@@ -264,7 +290,8 @@ static int check_record(struct record *r, bool top)
 {
     struct ckpt_manifest_node *n = r->n;
     bool sparse = ckpt_manifest_is_sparse(n);
-    uint32_t want = BIT(MODE) | BIT(UID) | BIT(GID) | BIT(MTIME) | required[n->kind] | (top ? 0 : BIT(PARENT) | BIT(KIND));
+    uint32_t want = BIT(MODE) | BIT(UID) | BIT(GID) | BIT(MTIME) | required[n->kind] |
+                    (top ? 0 : BIT(PARENT) | BIT(KIND));
     if (sparse) /* its object's name is no SHA-256 */
         want = (want & ~BIT(SHA256)) | BIT(OBJECT);
     if ((r->seen & want) != want)
@@ -362,9 +389,9 @@ static void add_content(struct ckpt_buf *buf, const struct ckpt_manifest_node *n
 static int add_array(struct ckpt_buf *buf, const struct ckpt_manifest_node *n)
 {
     struct ckpt_npy a = n->npy, plain = {0};
-    if (ckpt_npy_parse_descr(a.descr, &plain, NULL) < 0 || strcmp(plain.descr, a.descr) || plain.itemsize != a.itemsize ||
-        a.ndim > CKPT_MAX_DIMS || ckpt_npy_settle(&a, NULL) < 0 || a.header + a.nbytes != n->size || !dtype_fits(a.dtype, &a) ||
-        a.header > CKPT_NPY_HEADER_MAX + 12)
+    if (ckpt_npy_parse_descr(a.descr, &plain, NULL) < 0 || strcmp(plain.descr, a.descr) ||
+        plain.itemsize != a.itemsize || a.ndim > CKPT_MAX_DIMS || ckpt_npy_settle(&a, NULL) < 0 ||
+        a.header + a.nbytes != n->size || !dtype_fits(a.dtype, &a) || a.header > CKPT_NPY_HEADER_MAX + 12)
         return -EINVAL;
     add_string(buf, "descr", a.descr);
     if (a.dtype != plain.dtype && a.dtype != CKPT_DT_OTHER)
@@ -386,12 +413,16 @@ static int add_xattrs(struct ckpt_buf *buf, const char *xattrs)
     int r = ckpt_scan_value(&s, buf);
     if (r == -ENOMEM)
         return r;
-    return r < 0 || s.p + strspn(s.p, " \t\r\n") != s.end || buf->data[begin] != '{' || buf->len - begin > CKPT_MANIFEST_XATTRS_MAX ? -EINVAL : 0;
+    return r < 0 || s.p + strspn(s.p, " \t\r\n") != s.end || buf->data[begin] != '{' ||
+                   buf->len - begin > CKPT_MANIFEST_XATTRS_MAX
+               ? -EINVAL
+               : 0;
 }
 
 static bool node_fits(const struct ckpt_manifest_node *n, bool top)
 {
-    if ((unsigned)n->kind >= CKPT_NODE_KINDS || (unsigned)n->container >= CKPT_CONTAINERS || n->mode > MAX_MODE || n->mtime_ns == INT64_MIN)
+    if ((unsigned)n->kind >= CKPT_NODE_KINDS || (unsigned)n->container >= CKPT_CONTAINERS || n->mode > MAX_MODE ||
+        n->mtime_ns == INT64_MIN)
         return false;
     if (top ? n->kind != CKPT_NODE_DIR : !n->name || !name_fits(n->name, n->kind))
         return false;
@@ -401,7 +432,8 @@ static bool node_fits(const struct ckpt_manifest_node *n, bool top)
         return false;
     if (n->size > CKPT_LEAF_MAX || n->offset > CKPT_LEAF_MAX || n->stored > CKPT_LEAF_MAX)
         return false;
-    return n->kind != CKPT_NODE_VALUE || (n->text && strlen(n->text) == n->size && ckpt_manifest_text_ok(n->text, n->size));
+    return n->kind != CKPT_NODE_VALUE ||
+           (n->text && strlen(n->text) == n->size && ckpt_manifest_text_ok(n->text, n->size));
 }
 
 int ckpt_record_print(struct ckpt_buf *buf, const struct ckpt_manifest_node *n, bool top)

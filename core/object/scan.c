@@ -44,7 +44,10 @@ static bool take_hex4(struct ckpt_scan *s, uint32_t *ret)
     *ret = 0;
     for (unsigned i = 0; i < 4; i++, s->p++) {
         int c = s->p < s->end ? (uint8_t)*s->p : 0;
-        int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int d = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                       : -1;
         if (d < 0)
             return false;
         *ret = *ret << 4 | (uint32_t)d;

@@ -63,14 +63,14 @@ static int pass_run(struct pass *p, struct ckpt_err *err)
     }
 }
 
-int ckpt_words_open(struct ckpt_words *w, struct ckpt_file *file, uint64_t from, uint64_t off, uint64_t count, ckpt_words_visit *visit,
-                    void *arg, struct ckpt_err *err)
+int ckpt_words_open(struct ckpt_words *w, struct ckpt_file *file, uint64_t from, uint64_t off, uint64_t count,
+                    ckpt_words_visit *visit, void *arg, struct ckpt_err *err)
 {
     struct pass p = {.w = w, .file = file, .from = from, .visit = visit, .arg = arg};
     *w = (struct ckpt_words){.off = off, .count = count, .skip = (size_t)(off - from)};
     uint64_t end;
-    if (ckpt_mul(count, 8, &p.total) || ckpt_add(p.total, off - from, &p.total) || ckpt_add(from + SUM, p.total, &end) ||
-        end > file->st.size)
+    if (ckpt_mul(count, 8, &p.total) || ckpt_add(p.total, off - from, &p.total) ||
+        ckpt_add(from + SUM, p.total, &end) || end > file->st.size)
         return ckpt_fail(err, EBADMSG, "a table of a stored object ends too early");
     p.piece = (size_t)CKPT_MIN(p.total, (uint64_t)HELD);
     CKPT_AUTOFREE uint8_t *buf = p.buf = malloc(p.piece + SUM);

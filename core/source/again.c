@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Callers that are told -ESTALE, since a file that they want to change is in no staged step, or not any more. The kernel makes them look the path up
- * once more, and no third time; what they find then is the staged file, and its step does not commit before they have opened it.
+ * Callers that are told -ESTALE, since a file that they want to change is in no staged step, or not any more. The
+ * kernel makes them look the path up once more, and no third time; what they find then is the staged file, and its step
+ * does not commit before they have opened it.
  */
 #include "core/base/util.h"
 #include "core/source/change.h"
@@ -37,7 +38,8 @@ static bool was_told(struct ckpt_source *src, const struct ckpt_caller *who, boo
     return told;
 }
 
-/* The step that an id is in is open for changes: what is opened may be no more than a view, whose name becomes a file's. */
+/* The step that an id is in is open for changes: what is opened may be no more than a view, whose name becomes a
+ * file's. */
 static int open_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
     struct ckpt_stages *set;
@@ -60,7 +62,8 @@ static int open_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *ar
 }
 
 /* A change of something that is no staged file: its step is opened for changes, and the caller is to look again. */
-int ckpt_source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who,
+                                struct ckpt_err *err)
 {
     int r = ckpt_source_retry(src, id, 0, open_at, NULL, err);
     if (r < 0)
@@ -109,14 +112,15 @@ static bool is_in_step(struct ckpt_source *src, uint64_t id)
     return is;
 }
 
-int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
-                    struct ckpt_err *err)
+int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who,
+                    struct ckpt_attr *ret, struct ckpt_err *err)
 {
     bool change;
     if (parent == CKPT_CONTROL)
         return ckpt_source_lookup_control(src, name, who, ret, err);
     int r = ckpt_lookup(src, parent, name, ret, err);
-    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)) || !is_in_step(src, parent))
+    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)) ||
+        !is_in_step(src, parent))
         return r;
     struct looking_again l = {name, who, ret};
     ckpt_forget(src, ret->id, 1);

@@ -18,7 +18,8 @@ uint32_t ckpt_source_shown_mode(const struct node *n)
 
 static void common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret)
 {
-    *ret = (struct ckpt_attr){.id = id, .nlink = CKPT_NLINK_UNKNOWN, .mtime_ns = n->st.mtime_ns, .uid = n->st.uid, .gid = n->st.gid};
+    *ret = (struct ckpt_attr){
+        .id = id, .nlink = CKPT_NLINK_UNKNOWN, .mtime_ns = n->st.mtime_ns, .uid = n->st.uid, .gid = n->st.gid};
     ret->mode = ckpt_source_shown_mode(n);
     ret->atime_ns = ret->ctime_ns = ret->mtime_ns;
 }
@@ -69,8 +70,8 @@ static void set_rights(const struct ckpt_rights *r, bool dir, struct ckpt_attr *
     ret->gid = r->gid;
 }
 
-/* A view of a directory gives no more rights than all that it joins, whatever it is made of them. What the checkpoint keeps of a leaf or directory
- * is its own; where it keeps nothing, it is what its files have in the source. */
+/* A view of a directory gives no more rights than all that it joins, whatever it is made of them. What the checkpoint
+ * keeps of a leaf or directory is its own; where it keeps nothing, it is what its files have in the source. */
 static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct ckpt_leaf_attrs own;
@@ -95,7 +96,8 @@ static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_e
     return 0;
 }
 
-int ckpt_source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret, struct ckpt_err *err)
+int ckpt_source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret,
+                           struct ckpt_err *err)
 {
     const struct node *n = t->node;
     common_attr(n, id, ret);
@@ -104,7 +106,8 @@ int ckpt_source_inner_attr(struct ckpt_source *src, const struct target *t, uint
         return r;
     ret->forever = true;
     ret->view = t->file.view != CKPT_VIEW_LISTED;
-    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE) : ckpt_source_inner_ino(n, t->file.node, t->file.view);
+    ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE)
+                        : ckpt_source_inner_ino(n, t->file.node, t->file.view);
     if (ckpt_viewed_is_dir(&t->file)) {
         ret->type = CKPT_DIR;
         ckpt_source_removal_times(src, t->node, t->file.node, ret);
@@ -127,7 +130,8 @@ static int staged_attr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *r
     return 0;
 }
 
-/* Where a committed step has a staged copy: mode, owner and times are the copy's. The bytes, and so the size, stay what readers have open. */
+/* Where a committed step has a staged copy: mode, owner and times are the copy's. The bytes, and so the size, stay what
+ * readers have open. */
 static void copied_attr(struct ckpt_source *src, struct target *t, struct ckpt_attr *ret)
 {
     struct ckpt_attr copy;

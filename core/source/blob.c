@@ -99,7 +99,8 @@ static const struct ckpt_backend_ops blob_ops = {
     .free = blob_free,
 };
 
-struct ckpt_backend *ckpt_source_blob(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_stat *st)
+struct ckpt_backend *ckpt_source_blob(struct ckpt_source *src, uint64_t id, const char *name,
+                                      const struct ckpt_stat *st)
 {
     struct blob_backend *b = calloc(1, sizeof *b);
     if (!b)

@@ -13,15 +13,16 @@ void ckpt_source_root_changed(void *arg, const char *name);
 /* --- write.c --- */
 
 /*
- * The directory that a call wants to change: either one in a staged step (`id`, with a reference), or the top of a native root (`top`, kept by its
- * uses, and no id).
+ * The directory that a call wants to change: either one in a staged step (`id`, with a reference), or the top of a
+ * native root (`top`, kept by its uses, and no id).
  */
 struct place {
     struct ckpt_stages *stages;
     uint64_t id;
     struct target top; /* holds the root's node */
 };
-/* Opens a committed step for changes. 0: in a staged step; 1: the top of a root. -ESTALE: the step has been committed; see ckpt_source_retry(). */
+/* Opens a committed step for changes. 0: in a staged step; 1: the top of a root. -ESTALE: the step has been committed;
+ * see ckpt_source_retry(). */
 int ckpt_source_find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_source_place_clear(struct ckpt_source *src, struct place *p);
 
@@ -30,11 +31,13 @@ int ckpt_source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_mani
 
 /* --- steps.c: names at the top of a root --- */
 
-int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
-                    struct ckpt_err *err) CKPT_MUST_USE;
-int ckpt_source_remove_step(struct ckpt_source *src, struct place *p, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
-int ckpt_source_rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags, const struct ckpt_caller *who,
-                       struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode,
+                         const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
+                         struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_source_remove_step(struct ckpt_source *src, struct place *p, const char *name,
+                            struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_source_rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags,
+                            const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- handle.c --- */
 
@@ -46,6 +49,7 @@ int ckpt_source_wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
 /* Whoever is told so to change something (or to read it) has it for himself when he has looked it up again. */
 void ckpt_source_tell_again(struct ckpt_source *src, const struct ckpt_caller *who, bool change);
 /* What is to be changed is no staged file: its step is opened for changes, and -ESTALE is the answer. */
-int ckpt_source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who,
+                                struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

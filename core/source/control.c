@@ -36,7 +36,8 @@ static int walk_listings(const struct listing_walk *w, const char *path, unsigne
     for (size_t i = 0; i < l->count && r == 0 && depth < MAX_DIR_DEPTH; i++) {
         const struct ckpt_entry *e = &l->entries[i];
         char sub[4096];
-        if (e->kind == CKPT_ENTRY_DIR && snprintf(sub, sizeof sub, "%s%s%s", path, *path ? "/" : "", e->name) < (int)sizeof sub)
+        if (e->kind == CKPT_ENTRY_DIR &&
+            snprintf(sub, sizeof sub, "%s%s%s", path, *path ? "/" : "", e->name) < (int)sizeof sub)
             r = walk_listings(w, sub, depth + 1);
     }
     ckpt_listing_unref(l);
@@ -92,12 +93,14 @@ static int each(struct ckpt_source *src, struct step_walk *w, struct ckpt_err *e
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r)) : r;
 }
 
-int ckpt_each_step(struct ckpt_source *src, int (*visit)(void *arg, const struct ckpt_step *step), void *arg, struct ckpt_err *err)
+int ckpt_each_step(struct ckpt_source *src, int (*visit)(void *arg, const struct ckpt_step *step), void *arg,
+                   struct ckpt_err *err)
 {
     return each(src, &(struct step_walk){visit, arg, false}, err);
 }
 
-int ckpt_each_checkpoint(struct ckpt_source *src, int (*visit)(void *arg, const struct ckpt_step *step), void *arg, struct ckpt_err *err)
+int ckpt_each_checkpoint(struct ckpt_source *src, int (*visit)(void *arg, const struct ckpt_step *step), void *arg,
+                         struct ckpt_err *err)
 {
     return each(src, &(struct step_walk){visit, arg, true}, err);
 }
@@ -150,7 +153,10 @@ static const struct {
     const char *json, *prometheus, *type, *help;
     size_t off;
 } figures[] = {
-#define FIGURE(member, prometheus, type, help) {#member, prometheus, type, help, offsetof(struct ckpt_stats, member)}
+#define FIGURE(member, prometheus, type, help)                                                                         \
+    {                                                                                                                  \
+#member, prometheus, type, help, offsetof(struct ckpt_stats, member)                                           \
+    }
     FIGURE(lookups, "lookups_total", "counter", "Names looked up."),
     FIGURE(getattrs, "getattrs_total", "counter", "Attributes asked for."),
     FIGURE(readdirs, "readdirs_total", "counter", "Directory entries listed."),
@@ -191,8 +197,8 @@ static int make_metrics(struct ckpt_source *src, const struct ckpt_caller *who, 
     struct ckpt_stats s;
     ckpt_source_stats(src, &s);
     for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
-        ckpt_buf_addf(out, "# HELP ckptfs_%s %s\n# TYPE ckptfs_%s %s\nckptfs_%s %llu\n", figures[i].prometheus, figures[i].help,
-                      figures[i].prometheus, figures[i].type, figures[i].prometheus, figure(&s, i));
+        ckpt_buf_addf(out, "# HELP ckptfs_%s %s\n# TYPE ckptfs_%s %s\nckptfs_%s %llu\n", figures[i].prometheus,
+                      figures[i].help, figures[i].prometheus, figures[i].type, figures[i].prometheus, figure(&s, i));
     return 0;
 }
 
@@ -228,8 +234,9 @@ static int add_step(void *arg, const struct ckpt_step *s)
     ckpt_add_json_number(j->out, s->number);
     ckpt_buf_addc(j->out, ',');
     add_string(j->out, "format", s->format);
-    ckpt_buf_addf(j->out, ",\"state\":\"committed\",\"time\":%lld.%09lld,\"latest\":%s}", (long long)(s->mtime_ns / 1000000000),
-                  (long long)(s->mtime_ns % 1000000000), s->latest ? "true" : "false");
+    ckpt_buf_addf(j->out, ",\"state\":\"committed\",\"time\":%lld.%09lld,\"latest\":%s}",
+                  (long long)(s->mtime_ns / 1000000000), (long long)(s->mtime_ns % 1000000000),
+                  s->latest ? "true" : "false");
     return ckpt_buf_error(j->out);
 }
 
@@ -278,10 +285,12 @@ static int make_unfinished(struct ckpt_source *src, const struct ckpt_caller *wh
     return walk_source(src, who, list_hidden, &(struct hidden_walk){out, who});
 }
 
-static int (*const makers[])(struct ckpt_source *, const struct ckpt_caller *, struct ckpt_buf *) = {make_version, make_stats, make_metrics, make_steps, make_unfinished};
+static int (*const makers[])(struct ckpt_source *, const struct ckpt_caller *,
+                             struct ckpt_buf *) = {make_version, make_stats, make_metrics, make_steps, make_unfinished};
 const char *const ckpt_source_control_names[] = {"version", "stats.json", "metrics", "steps.json", "unfinished", NULL};
 
-int ckpt_source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret, size_t *ret_len, struct ckpt_err *err)
+int ckpt_source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret,
+                        size_t *ret_len, struct ckpt_err *err)
 {
     for (size_t i = 0; ckpt_source_control_names[i]; i++) {
         if (strcmp(ckpt_source_control_names[i], name))

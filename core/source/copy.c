@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Committed steps and their staged copies: the file of a copy that stands for a committed one, and what an id stands for when a commit of this
- * mount has put another manifest in the place of its step.
+ * Committed steps and their staged copies: the file of a copy that stands for a committed one, and what an id stands
+ * for when a commit of this mount has put another manifest in the place of its step.
  *
- * A copy belongs to one manifest, by its id. A step of the same name that was made otherwise, be it by another mount, is another step.
+ * A copy belongs to one manifest, by its id. A step of the same name that was made otherwise, be it by another mount,
+ * is another step.
  */
 #include "core/base/util.h"
 #include "core/format/native.h"
@@ -94,7 +95,8 @@ int ckpt_source_copied(struct ckpt_source *src, struct target *t, uint64_t *ret)
     return root ? ckpt_source_find_copy(src, root, t, ret) : 0;
 }
 
-int ckpt_source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stages **ret_stages, uint64_t *ret, struct ckpt_err *err)
+int ckpt_source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stages **ret_stages, uint64_t *ret,
+                          struct ckpt_err *err)
 {
     struct node *root = ckpt_source_root_of(src, t->node);
     if (!root)
@@ -128,8 +130,10 @@ static int add_name(void *arg, const char *name)
     return ckpt_buf_error(path);
 }
 
-/* Of something in a step that this mount has replaced by a commit: the manifest of the step as it was, and the path. *ret_root is kept. */
-static int replaced_path(struct ckpt_source *src, uint64_t id, struct node **ret_root, char manifest[CKPT_MANIFEST_ID], struct ckpt_buf *path)
+/* Of something in a step that this mount has replaced by a commit: the manifest of the step as it was, and the path.
+ * *ret_root is kept. */
+static int replaced_path(struct ckpt_source *src, uint64_t id, struct node **ret_root, char manifest[CKPT_MANIFEST_ID],
+                         struct ckpt_buf *path)
 {
     if (id & CKPT_STAGED) {
         *ret_root = root_of_set(src, id);
@@ -178,7 +182,8 @@ static bool is_step_of(struct ckpt_source *src, struct node *root, uint64_t id, 
 }
 
 /* The path from the step on, of which a commit may be made meanwhile: -ESTALE. */
-static int walk_now(struct ckpt_source *src, struct node *root, const char *manifest, const char *path, struct ckpt_attr *ret)
+static int walk_now(struct ckpt_source *src, struct node *root, const char *manifest, const char *path,
+                    struct ckpt_attr *ret)
 {
     char name[CKPT_STEP_NAME + 1], now[CKPT_MANIFEST_ID], part[CKPT_NAME_MAX + 1];
     if (ckpt_stage_successor(root->stages, manifest, name, now) < 0)
@@ -256,7 +261,8 @@ void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *na
         if (!set || !ckpt_stage_ended(set, parent) || ckpt_stage_alias(set, parent, name, &id) < 0)
             return;
     } else {
-        bool below_itself = ret->id >= NODE_INSIDE && !(ret->id & CKPT_STAGED) && parent >= NODE_INSIDE && ret->id >> 40 == parent >> 40;
+        bool below_itself = ret->id >= NODE_INSIDE && !(ret->id & CKPT_STAGED) && parent >= NODE_INSIDE &&
+                            ret->id >> 40 == parent >> 40;
         if (below_itself || ckpt_source_target(src, parent, &t, NULL) < 0)
             return;
         if (t.node->kind == NODE_TREE && (ret->id & CKPT_STAGED || atomic_load(&t.node->stale)))
@@ -271,12 +277,14 @@ void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *na
     ret->fleeting = true;
 }
 
-int ckpt_source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg, struct ckpt_err *err)
+int ckpt_source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg,
+                      struct ckpt_err *err)
 {
     struct ckpt_attr now, other_now;
     int r = call(src, id, other, arg, err);
     for (unsigned i = 0; r == -ESTALE && i < TRIES; i++) {
-        bool moved = ckpt_source_again(src, id, &now) == 0, other_moved = ckpt_source_again(src, other, &other_now) == 0;
+        bool moved = ckpt_source_again(src, id, &now) == 0,
+             other_moved = ckpt_source_again(src, other, &other_now) == 0;
         if (!moved && !other_moved)
             return r;
         if (err)

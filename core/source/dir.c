@@ -11,11 +11,11 @@ struct ckpt_dir {
     struct ckpt_source *src;
     uint64_t id;
     struct target target;
-    uint32_t node;              /* inside a tree */
+    uint32_t node; /* inside a tree */
     struct ckpt_listing *listing;
-    DIR *entries;               /* of a staged directory */
-    dev_t dev;                  /* that it is on */
-    struct steps {              /* staged ones, of a root; what is in a directory of the files face */
+    DIR *entries;  /* of a staged directory */
+    dev_t dev;     /* that it is on */
+    struct steps { /* staged ones, of a root; what is in a directory of the files face */
         char (*names)[256];
         uint64_t *inos;
         enum ckpt_type *types;
@@ -28,7 +28,7 @@ static int note_name(void *arg, const char *name, uint64_t ino, enum ckpt_type t
     struct steps *s = arg;
     if (s->count == s->cap) {
         size_t cap = s->cap ? s->cap * 2 : 16;
-        char (*names)[256] = realloc(s->names, cap * sizeof *names);
+        char(*names)[256] = realloc(s->names, cap * sizeof *names);
         if (names)
             s->names = names;
         uint64_t *inos = names ? realloc(s->inos, cap * sizeof *inos) : NULL;
@@ -77,7 +77,8 @@ static bool is_staged_name(const struct ckpt_dir *d, const char *name)
     return false;
 }
 
-/* Positions are those of the directory on disk. Once its step has ended that is taken apart, so what is left of it is no answer. */
+/* Positions are those of the directory on disk. Once its step has ended that is taken apart, so what is left of it is
+ * no answer. */
 static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
 {
     if (pos)
@@ -102,7 +103,8 @@ static int readdir_staged(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *
     }
 }
 
-static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
+static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever,
+                        struct ckpt_err *err)
 {
     struct ckpt_dir *d = calloc(1, sizeof *d);
     if (!d)
@@ -255,9 +257,9 @@ int ckpt_readdir(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         char path[4096], link[4096];
         if (e->kind == CKPT_ENTRY_HIDDEN || is_staged_name(d, e->name))
             continue;
-        if (e->kind == CKPT_ENTRY_LINK &&
-            (snprintf(path, sizeof path, "%s%s%s", d->target.node->path, *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
-             ckpt_source_link_target(d->src, path, link, sizeof link) < 0))
+        if (e->kind == CKPT_ENTRY_LINK && (snprintf(path, sizeof path, "%s%s%s", d->target.node->path,
+                                                    *d->target.node->path ? "/" : "", e->name) >= (int)sizeof path ||
+                                           ckpt_source_link_target(d->src, path, link, sizeof link) < 0))
             continue;
         copy_name(d, ret, e->name);
         ret->type = e->kind == CKPT_ENTRY_LINK ? CKPT_LINK : e->kind == CKPT_ENTRY_FILE ? CKPT_FILE : CKPT_DIR;

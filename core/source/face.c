@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The files face, MOUNT/.files: the source's own directories and files, as other libraries expect them. What would lead outside is not shown, nor the
- * store; each of its steps is a directory with the files of an Orbax checkpoint, which are laid out when it is looked up.
+ * The files face, MOUNT/.files: the source's own directories and files, as other libraries expect them. What would lead
+ * outside is not shown, nor the store; each of its steps is a directory with the files of an Orbax checkpoint, which
+ * are laid out when it is looked up.
  */
 #include "core/base/util.h"
 #include "core/format/native.h"
@@ -19,7 +20,7 @@ struct step_files {
     size_t count;        /* of the files */
     struct ckpt_stat st; /* of the step's own directory, with the rights of all that is in the step */
     pthread_mutex_t lock;
-    char **removed;      /* paths; as in removal.c this is no more than a note until the step's own directory goes */
+    char **removed; /* paths; as in removal.c this is no more than a note until the step's own directory goes */
     size_t removed_count;
 };
 
@@ -36,7 +37,8 @@ static int join(const char *dir, const char *name, char path[4096])
     return snprintf(path, 4096, "%s%s%s", dir, *dir ? "/" : "", name) >= 4096 ? -ENAMETOOLONG : 0;
 }
 
-/* A checkpointer wants a checkpoint in the directory that it is given, a manager in the step's item "default": each file is there under both names. */
+/* A checkpointer wants a checkpoint in the directory that it is given, a manager in the step's item "default": each
+ * file is there under both names. */
 static bool get_file(const struct step_files *b, size_t i, char ret[PATH_ROOM], uint64_t *ret_size)
 {
     const char *path;
@@ -206,7 +208,9 @@ static int open_step(struct ckpt_source *src, const char *path, const struct ckp
     pthread_mutex_init(&b->lock, NULL);
     int r = ckpt_walk(src, CKPT_ROOT, path, &attr, NULL);
     if (r == 0) {
-        r = attr.staged ? -ENOENT : ckpt_files_open(src, attr.id, NULL, NULL, &b->files, NULL); /* one that is being changed is not there */
+        r = attr.staged ? -ENOENT
+                        : ckpt_files_open(src, attr.id, NULL, NULL, &b->files,
+                                          NULL); /* one that is being changed is not there */
         ckpt_forget(src, attr.id, 1);
     }
     if (r == 0)
@@ -278,7 +282,8 @@ int ckpt_source_face_step(struct ckpt_source *src, struct node *dir, const char 
     char path[4096], manifest[4096];
     struct ckpt_stat st;
     struct ckpt_backend *files = NULL;
-    if (snprintf(manifest, sizeof manifest, "%s%s" CKPT_STORE_DIR "/steps/%s.json", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof manifest)
+    if (snprintf(manifest, sizeof manifest, "%s%s" CKPT_STORE_DIR "/steps/%s.json", dir->path, *dir->path ? "/" : "",
+                 name) >= (int)sizeof manifest)
         return -ENAMETOOLONG;
     int r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
     if (r == 0)
@@ -357,7 +362,8 @@ static int note_removed(struct step_files *b, const char *path)
     return 0;
 }
 
-int ckpt_source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, struct ckpt_err *err)
+int ckpt_source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir,
+                            struct ckpt_err *err)
 {
     struct target t;
     char path[4096];
@@ -368,13 +374,16 @@ int ckpt_source_face_remove(struct ckpt_source *src, uint64_t parent, const char
     int r = ckpt_source_target(src, parent, &t, err);
     if (r < 0)
         return r;
-    struct ckpt_backend *files = t.node->kind == NODE_FACE && src->opt.write && src->root->stages ? t.node->files : NULL;
+    struct ckpt_backend *files = t.node->kind == NODE_FACE && src->opt.write && src->root->stages ? t.node->files
+                                                                                                  : NULL;
     r = files ? join(t.node->inside, name, path) : 1;
     if (r == 0) {
         struct step_files *b = (struct step_files *)files;
         r = find_file(b, path, &index, &size);
         if (r == 0)
-            r = is_dir != (index == SIZE_MAX) ? (is_dir ? -ENOTDIR : -EISDIR) : is_dir && !is_emptied(b, path) ? -ENOTEMPTY : note_removed(b, path);
+            r = is_dir != (index == SIZE_MAX)    ? (is_dir ? -ENOTDIR : -EISDIR)
+                : is_dir && !is_emptied(b, path) ? -ENOTEMPTY
+                                                 : note_removed(b, path);
     }
     ckpt_source_done(src, &t);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : r;
@@ -389,7 +398,8 @@ int ckpt_source_face_remove_step(struct ckpt_source *src, const char *name, stru
         return r;
     r = ckpt_source_face_step(src, face.node, name, &n);
     if (r == 0) {
-        r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, NULL, err) : -ENOTEMPTY;
+        r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, NULL, err)
+                                                          : -ENOTEMPTY;
         ckpt_forget(src, n->id, 1);
     }
     ckpt_source_done(src, &face);
@@ -411,7 +421,8 @@ static int visit(void *arg, const char *name, enum ckpt_ftype type)
     char path[4096], link[4096];
     if (!is_shown(l->src, l->dir, name) || type == CKPT_FT_OTHER || strlen(name) > 255)
         return 0;
-    if (type == CKPT_FT_LINK && (join(l->dir->path, name, path) < 0 || ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
+    if (type == CKPT_FT_LINK &&
+        (join(l->dir->path, name, path) < 0 || ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
         return 0;
     return l->visit(l->arg, name, 0, type == CKPT_FT_DIR ? CKPT_DIR : type == CKPT_FT_LINK ? CKPT_LINK : CKPT_FILE);
 }
@@ -422,7 +433,8 @@ static int visit_step(void *arg, const char *file, enum ckpt_ftype type)
     char name[CKPT_STEP_NAME + 1], path[4096];
     struct ckpt_stat st;
     /* Something of the disk's goes before it. */
-    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) || join(l->dir->path, name, path) < 0 || ckpt_backend_stat(l->src->backend, path, &st) == 0)
+    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) || join(l->dir->path, name, path) < 0 ||
+        ckpt_backend_stat(l->src->backend, path, &st) == 0)
         return 0;
     return l->visit(l->arg, name, 0, CKPT_DIR);
 }

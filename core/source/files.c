@@ -12,7 +12,8 @@ struct ckpt_files {
     struct ckpt_orbax_files *orbax;
 };
 
-int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left_out, void *arg, struct ckpt_files **ret, struct ckpt_err *err)
+int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left_out, void *arg,
+                    struct ckpt_files **ret, struct ckpt_err *err)
 {
     struct ckpt_files *f = calloc(1, sizeof *f);
     uint32_t node = 0;
@@ -30,7 +31,8 @@ int ckpt_files_open(struct ckpt_source *src, uint64_t id, ckpt_left_out_fn *left
         if (f->target.tree->nodes[node].kind != CKPT_NODE_DIR)
             r = ckpt_fail(err, ENOTDIR, "a single leaf");
         else
-            r = ckpt_orbax_files_new(&src->views, f->target.tree, node, f->target.node->st.mtime_ns, left_out, arg, &f->orbax, err);
+            r = ckpt_orbax_files_new(&src->views, f->target.tree, node, f->target.node->st.mtime_ns, left_out, arg,
+                                     &f->orbax, err);
     }
     f->node = node;
     if (r < 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Open files of staged steps, as the public header has them; and the descriptors that the kernel may read from by itself. */
+/* Open files of staged steps, as the public header has them; and the descriptors that the kernel may read from by
+ * itself. */
 #include "core/base/util.h"
 #include "core/format/native.h"
 #include "core/source/change.h"
@@ -23,7 +24,8 @@ int ckpt_source_wrap(struct ckpt_stage_handle *staged, struct ckpt_handle **ret)
     return 0;
 }
 
-int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+int ckpt_open(struct ckpt_source *src, uint64_t id, int flags, const struct ckpt_caller *who,
+              struct ckpt_handle **ret_handle, struct ckpt_err *err)
 {
     struct ckpt_stage_handle *staged;
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
@@ -56,7 +58,8 @@ int ckpt_handle_run(struct ckpt_handle *h, uint64_t off, uint64_t *ret_end)
     return ckpt_stage_run(h->staged, off, ret_end);
 }
 
-ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
+ssize_t ckpt_handle_write(struct ckpt_handle *h, const void *buf, size_t len, uint64_t off,
+                          const struct ckpt_caller *who)
 {
     return ckpt_stage_write(h->staged, buf, len, off, who);
 }
@@ -103,19 +106,22 @@ int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
     return r;
 }
 
-ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off, struct ckpt_handle *to,
-                        uint64_t to_off, uint64_t len, const struct ckpt_caller *who, struct ckpt_err *err)
+ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off,
+                        struct ckpt_handle *to, uint64_t to_off, uint64_t len, const struct ckpt_caller *who,
+                        struct ckpt_err *err)
 {
     struct ckpt_ref ref;
     struct ckpt_manifest_node node = {0};
-    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1 : ckpt_source_record_of(src, from_id, &node) == 0 && !node.text;
+    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1
+                       : ckpt_source_record_of(src, from_id, &node) == 0 && !node.text;
     if (shared && !from) {
         ref = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
         memcpy(ref.sha256, node.sha256, CKPT_SHA256);
         memcpy(ref.object, node.object, CKPT_SHA256);
     }
     ckpt_manifest_node_clear(&node);
-    if (shared && !from_off && !to_off && len >= ref.size && ref.size <= INT64_MAX && ckpt_stage_share(to->staged, &ref, who) == 0)
+    if (shared && !from_off && !to_off && len >= ref.size && ref.size <= INT64_MAX &&
+        ckpt_stage_share(to->staged, &ref, who) == 0)
         return (ssize_t)ref.size;
     CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
     uint64_t done = 0;
@@ -125,7 +131,8 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
     len = whole ? CKPT_MIN(len, ref.size) : CKPT_MIN(len, (uint64_t)64 << 20); /* the caller asks for the rest */
     while (done < len) {
         size_t want = (size_t)CKPT_MIN((uint64_t)COPY, len - done);
-        ssize_t n = from ? ckpt_stage_read(from->staged, buf, want, from_off + done) : ckpt_read(src, from_id, buf, want, from_off + done, err);
+        ssize_t n = from ? ckpt_stage_read(from->staged, buf, want, from_off + done)
+                         : ckpt_read(src, from_id, buf, want, from_off + done, err);
         if (n > 0)
             n = ckpt_stage_write(to->staged, buf, (size_t)n, to_off + done, who);
         if (n < 0)

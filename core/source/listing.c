@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How a step that is being deleted is kept out of sight: rm -r takes a step away file by file, under its final name. A step
- * that was whole and whose directory has changed since is hidden until nothing has happened to it for CHANGED_NS, one whose parts do not fit
- * together for QUIET_NS; if it is then still there, it is shown as what it is.
+ * How a step that is being deleted is kept out of sight: rm -r takes a step away file by file, under its final name. A
+ * step that was whole and whose directory has changed since is hidden until nothing has happened to it for CHANGED_NS,
+ * one whose parts do not fit together for QUIET_NS; if it is then still there, it is shown as what it is.
  */
 #include "core/source/listing.h"
 
@@ -14,10 +14,10 @@
 #include <stdio.h>
 #include <time.h>
 
-#define QUIET_NS 2000000000ll
+#define QUIET_NS   2000000000ll
 #define CHANGED_NS 10000000000ll /* of what was whole: on a busy disk a deletion may stand still for seconds */
 #define TEXT_BLOCK ((size_t)64 << 10)
-#define RACY_NS 2000000000ll /* a change this soon after another may leave the time stamp as it is */
+#define RACY_NS    2000000000ll /* a change this soon after another may leave the time stamp as it is */
 
 /* Nothing has happened to it for so long. A time stamp from the far future is another machine's, and says nothing. */
 static bool is_quiet_for(const struct ckpt_stat *st, int64_t ns)
@@ -123,7 +123,8 @@ static int hide(struct ckpt_listing *l, struct ckpt_entry *e, const char *why)
     return e->hidden ? 0 : -ENOMEM;
 }
 
-static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_reader *reader, const struct ckpt_probe *p)
+static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_reader *reader,
+                      const struct ckpt_probe *p)
 {
     e->reader = reader;
     e->bits = (uint16_t)CKPT_MIN(p->bits, (unsigned)UINT16_MAX);
@@ -249,11 +250,13 @@ static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
 static int stat_stored(struct maker *m, struct ckpt_entry *e)
 {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", m->path, *m->path ? "/" : "", e->name) >= (int)sizeof path)
+    if (snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", m->path, *m->path ? "/" : "", e->name) >=
+        (int)sizeof path)
         return -ENAMETOOLONG;
     if (ckpt_backend_stat(m->source, path, &e->st) < 0)
         return hide(m->l, e, ""); /* deleted just now */
-    e->st.type = CKPT_FT_DIR; /* the manifest has the time of the step's own directory; mode and owner are read when it is looked up */
+    e->st.type = CKPT_FT_DIR; /* the manifest has the time of the step's own directory; mode and owner are read when it
+                                 is looked up */
     return 0;
 }
 
@@ -310,8 +313,8 @@ static int settle_entries(struct maker *m)
 {
     struct ckpt_listing *l = m->l;
     for (size_t i = 0; i < l->count; i++)
-        l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK && l->entries[i].step_name &&
-                   l->entries[i].bits > 1;
+        l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK &&
+                   l->entries[i].step_name && l->entries[i].bits > 1;
     /* One whose steps are all on their way in or out is still one. */
     l->root |= m->old && m->old->root && m->old->dir.ino == l->dir.ino && m->old->dir.dev == l->dir.dev;
     l->latest = SIZE_MAX;
@@ -364,7 +367,8 @@ static int compare(const void *pa, const void *pb)
 static int hide_doubles(struct ckpt_listing *l)
 {
     for (size_t i = 1; i < l->count; i++)
-        if (l->native && !strcmp(l->entries[i].name, l->entries[i - 1].name) && hide(l, &l->entries[i], "a step of the store has its name") < 0)
+        if (l->native && !strcmp(l->entries[i].name, l->entries[i - 1].name) &&
+            hide(l, &l->entries[i], "a step of the store has its name") < 0)
             return -ENOMEM;
     return 0;
 }
@@ -391,7 +395,8 @@ void ckpt_listing_shrink(struct ckpt_listing *l)
     trim(l);
 }
 
-int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old, struct ckpt_listing **ret)
+int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old,
+                      struct ckpt_listing **ret)
 {
     struct ckpt_listing *l = calloc(1, sizeof *l);
     if (!l)
@@ -427,7 +432,8 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
 bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l)
 {
     struct ckpt_stat st;
-    if (l->shrunk || ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) || l->taken_ns - st.mtime_ns < RACY_NS)
+    if (l->shrunk || ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) ||
+        l->taken_ns - st.mtime_ns < RACY_NS)
         return false;
     CKPT_AUTOFREE char *steps = l->native ? join(path, CKPT_STORE_DIR "/steps") : NULL;
     if (l->native && (!steps || ckpt_backend_stat(source, steps, &st) < 0 || !ckpt_stat_same(&st, &l->store_dir) ||

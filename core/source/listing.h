@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a directory of the source holds, as the mount shows it: which subdirectories are checkpoints, which of them steps, which are
- * not finished. A snapshot, refcounted and immutable.
+ * What a directory of the source holds, as the mount shows it: which subdirectories are checkpoints, which of them
+ * steps, which are not finished. A snapshot, refcounted and immutable.
  */
 #ifndef CKPT_SOURCE_LISTING_H
 #define CKPT_SOURCE_LISTING_H
@@ -18,14 +18,14 @@ struct ckpt_entry {
     const struct ckpt_reader *reader; /* TREE; FILE that has views */
     double number;
     struct ckpt_stat st;
-    uint16_t bits;                    /* as its probe has them: see struct ckpt_probe */
-    uint8_t kind;                     /* enum ckpt_entry_kind */
+    uint16_t bits; /* as its probe has them: see struct ckpt_probe */
+    uint8_t kind;  /* enum ckpt_entry_kind */
     bool weak, settled;
-    bool is_step;                     /* a finished step of this root */
+    bool is_step; /* a finished step of this root */
     bool step_name;
-    bool busy;                        /* it changed while it was probed */
-    bool unreadable;                  /* what it is cannot be told; by its name it may be a step */
-    bool stored;                      /* TREE of the root's store; st is the manifest's */
+    bool busy;       /* it changed while it was probed */
+    bool unreadable; /* what it is cannot be told; by its name it may be a step */
+    bool stored;     /* TREE of the root's store; st is the manifest's */
 };
 
 struct ckpt_listing_block;
@@ -37,19 +37,21 @@ struct ckpt_listing {
     struct ckpt_entry *entries; /* by name; a step of the store comes before anything else of its name */
     size_t count;
     struct ckpt_listing_block *blocks; /* of texts */
-    bool shrunk;                /* it has no stored steps any more: see ckpt_listing_shrink */
+    bool shrunk;                       /* it has no stored steps any more: see ckpt_listing_shrink */
     bool root;
-    bool native;                /* it has a store; store_dir is its steps/ when it was listed */
+    bool native; /* it has a store; store_dir is its steps/ when it was listed */
     struct ckpt_stat store_dir;
-    char *best;                 /* the step of the store that its retention calls best; NULL: none */
-    size_t latest;              /* entry of the highest step; SIZE_MAX: none, or a file of that name is there */
+    char *best;    /* the step of the store that its retention calls best; NULL: none */
+    size_t latest; /* entry of the highest step; SIZE_MAX: none, or a file of that name is there */
 };
 
 /* old (may be NULL) is what was known before: probes of what has not changed are taken from it. */
-int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old, struct ckpt_listing **ret);
+int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old,
+                      struct ckpt_listing **ret);
 /* Nothing can have changed since it was made. */
 bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l);
-/* Before another one is made after it: if nobody else looks at it, it gives up the memory of what that does not ask of it. It lists no directory then. */
+/* Before another one is made after it: if nobody else looks at it, it gives up the memory of what that does not ask of
+ * it. It lists no directory then. */
 void ckpt_listing_shrink(struct ckpt_listing *l);
 struct ckpt_listing *ckpt_listing_ref(struct ckpt_listing *l);
 void ckpt_listing_unref(struct ckpt_listing *l);

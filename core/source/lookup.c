@@ -22,7 +22,8 @@ bool ckpt_source_is_reserved(uint64_t parent, const char *name)
     return parent == CKPT_ROOT && (!strcmp(name, ".ckptfs") || !strcmp(name, ".files"));
 }
 
-static int lookup_inner(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+static int lookup_inner(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret,
+                        struct ckpt_err *err)
 {
     struct node *n = dir->node;
     uint32_t parent, number;
@@ -98,10 +99,13 @@ int ckpt_source_link_target(struct ckpt_source *src, const char *path, char *buf
     return 0;
 }
 
-static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct node **ret)
+static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name,
+                        struct node **ret)
 {
-    static const enum node_kind kinds[] = {
-        [CKPT_ENTRY_FILE] = NODE_FILE, [CKPT_ENTRY_DIR] = NODE_DIR, [CKPT_ENTRY_TREE] = NODE_TREE, [CKPT_ENTRY_LINK] = NODE_LINK};
+    static const enum node_kind kinds[] = {[CKPT_ENTRY_FILE] = NODE_FILE,
+                                           [CKPT_ENTRY_DIR] = NODE_DIR,
+                                           [CKPT_ENTRY_TREE] = NODE_TREE,
+                                           [CKPT_ENTRY_LINK] = NODE_LINK};
     const struct ckpt_entry *e = ckpt_listing_find(l, name);
     char link[4096];
     if (!e && !strcmp(name, "latest") && l->latest != SIZE_MAX) {
@@ -126,7 +130,8 @@ static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct 
 }
 
 /* A view of what is in the checkpoint of a node, whose reference is given back. */
-static int lookup_view(struct ckpt_source *src, struct node *node, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+static int lookup_view(struct ckpt_source *src, struct node *node, const char *name, struct ckpt_attr *ret,
+                       struct ckpt_err *err)
 {
     uint64_t id = node->id;
     struct target t;
@@ -153,7 +158,8 @@ static const struct ckpt_entry *npy_of_key(const struct ckpt_listing *l, const c
 }
 
 /* The node of an .npy file as a tree, which is found under a name that no file has. */
-static int take_npy(struct ckpt_source *src, struct node *dir, const char *file, const struct ckpt_entry *e, struct node **ret)
+static int take_npy(struct ckpt_source *src, struct node *dir, const char *file, const struct ckpt_entry *e,
+                    struct node **ret)
 {
     char key[257];
     snprintf(key, sizeof key, "%s/", file);
@@ -186,8 +192,8 @@ int ckpt_source_npy(struct ckpt_source *src, struct node *file, struct target *r
 }
 
 /* KEY, KEY@SLICE, KEY.txt and the like beside a file KEY.npy. */
-static int lookup_npy_view(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct ckpt_attr *ret,
-                           struct ckpt_err *err)
+static int lookup_npy_view(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name,
+                           struct ckpt_attr *ret, struct ckpt_err *err)
 {
     static const char *const suffixes[] = {"", ".txt", ".meta.json"};
     char file[256];
@@ -208,8 +214,8 @@ static int lookup_npy_view(struct ckpt_source *src, struct node *dir, const stru
 }
 
 /* Views beside a directory that is a checkpoint (DIR.safetensors), or beside an .npy file. */
-static int lookup_beside(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name, struct ckpt_attr *ret,
-                         struct ckpt_err *err)
+static int lookup_beside(struct ckpt_source *src, struct node *dir, const struct ckpt_listing *l, const char *name,
+                         struct ckpt_attr *ret, struct ckpt_err *err)
 {
     size_t n = strlen(name), suffix = strlen(".safetensors");
     char base[256];
@@ -225,8 +231,10 @@ static int lookup_beside(struct ckpt_source *src, struct node *dir, const struct
     return r < 0 ? r : lookup_view(src, node, ".safetensors", ret, err);
 }
 
-/* The node of a blob, under its listed name in a directory of a tree, as the tree that it is a checkpoint of; with a reference. */
-static int take_blob(struct ckpt_source *src, struct target *dir, const char *name, struct node **ret, struct ckpt_err *err)
+/* The node of a blob, under its listed name in a directory of a tree, as the tree that it is a checkpoint of; with a
+ * reference. */
+static int take_blob(struct ckpt_source *src, struct target *dir, const char *name, struct node **ret,
+                     struct ckpt_err *err)
 {
     struct ckpt_attr at;
     struct ckpt_entry e = {0};
@@ -244,8 +252,16 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
     if ((r = lookup_inner(src, dir, name, &at, err)) < 0)
         return r;
     struct ckpt_stat st = {
-        .type = CKPT_FT_FILE, .size = at.size, .stored = at.stored, .mtime_ns = at.mtime_ns, .ctime_ns = at.mtime_ns,
-        .dev = dir->node->st.dev, .ino = at.ino, .mode = at.mode, .uid = at.uid, .gid = at.gid,
+        .type = CKPT_FT_FILE,
+        .size = at.size,
+        .stored = at.stored,
+        .mtime_ns = at.mtime_ns,
+        .ctime_ns = at.mtime_ns,
+        .dev = dir->node->st.dev,
+        .ino = at.ino,
+        .mode = at.mode,
+        .uid = at.uid,
+        .gid = at.gid,
     };
     struct ckpt_backend *blob = ckpt_source_blob(src, at.id, name, &st);
     if (!blob) {
@@ -275,7 +291,8 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
 }
 
 /* BLOB.tree, and BLOB.tree.safetensors beside it. */
-static int lookup_blob(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+static int lookup_blob(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret,
+                       struct ckpt_err *err)
 {
     static const char *const suffixes[] = {".tree", ".tree.safetensors"};
     struct node *node;
@@ -296,7 +313,8 @@ static int lookup_blob(struct ckpt_source *src, struct target *dir, const char *
     return -ENOENT;
 }
 
-int ckpt_source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
+int ckpt_source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who,
+                               struct ckpt_attr *ret, struct ckpt_err *err)
 {
     uint8_t *content;
     size_t len;
@@ -340,7 +358,8 @@ static int lookup_step_files(struct ckpt_source *src, const char *name, struct c
     return r;
 }
 
-static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret,
+                         struct ckpt_err *err)
 {
     struct ckpt_stages *set = ckpt_source_set(src, parent);
     struct ckpt_stage_attr attr;
@@ -382,7 +401,8 @@ static int lookup_face(struct ckpt_source *src, struct ckpt_attr *ret, struct ck
     return 0;
 }
 
-int ckpt_source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+int ckpt_source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret,
+                       struct ckpt_err *err)
 {
     char buf[16];
     struct target t;
@@ -505,7 +525,8 @@ void ckpt_forget(struct ckpt_source *src, uint64_t id, uint64_t count)
 }
 
 /* Name by name; links are resolved here, at most 40 of them. */
-static int walk_from(struct ckpt_source *src, uint64_t from, const char *path, int links, struct ckpt_attr *ret, struct ckpt_err *err)
+static int walk_from(struct ckpt_source *src, uint64_t from, const char *path, int links, struct ckpt_attr *ret,
+                     struct ckpt_err *err)
 {
     uint64_t chain[512];
     unsigned depth = 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of nodes: by id, by parent and name, and those of checkpoints by their serials. All under the source's lock. */
+/* The table of nodes: by id, by parent and name, and those of checkpoints by their serials. All under the source's
+ * lock. */
 #include "core/base/util.h"
 #include "core/object/manifest.h"
 #include "core/source/source.h"
@@ -189,7 +190,8 @@ static uint64_t make_ino(const struct ckpt_stat *st, const char *path, enum node
 {
     /* The manifest of a store's step has the time of the step's own directory. */
     int64_t time = stored && st->btime_ns ? st->btime_ns : st->mtime_ns;
-    uint64_t ino = ckpt_mix(hash_text(st->dev * 31 + st->ino, path) ^ (kind == NODE_TREE ? (uint64_t)time : (uint64_t)kind)) >> 1;
+    uint64_t ino =
+        ckpt_mix(hash_text(st->dev * 31 + st->ino, path) ^ (kind == NODE_TREE ? (uint64_t)time : (uint64_t)kind)) >> 1;
     return ino < 16 ? ino + 16 : ino;
 }
 
@@ -200,7 +202,8 @@ static const char *end_of(const char *path, const char *name)
     return len <= all && !strcmp(path + all - len, name) ? path + all - len : NULL;
 }
 
-struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st)
+struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind,
+                           const struct ckpt_stat *st)
 {
     size_t len = strlen(path) + 1;
     bool ends = end_of(path, name);
@@ -222,7 +225,10 @@ struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, 
 void ckpt_node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH])
 {
     int root = below_store ? 0 : (int)(n->name - n->path); /* of a step's path its name is the end */
-    snprintf(ret, NODE_PATH, "%.*s%s" "steps/%s.json", root, n->path, below_store ? "" : CKPT_STORE_DIR "/", n->name);
+    snprintf(ret, NODE_PATH,
+             "%.*s%s"
+             "steps/%s.json",
+             root, n->path, below_store ? "" : CKPT_STORE_DIR "/", n->name);
 }
 
 void ckpt_node_set_file(struct node *n)
@@ -231,10 +237,10 @@ void ckpt_node_set_file(struct node *n)
     n->inside = slash ? slash + 1 : n->path;
 }
 
-/* The node of a name, where it is the same still; with a reference more. Under the lock. A checkpoint that is known stays as it is: what is read of
- * it is read without the lock. */
-static struct node *known(struct node_table *t, uint64_t parent, const char *name, uint64_t ino, enum node_kind kind, const char *link,
-                          const struct ckpt_stat *st)
+/* The node of a name, where it is the same still; with a reference more. Under the lock. A checkpoint that is known
+ * stays as it is: what is read of it is read without the lock. */
+static struct node *known(struct node_table *t, uint64_t parent, const char *name, uint64_t ino, enum node_kind kind,
+                          const char *link, const struct ckpt_stat *st)
 {
     struct node *n = by_name(t, parent, name);
     if (n && (n->ino != ino || n->kind != kind || (link && strcmp(n->content, link)))) {
@@ -273,7 +279,8 @@ void ckpt_node_keep(struct ckpt_source *src, struct node *fresh, const struct ck
         ckpt_node_free(src, fresh);
 }
 
-/* A step of the store: its own directory is told by its manifest, whose file is the root owner's. Of one that cannot be read, by that file. */
+/* A step of the store: its own directory is told by its manifest, whose file is the root owner's. Of one that cannot be
+ * read, by that file. */
 static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_stat *st, bool *ret_attributes)
 {
     struct ckpt_manifest_info info = {0};
@@ -291,7 +298,7 @@ static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_
 }
 
 int ckpt_node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
-              const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
+                   const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
 {
     char path[4096];
     if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
@@ -331,7 +338,8 @@ static void make_stale(struct ckpt_source *src, struct node *n)
     ckpt_source_forget_removal(src, n);
 }
 
-/* The same file, made at the same time: a manifest has its inode number to itself as long as it has a name somewhere. */
+/* The same file, made at the same time: a manifest has its inode number to itself as long as it has a name somewhere.
+ */
 static bool is_manifest(const struct node *n, const struct ckpt_stat *st)
 {
     return n->st.ino == st->ino && n->st.dev == st->dev && n->st.btime_ns == st->btime_ns;
@@ -341,7 +349,8 @@ void ckpt_node_replaced(struct ckpt_source *src, struct node *root, const char *
 {
     struct ckpt_stat st;
     char path[4096];
-    bool there = snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root->path, *root->path ? "/" : "", name) < (int)sizeof path &&
+    bool there = snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root->path, *root->path ? "/" : "",
+                          name) < (int)sizeof path &&
                  ckpt_backend_stat(src->backend, path, &st) == 0;
     struct node *dead = NULL;
     pthread_mutex_lock(&src->lock);
@@ -368,7 +377,8 @@ static void take_path(struct node *n, char *path, const struct ckpt_stat *st)
 }
 
 /* `path` is taken over. */
-static void rename_known(struct ckpt_source *src, struct node *root, const char *from, const char *to, char *path, const struct ckpt_stat *st)
+static void rename_known(struct ckpt_source *src, struct node *root, const char *from, const char *to, char *path,
+                         const struct ckpt_stat *st)
 {
     struct node_table *t = &src->nodes;
     struct node *n = by_name(t, root->id, from), *there = by_name(t, root->id, to);
@@ -433,7 +443,8 @@ static int free_number(struct opened *n, uint32_t *ret)
     return 0;
 }
 
-static struct slice *slice_new(const struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel)
+static struct slice *slice_new(const struct node *n, uint32_t node, bool npy, const char *text,
+                               const struct ckpt_selection *sel)
 {
     struct slice *s = calloc(1, sizeof *s);
     if (!s || !(s->text = strdup(text))) {
@@ -448,8 +459,8 @@ static struct slice *slice_new(const struct node *n, uint32_t node, bool npy, co
     return s;
 }
 
-int ckpt_node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
-                    struct slice *ret)
+int ckpt_node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text,
+                         const struct ckpt_selection *sel, struct slice *ret)
 {
     CKPT_GUARD(&src->lock);
     struct slice **bucket = slice_bucket(&src->nodes, n, node, text), *s = *bucket;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Private to core/source: the nodes of the source's own directories, and the table of them. What is in a checkpoint has no nodes, but slices, which
- * are numbered as they are looked up. The table and the counts are under the source's lock, which is never held across input or output.
+ * Private to core/source: the nodes of the source's own directories, and the table of them. What is in a checkpoint has
+ * no nodes, but slices, which are numbered as they are looked up. The table and the counts are under the source's lock,
+ * which is never held across input or output.
  */
 #ifndef CKPT_SOURCE_NODE_H
 #define CKPT_SOURCE_NODE_H
@@ -13,10 +14,10 @@
 enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL, NODE_FACE };
 
 struct slice {
-    struct slice *next;       /* in the table's bucket */
-    const struct node *of;    /* the checkpoint */
-    uint32_t node;            /* of its tree */
-    uint32_t number;          /* of the slice, in ids */
+    struct slice *next;    /* in the table's bucket */
+    const struct node *of; /* the checkpoint */
+    uint32_t node;         /* of its tree */
+    uint32_t number;       /* of the slice, in ids */
     bool npy;
     uint64_t refs;
     uint64_t ino;
@@ -25,62 +26,64 @@ struct slice {
 };
 
 /*
- * What is opened of a node, from the first time on. Most of the nodes of a large root never are: so that they are small, it is apart. All but `listing`,
- * which who loads the node changes, is under the source's lock.
+ * What is opened of a node, from the first time on. Most of the nodes of a large root never are: so that they are
+ * small, it is apart. All but `listing`, which who loads the node changes, is under the source's lock.
  */
 struct opened {
     struct node *node;
     struct opened *newer, *older; /* of those that have pins, by their last use */
     struct ckpt_listing *listing; /* DIR */
-    struct ckpt_backend *blob;    /* TREE that is a leaf of another one: what it is read from, from the beginning; `inside` is the file's name there */
-    struct ckpt_file *file;       /* FILE, once it was read; TREE that is a file: what its tree was made from */
-    struct ckpt_pins *pins;       /* TREE, with what follows */
+    struct ckpt_backend *blob; /* TREE that is a leaf of another one: what it is read from, from the beginning; `inside`
+                                  is the file's name there */
+    struct ckpt_file *file;    /* FILE, once it was read; TREE that is a file: what its tree was made from */
+    struct ckpt_pins *pins;    /* TREE, with what follows */
     struct ckpt_tree *tree;
-    struct ckpt_err *err;         /* why it does not open; NULL: nothing is known against it */
+    struct ckpt_err *err; /* why it does not open; NULL: nothing is known against it */
     int64_t err_ns;
-    struct slice **slices;        /* by their numbers; NULL: the number is free */
+    struct slice **slices; /* by their numbers; NULL: the number is free */
     uint32_t slice_count;
-    uint32_t slice_free;          /* no lower number is free */
+    uint32_t slice_free; /* no lower number is free */
     uint32_t renamed_count;
-    char **renamed;               /* paths since it was made; somebody may still look at the earlier ones */
+    char **renamed; /* paths since it was made; somebody may still look at the earlier ones */
 };
 
 struct node {
     uint64_t id, ino;
     uint64_t parent;
-    const char *path, *name;  /* path in the source */
+    const char *path, *name; /* path in the source */
     struct node *next_id, *next_name, *next_serial;
-    uint64_t refs;            /* look-ups */
-    uint64_t inner;           /* look-ups of what is inside (of a tree) */
-    uint32_t uses;            /* calls and open directories under way */
-    uint32_t serial;          /* TREE */
-    uint8_t kind;             /* enum node_kind */
-    bool named;               /* found by (parent, name); a replaced one is not */
-    bool loading;             /* somebody lists it, or opens it: see NODE_LOADING */
-    atomic_bool stale;        /* TREE: another step has its name now. Set under the lock */
-    bool writable;            /* a native root that may be changed, or a step of its store */
-    bool stored;              /* TREE: a step of the store of its root */
+    uint64_t refs;     /* look-ups */
+    uint64_t inner;    /* look-ups of what is inside (of a tree) */
+    uint32_t uses;     /* calls and open directories under way */
+    uint32_t serial;   /* TREE */
+    uint8_t kind;      /* enum node_kind */
+    bool named;        /* found by (parent, name); a replaced one is not */
+    bool loading;      /* somebody lists it, or opens it: see NODE_LOADING */
+    atomic_bool stale; /* TREE: another step has its name now. Set under the lock */
+    bool writable;     /* a native root that may be changed, or a step of its store */
+    bool stored;       /* TREE: a step of the store of its root */
     bool is_step;
-    atomic_bool removing;     /* there is some `removal` */
+    atomic_bool removing; /* there is some `removal` */
     struct ckpt_stat st;
     struct opened *opened;
 
-    int64_t checked_ns;           /* DIR, when its listing was: CLOCK_MONOTONIC; 0: look again */
-    struct ckpt_store *store;     /* DIR that is a native root and may be changed, from the first change on */
+    int64_t checked_ns;       /* DIR, when its listing was: CLOCK_MONOTONIC; 0: look again */
+    struct ckpt_store *store; /* DIR that is a native root and may be changed, from the first change on */
     struct ckpt_stages *stages;
-    struct ckpt_source *source;   /* of a root with stages: for what they call */
-    struct removal *removal;      /* TREE of a store: what was removed of it, and is not in a staged copy yet */
+    struct ckpt_source *source; /* of a root with stages: for what they call */
+    struct removal *removal;    /* TREE of a store: what was removed of it, and is not in a staged copy yet */
     const struct ckpt_reader *reader;
-    const char *inside;           /* the checkpoint's name below the directory that it is read from ("" : it is the directory), unless it is stored */
-    struct ckpt_backend *files;   /* FACE, FILE of a step of a store: what it is read from, under `inside` */
+    const char *inside; /* the checkpoint's name below the directory that it is read from ("" : it is the directory),
+                           unless it is stored */
+    struct ckpt_backend *files; /* FACE, FILE of a step of a store: what it is read from, under `inside` */
     uint32_t content_len;
-    bool top_attributes;          /* the step of a store that it is was written with attributes of its own directory */
-    char *content;                /* CONTROL: its bytes; LINK: its target */
-    char own[];                   /* the path that it was made with, and the name if that does not end it */
+    bool top_attributes; /* the step of a store that it is was written with attributes of its own directory */
+    char *content;       /* CONTROL: its bytes; LINK: its target */
+    char own[];          /* the path that it was made with, and the name if that does not end it */
 };
 
 #define NODE_BUCKETS 16384
-#define NODE_INSIDE ((uint64_t)1 << 40) /* ids from here on name something inside a checkpoint */
+#define NODE_INSIDE  ((uint64_t)1 << 40) /* ids from here on name something inside a checkpoint */
 
 struct node_table {
     struct node *by_id[NODE_BUCKETS], *by_name[NODE_BUCKETS], *by_serial[NODE_BUCKETS];
@@ -91,10 +94,13 @@ struct node_table {
 
 struct ckpt_source;
 
-struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind, const struct ckpt_stat *st) CKPT_MUST_USE;
-/* A path of the step of a store that a node is: where its manifest lies in the source, or (below_store) in the directory of its store. */
+struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind,
+                           const struct ckpt_stat *st) CKPT_MUST_USE;
+/* A path of the step of a store that a node is: where its manifest lies in the source, or (below_store) in the
+ * directory of its store. */
 #define NODE_PATH 4352
-void ckpt_node_manifest(const struct node *n, bool below_store, char ret[NODE_PATH]); /* under the lock: it may be renamed */
+void ckpt_node_manifest(const struct node *n, bool below_store,
+                        char ret[NODE_PATH]); /* under the lock: it may be renamed */
 /* Under the lock; NULL: out of memory. */
 struct opened *ckpt_node_opened(struct node *n);
 
@@ -110,7 +116,8 @@ struct loading {
 };
 struct loading ckpt_node_load(struct ckpt_source *src, struct node *n);
 void ckpt_node_loaded(struct loading *l);
-#define NODE_LOADING(src, n) __attribute__((cleanup(ckpt_node_loaded), unused)) struct loading loading = ckpt_node_load(src, n)
+#define NODE_LOADING(src, n)                                                                                           \
+    __attribute__((cleanup(ckpt_node_loaded), unused)) struct loading loading = ckpt_node_load(src, n)
 
 /* One that is in no table any more, without the lock. */
 void ckpt_node_free(struct ckpt_source *src, struct node *n);
@@ -130,20 +137,24 @@ struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_U
 
 /* It is a checkpoint that is a file. */
 void ckpt_node_set_file(struct node *n);
-/* The node that is known already where `fresh`, which is taken over, would be, or that one; with a reference more. e: what is told of a TREE. */
+/* The node that is known already where `fresh`, which is taken over, would be, or that one; with a reference more. e:
+ * what is told of a TREE. */
 void ckpt_node_keep(struct ckpt_source *src, struct node *fresh, const struct ckpt_entry *e, struct node **ret);
-/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is not its name. */
-int ckpt_node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind, const struct ckpt_stat *st,
-              const struct ckpt_entry *e, const char *link, struct node **ret) CKPT_MUST_USE;
+/* The node of a name, found or made, with a reference more. key: what it is known by in its directory, where that is
+ * not its name. */
+int ckpt_node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
+                   const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link,
+                   struct node **ret) CKPT_MUST_USE;
 
 /* The step that is known under a name of a root is stale, unless it still has the name on the disk. */
 void ckpt_node_replaced(struct ckpt_source *src, struct node *root, const char *name);
 /* A committed step of a store has another name: its node, if it is known, goes with it. */
 void ckpt_node_rename_step(struct ckpt_source *src, struct node *root, const char *from, const char *to);
 
-/* A slice by its text, found or made, with a reference more of it and of what is inside of its checkpoint. *ret is a copy. */
-int ckpt_node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text, const struct ckpt_selection *sel,
-                    struct slice *ret) CKPT_MUST_USE;
+/* A slice by its text, found or made, with a reference more of it and of what is inside of its checkpoint. *ret is a
+ * copy. */
+int ckpt_node_take_slice(struct ckpt_source *src, struct node *n, uint32_t node, bool npy, const char *text,
+                         const struct ckpt_selection *sel, struct slice *ret) CKPT_MUST_USE;
 /* Under the lock; NULL: not there. */
 const struct slice *ckpt_node_slice(const struct node *n, uint32_t number);
 void ckpt_node_put_slice(struct node_table *t, struct node *n, uint32_t number, uint64_t count);

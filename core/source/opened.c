@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is opened of a node: a directory's listing, a checkpoint's files and its tree. It is closed again where there is too much of it. */
+/* What is opened of a node: a directory's listing, a checkpoint's files and its tree. It is closed again where there is
+ * too much of it. */
 #include "core/base/util.h"
 #include "core/source/source.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
 
-#define TREE_BYTES ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
+#define TREE_BYTES                                                                                                     \
+    ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
 
 int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
 {
@@ -63,8 +65,8 @@ static void used_now(struct ckpt_source *src, struct opened *o)
     src->newest = o;
 }
 
-/* Close the trees that were used longest ago until the rest is within bounds: their numbers of nodes stay what they are when they
- * are opened again, from files that are still pinned. */
+/* Close the trees that were used longest ago until the rest is within bounds: their numbers of nodes stay what they are
+ * when they are opened again, from files that are still pinned. */
 static void close_old_trees(struct ckpt_source *src, struct node *keep)
 {
     for (;;) {
@@ -90,7 +92,8 @@ static void close_old_trees(struct ckpt_source *src, struct node *keep)
     }
 }
 
-/* When descriptors run short: let go of the files of the checkpoints that were used longest ago. They are opened again by name. */
+/* When descriptors run short: let go of the files of the checkpoints that were used longest ago. They are opened again
+ * by name. */
 static void let_go_of_files(struct ckpt_source *src, struct node *keep)
 {
     while (ckpt_pins_scarce()) {
@@ -114,7 +117,8 @@ static void let_go_of_files(struct ckpt_source *src, struct node *keep)
     }
 }
 
-/* Another step of the store has its name: whoever looks it up again, which -ESTALE makes the kernel do, shall find that. */
+/* Another step of the store has its name: whoever looks it up again, which -ESTALE makes the kernel do, shall find
+ * that. */
 static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
 {
     pthread_mutex_lock(&src->lock);
@@ -140,15 +144,19 @@ struct place {
 static void place_of(struct ckpt_source *src, const struct node *n, struct place *ret)
 {
     CKPT_GUARD(&src->lock); /* it may be renamed */
-    const char *end = n->stored ? n->name : n->st.type == CKPT_FT_FILE ? strrchr(n->path, '/') : n->path + strlen(n->path);
-    snprintf(ret->dir, sizeof ret->dir, "%.*s%s", end ? (int)(end - n->path) : 0, n->path, n->stored ? CKPT_STORE_DIR : "");
+    const char *end = n->stored                    ? n->name
+                      : n->st.type == CKPT_FT_FILE ? strrchr(n->path, '/')
+                                                   : n->path + strlen(n->path);
+    snprintf(ret->dir, sizeof ret->dir, "%.*s%s", end ? (int)(end - n->path) : 0, n->path,
+             n->stored ? CKPT_STORE_DIR : "");
     snprintf(ret->inside, sizeof ret->inside, "%s", n->inside);
     if (n->stored)
         ckpt_node_manifest(n, true, ret->inside);
 }
 
 /* The files of a node's checkpoint; unref them. */
-static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at, struct ckpt_pins **ret)
+static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at,
+                     struct ckpt_pins **ret)
 {
     pthread_mutex_lock(&src->lock);
     *ret = o->pins ? ckpt_pins_ref(o->pins) : NULL;
@@ -176,7 +184,8 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, 
 }
 
 /* A checkpoint that is a file is kept open, to see whether it is changed in place. */
-static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at, struct ckpt_pins *pins)
+static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at,
+                     struct ckpt_pins *pins)
 {
     struct ckpt_file *f;
     if (n->st.type != CKPT_FT_FILE)
@@ -184,7 +193,8 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, 
     int r = ckpt_pins_open(pins, at->inside, &f);
     if (r < 0)
         return r;
-    bool same = f->st.ino == n->st.ino && f->st.dev == n->st.dev && f->st.mtime_ns == n->st.mtime_ns && f->st.size == n->st.size;
+    bool same = f->st.ino == n->st.ino && f->st.dev == n->st.dev && f->st.mtime_ns == n->st.mtime_ns &&
+                f->st.size == n->st.size;
     pthread_mutex_lock(&src->lock);
     struct ckpt_file *old = o->file;
     o->file = same ? f : NULL;
@@ -204,13 +214,16 @@ int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct 
     struct ckpt_file *f = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
     pthread_mutex_unlock(&src->lock);
     int fd = f ? ckpt_file_fd(f) : -1;
-    bool same = fd < 0 || (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
-                           (uint64_t)st.st_size == n->st.size);
+    bool same = fd < 0 ||
+                (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
+                 (uint64_t)st.st_size == n->st.size);
     ckpt_file_unref(f);
-    return same ? 0 : ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+    return same ? 0
+                : ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
 }
 
-static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret, struct ckpt_err *err)
+static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret,
+                     struct ckpt_err *err)
 {
     struct ckpt_pins *pins;
     unsigned shortages = ckpt_shortages();
@@ -230,7 +243,8 @@ static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, 
     return ckpt_fail(err, EMFILE, "%s", strerror(EMFILE));
 }
 
-/* Why it did not open, when that was tried last; nothing is known against a step that was deleted, or for which there were no descriptors. */
+/* Why it did not open, when that was tried last; nothing is known against a step that was deleted, or for which there
+ * were no descriptors. */
 static void note_error(struct ckpt_source *src, struct opened *o, int r, const struct ckpt_err *err)
 {
     bool its_own = r < 0 && r != -ENOENT && r != -EMFILE && r != -ENFILE;
@@ -283,7 +297,8 @@ int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree *
     }
     pthread_mutex_lock(&src->lock);
     o->tree = ckpt_tree_ref(*ret);
-    /* Counting them all takes as long as opening a few: the count is made anew when this one may have passed the bound. */
+    /* Counting them all takes as long as opening a few: the count is made anew when this one may have passed the bound.
+     */
     src->trees++;
     src->tree_bytes += ckpt_tree_memory(o->tree);
     bool full = src->tree_bytes > TREE_BYTES || ++src->since_count >= 64;

@@ -57,12 +57,14 @@ static void log_leaf(struct ckpt_source *src, const struct target *t, const stru
     struct ckpt_buf name = CKPT_BUF_INIT;
     ckpt_tree_name(t->tree, t->file.node, &name);
     ckpt_log(CKPT_LOG_WARN, "%s%s%s: leaf %.*s: %s", src->path, *t->node->path ? "/" : "", t->node->path,
-             (int)CKPT_MIN(name.len, (size_t)255), name.data ? (char *)name.data : "", err->code ? err->text : strerror(code));
+             (int)CKPT_MIN(name.len, (size_t)255), name.data ? (char *)name.data : "",
+             err->code ? err->text : strerror(code));
     ckpt_buf_clear(&name);
 }
 
 /* What is not inside of a checkpoint. */
-static ssize_t read_outer(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+static ssize_t read_outer(struct ckpt_source *src, struct node *n, void *buf, size_t len, uint64_t off,
+                          struct ckpt_err *err)
 {
     if (n->kind == NODE_FILE) {
         ssize_t r = read_file(src, n, buf, len, off);
@@ -97,8 +99,8 @@ static int count_and_give(void *arg, const struct iovec *iov, int count)
 }
 
 /* With give: to it; else into buf. */
-static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off, struct counted_give *give,
-                        struct ckpt_err *err)
+static ssize_t read_any(struct ckpt_source *src, uint64_t id, void *buf, size_t len, uint64_t off,
+                        struct counted_give *give, struct ckpt_err *err)
 {
     struct target t;
     struct ckpt_err own = {0};

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A committed step that is being removed, name by name. rm -r of a large step should not copy it first, and must work on a disk that is full:
- * so what is removed is only noted, here in memory, until the step's own directory goes, which deletes the step at once. It is as if it had not been, should
- * the process end before. Any other change of the step, or a while without another removal, makes the staged copy, without what was removed.
+ * A committed step that is being removed, name by name. rm -r of a large step should not copy it first, and must work
+ * on a disk that is full: so what is removed is only noted, here in memory, until the step's own directory goes, which
+ * deletes the step at once. It is as if it had not been, should the process end before. Any other change of the step,
+ * or a while without another removal, makes the staged copy, without what was removed.
  */
 #include "core/base/util.h"
 #include "core/format/native.h"
@@ -13,12 +14,12 @@
 #define AGAIN_NS 5000000000ll /* until a copy is tried again that could not be made */
 
 struct removal {
-    unsigned refs;        /* the node's, and that of who makes the copy: under the source's lock */
+    unsigned refs;                  /* the node's, and that of who makes the copy: under the source's lock */
     struct ckpt_stage_removed what; /* a tree's nodes have the numbers of its manifest's */
-    uint32_t count;       /* of them */
-    pid_t pid;            /* who did the last */
-    int64_t changed_ns;   /* CLOCK_MONOTONIC */
-    int64_t again_ns;     /* no copy is tried before */
+    uint32_t count;                 /* of them */
+    pid_t pid;                      /* who did the last */
+    int64_t changed_ns;             /* CLOCK_MONOTONIC */
+    int64_t again_ns;               /* no copy is tried before */
 };
 
 static void removal_unref(struct removal *r)
@@ -105,7 +106,8 @@ static int find(struct ckpt_source *src, struct target *t, uint32_t dir, const c
     return 0;
 }
 
-static int note(struct ckpt_source *src, struct node *root, struct target *t, uint32_t dir, const char *name, bool is_dir, pid_t pid)
+static int note(struct ckpt_source *src, struct node *root, struct target *t, uint32_t dir, const char *name,
+                bool is_dir, pid_t pid)
 {
     struct node *n = t->node;
     char step[CKPT_NAME_MAX + 1];
@@ -133,7 +135,8 @@ static int note(struct ckpt_source *src, struct node *root, struct target *t, ui
     return 0;
 }
 
-int ckpt_source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir,
+                       const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct target t;
     uint32_t dir;
@@ -164,7 +167,8 @@ static void end(struct ckpt_source *src, struct node *n, struct removal *r)
 }
 
 /* Of a step that has something noted or not. */
-static int copy_noted(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_file *manifest, const char *id, struct ckpt_err *err)
+static int copy_noted(struct ckpt_source *src, struct node *root, struct node *n, struct ckpt_file *manifest,
+                      const char *id, struct ckpt_err *err)
 {
     char name[CKPT_NAME_MAX + 1];
     NODE_LOADING(src, n);
@@ -175,7 +179,9 @@ static int copy_noted(struct ckpt_source *src, struct node *root, struct node *n
     if (removed)
         removed->refs++;
     pthread_mutex_unlock(&src->lock);
-    int r = atomic_load(&n->stale) ? -ESTALE : ckpt_stage_copy(root->stages, name, manifest, id, removed ? &removed->what : NULL, err);
+    int r = atomic_load(&n->stale)
+                ? -ESTALE
+                : ckpt_stage_copy(root->stages, name, manifest, id, removed ? &removed->what : NULL, err);
     if (!removed)
         return r;
     if (r == 0) {
@@ -213,7 +219,8 @@ static struct node *next_removal(struct ckpt_source *src, struct node *root, dou
     for (unsigned i = 0; i < NODE_BUCKETS; i++)
         for (struct node *n = src->nodes.by_serial[i]; n; n = n->next_serial) {
             struct removal *r = n->removal;
-            if (!r || n->parent != root->id || (seconds >= 0 && (r->again_ns > now || now - r->changed_ns < (int64_t)(seconds * 1e9))))
+            if (!r || n->parent != root->id ||
+                (seconds >= 0 && (r->again_ns > now || now - r->changed_ns < (int64_t)(seconds * 1e9))))
                 continue;
             r->again_ns = now + AGAIN_NS; /* if it fails; else there is nothing more to do */
             n->uses++;
@@ -234,7 +241,9 @@ void ckpt_source_settle_removals(struct ckpt_source *src, struct node *root, dou
         struct ckpt_err err = {0};
         int r = ckpt_source_copy_step(src, root, n, &err);
         if (r == -ESTALE)
-            ckpt_log(CKPT_LOG_WARN, "%s/%s: another mount has replaced the step: what was removed here of the one before comes back", src->path, n->path);
+            ckpt_log(CKPT_LOG_WARN,
+                     "%s/%s: another mount has replaced the step: what was removed here of the one before comes back",
+                     src->path, n->path);
         else if (r < 0)
             ckpt_log(CKPT_LOG_WARN, "%s/%s: what was removed of it is not gone yet: %s", src->path, n->path, err.text);
         if (r == -ESTALE || (r < 0 && seconds < 0)) /* the last try */

@@ -98,7 +98,8 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
         }
         if (n->stored)
             ckpt_node_manifest(n, false, manifest);
-        held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->stored ? manifest : n->path), strdup(n->name)};
+        held[count++] = (struct held){
+            n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->stored ? manifest : n->path), strdup(n->name)};
     }
     pthread_mutex_unlock(&src->lock);
     for (size_t i = 0; i < count; i++) {
@@ -122,11 +123,15 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     const struct ckpt_reader *reader;
     int r = ckpt_backend_stat(src->backend, file, &st);
     if (r == 0)
-        r = *file ? ckpt_probe_file(src->backend, file, &reader, &probe) : ckpt_probe_dir(src->backend, &reader, &probe);
+        r = *file ? ckpt_probe_file(src->backend, file, &reader, &probe)
+                  : ckpt_probe_dir(src->backend, &reader, &probe);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r));
     if (*file && !reader)
-        return ckpt_fail(err, EOPNOTSUPP, "%s: neither a directory nor a checkpoint file: none of the formats that can be read begins or is named so", src->path);
+        return ckpt_fail(
+            err, EOPNOTSUPP,
+            "%s: neither a directory nor a checkpoint file: none of the formats that can be read begins or is named so",
+            src->path);
     bool tree = reader && (*file || !probe.weak);
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
@@ -192,7 +197,8 @@ static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
 /* Looking into the mount would ask the very process that looks. */
 static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *top = src->opt.hidden ? realpath(dir, NULL) : NULL, *hidden = top ? realpath(src->opt.hidden, NULL) : NULL;
+    CKPT_AUTOFREE char *top = src->opt.hidden ? realpath(dir, NULL) : NULL,
+                       *hidden = top ? realpath(src->opt.hidden, NULL) : NULL;
     size_t n = hidden ? strlen(top) : 0;
     n -= n == 1; /* "/" */
     if (!hidden || strncmp(hidden, top, n) != 0 || hidden[n] != '/')
@@ -200,8 +206,8 @@ static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err 
     return ckpt_backend_hide(src->backend, hidden + n + 1) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
 }
 
-/* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own name and is seen
- * from the top of all, since it may lead anywhere. */
+/* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own
+ * name and is seen from the top of all, since it may lead anywhere. */
 static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *err)
 {
     struct stat st;
@@ -214,7 +220,8 @@ static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *e
         if (slash)
             slash[slash == dir] = 0;
         CKPT_AUTOFREE char *real = realpath(slash ? dir : ".", NULL);
-        if (!real || !name_copy || snprintf(file, sizeof file, "%s%s%s", real + 1, real[1] ? "/" : "", name_copy) >= (int)sizeof file)
+        if (!real || !name_copy ||
+            snprintf(file, sizeof file, "%s%s%s", real + 1, real[1] ? "/" : "", name_copy) >= (int)sizeof file)
             return ckpt_fail(err, ENAMETOOLONG, "%s: %s", src->path, strerror(ENAMETOOLONG));
         strcpy(dir, "/");
     } else if (!is_dir) {
@@ -230,7 +237,8 @@ static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *e
     return r < 0 ? r : open_root(src, file, err);
 }
 
-int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret, struct ckpt_err *err)
+int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret,
+                     struct ckpt_err *err)
 {
     struct ckpt_source *src = calloc(1, sizeof *src);
     struct stat st;

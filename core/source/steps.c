@@ -12,7 +12,8 @@
 enum step_kind { STEP_NONE, STEP_STORED, STEP_FOREIGN };
 
 /* What the root has under a name, staged steps aside. */
-static int kind_of(struct ckpt_source *src, struct node *root, const char *name, enum step_kind *ret, struct ckpt_err *err)
+static int kind_of(struct ckpt_source *src, struct node *root, const char *name, enum step_kind *ret,
+                   struct ckpt_err *err)
 {
     struct ckpt_listing *l;
     ckpt_source_root_changed(root, NULL);
@@ -31,8 +32,8 @@ static bool is_reserved(const char *name)
            !strcmp(name, CKPT_STORE_DIR);
 }
 
-int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode, const struct ckpt_caller *who,
-                    struct ckpt_stage_attr *ret, struct ckpt_err *err)
+int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode,
+                         const struct ckpt_caller *who, struct ckpt_stage_attr *ret, struct ckpt_err *err)
 {
     enum step_kind kind;
     if (is_reserved(name))
@@ -43,8 +44,10 @@ int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *n
     return r < 0 ? r : ckpt_stage_new(p->stages, name, mode, who, ret, err);
 }
 
-/* The node of a committed step, which is held (see NODE_LOADING), so that it gets no staged copy meanwhile. -ESTALE: it has one already, or has been replaced. */
-static int hold_step(struct ckpt_source *src, struct node *root, const char *name, struct target *ret, struct ckpt_err *err)
+/* The node of a committed step, which is held (see NODE_LOADING), so that it gets no staged copy meanwhile. -ESTALE: it
+ * has one already, or has been replaced. */
+static int hold_step(struct ckpt_source *src, struct node *root, const char *name, struct target *ret,
+                     struct ckpt_err *err)
 {
     struct ckpt_attr attr;
     int r = ckpt_source_lookup(src, root->id, name, &attr, err);
@@ -84,7 +87,8 @@ static int remove_stored(struct ckpt_source *src, struct place *p, const char *n
         ckpt_source_done(src, &t);
     }
     ckpt_forget(src, attr.id, 1);
-    bool unreadable = r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP; /* what cannot be opened can still be removed */
+    bool unreadable = r == -EUCLEAN || r == -EBADMSG ||
+                      r == -EOPNOTSUPP; /* what cannot be opened can still be removed */
     if (r < 0 && !unreadable)
         return r;
     r = hold_step(src, root, name, &t, err);
@@ -108,8 +112,9 @@ int ckpt_source_remove_step(struct ckpt_source *src, struct place *p, const char
         return ckpt_stage_remove(p->stages, name, err);
     int r = kind_of(src, p->top.node, name, &kind, err);
     if (r == 0 && kind != STEP_STORED)
-        return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", name)
-                                 : ckpt_fail(err, EROFS, "%s is not a step of the store: remove it in the source", name);
+        return kind == STEP_NONE
+                   ? ckpt_fail(err, ENOENT, "there is no step %s", name)
+                   : ckpt_fail(err, EROFS, "%s is not a step of the store: remove it in the source", name);
     if (r == 0)
         r = remove_stored(src, p, name, err);
     if (r == 0)
@@ -136,7 +141,8 @@ static int copy_if_removing(struct ckpt_source *src, struct node *root, const ch
 }
 
 /* A committed step that nobody has opened for changes. */
-static int rename_stored(struct ckpt_source *src, struct node *root, const char *from, const char *to, bool replace, struct ckpt_err *err)
+static int rename_stored(struct ckpt_source *src, struct node *root, const char *from, const char *to, bool replace,
+                         struct ckpt_err *err)
 {
     struct target t;
     int r = hold_step(src, root, from, &t, err);
@@ -170,7 +176,8 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
         return r;
     bool replace = src->opt.overwrite && !(flags & RENAME_NOREPLACE);
     if (there == STEP_FOREIGN || (there == STEP_STORED && !replace))
-        return ckpt_fail(err, EEXIST, "%s is there already%s", to, there == STEP_STORED ? ": -o overwrite replaces it" : "");
+        return ckpt_fail(err, EEXIST, "%s is there already%s", to,
+                         there == STEP_STORED ? ": -o overwrite replaces it" : "");
     bool staged = ckpt_stage_exists(p->stages, from);
     if (staged && (kind != STEP_STORED || ckpt_step_name(to, &number))) {
         r = ckpt_stage_rename(p->stages, from, to, who, err);
@@ -179,7 +186,8 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
         return r;
     }
     if (kind != STEP_STORED)
-        return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", from) : ckpt_fail(err, EROFS, "%s is not a step of the store", from);
+        return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", from)
+                                 : ckpt_fail(err, EROFS, "%s is not a step of the store", from);
     if (!ckpt_step_name(to, &number))
         return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
     r = rename_stored(src, root, from, to, replace, err);
@@ -187,8 +195,8 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
     return r;
 }
 
-int ckpt_source_rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags, const struct ckpt_caller *who,
-                       struct ckpt_err *err)
+int ckpt_source_rename_step(struct ckpt_source *src, struct place *p, const char *from, const char *to, unsigned flags,
+                            const struct ckpt_caller *who, struct ckpt_err *err)
 {
     int r = rename_once(src, p, from, to, flags, who, err);
     for (unsigned i = 0; r == -ESTALE && i < TRIES; i++)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads everything at and below a directory, so that every checksum is checked, and what the format itself can check. */
+/* Reads everything at and below a directory, so that every checksum is checked, and what the format itself can check.
+ */
 #include "core/base/util.h"
 #include "core/source/source.h"
 
@@ -114,7 +115,8 @@ static int verify_dir(struct verifier *v, uint64_t id, const char *path, unsigne
     return r;
 }
 
-int ckpt_verify(struct ckpt_source *src, uint64_t id, const char *path, const struct ckpt_verify *how, struct ckpt_err *err)
+int ckpt_verify(struct ckpt_source *src, uint64_t id, const char *path, const struct ckpt_verify *how,
+                struct ckpt_err *err)
 {
     struct verifier v = {.src = src, .how = how, .block = malloc(BLOCK)};
     struct ckpt_attr at;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What changes a native root. A directory right at its top is a step: a staged one is a directory tree that calls go through to
- * (core/stage/stage.h), a committed one becomes a staged copy of itself at the first change. Changes of a directory of a committed
- * step are made to the copy at once; for anything else the caller is told -ESTALE, and finds the copy when it looks the path up again.
+ * What changes a native root. A directory right at its top is a step: a staged one is a directory tree that calls go
+ * through to (core/stage/stage.h), a committed one becomes a staged copy of itself at the first change. Changes of a
+ * directory of a committed step are made to the copy at once; for anything else the caller is told -ESTALE, and finds
+ * the copy when it looks the path up again.
  */
 #include "core/base/util.h"
 #include "core/format/native.h"
@@ -88,7 +89,8 @@ static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, voi
     if (r < 0)
         return r;
     bool top = r == 1;
-    r = top ? ckpt_source_new_step(src, &p, m->name, m->mode, m->who, &attr, err) : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
+    r = top ? ckpt_source_new_step(src, &p, m->name, m->mode, m->who, &attr, err)
+            : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
     if (r == 0) {
         ckpt_source_attr_of_stage(&attr, m->ret);
         m->ret->fleeting |= top;
@@ -97,8 +99,8 @@ static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, voi
     return r;
 }
 
-int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who, struct ckpt_attr *ret,
-               struct ckpt_err *err)
+int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who,
+               struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct making m = {.name = name, .mode = mode, .who = who, .ret = ret};
     int r = ckpt_source_retry(src, parent, 0, mkdir_at, &m, err);
@@ -129,8 +131,9 @@ static int create_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
     return r;
 }
 
-int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, int flags, const struct ckpt_caller *who,
-                struct ckpt_attr *ret, struct ckpt_handle **ret_handle, struct ckpt_err *err)
+int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, int flags,
+                const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_handle **ret_handle,
+                struct ckpt_err *err)
 {
     struct making m = {.name = name, .mode = mode, .flags = flags, .who = who, .ret = ret, .ret_handle = ret_handle};
     return ckpt_source_retry(src, parent, 0, create_at, &m, err);
@@ -168,12 +171,14 @@ static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
     if (r == 0)
         r = unlink_in(src, &p, m, err);
     else
-        r = m->dir ? ckpt_source_remove_step(src, &p, m->name, err) : ckpt_fail(err, EROFS, "%s is not a step of the store", m->name);
+        r = m->dir ? ckpt_source_remove_step(src, &p, m->name, err)
+                   : ckpt_fail(err, EROFS, "%s is not a step of the store", m->name);
     ckpt_source_place_clear(src, &p);
     return r;
 }
 
-int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who,
+                struct ckpt_err *err)
 {
     struct removing m = {name, dir, who};
     return ckpt_source_retry(src, parent, 0, unlink_at, &m, err);
@@ -208,8 +213,8 @@ static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_pare
     return r;
 }
 
-int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
-                const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name,
+                unsigned flags, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct renaming m = {name, new_name, flags, who};
     if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
@@ -224,14 +229,17 @@ int ckpt_source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_mani
     int r = ckpt_source_target(src, id, &t, NULL);
     if (r < 0)
         return r;
-    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && ckpt_source_root_of(src, t.node);
+    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) &&
+                  ckpt_source_root_of(src, t.node);
     r = stored ? ckpt_store_tree_record(t.tree, t.file.node, ret, NULL) : -EXDEV;
     ckpt_source_done(src, &t);
     return r;
 }
 
-/* One more name of a leaf of a committed step: in the same step, of the file that stands for it; in another one, of a new file that shares its content. */
-static int link_committed(struct ckpt_source *src, uint64_t id, const struct place *p, const struct making *m, struct ckpt_stage_attr *ret)
+/* One more name of a leaf of a committed step: in the same step, of the file that stands for it; in another one, of a
+ * new file that shares its content. */
+static int link_committed(struct ckpt_source *src, uint64_t id, const struct place *p, const struct making *m,
+                          struct ckpt_stage_attr *ret)
 {
     struct target t;
     struct ckpt_manifest_node node = {0};
@@ -275,8 +283,8 @@ static int link_at(struct ckpt_source *src, uint64_t parent, uint64_t id, void *
     return r;
 }
 
-int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who, struct ckpt_attr *ret,
-              struct ckpt_err *err)
+int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who,
+              struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct making m = {.name = name, .who = who, .ret = ret};
     return ckpt_source_retry(src, parent, id, link_at, &m, err);
@@ -289,7 +297,8 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
         return -EPERM;
     if (!src->opt.write || ckpt_source_target(src, parent, &t, NULL) < 0)
         return -EROFS;
-    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) || ckpt_source_root_of(src, t.node);
+    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) ||
+                ckpt_source_root_of(src, t.node);
     ckpt_source_done(src, &t);
     return ours ? -EPERM : -EROFS;
 }
@@ -297,7 +306,8 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
 /* --- attributes --- */
 
 /* The staged file that stands for a committed one, whose step is opened for changes; with a reference. */
-static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret, struct ckpt_err *err)
+static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret,
+                     struct ckpt_err *err)
 {
     struct target t;
     int r = ckpt_source_target(src, id, &t, err);
@@ -314,7 +324,8 @@ static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **
 }
 
 /* The staged file itself, or the copy of a committed one; with a reference. */
-static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret, struct ckpt_err *err)
+static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret,
+                       struct ckpt_err *err)
 {
     if (!(id & CKPT_STAGED))
         return find_copy(src, id, ret_set, ret, err);
@@ -353,8 +364,10 @@ static int setattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
     return 0;
 }
 
-/* What chown(2) does when it is given neither an owner nor a group: set-id bits go. A caller who does not own the file changes nothing. */
-static int drop_set_id(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
+/* What chown(2) does when it is given neither an owner nor a group: set-id bits go. A caller who does not own the file
+ * changes nothing. */
+static int drop_set_id(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_attr *ret,
+                       struct ckpt_err *err)
 {
     int r = ckpt_getattr(src, id, ret, err);
     if (r < 0)
@@ -367,8 +380,8 @@ static int drop_set_id(struct ckpt_source *src, uint64_t id, const struct ckpt_c
     return ckpt_setattr(src, id, &same, CKPT_ATTR_UID, who, ret, err);
 }
 
-int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who, struct ckpt_attr *ret,
-                 struct ckpt_err *err)
+int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what,
+                 const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     if (!what)
         return drop_set_id(src, id, who, ret, err);
@@ -380,7 +393,8 @@ int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, un
 }
 
 /* user.ckpt.pinned of a committed step: "1" or "0". 1: it was that. */
-static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const char *value, size_t len, struct ckpt_err *err)
+static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const char *value, size_t len,
+                   struct ckpt_err *err)
 {
     struct target t;
     char step[CKPT_NAME_MAX + 1];
@@ -429,7 +443,8 @@ int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const 
     return ckpt_source_retry(src, id, 0, setxattr_at, &m, err);
 }
 
-int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who,
+                     struct ckpt_err *err)
 {
     struct setting m = {.name = name, .who = who};
     return ckpt_source_retry(src, id, 0, setxattr_at, &m, err);
@@ -446,9 +461,11 @@ static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct
     int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node) : NULL;
+    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node)
+                                                                                  : NULL;
     const struct ckpt_stat *top = &t.node->st;
-    bool changed = false, may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
+    bool changed = false,
+         may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
     if (root) {
         set = root->stages;
         r = ckpt_source_find_copy(src, root, &t, &staged);

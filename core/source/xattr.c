@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#define PREFIX "user.ckpt."
+#define PREFIX       "user.ckpt."
 #define KNOWN_LEVELS 40
 
 static void set_string(cJSON *all, const char *name, const char *value)
@@ -30,7 +30,8 @@ static void copy_member(cJSON *all, const cJSON *meta, const char *name)
 
 static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
 {
-    static const char *const names[] = {"kind", "dtype", "shape", "chunks", "codec", "stored", "sharding", "format", "sha256", "prng_impl"};
+    static const char *const names[] = {"kind",   "dtype",    "shape",  "chunks", "codec",
+                                        "stored", "sharding", "format", "sha256", "prng_impl"};
     struct ckpt_buf json = CKPT_BUF_INIT;
     struct ckpt_err err = {0};
     size_t len;
@@ -112,7 +113,8 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
     uint32_t node;
     if (ckpt_source_enter(src, t, &node, &err) < 0) {
         set_string(all, "format", n->reader ? n->reader->name : "orbax");
-        set_string(all, "error", may_know(src, n, who) ? err.text : "it cannot be opened; who may read all of it is told why");
+        set_string(all, "error",
+                   may_know(src, n, who) ? err.text : "it cannot be opened; who may read all of it is told why");
         return;
     }
     set_string(all, "metadata", t->tree->metadata ? t->tree->metadata : "{}");
@@ -133,7 +135,8 @@ static void name_step(cJSON *all)
         set_string(all, names[i], "");
 }
 
-/* An object of all attributes; `name`: of that one, and maybe others; NULL: the values do not matter. NULL when out of memory. */
+/* An object of all attributes; `name`: of that one, and maybe others; NULL: the values do not matter. NULL when out of
+ * memory. */
 static cJSON *describe(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who)
 {
     struct target t, npy;
@@ -158,7 +161,8 @@ static cJSON *describe(struct ckpt_source *src, uint64_t id, const char *name, c
     return all;
 }
 
-/* The attributes that a step of a store, or a leaf or directory in it, was written with: an object of hex strings; NULL: none. */
+/* The attributes that a step of a store, or a leaf or directory in it, was written with: an object of hex strings;
+ * NULL: none. */
 static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
 {
     struct target t;
@@ -201,13 +205,16 @@ static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
     struct target t;
     if (ckpt_source_target(src, id, &t, NULL) < 0)
         return false;
-    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !atomic_load(&t.node->stale) && ckpt_source_copied(src, &t, ret) == 1;
+    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !atomic_load(&t.node->stale) &&
+                 ckpt_source_copied(src, &t, ret) == 1;
     ckpt_source_done(src, &t);
     return found;
 }
 
-/* There are user attributes only. `ls -l` asks for those of other kinds of each name, until it is told that the file system has none. */
-static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
+/* There are user attributes only. `ls -l` asks for those of other kinds of each name, until it is told that the file
+ * system has none. */
+static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who,
+                           char *buf, size_t len)
 {
     uint64_t copy;
     if (strncmp(name, "user.", 5))
@@ -251,8 +258,7 @@ static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, siz
         ckpt_buf_addf(&names, PREFIX "%s", e->string);
         ckpt_buf_addc(&names, 0);
     }
-    cJSON_ArrayForEach(e, own)
-        ckpt_buf_add(&names, e->string, strlen(e->string) + 1);
+    cJSON_ArrayForEach(e, own) ckpt_buf_add(&names, e->string, strlen(e->string) + 1);
     cJSON_Delete(own);
     ssize_t r = ckpt_buf_error(&names);
     if (r == 0)
@@ -277,7 +283,8 @@ static int read_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *ar
     return (int)CKPT_MIN(x->got, 0);
 }
 
-ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
+ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf,
+                      size_t len)
 {
     struct reading x = {name, who, buf, len};
     int r = ckpt_source_retry(src, id, 0, read_at, &x, NULL);

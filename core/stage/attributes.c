@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attributes of staged files: the user's own are kept with the file on disk; of user.ckpt.* those that a commit reads; a step's state is told.
+ * Attributes of staged files: the user's own are kept with the file on disk; of user.ckpt.* those that a commit reads;
+ * a step's state is told.
  *
- * What is set here has its place in a manifest, and again in each staged copy of the step. A file system may have as little room for a file's
- * attributes as one block, in which those of ours lie too. So one that would leave too little for these, or for the manifest, is refused (ENOSPC).
+ * What is set here has its place in a manifest, and again in each staged copy of the step. A file system may have as
+ * little room for a file's attributes as one block, in which those of ours lie too. So one that would leave too little
+ * for these, or for the manifest, is refused (ENOSPC).
  */
 #include "core/stage/private.h"
 
@@ -13,10 +15,12 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
-#define PREFIX "user.ckpt."
-#define NOT_TOLD "the step is not committed; who may commit it is told why"
+#define PREFIX     "user.ckpt."
+#define NOT_TOLD   "the step is not committed; who may commit it is told why"
 #define ROOM_XATTR "user.ckptfs.room"
-#define ROOM ((size_t)256) /* a copy may have user.ckpt.dtype as well, and fills what room there is in another order */
+#define ROOM                                                                                                           \
+    ((size_t)256) /* a copy may have user.ckpt.dtype as well, and fills what room there is in another order            \
+                   */
 
 bool ckpt_stage_is_own_xattr(const char *name)
 {
@@ -25,7 +29,8 @@ bool ckpt_stage_is_own_xattr(const char *name)
 
 static bool is_kept(const char *name)
 {
-    return ckpt_stage_is_own_xattr(name) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") || !strcmp(name, PREFIX "pinned");
+    return ckpt_stage_is_own_xattr(name) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") ||
+           !strcmp(name, PREFIX "pinned");
 }
 
 static bool is_step_top(const struct stage_inode *n)
@@ -50,7 +55,8 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, const struct 
         int r = ckpt_stage_metadata(step, &text, &text_len);
         return r < 0 ? r : text ? ckpt_give_xattr(text, text_len, buf, len) : -ENODATA;
     }
-    bool told = !who || ckpt_stage_may_commit(step, who, NULL) == 0; /* what was wrong may be a file that others cannot list */
+    bool told = !who ||
+                ckpt_stage_may_commit(step, who, NULL) == 0; /* what was wrong may be a file that others cannot list */
     CKPT_GUARD(&step->set->lock);
     double number;
     char text[CKPT_STEP_NAME + 16];
@@ -59,7 +65,8 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, const struct 
         return ckpt_give_xattr(faccessat(step->set->store->steps, text, F_OK, 0) == 0 ? "1" : "0", 1, buf, len);
     }
     if (!strcmp(name, "error") && step->error)
-        return told ? ckpt_give_xattr(step->error, strlen(step->error), buf, len) : ckpt_give_xattr(NOT_TOLD, strlen(NOT_TOLD), buf, len);
+        return told ? ckpt_give_xattr(step->error, strlen(step->error), buf, len)
+                    : ckpt_give_xattr(NOT_TOLD, strlen(NOT_TOLD), buf, len);
     if (strcmp(name, "step") || !ckpt_step_name(step->name, &number))
         return -ENODATA;
     struct ckpt_buf shown = CKPT_BUF_INIT;
@@ -69,7 +76,8 @@ static ssize_t step_xattr(struct stage_inode *n, const char *name, const struct 
     return r;
 }
 
-ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
+ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who,
+                            char *buf, size_t len)
 {
     struct stage_inode *n;
     char path[32];
@@ -118,20 +126,24 @@ static bool is_one_of(const char *value, size_t len, const char *const *words)
     return *words;
 }
 
-/* Of a directory, what it is in a pytree. Of a file it follows from the file, so that it is no more than what such an attribute can be. */
+/* Of a directory, what it is in a pytree. Of a file it follows from the file, so that it is no more than what such an
+ * attribute can be. */
 static int check_kind(bool dir, const char *value, size_t len, struct ckpt_err *err)
 {
     static const char *const containers[] = {"dict", "list", "tuple", "namedtuple", NULL};
     static const char *const leaves[] = {"array", "value", "blob", NULL};
     if (is_one_of(value, len, dir ? containers : leaves))
         return 0;
-    return ckpt_fail(err, EINVAL, dir ? "user.ckpt.kind of a directory is dict, list, tuple or namedtuple" : "user.ckpt.kind of a file is array, value or blob");
+    return ckpt_fail(err, EINVAL,
+                     dir ? "user.ckpt.kind of a directory is dict, list, tuple or namedtuple"
+                         : "user.ckpt.kind of a file is array, value or blob");
 }
 
 /* Blocks of quantised or packed numbers, which are blobs: "Q4_K", "F6_E2M3". Tools that copy attributes bring it. */
 static bool is_block_type(const char *name)
 {
-    return *name >= 'A' && *name <= 'Z' && strpbrk(name, "0123456789") && strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == strlen(name);
+    return *name >= 'A' && *name <= 'Z' && strpbrk(name, "0123456789") &&
+           strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == strlen(name);
 }
 
 /* 1: it is worth keeping. */
@@ -146,12 +158,15 @@ static int check_dtype(const char *value, size_t len, struct ckpt_err *err)
         return 1;
     if (is_block_type(name))
         return 0;
-    return ckpt_fail(err, EINVAL, "user.ckpt.dtype is the name of a type, as bfloat16, or one as NumPy writes it, as <f4");
+    return ckpt_fail(err, EINVAL,
+                     "user.ckpt.dtype is the name of a type, as bfloat16, or one as NumPy writes it, as <f4");
 }
 
 static int check_pinned(const char *value, size_t len, struct ckpt_err *err)
 {
-    return !len || (len == 1 && (*value == '0' || *value == '1')) ? 0 : ckpt_fail(err, EINVAL, "user.ckpt.pinned is 0 or 1");
+    return !len || (len == 1 && (*value == '0' || *value == '1'))
+               ? 0
+               : ckpt_fail(err, EINVAL, "user.ckpt.pinned is 0 or 1");
 }
 
 /* --- room --- */
@@ -174,11 +189,14 @@ static int check_manifest_room(const char *path, const char *name, size_t len, s
     for (const char *p = list; p < list + n; p += strlen(p) + 1)
         if (ckpt_stage_is_own_xattr(p) && strcmp(p, name))
             sum += most_in_manifest(p, (size_t)CKPT_MAX(getxattr(path, p, NULL, 0), 0));
-    return sum < CKPT_MANIFEST_XATTRS_MAX ? 0 : ckpt_fail(err, ENOSPC, "its attributes are more than a manifest has room for");
+    return sum < CKPT_MANIFEST_XATTRS_MAX
+               ? 0
+               : ckpt_fail(err, ENOSPC, "its attributes are more than a manifest has room for");
 }
 
 /* With its content locked. The room that is left to what is ours is taken up while it is set. */
-static int set_with_room(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len, int flags)
+static int set_with_room(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len,
+                         int flags)
 {
     static const char room[ROOM + CKPT_REF_TEXT];
     size_t need = n->dir || ckpt_stage_shares(n, NULL) == 1 ? ROOM : sizeof room;
@@ -193,7 +211,8 @@ static int set_with_room(struct stage_inode *n, const char *path, const char *na
     return r == 0 && removed < 0 && removed != -ENODATA ? removed : r;
 }
 
-static int set_kept(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len, int flags, struct ckpt_err *err)
+static int set_kept(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len, int flags,
+                    struct ckpt_err *err)
 {
     CKPT_GUARD(&n->content);
     bool own = ckpt_stage_is_own_xattr(name) && !n->step->face;
@@ -216,7 +235,8 @@ static int set_metadata(struct stage_inode *n, const char *value, size_t len, st
     return r < 0 ? r : ckpt_disk_replace(n->step->work, STAGE_METADATA, value, len);
 }
 
-static int set_pinned(struct stage_inode *n, const char *path, const char *value, size_t len, int flags, struct ckpt_err *err)
+static int set_pinned(struct stage_inode *n, const char *path, const char *value, size_t len, int flags,
+                      struct ckpt_err *err)
 {
     char step[CKPT_STEP_NAME + 1] = "";
     int r = check_pinned(value, len, err);
@@ -226,11 +246,13 @@ static int set_pinned(struct stage_inode *n, const char *path, const char *value
         CKPT_GUARD(&n->step->set->lock);
         snprintf(step, sizeof step, "%s", n->step->name);
     }
-    return *step ? ckpt_store_pin(n->step->set->store, step, len == 1 && *value == '1', err) : set_kept(n, path, PREFIX "pinned", value, len, flags, err);
+    return *step ? ckpt_store_pin(n->step->set->store, step, len == 1 && *value == '1', err)
+                 : set_kept(n, path, PREFIX "pinned", value, len, flags, err);
 }
 
 /* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
-static int set_ours(struct stage_inode *n, const char *path, const char *name, const char *value, size_t len, int flags, struct ckpt_err *err)
+static int set_ours(struct stage_inode *n, const char *path, const char *name, const char *value, size_t len, int flags,
+                    struct ckpt_err *err)
 {
     const char *what = name + strlen(PREFIX);
     if (!strcmp(what, "metadata"))
@@ -245,8 +267,8 @@ static int set_ours(struct stage_inode *n, const char *path, const char *name, c
     return keep ? set_kept(n, path, name, value, len, flags, err) : CKPT_MIN(r, 0);
 }
 
-int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, const void *value, size_t len, int flags,
-                        const struct ckpt_caller *who)
+int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, const void *value, size_t len,
+                        int flags, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
     struct ckpt_err err = {0};

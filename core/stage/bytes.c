@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the bytes of a staged file are. With the attribute user.ckptfs.ref it is a reference file, whose bytes are the stored
- * content that the attribute names; without it, it has bytes of its own. The attribute alone decides (ckpt_ref_of): what a
- * reference file has on disk counts for nothing, neither its bytes nor their number. (It is given the right length all the
- * same, for whoever looks there, and for version 0.1.0.)
+ * What the bytes of a staged file are. With the attribute user.ckptfs.ref it is a reference file, whose bytes are the
+ * stored content that the attribute names; without it, it has bytes of its own. The attribute alone decides
+ * (ckpt_ref_of): what a reference file has on disk counts for nothing, neither its bytes nor their number. (It is given
+ * the right length all the same, for whoever looks there, and for version 0.1.0.)
  *
- * So a file changes from one kind to the other by one call, which sets or removes the attribute. Bytes of its own are all
- * there before that, and what is not needed any more goes after it. A process that is killed between any two calls leaves
- * the one or the other, and a call that fails leaves what was. What is left behind on disk is emptied before the next change.
+ * So a file changes from one kind to the other by one call, which sets or removes the attribute. Bytes of its own are
+ * all there before that, and what is not needed any more goes after it. A process that is killed between any two calls
+ * leaves the one or the other, and a call that fails leaves what was. What is left behind on disk is emptied before the
+ * next change.
  *
  * Meanwhile the file's user sees what was: its content is read by the reference, its length and times are those in the
  * inode (`remade` is odd).
@@ -73,8 +74,8 @@ int ckpt_stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, 
 }
 
 /*
- * Opened with the file: when the step has ended, and what it deleted has been collected, it is found nowhere. An error of the content itself is told to
- * who reads.
+ * Opened with the file: when the step has ended, and what it deleted has been collected, it is found nowhere. An error
+ * of the content itself is told to who reads.
  */
 int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret)
 {
@@ -140,8 +141,8 @@ static int fill(struct stage_inode *n, int fd, const struct ckpt_ref *ref, uint6
     return r;
 }
 
-/* What a reference file has on disk, `length` bytes, becomes the first `size` bytes of its content, or these and zeros. Durably:
- * they count next. */
+/* What a reference file has on disk, `length` bytes, becomes the first `size` bytes of its content, or these and zeros.
+ * Durably: they count next. */
 static int prepare(struct stage_inode *n, int fd, const struct ckpt_ref *ref, uint64_t size, uint64_t length)
 {
     int r = ckpt_disk_truncate(fd, 0);

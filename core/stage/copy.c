@@ -12,7 +12,7 @@
 
 struct copying {
     struct stage_step *step;
-    char **dirs;       /* paths below tree/ of the directories, by their numbers */
+    char **dirs; /* paths below tree/ of the directories, by their numbers */
     uint32_t dir_cap;
     const struct ckpt_stage_removed *removed;
     struct ckpt_err *err;
@@ -31,7 +31,9 @@ static int set_xattr(int fd, const char *name, const void *value, size_t len, st
     int r = ckpt_disk_setxattr(fd, name, value, len);
     if (r == -E2BIG)
         r = -ENOSPC;
-    return r < 0 ? ckpt_fail(err, -r, "its attribute %s (%zu bytes) cannot be kept on this file system: %s", name, len, strerror(-r)) : 0;
+    return r < 0 ? ckpt_fail(err, -r, "its attribute %s (%zu bytes) cannot be kept on this file system: %s", name, len,
+                             strerror(-r))
+                 : 0;
 }
 
 static int restore_xattr(int fd, const cJSON *e, struct ckpt_err *err)
@@ -56,9 +58,7 @@ static int restore_xattrs(int fd, const char *json, struct ckpt_err *err)
     cJSON *all = ckpt_json_parse(json, strlen(json));
     const cJSON *e;
     int r = all ? 0 : ckpt_fail(err, EUCLEAN, "its attributes are malformed");
-    cJSON_ArrayForEach(e, all)
-        if (r == 0 && ckpt_stage_is_own_xattr(e->string))
-            r = restore_xattr(fd, e, err);
+    cJSON_ArrayForEach(e, all) if (r == 0 && ckpt_stage_is_own_xattr(e->string)) r = restore_xattr(fd, e, err);
     cJSON_Delete(all);
     return r;
 }
@@ -72,7 +72,8 @@ static int copy_attrs(int fd, const struct ckpt_manifest_node *n, struct ckpt_er
     if (n->kind == CKPT_NODE_DIR && n->container != CKPT_DICT)
         r = set_xattr(fd, "user.ckpt.kind", kinds[n->container], strlen(kinds[n->container]), err);
     const char *dtype = n->kind == CKPT_NODE_ARRAY ? ckpt_dtype_info(n->npy.dtype)->name : NULL;
-    if (dtype && n->npy.dtype != CKPT_DT_OTHER && !(ckpt_dtype_by_descr(n->npy.descr, &plain, &big) && plain == n->npy.dtype))
+    if (dtype && n->npy.dtype != CKPT_DT_OTHER &&
+        !(ckpt_dtype_by_descr(n->npy.descr, &plain, &big) && plain == n->npy.dtype))
         r = set_xattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), err);
     if (r == 0 && n->xattrs)
         r = restore_xattrs(fd, n->xattrs, err);
@@ -130,7 +131,8 @@ static int set_leaf_time(int fd, const struct ckpt_manifest_node *n)
 }
 
 /* A new file with its content and attributes: a descriptor. */
-static int make_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err)
+static int make_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n,
+                     struct ckpt_err *err)
 {
     CKPT_AUTOFD int fd = ckpt_disk_open(dir, path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -150,7 +152,8 @@ static int finish_leaf(int fd, const struct ckpt_manifest_node *n)
     return r < 0 ? r : set_leaf_time(fd, n);
 }
 
-int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err)
+int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n,
+                         struct ckpt_err *err)
 {
     CKPT_AUTOFD int fd = make_leaf(step, dir, path, n, err);
     if (fd < 0)
@@ -191,7 +194,8 @@ static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node
         return -EUCLEAN;
     if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    int r = n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n) : ckpt_stage_copy_leaf(c->step, c->step->tree, path, n, c->err);
+    int r = n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n)
+                                     : ckpt_stage_copy_leaf(c->step, c->step->tree, path, n, c->err);
     if (r == -EEXIST)
         return 0;
     return r < 0 ? ckpt_fail_in(c->err, -r, "%s", path) : 0;
@@ -206,7 +210,8 @@ static int copy_dir_time(void *arg, uint32_t number, const struct ckpt_manifest_
     return set_dir_time(c, c->dirs[number], number, n->mtime_ns);
 }
 
-int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err)
+int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed,
+                         struct ckpt_err *err)
 {
     struct ckpt_err own = {0};
     struct copying c = {.step = step, .removed = removed, .err = &own};

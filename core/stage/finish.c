@@ -9,7 +9,7 @@
 #include <sys/xattr.h>
 
 #define AWAITED_MAX_NS 2000000000ll /* in all, where ever new ones come */
-#define CLOSE_WAIT_NS 500000000l /* the kernel tells of a close a little after the program has gone on */
+#define CLOSE_WAIT_NS  500000000l   /* the kernel tells of a close a little after the program has gone on */
 
 /* The path in the step of a file that is open for writing. Under the set's lock. */
 static void open_name(struct stage_step *step, char *ret, size_t len)
@@ -48,8 +48,8 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
     if (step->open_writes) {
         char name[PATH_MAX];
         open_name(step, name, sizeof name);
-        return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name, step->open_writes == 1 ? " is" : ", and others, are",
-                         step->open_writes == 1 ? "it" : "them");
+        return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name,
+                         step->open_writes == 1 ? " is" : ", and others, are", step->open_writes == 1 ? "it" : "them");
     }
     ckpt_stage_drop_jobs(step);
     while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
@@ -59,8 +59,9 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
     return step->jobs ? ckpt_fail(err, EINTR, "the commit was interrupted") : 0;
 }
 
-int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
-                     atomic_bool *interrupted, char id[33], struct ckpt_err *err)
+int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite,
+                          int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+                          atomic_bool *interrupted, char id[33], struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_store_config config;
@@ -119,7 +120,8 @@ bool ckpt_stage_is_settled(struct stage_step *step)
 {
     double number;
     return step->touched && !step->write_failed && !step->open_writes && ckpt_step_name(step->name, &number) &&
-           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) && ckpt_stage_writers_ended(step);
+           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) &&
+           ckpt_stage_writers_ended(step);
 }
 
 /* Once more when changes are kept out: a writer may have begun since it was seen. */
@@ -132,7 +134,8 @@ static bool still_settled(struct stage_step *step)
     return false;
 }
 
-/* Changes wait from now on. Before that come those who have looked something up for the second time: they are not told -ESTALE twice. */
+/* Changes wait from now on. Before that come those who have looked something up for the second time: they are not told
+ * -ESTALE twice. */
 static void freeze(struct stage_step *step)
 {
     int64_t end = ckpt_monotonic_ns() + AWAITED_MAX_NS;
@@ -145,7 +148,8 @@ static void freeze(struct stage_step *step)
     }
 }
 
-static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted,
+                     struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
@@ -162,8 +166,9 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
     if (r == 0)
         r = wait_quiet(step, interrupted, &own);
     if (r == 0)
-        r = set->opt.writers ? ckpt_stage_commit_part(step, name, interrupted, &own)
-                             : ckpt_stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
+        r = set->opt.writers
+                ? ckpt_stage_commit_part(step, name, interrupted, &own)
+                : ckpt_stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);
@@ -188,7 +193,8 @@ static int commit_as(struct stage_step *step, const char *as, bool if_settled, a
     return r;
 }
 
-int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err)
+int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted,
+                         struct ckpt_err *err)
 {
     int r = ckpt_waiting_begin();
     if (r < 0)

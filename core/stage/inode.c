@@ -163,7 +163,8 @@ static int open_again(struct stage_inode *n)
         if (same)
             give_fd(a, fd);
         else {
-            r = dir && fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO) ? -errno : -ESTALE;
+            r = dir && fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO) ? -errno
+                                                                                                         : -ESTALE;
             if (fd >= 0)
                 close(fd);
         }
@@ -230,7 +231,8 @@ void ckpt_stage_unuse(struct stage_inode *n)
 static bool is_needed(const struct stage_inode *n)
 {
     bool gone = atomic_load(&n->step->state) == STAGE_GONE;
-    return n->refs || n->uses || n->opens || n->queued || n->children || n == n->step->top || (n->known && !n->unlinked && !gone);
+    return n->refs || n->uses || n->opens || n->queued || n->children || n == n->step->top ||
+           (n->known && !n->unlinked && !gone);
 }
 
 void ckpt_stage_reap(struct stage_inode *n)
@@ -379,7 +381,8 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     n->fd = -1;
     atomic_init(&n->shared, S_ISREG(st->st_mode) ? -1 : 0);
     atomic_init(&n->keeps_bytes, st->st_size > 0); /* a staged file of an earlier mount may have been made durable */
-    atomic_init(&n->unseen, step->adopted && step->set->leases && S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
+    atomic_init(&n->unseen, step->adopted && step->set->leases &&
+                                S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
     pthread_mutex_init(&n->content, NULL);
     step->uses++;
     step->inodes++;
@@ -392,7 +395,8 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     return n;
 }
 
-int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
+int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name,
+                    struct ckpt_stage_attr *ret)
 {
     struct ckpt_stages *set = step->set;
     struct stat st;

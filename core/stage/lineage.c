@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What became of steps that this mount has changed: which manifest took the place of which. A directory that a process has open, or has for its
- * current one, names the step as it was when it was looked up. By its manifest's id the step is found again after a commit, and no other step
- * that has its name by now is taken for it.
+ * What became of steps that this mount has changed: which manifest took the place of which. A directory that a process
+ * has open, or has for its current one, names the step as it was when it was looked up. By its manifest's id the step
+ * is found again after a commit, and no other step that has its name by now is taken for it.
  */
 #include "core/stage/private.h"
 
@@ -61,7 +61,8 @@ void ckpt_stage_renamed(struct ckpt_stages *set, const char *from, const char *t
     }
 }
 
-int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT_STEP_NAME + 1], char now[CKPT_MANIFEST_ID])
+int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT_STEP_NAME + 1],
+                         char now[CKPT_MANIFEST_ID])
 {
     CKPT_GUARD(&set->lock);
     const struct stage_lineage_entry *e = find_entry(&set->lineage, id);
@@ -74,7 +75,8 @@ int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT
     return 0;
 }
 
-/* The names that lead to it from the step's top, joined by '/'. -ESTALE: it had no name any more when the step ended. Under the set's lock. */
+/* The names that lead to it from the step's top, joined by '/'. -ESTALE: it had no name any more when the step ended.
+ * Under the set's lock. */
 static int path_of(const struct stage_inode *n, struct ckpt_buf *ret)
 {
     const struct stage_inode *chain[CKPT_MAX_DEPTH + 1];

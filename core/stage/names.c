@@ -9,7 +9,8 @@
 
 static bool is_plain(const struct stage_inode *dir, const char *name)
 {
-    return *name && strcmp(name, ".") && strcmp(name, "..") && !strchr(name, '/') && !ckpt_stage_hides(dir->step->set, dir->id, name);
+    return *name && strcmp(name, ".") && strcmp(name, "..") && !strchr(name, '/') &&
+           !ckpt_stage_hides(dir->step->set, dir->id, name);
 }
 
 /* Files and directories only: nothing else can have come in, but for what somebody put there by hand. */
@@ -83,8 +84,8 @@ static int make_dir(int dir, const char *name, mode_t mode, const struct ckpt_ca
     return r;
 }
 
-int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, const struct ckpt_caller *who,
-                     struct ckpt_stage_attr *ret)
+int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode,
+                     const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
     int r = enter(set, parent, &dir);
@@ -98,7 +99,8 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
     return r;
 }
 
-int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name, bool is_dir, const struct ckpt_caller *who)
+int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name, bool is_dir,
+                      const struct ckpt_caller *who)
 {
     struct stage_inode *dir;
     struct stat st;
@@ -120,12 +122,14 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
 }
 
 /* On disk, and in what is known. */
-static int rename_known(struct stage_inode *from, const char *name, struct stage_inode *to, const char *new_name, unsigned flags)
+static int rename_known(struct stage_inode *from, const char *name, struct stage_inode *to, const char *new_name,
+                        unsigned flags)
 {
     struct stat st, moved;
     CKPT_GUARD(&from->step->names);
     bool there = fstatat(to->fd, new_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino && moved.st_dev == st.st_dev;
+    bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino &&
+                moved.st_dev == st.st_dev;
     int r = there ? ckpt_stage_keep(to, new_name) : 0;
     if (r == 0)
         r = ckpt_disk_rename(from->fd, name, to->fd, new_name, flags);
@@ -137,8 +141,8 @@ static int rename_known(struct stage_inode *from, const char *name, struct stage
     return r;
 }
 
-int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
-                    const struct ckpt_caller *who)
+int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, uint64_t new_parent,
+                    const char *new_name, unsigned flags, const struct ckpt_caller *who)
 {
     struct stage_inode *from, *to;
     int r = enter(set, parent, &from);
@@ -158,8 +162,8 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
     return r;
 }
 
-int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const char *name, const struct ckpt_caller *who,
-                    struct ckpt_stage_attr *ret)
+int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const char *name,
+                    const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir, *n;
     int r = enter(set, parent, &dir);
@@ -167,7 +171,10 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
         return r;
     r = ckpt_stage_get(set, id, &n);
     if (r == 0) {
-        r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(dir, name) ? ckpt_disk_link_fd(n->fd, dir->fd, name) : -EINVAL;
+        r = n->dir                 ? -EPERM
+            : n->step != dir->step ? -EXDEV
+            : is_plain(dir, name)  ? ckpt_disk_link_fd(n->fd, dir->fd, name)
+                                   : -EINVAL;
         if (r == 0)
             r = take_name(dir, name, ret);
         ckpt_stage_put(n);
@@ -176,8 +183,8 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
     return r;
 }
 
-int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_node *node, uint64_t parent, const char *name,
-                           const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
+int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_node *node, uint64_t parent,
+                           const char *name, const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
     int r = enter(set, parent, &dir);
@@ -205,8 +212,8 @@ static int set_size(struct stage_inode *n, uint64_t size, const struct ckpt_call
     return r < 0 ? r : ckpt_stage_resize(n, fd, size);
 }
 
-int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *st, unsigned what, const struct ckpt_caller *who,
-                       struct ckpt_stage_attr *ret)
+int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *st, unsigned what,
+                       const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *n;
     int r = enter(set, id, &n);
@@ -215,7 +222,8 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
     if (what & (CKPT_SET_UID | CKPT_SET_GID | CKPT_SET_MODE) && !n->dir)
         r = ckpt_seal_forget(n->fd);
     if (r == 0 && what & (CKPT_SET_UID | CKPT_SET_GID))
-        r = ckpt_disk_chown(n->fd, what & CKPT_SET_UID ? st->st_uid : (uid_t)-1, what & CKPT_SET_GID ? st->st_gid : (gid_t)-1);
+        r = ckpt_disk_chown(n->fd, what & CKPT_SET_UID ? st->st_uid : (uid_t)-1,
+                            what & CKPT_SET_GID ? st->st_gid : (gid_t)-1);
     if (r == 0 && (what & CKPT_SET_MODE))
         r = ckpt_disk_chmod(n->fd, st->st_mode & 07777);
     if (r == 0 && (what & CKPT_SET_SIZE))

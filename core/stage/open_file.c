@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open files of staged steps. A reference file gets bytes of its own before the first change (stage_bytes.c). When the last writer has closed a
- * file, a thread of the pool makes its object, so that it is hashed, encoded and durable by the time of the commit. Then its own bytes are
- * not needed any more: the file becomes a reference file, and the disk never has to take them.
+ * Open files of staged steps. A reference file gets bytes of its own before the first change (stage_bytes.c). When the
+ * last writer has closed a file, a thread of the pool makes its object, so that it is hashed, encoded and durable by
+ * the time of the commit. Then its own bytes are not needed any more: the file becomes a reference file, and the disk
+ * never has to take them.
  *
- * The kernel may write to a file by itself, and does so, where it is mapped, also after the last close. A file that it was once given is
- * therefore believed to be at rest only when a lease on it shows that nobody else has it open.
+ * The kernel may write to a file by itself, and does so, where it is mapped, also after the last close. A file that it
+ * was once given is therefore believed to be at rest only when a lease on it shows that nobody else has it open.
  */
 #include "core/stage/private.h"
 
@@ -18,11 +19,14 @@
 
 /* --- files at rest --- */
 
-#define STRAGGLES 8 /* waits, the first of 100 µs, each twice as long as the one before: the kernel ends the use of a file a little after its close */
+#define STRAGGLES                                                                                                      \
+    8 /* waits, the first of 100 µs, each twice as long as the one before: the kernel ends the use of a file a little \
+         after its close */
 
 /*
- * A lease, which is given back at once. -EAGAIN: for reading, somebody may write to the file, by a descriptor or a mapping; for writing, somebody has
- * it. Under the content's lock, or with the step frozen: meanwhile the file cannot be opened.
+ * A lease, which is given back at once. -EAGAIN: for reading, somebody may write to the file, by a descriptor or a
+ * mapping; for writing, somebody has it. Under the content's lock, or with the step frozen: meanwhile the file cannot
+ * be opened.
  */
 static int try_lease(int fd, int type)
 {
@@ -47,7 +51,8 @@ int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *
     pthread_mutex_lock(&step->set->lock);
     struct stage_inode *n = ckpt_stage_inode_at(step->set, st);
     bool known = n && n->known && n->known_gen == atomic_load(&n->gen) && n->made.size == (uint64_t)st->st_size;
-    bool unseen = n ? atomic_load(&n->unseen) : step->set->leases; /* an earlier mount may have given it to the kernel */
+    bool unseen = n ? atomic_load(&n->unseen)
+                    : step->set->leases; /* an earlier mount may have given it to the kernel */
     if (known)
         *ret = n->made;
     pthread_mutex_unlock(&step->set->lock);
@@ -55,13 +60,14 @@ int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *
 }
 
 /*
- * Does its object, which is made, make its own bytes needless? Not those that a user has made durable, which are on the disk already, and not
- * those of pieces, which are joined soon. Under the set's lock.
+ * Does its object, which is made, make its own bytes needless? Not those that a user has made durable, which are on the
+ * disk already, and not those of pieces, which are joined soon. Under the set's lock.
  */
 static bool may_let_go(const struct stage_inode *n)
 {
-    return n->known && n->known_gen == atomic_load(&n->gen) && !n->opens && !n->unlinked && !atomic_load(&n->keeps_bytes) &&
-           atomic_load(&n->shared) == 0 && n->name && !ckpt_pieces_stem(n->name) && !n->step->face && !n->step->set->closing;
+    return n->known && n->known_gen == atomic_load(&n->gen) && !n->opens && !n->unlinked &&
+           !atomic_load(&n->keeps_bytes) && atomic_load(&n->shared) == 0 && n->name && !ckpt_pieces_stem(n->name) &&
+           !n->step->face && !n->step->set->closing;
 }
 
 /* With its content locked: nobody can open it meanwhile, and fd is the only descriptor that is known of. */
@@ -75,16 +81,19 @@ static void let_go_locked(struct stage_inode *n, int fd)
     struct ckpt_ref ref = n->made;
     pthread_mutex_unlock(&step->set->lock);
     ckpt_hash_hex(ref.object, name);
-    if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != ref.size)
+    if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 ||
+        (uint64_t)st.st_size != ref.size)
         return; /* what is stored as it is has no object before the commit, which makes this file one */
     if (!atomic_load(&n->unseen) || try_lease(fd, F_WRLCK) == 0)
         ckpt_stage_disown(n, fd, &ref);
 }
 
-/* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken over. */
+/* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken
+ * over. */
 static void let_go(struct stage_inode *n, int fd)
 {
-    bool free_to_change = pthread_rwlock_tryrdlock(&n->step->freeze) == 0; /* else a commit is under way, which takes all of it away */
+    bool free_to_change = pthread_rwlock_tryrdlock(&n->step->freeze) ==
+                          0; /* else a commit is under way, which takes all of it away */
     if (free_to_change)
         pthread_mutex_lock(&n->content);
     CKPT_AUTOFD int own = free_to_change ? ckpt_stage_reopen(fd, O_RDWR) : -1;
@@ -99,9 +108,11 @@ static void let_go(struct stage_inode *n, int fd)
 
 /* --- objects in the background --- */
 
-#define LAG ((uint64_t)64 << 20)   /* bytes of a step's files that are closed and whose objects are not made yet */
-#define LAG_NS 1000000000l         /* that a close waits for it to become less */
-#define FLUSHERS 4                 /* closes that wait for that at once: each keeps a thread of the caller's, who has others to serve */
+#define LAG    ((uint64_t)64 << 20) /* bytes of a step's files that are closed and whose objects are not made yet */
+#define LAG_NS 1000000000l          /* that a close waits for it to become less */
+#define FLUSHERS                                                                                                       \
+    4 /* closes that wait for that at once: each keeps a thread of the caller's, who has others to serve               \
+       */
 #define SLOW ((uint64_t)256 << 20) /* bytes that are not hashed and encoded at once */
 
 struct job {
@@ -115,8 +126,9 @@ struct job {
 /* Is there something to make, and nobody who will change it? Under the set's lock. */
 static bool wants_object(const struct stage_inode *n, const struct stat *st)
 {
-    return (uint64_t)st->st_size >= CKPT_SMALL && !n->open_writes && !n->queued && !n->unlinked && atomic_load(&n->shared) == 0 && !n->step->face &&
-           (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
+    return (uint64_t)st->st_size >= CKPT_SMALL && !n->open_writes && !n->queued && !n->unlinked &&
+           atomic_load(&n->shared) == 0 && !n->step->face && (!n->known || n->known_gen != atomic_load(&n->gen)) &&
+           atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
 }
 
 static int find_content(struct job *job, struct ckpt_err *err)
@@ -158,7 +170,8 @@ static void make_object(struct stage_task *task)
         n->made = job->made;
     }
     bool needless = may_let_go(n);
-    if (gen != atomic_load(&n->gen) && fstat(job->fd, &st) == 0 && wants_object(n, &st)) /* it was changed, and closed, meanwhile */
+    if (gen != atomic_load(&n->gen) && fstat(job->fd, &st) == 0 &&
+        wants_object(n, &st)) /* it was changed, and closed, meanwhile */
         queue_object(n, CKPT_STEAL_FD(job->fd), &st);
     pthread_cond_broadcast(&set->idle);
     pthread_mutex_unlock(&set->lock);
@@ -345,7 +358,8 @@ static int open_locked(struct stage_inode *n, int flags, const struct ckpt_calle
     return r;
 }
 
-int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret)
+int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struct ckpt_caller *who,
+                    struct ckpt_stage_handle **ret)
 {
     struct stage_inode *n;
     int r = ckpt_stage_get(set, id, &n);
@@ -427,8 +441,8 @@ static int open_found(struct stage_inode *dir, const char *name, int flags, cons
     return r;
 }
 
-int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, int flags, const struct ckpt_caller *who,
-                      struct ckpt_stage_attr *ret, struct ckpt_stage_handle **ret_handle)
+int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode, int flags,
+                      const struct ckpt_caller *who, struct ckpt_stage_attr *ret, struct ckpt_stage_handle **ret_handle)
 {
     struct stage_inode *dir;
     int r = ckpt_stage_get(set, parent, &dir);
@@ -457,7 +471,8 @@ int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h)
     return h->inode->step->set->leases && atomic_load(&h->inode->shared) == 0 ? h->inode->fd : -1;
 }
 
-ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t len, uint64_t off, const struct ckpt_caller *who)
+ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t len, uint64_t off,
+                         const struct ckpt_caller *who)
 {
     struct stage_inode *n = h->inode;
     if (off > CKPT_LEAF_MAX - len)
@@ -474,7 +489,8 @@ ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t le
     return r < 0 ? r : (ssize_t)len;
 }
 
-int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len, const struct ckpt_caller *who)
+int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len,
+                        const struct ckpt_caller *who)
 {
     if (off > CKPT_LEAF_MAX || len > CKPT_LEAF_MAX - off)
         return -EFBIG;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The commit of a step that several writers make together: its own part, and, for the one that sees the last part come, the whole. */
+/* The commit of a step that several writers make together: its own part, and, for the one that sees the last part come,
+ * the whole. */
 #include "core/stage/private.h"
 #include "core/store/seal.h"
 #include "core/store/writers.h"
@@ -28,7 +29,8 @@ static int add_part(void *arg, struct ckpt_file *part, struct ckpt_err *err)
 }
 
 /* A staged step that nobody sees gets what is in all parts, and is committed as any other. */
-static int make_whole(struct stage_step *step, struct ckpt_writers *w, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
+static int make_whole(struct stage_step *step, struct ckpt_writers *w, const char *name, atomic_bool *interrupted,
+                      struct ckpt_err *err)
 {
     char id[33];
     struct stage_step *whole = ckpt_stage_begin(step->set);
@@ -50,7 +52,8 @@ static int make_whole(struct stage_step *step, struct ckpt_writers *w, const cha
 }
 
 /* If all parts are there, and nobody else was quicker. */
-static int try_whole(struct stage_step *step, struct ckpt_writers *w, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
+static int try_whole(struct stage_step *step, struct ckpt_writers *w, const char *name, atomic_bool *interrupted,
+                     struct ckpt_err *err)
 {
     unsigned n = step->set->opt.writers;
     int r = ckpt_writers_complete(w, n, err);
@@ -67,14 +70,15 @@ static int try_whole(struct stage_step *step, struct ckpt_writers *w, const char
         return r;
     int told = ckpt_writers_finish(w, r, err);
     if (r == 0 && told < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: step %s is committed, but the other writers cannot be told: %s", step->set->store->path, name, strerror(-told));
+        ckpt_log(CKPT_LOG_WARN, "%s: step %s is committed, but the other writers cannot be told: %s",
+                 step->set->store->path, name, strerror(-told));
     return r;
 }
 
 /* --- waiting --- */
 
-static int wait_for_others(struct stage_step *step, struct ckpt_writers *w, const char *name, const char *part, atomic_bool *interrupted,
-                           struct ckpt_err *err)
+static int wait_for_others(struct stage_step *step, struct ckpt_writers *w, const char *name, const char *part,
+                           atomic_bool *interrupted, struct ckpt_err *err)
 {
     const struct ckpt_stage_options *o = &step->set->opt;
     for (int64_t end = ckpt_monotonic_ns() + (int64_t)(o->commit_timeout * 1e9);;) {
@@ -88,8 +92,10 @@ static int wait_for_others(struct stage_step *step, struct ckpt_writers *w, cons
         if (ckpt_monotonic_ns() >= end) {
             char missing[160];
             ckpt_writers_missing(w, o->writers, missing, sizeof missing);
-            return ckpt_fail(err, ETIMEDOUT, "%s: of %u writers these did not arrive within %g s: %s. Sync again to go on waiting, or remove the step", name,
-                             o->writers, o->commit_timeout, missing);
+            return ckpt_fail(err, ETIMEDOUT,
+                             "%s: of %u writers these did not arrive within %g s: %s. Sync again to go on waiting, or "
+                             "remove the step",
+                             name, o->writers, o->commit_timeout, missing);
         }
         nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     }
@@ -108,7 +114,9 @@ int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_boo
     struct putting p = {.opt = &set->opt};
     char part[33] = "", before[64] = "";
     if (*step->base_id)
-        return ckpt_fail(err, EOPNOTSUPP, "%s: several writers make a new step; a committed one is changed in a mount without writers=", name);
+        return ckpt_fail(
+            err, EOPNOTSUPP,
+            "%s: several writers make a new step; a committed one is changed in a mount without writers=", name);
     (void)!ckpt_stage_read_text(step->work, "commit", before, sizeof before);
     int r = ckpt_writers_open(set->store, name, before, &p.writers, err);
     if (r < 0)

@@ -31,73 +31,78 @@ struct stage_writer {
 struct stage_step {
     struct ckpt_stages *set;
     struct stage_step *next;
-    char *name;               /* at the root; under the set's lock */
-    char id[33];              /* of its directory in staging/ */
-    int work, tree, hold, lock; /* descriptors: staging/ID, its tree/, hold/ and lock */
-    bool face;                /* the root's own directory: no step at all, and in no list */
-    bool adopted;             /* of an earlier process */
-    atomic_bool unsynced;     /* it has files whose attributes are not durable with their names */
+    char *name;                     /* at the root; under the set's lock */
+    char id[33];                    /* of its directory in staging/ */
+    int work, tree, hold, lock;     /* descriptors: staging/ID, its tree/, hold/ and lock */
+    bool face;                      /* the root's own directory: no step at all, and in no list */
+    bool adopted;                   /* of an earlier process */
+    atomic_bool unsynced;           /* it has files whose attributes are not durable with their names */
     char base_id[CKPT_MANIFEST_ID]; /* of the manifest that it changes; empty: it is new */
     struct stage_inode *top;
     pthread_rwlock_t freeze;
-    pthread_mutex_t names;    /* held while names change, on disk and in the inodes, and while a file is opened by its name; before the set's lock */
-    atomic_int state;         /* enum stage_state; GONE under freeze's writer */
-    atomic_bool sealed;       /* a commit has begun: a file may have an object's mode and owner, and a mark that tells its own (seal.c) */
-    unsigned uses;            /* the list's one, its inodes', callers': under the set's lock */
-    unsigned inodes, busy;    /* of uses, those by its inodes; calls to these and handles of them */
-    struct stage_user *user;  /* whose share of the descriptors it takes from; NULL: of nobody's */
+    pthread_mutex_t names; /* held while names change, on disk and in the inodes, and while a file is opened by its
+                              name; before the set's lock */
+    atomic_int state;      /* enum stage_state; GONE under freeze's writer */
+    atomic_bool sealed; /* a commit has begun: a file may have an object's mode and owner, and a mark that tells its own
+                           (seal.c) */
+    unsigned uses;      /* the list's one, its inodes', callers': under the set's lock */
+    unsigned inodes, busy;   /* of uses, those by its inodes; calls to these and handles of them */
+    struct stage_user *user; /* whose share of the descriptors it takes from; NULL: of nobody's */
 
     /* under the set's lock */
     char became[CKPT_MANIFEST_ID]; /* of the manifest that its commit has made; empty: none, or it is not known */
     struct stage_awaited awaited[STAGE_AWAITED];
-    bool write_failed;        /* a file is not what its writer wanted: it does not commit by itself any more */
-    bool touched;             /* in the life of this process, or it was ready when the last one unmounted */
-    bool tried;               /* committing by itself failed; not again before a change */
-    int64_t changed_ns;       /* CLOCK_MONOTONIC */
+    bool write_failed;  /* a file is not what its writer wanted: it does not commit by itself any more */
+    bool touched;       /* in the life of this process, or it was ready when the last one unmounted */
+    bool tried;         /* committing by itself failed; not again before a change */
+    int64_t changed_ns; /* CLOCK_MONOTONIC */
     unsigned open_writes;
-    unsigned jobs;            /* background work, waiting or under way */
-    uint64_t job_bytes;       /* of the files whose objects are being made, or wait for it */
+    unsigned jobs;      /* background work, waiting or under way */
+    uint64_t job_bytes; /* of the files whose objects are being made, or wait for it */
     struct stage_writer *writers;
     unsigned writer_count, writer_cap;
-    pid_t last_pid;           /* of these, to be quick */
-    char *error;              /* why the last commit failed */
+    pid_t last_pid; /* of these, to be quick */
+    char *error;    /* why the last commit failed */
 };
 
 /*
- * A file or directory of a step. It stays known while the caller refers to it, it is open, or its content is known. The kernel may know a hundred
- * thousand of them, so their descriptors are closed when there are many, those used longest ago first, and opened again by name.
+ * A file or directory of a step. It stays known while the caller refers to it, it is open, or its content is known. The
+ * kernel may know a hundred thousand of them, so their descriptors are closed when there are many, those used longest
+ * ago first, and opened again by name.
  */
 struct stage_inode {
     struct stage_inode *next_id, *next_key;
     struct stage_inode *older, *newer; /* among those whose descriptors are open */
-    struct stage_inode *parent; /* the directory where it is found under `name`; NULL with it: its descriptor stays open */
+    struct stage_inode
+        *parent; /* the directory where it is found under `name`; NULL with it: its descriptor stays open */
     char *name;
-    unsigned children;        /* inodes that have it for their parent */
+    unsigned children; /* inodes that have it for their parent */
     uint64_t id;
     dev_t dev;
     ino_t ino;
     bool dir;
-    bool is_top;              /* its step's own directory */
-    bool alias;               /* no more than a name in `parent`: see ckpt_stage_alias() */
-    bool unlinked;            /* no name leads here any more: out of the table by (dev, ino) */
+    bool is_top;   /* its step's own directory */
+    bool alias;    /* no more than a name in `parent`: see ckpt_stage_alias() */
+    bool unlinked; /* no name leads here any more: out of the table by (dev, ino) */
     struct stage_step *step;
-    int fd;                   /* O_PATH; -1: closed. Open between ckpt_stage_get and ckpt_stage_put */
-    unsigned uses;            /* calls under way */
-    uint64_t refs;            /* look-ups */
+    int fd;        /* O_PATH; -1: closed. Open between ckpt_stage_get and ckpt_stage_put */
+    unsigned uses; /* calls under way */
+    uint64_t refs; /* look-ups */
     unsigned opens, open_writes;
     pthread_mutex_t content;
-    atomic_int shared;        /* is it a reference file? -1: that could not be read. Changed under content */
-    struct ckpt_ref shares;   /* of a reference file, once `shared` is 1: changed under content and the set's lock */
-    atomic_uint changing;     /* calls that change its own bytes */
-    struct ckpt_ref was;      /* what it shared; it was only cut since, as of gen was_gen. size 0: none. Under content */
+    atomic_int shared;      /* is it a reference file? -1: that could not be read. Changed under content */
+    struct ckpt_ref shares; /* of a reference file, once `shared` is 1: changed under content and the set's lock */
+    atomic_uint changing;   /* calls that change its own bytes */
+    struct ckpt_ref was;    /* what it shared; it was only cut since, as of gen was_gen. size 0: none. Under content */
     uint64_t was_gen;
     atomic_bool keeps_bytes;  /* they stay, also when there is an object of them */
     atomic_uint_fast64_t gen; /* changes of its bytes */
     bool known;               /* `made` is the content as of known_gen: under the set's lock */
     bool queued;
-    atomic_bool cancel;       /* its object is not wanted any more */
-    atomic_bool unseen;       /* the kernel was given it, and may have changed it, or have mapped it */
-    atomic_uint remade;       /* odd: its bytes are made otherwise, and its user sees `times` and `length`. Changed under content */
+    atomic_bool cancel; /* its object is not wanted any more */
+    atomic_bool unseen; /* the kernel was given it, and may have changed it, or have mapped it */
+    atomic_uint
+        remade; /* odd: its bytes are made otherwise, and its user sees `times` and `length`. Changed under content */
     struct timespec times[2]; /* of access and of change: under the set's lock */
     uint64_t length;          /* with them */
     uint64_t known_gen;
@@ -106,11 +111,11 @@ struct stage_inode {
 
 struct ckpt_stage_handle {
     struct stage_inode *inode;
-    int fd;                     /* of the staged file */
-    bool read, write;           /* what it was opened for */
-    bool unseen;                /* the kernel writes by itself */
+    int fd;           /* of the staged file */
+    bool read, write; /* what it was opened for */
+    bool unseen;      /* the kernel writes by itself */
     pthread_mutex_t lock;
-    struct ckpt_file *payload;  /* of a reference file that can be read */
+    struct ckpt_file *payload;         /* of a reference file that can be read */
     uint8_t payload_hash[CKPT_SHA256]; /* of its object */
 };
 
@@ -128,9 +133,9 @@ struct stage_task {
 
 struct stage_lineage {
     struct stage_lineage_entry {
-        char id[CKPT_MANIFEST_ID]; /* empty: none */
+        char id[CKPT_MANIFEST_ID];        /* empty: none */
         char successor[CKPT_MANIFEST_ID]; /* empty: it has none */
-        char name[CKPT_STEP_NAME + 1]; /* of its step, while it has no successor */
+        char name[CKPT_STEP_NAME + 1];    /* of its step, while it has no successor */
     } entries[STAGE_LINEAGE];
     unsigned next;
 };
@@ -141,37 +146,40 @@ struct ckpt_stages {
     struct ckpt_backend *dir; /* .ckptstore, for reading */
     struct ckpt_stage_options opt;
     struct ckpt_pool *pool;
-    struct stage_line *lines; /* tasks that wait, by their users: in the order of whose turn it is */
-    struct stage_user *users; /* those who have steps */
+    struct stage_line *lines;                    /* tasks that wait, by their users: in the order of whose turn it is */
+    struct stage_user *users;                    /* those who have steps */
     unsigned user_steps, step_limit, user_limit; /* steps of all of them; how many there may be in all, and of one */
     struct ckpt_log_limit user_told;
     unsigned slow_tasks, slow_limit; /* those under way that last */
-    unsigned flushing;        /* closes that wait for background work */
+    unsigned flushing;               /* closes that wait for background work */
     pthread_mutex_t lock;
-    pthread_cond_t idle;      /* a job has ended, or the set is closing */
+    pthread_cond_t idle; /* a job has ended, or the set is closing */
     struct stage_step *steps, *face;
     struct stage_lineage lineage;
     struct stage_inode *by_id[STAGE_BUCKETS], *by_key[STAGE_BUCKETS];
     uint64_t next_id;
     struct stage_inode *oldest, *newest; /* open descriptors, by their last use */
     unsigned fds, fd_limit;
-    bool leases;              /* files may be given to the kernel, since it can be asked whether it still uses them */
+    bool leases; /* files may be given to the kernel, since it can be asked whether it still uses them */
     bool closing;
     struct settling *settlings; /* steps that are being committed by themselves */
     pthread_t settler;
     bool settling;
-    bool gc_wanted;           /* a commit, or a deletion, has left something to tidy up */
-    int64_t gc_ns;            /* when the trash may be emptied; 0: nothing in it */
+    bool gc_wanted; /* a commit, or a deletion, has left something to tidy up */
+    int64_t gc_ns;  /* when the trash may be emptied; 0: nothing in it */
 };
 
 /* --- stage_inode.c --- */
 /* The inode of an id, its step kept from going away; -ESTALE. Put it. */
 int ckpt_stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
 void ckpt_stage_put(struct stage_inode *n);
-/* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. dir, name: where it was found; NULL: it is a step's own. */
-int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+/* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. dir, name: where it was
+ * found; NULL: it is a step's own. */
+int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name,
+                    struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 int ckpt_stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
-/* Before a name goes, or comes to mean something else: what is found by it keeps its descriptor instead. Caller holds the step's `names`. */
+/* Before a name goes, or comes to mean something else: what is found by it keeps its descriptor instead. Caller holds
+ * the step's `names`. */
 int ckpt_stage_keep(struct stage_inode *dir, const char *name) CKPT_MUST_USE;
 /* A file is found under this name from now on. Caller holds `names`. */
 void ckpt_stage_found(struct stage_inode *dir, const char *name);
@@ -217,11 +225,12 @@ void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 struct stage_step *ckpt_stage_step_get(struct ckpt_stages *set, const char *name);
 void ckpt_stage_step_put(struct stage_step *step);
 void ckpt_stage_step_unref(struct stage_step *step); /* under the set's lock */
-/* One that has ended, and that only the kernel's memory of its names keeps, has no descriptors any more. Under the set's lock. */
+/* One that has ended, and that only the kernel's memory of its names keeps, has no descriptors any more. Under the
+ * set's lock. */
 void ckpt_stage_step_rest(struct stage_step *step);
 
-/* One that has no name yet; NULL: no memory. With its directories in staging/, made or, of an id, opened: then its lock is held, or it has an owner
- * and -EWOULDBLOCK is returned. */
+/* One that has no name yet; NULL: no memory. With its directories in staging/, made or, of an id, opened: then its lock
+ * is held, or it has an owner and -EWOULDBLOCK is returned. */
 struct stage_step *ckpt_stage_begin(struct ckpt_stages *set);
 int ckpt_stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
 int ckpt_stage_open_dirs(struct stage_step *step, const char *id) CKPT_MUST_USE;
@@ -236,17 +245,21 @@ void ckpt_stage_end(struct stage_step *step);
 bool ckpt_stage_is_empty(int dir);
 /* A small file; NUL-terminated. */
 int ckpt_stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_MUST_USE;
-/* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is a JSON object. */
-#define STAGE_METADATA "metadata"
+/* user.ckpt.metadata of the step, which may be longer than an attribute: NULL if there is none, to be freed. It is a
+ * JSON object. */
+#define STAGE_METADATA     "metadata"
 #define STAGE_METADATA_MAX CKPT_MANIFEST_HEAD_MAX
 int ckpt_stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* --- stage_commit.c --- */
 /* overwrite, put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
-int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite, int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
-                     atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
-/* as: the name of the step that it is renamed to; NULL: it keeps its own. if_settled: only if it still is; else -EAGAIN. */
-int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite,
+                          int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
+                          atomic_bool *interrupted, char id[33], struct ckpt_err *err) CKPT_MUST_USE;
+/* as: the name of the step that it is renamed to; NULL: it keeps its own. if_settled: only if it still is; else
+ * -EAGAIN. */
+int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted,
+                         struct ckpt_err *err) CKPT_MUST_USE;
 /* -EACCES: it is neither the caller's, nor may that one write to it. */
 int ckpt_stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
 /* Nobody writes, and nothing has changed for a while. Under the set's lock. */
@@ -255,7 +268,8 @@ bool ckpt_stage_is_settled(struct stage_step *step);
 struct timespec ckpt_stage_deadline(int64_t ns);
 
 /* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
-int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted,
+                           struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- stage_lineage.c --- */
 /* A copy of the step of this name is staged. */
@@ -264,18 +278,22 @@ void ckpt_stage_lineage_begin(struct ckpt_stages *set, const char *id, const cha
 void ckpt_stage_lineage_add(struct stage_step *step, const char *id, const char *name);
 
 /* --- stage_copy.c --- */
-/* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are filled, and so are taken leaves
- * of another manifest as they are: several manifests that agree make one tree. */
-int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
+/* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are
+ * filled, and so are taken leaves of another manifest as they are: several manifests that agree make one tree. */
+int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed,
+                         struct ckpt_err *err) CKPT_MUST_USE;
 /* A file that is a leaf of a committed step once more, below a directory of the step. */
-int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n,
+                         struct ckpt_err *err) CKPT_MUST_USE;
 /* The same where it may be seen already: it has its name when it is all there. */
-int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name,
+                         const struct ckpt_manifest_node *n) CKPT_MUST_USE;
 
 /* --- stage_bytes.c: the first ones with content locked. What fails leaves the file as it was --- */
 /* Is it a reference file? 1 and *ret (may be NULL), or 0; -EUCLEAN: it should be. */
 int ckpt_stage_shares(struct stage_inode *n, struct ckpt_ref *ret) CKPT_MUST_USE;
-/* A reference file gets bytes of its own: the first `size` of its content, or these and zeros. Nothing to do for other files. */
+/* A reference file gets bytes of its own: the first `size` of its content, or these and zeros. Nothing to do for other
+ * files. */
 #define STAGE_ALL UINT64_MAX
 int ckpt_stage_own(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
 /* Any file is so long, and has bytes of its own. */
@@ -287,7 +305,8 @@ int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 /* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */
 int ckpt_stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
 void ckpt_stage_end_change(struct stage_inode *n);
-/* What a reference file stands for, if it is one, and *ret_ref; NULL where that cannot be opened, which is told to who reads. */
+/* What a reference file stands for, if it is one, and *ret_ref; NULL where that cannot be opened, which is told to who
+ * reads. */
 int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret) CKPT_MUST_USE;
 /* Its handle has that open from now on; NULL: nothing. The payload is taken over. */
 void ckpt_stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload);
@@ -313,9 +332,11 @@ void ckpt_stage_uncharge(struct stage_step *step);
 /* --- stage_file.c --- */
 /* Of objects that are not being made yet the commit takes care. Under the set's lock, and freeze's writer. */
 void ckpt_stage_drop_jobs(struct stage_step *step);
-/* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves it one. */
+/* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves
+ * it one. */
 int ckpt_stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
-int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
+int ckpt_stage_known(void *arg, int fd, const struct stat *st,
+                     struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
 /* Has the file system leases, by which it is known who else has a file open? dir: of the store. */
 bool ckpt_stage_has_leases(int dir);
 

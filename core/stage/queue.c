@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whose turn it is in the background. Each user with tasks that wait has a line of them, and the lines are served in turn, so that one with ten
- * thousand files does not keep another from having one hashed. Tasks that last have fewer threads than there are: the rest of them is left for
- * what is done soon. All under the set's lock, but for the tasks themselves.
+ * Whose turn it is in the background. Each user with tasks that wait has a line of them, and the lines are served in
+ * turn, so that one with ten thousand files does not keep another from having one hashed. Tasks that last have fewer
+ * threads than there are: the rest of them is left for what is done soon. All under the set's lock, but for the tasks
+ * themselves.
  */
 #include "core/stage/private.h"
 
@@ -71,7 +72,8 @@ static struct stage_task *take_next(struct ckpt_stages *set)
     return NULL;
 }
 
-/* There is one call for each task. One that finds only tasks that must wait leaves them to a thread that is at such a one, and goes on when it ends. */
+/* There is one call for each task. One that finds only tasks that must wait leaves them to a thread that is at such a
+ * one, and goes on when it ends. */
 static void serve(void *arg)
 {
     struct ckpt_stages *set = arg;
@@ -103,7 +105,8 @@ int ckpt_stage_queue_add(struct ckpt_stages *set, struct stage_task *task)
     return 0;
 }
 
-static struct stage_task *take_of(struct stage_task **list, struct stage_task ***end, const struct stage_step *step, struct stage_task *taken)
+static struct stage_task *take_of(struct stage_task **list, struct stage_task ***end, const struct stage_step *step,
+                                  struct stage_task *taken)
 {
     for (struct stage_task **link = list, *task; (task = *link);) {
         if (task->step != step) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The staged steps of a root: taken over when it is opened, committed by themselves when they have settled, made ready for the next mount at its end. */
+/* The staged steps of a root: taken over when it is opened, committed by themselves when they have settled, made ready
+ * for the next mount at its end. */
 #include "core/stage/private.h"
 
 #include "core/store/internal.h"
@@ -8,13 +9,14 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
-#define TICK_NS 200000000l
-#define SETTLINGS 8  /* steps that commit by themselves at once */
-#define MAX_FDS 8192u /* that inodes may hold, beside those that are in use */
+#define TICK_NS   200000000l
+#define SETTLINGS 8     /* steps that commit by themselves at once */
+#define MAX_FDS   8192u /* that inodes may hold, beside those that are in use */
 
 /* --- by itself --- */
 
-/* A step that is being committed by itself, in a thread of its own: it may last, and those of other users do not wait for it. */
+/* A step that is being committed by itself, in a thread of its own: it may last, and those of other users do not wait
+ * for it. */
 struct settling {
     struct ckpt_stages *set;
     struct stage_step *step; /* kept */
@@ -72,7 +74,11 @@ static void *settle_one(void *arg)
     struct settling *s = arg;
     struct stage_step *step = s->step;
     struct ckpt_store *store = s->set->store;
-    struct ckpt_commit c = {.store = store, .hold = {.store = store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = s->name};
+    struct ckpt_commit c = {.store = store,
+                            .hold = {.store = store, .dir = step->hold},
+                            .work = step->work,
+                            .tree = step->tree,
+                            .name = s->name};
     struct ckpt_err err = {0};
     if (!ckpt_stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
         if (ckpt_commit_check(&c, &err) < 0)
@@ -99,7 +105,8 @@ static void settle(struct ckpt_stages *set)
 static void warn_aside(void *arg, const char *name, const struct ckpt_err *why)
 {
     const struct ckpt_stages *set = arg;
-    ckpt_log(CKPT_LOG_WARN, "%s: gc: %s is set aside, and what it may name is kept: %s", set->store->path, name, why->text);
+    ckpt_log(CKPT_LOG_WARN, "%s: gc: %s is set aside, and what it may name is kept: %s", set->store->path, name,
+             why->text);
 }
 
 static void wait_settlings(struct ckpt_stages *set)
@@ -196,7 +203,8 @@ static void adopt(struct ckpt_stages *set, const char *id)
         return;
     step->adopted = true;
     int r = ckpt_stage_open_dirs(step, id);
-    if (r == -EWOULDBLOCK || r == -ENOENT || (r == 0 && is_other_writers(step))) { /* it has an owner, or had one, or will have */
+    if (r == -EWOULDBLOCK || r == -ENOENT ||
+        (r == 0 && is_other_writers(step))) { /* it has an owner, or had one, or will have */
         ckpt_stage_step_put(step);
         return;
     }
@@ -216,7 +224,11 @@ static void adopt(struct ckpt_stages *set, const char *id)
         r = ckpt_disk_unlink(step->work, "ready", 0);
     }
     if (r == 0) {
-        struct ckpt_commit c = {.store = set->store, .hold = {.store = set->store, .dir = step->hold}, .work = step->work, .tree = step->tree, .name = name};
+        struct ckpt_commit c = {.store = set->store,
+                                .hold = {.store = set->store, .dir = step->hold},
+                                .work = step->work,
+                                .tree = step->tree,
+                                .name = name};
         r = ckpt_commit_recover(&c, NULL);
     }
     if (r == 0)
@@ -229,7 +241,8 @@ static void adopt(struct ckpt_stages *set, const char *id)
         ckpt_stage_let_go(step);
         pthread_mutex_unlock(&set->lock);
     } else
-        ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path, name);
+        ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path,
+                 name);
     ckpt_stage_step_put(step);
 }
 
@@ -240,8 +253,8 @@ static int adopt_name(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
-int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const struct ckpt_stage_options *options, struct ckpt_stages **ret,
-                     struct ckpt_err *err)
+int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const struct ckpt_stage_options *options,
+                     struct ckpt_stages **ret, struct ckpt_err *err)
 {
     struct ckpt_stages *set = calloc(1, sizeof *set);
     CKPT_AUTOFREE char *path = malloc(strlen(store->path) + sizeof CKPT_STORE_DIR + 2);
@@ -289,7 +302,8 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
 static void mark_ready(struct stage_step *step)
 {
     double number;
-    if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) || step->set->opt.explicit_commit || !ckpt_stage_writers_ended(step))
+    if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) ||
+        step->set->opt.explicit_commit || !ckpt_stage_writers_ended(step))
         return;
     int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (fd >= 0)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of a staged step. Its directory in staging/ is durable before its name is seen; a lock in it tells other processes that it
- * has an owner. It ends by a commit or a removal: its directory goes to the trash first, in one call, and is then taken apart.
+ * The life of a staged step. Its directory in staging/ is durable before its name is seen; a lock in it tells other
+ * processes that it has an owner. It ends by a commit or a removal: its directory goes to the trash first, in one call,
+ * and is then taken apart.
  *
- * A crash can come between the moment a manifest appears and the moment its staging directory goes. So the commit's id is written to
- * staging/ID/commit before, and whoever finds the directory later compares it with the manifest.
+ * A crash can come between the moment a manifest appears and the moment its staging directory goes. So the commit's id
+ * is written to staging/ID/commit before, and whoever finds the directory later compares it with the manifest.
  */
 #include "core/stage/private.h"
 
@@ -100,7 +101,8 @@ static bool process_start(pid_t *pid, unsigned long long *ret)
         fclose(f);
     line[n] = 0;
     const char *p = strrchr(line, ')'); /* the name before it may hold anything */
-    return p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret) == 1;
+    return p &&
+           sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret) == 1;
 }
 
 static void add_writer(struct stage_step *step, pid_t thread)
@@ -154,7 +156,8 @@ int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_cal
     int r = ckpt_stage_get(set, id, &n);
     if (r < 0)
         return r;
-    r = ckpt_stage_enter(n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
+    r = ckpt_stage_enter(
+        n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
     if (r == 0) {
         pthread_mutex_lock(&set->lock);
         struct stage_awaited *slot = n->step->awaited;
@@ -231,7 +234,10 @@ void ckpt_stage_write_failed(struct stage_step *step, int r)
     if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->face)
         return;
     struct ckpt_err err;
-    ckpt_fail(&err, -r, "a file could not be written: %s. It is not committed by itself any more; commit it with sync when it is complete", strerror(-r));
+    ckpt_fail(&err, -r,
+              "a file could not be written: %s. It is not committed by itself any more; commit it with sync when it is "
+              "complete",
+              strerror(-r));
     pthread_mutex_lock(&step->set->lock);
     step->write_failed = true;
     pthread_mutex_unlock(&step->set->lock);
@@ -361,7 +367,8 @@ static void discard_dir(struct ckpt_stages *set, const char *id)
         return;
     r->set = set;
     snprintf(r->name, sizeof r->name, "staging-%s", id);
-    if (ckpt_disk_rename(set->store->staging, id, set->store->trash, r->name, 0) < 0 || ckpt_pool_submit(set->pool, remove_trash, r) < 0)
+    if (ckpt_disk_rename(set->store->staging, id, set->store->trash, r->name, 0) < 0 ||
+        ckpt_pool_submit(set->pool, remove_trash, r) < 0)
         free(r);
 }
 
@@ -532,8 +539,8 @@ static int charge(struct stage_step *step, uid_t uid)
     return ckpt_stage_charge(step, uid, false);
 }
 
-int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who, struct ckpt_stage_attr *ret,
-                   struct ckpt_err *err)
+int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who,
+                   struct ckpt_stage_attr *ret, struct ckpt_err *err)
 {
     if (ckpt_stage_exists(set, name))
         return ckpt_fail(err, EEXIST, "%s is there already", name);
@@ -543,7 +550,8 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
     int r = charge(step, who->uid);
     if (r == 0)
         r = ckpt_stage_make_dirs(step, mode);
-    if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) && fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
+    if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) &&
+        fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
         r = -errno;
     if (r == 0)
         r = name_dir(step, name, "");
@@ -569,8 +577,9 @@ static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
 }
 
 /*
- * It is found by its name, frozen, and then it is looked whether the step that it is a copy of still has the name: a commit of this mount can only have
- * come before, since from now on there is a staged step. So nobody can have changed a copy that is out of date.
+ * It is found by its name, frozen, and then it is looked whether the step that it is a copy of still has the name: a
+ * commit of this mount can only have come before, since from now on there is a staged step. So nobody can have changed
+ * a copy that is out of date.
  */
 static int publish_copy(struct stage_step *step, const char *name)
 {
@@ -599,8 +608,8 @@ static int charge_owner(struct stage_step *step, struct ckpt_file *manifest, str
     return r;
 }
 
-static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
-                     struct ckpt_err *err)
+static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id,
+                     const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
     struct stage_step *step = ckpt_stage_begin(set);
     if (!step)
@@ -622,8 +631,8 @@ static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file
     return r;
 }
 
-int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id, const struct ckpt_stage_removed *removed,
-                    struct ckpt_err *err)
+int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id,
+                    const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
     struct ckpt_err own = {0};
     int r = has_copy(set, name, id);
@@ -737,7 +746,8 @@ static int relabel(struct stage_step *step, const char *to)
     return r;
 }
 
-int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who, struct ckpt_err *err)
+int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who,
+                      struct ckpt_err *err)
 {
     double number;
     struct stage_step *step = ckpt_stage_step_get(set, from), *there = ckpt_stage_step_get(set, to);

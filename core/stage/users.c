@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whose the staged steps are. Each costs descriptors for as long as it is staged, so that one user could have all that this process may have: so
- * there is a share for each, and one for all.
+ * Whose the staged steps are. Each costs descriptors for as long as it is staged, so that one user could have all that
+ * this process may have: so there is a share for each, and one for all.
  */
 #include "core/stage/private.h"
 
@@ -59,8 +59,10 @@ int ckpt_stage_charge(struct stage_step *step, uid_t uid, bool forced)
         return -ENOMEM;
     if (!forced && is_over(set, u)) {
         if (ckpt_log_again(&set->user_told, uid))
-            ckpt_log(CKPT_LOG_WARN, "%s: user %u has %u staged steps, all users %u: no more than %u of one user, and %u in all, can be; more get EDQUOT. The limit of "
-                                    "descriptors (ulimit -n) decides",
+            ckpt_log(CKPT_LOG_WARN,
+                     "%s: user %u has %u staged steps, all users %u: no more than %u of one user, and %u in all, can "
+                     "be; more get EDQUOT. The limit of "
+                     "descriptors (ulimit -n) decides",
                      set->store->path, uid, u->steps, set->user_steps, set->user_limit, set->step_limit);
         reap(set, u);
         return -EDQUOT;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Manifests that cannot be read are set aside: what they name is not known, but it is among the objects that were there when they were found so. Those
- * are listed in .ckptstore/aside and stay, as long as there is such a manifest: so it can still be repaired, and whatever is stored later
- * can be collected all the same. A manifest is known by its bytes, since one of other bytes may name other objects; one whose bytes the disk does
- * not give, by its file as it is.
+ * Manifests that cannot be read are set aside: what they name is not known, but it is among the objects that were there
+ * when they were found so. Those are listed in .ckptstore/aside and stay, as long as there is such a manifest: so it
+ * can still be repaired, and whatever is stored later can be collected all the same. A manifest is known by its bytes,
+ * since one of other bytes may name other objects; one whose bytes the disk does not give, by its file as it is.
  *
- * A list that is damaged, or does not know one of the manifests, is made anew of all that is there then. Nothing that the former list kept has gone
- * before, so it loses nothing; and neither does it matter which one of two is left where two make one.
+ * A list that is damaged, or does not know one of the manifests, is made anew of all that is there then. Nothing that
+ * the former list kept has gone before, so it loses nothing; and neither does it matter which one of two is left where
+ * two make one.
  */
 #include "core/store/internal.h"
 
@@ -18,13 +19,13 @@
 #include <stdio.h>
 #include <xxhash.h>
 
-#define LIST "aside"
-#define HEAD "ckptfs-aside 1\n"
+#define LIST     "aside"
+#define HEAD     "ckptfs-aside 1\n"
 #define MANIFEST "manifest "
-#define OBJECT "object "
-#define END "end "
+#define OBJECT   "object "
+#define END      "end "
 #define LIST_MAX ((size_t)16 << 30)
-#define BLOCK ((size_t)1 << 20)
+#define BLOCK    ((size_t)1 << 20)
 
 /* --- what a manifest is known by --- */
 
@@ -43,7 +44,8 @@ static bool add_bytes(EVP_MD_CTX *md, struct ckpt_file *file)
 static bool of_bytes(struct ckpt_file *file, uint8_t ret[CKPT_SHA256])
 {
     EVP_MD_CTX *md = EVP_MD_CTX_new();
-    bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && add_bytes(md, file) && EVP_DigestFinal_ex(md, ret, NULL) == 1;
+    bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && add_bytes(md, file) &&
+              EVP_DigestFinal_ex(md, ret, NULL) == 1;
     EVP_MD_CTX_free(md);
     return ok;
 }
@@ -53,8 +55,8 @@ bool ckpt_aside_identity(struct ckpt_file *file, const struct ckpt_stat *st, uin
     char text[160];
     if (file && of_bytes(file, ret))
         return true;
-    snprintf(text, sizeof text, "%llx %llx %llx %llx %llx", (unsigned long long)st->dev, (unsigned long long)st->ino, (unsigned long long)st->size,
-             (unsigned long long)st->mtime_ns, (unsigned long long)st->ctime_ns);
+    snprintf(text, sizeof text, "%llx %llx %llx %llx %llx", (unsigned long long)st->dev, (unsigned long long)st->ino,
+             (unsigned long long)st->size, (unsigned long long)st->mtime_ns, (unsigned long long)st->ctime_ns);
     return EVP_Digest(text, strlen(text), ret, NULL, EVP_sha256(), NULL) == 1;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store.json. What this program does not know in it is kept to the byte: of a change, the members go over as the text that they are.
+ * store.json. What this program does not know in it is kept to the byte: of a change, the members go over as the text
+ * that they are.
  */
 #include "core/store/internal.h"
 
@@ -11,11 +12,11 @@
 #include <math.h>
 #include <stdio.h>
 
-#define FORMAT "ckptfs-store"
-#define CONFIG_MAX ((size_t)1 << 20)
-#define COUNT_MAX 1000000000000000ull /* what a JSON number can say exactly, as cJSON writes it */
-#define SECONDS_MAX 1e11 /* three thousand years */
-#define KEYS "codec, keep_last, keep_period, keep_newer, best_metric, best_mode, keep_best"
+#define FORMAT      "ckptfs-store"
+#define CONFIG_MAX  ((size_t)1 << 20)
+#define COUNT_MAX   1000000000000000ull /* what a JSON number can say exactly, as cJSON writes it */
+#define SECONDS_MAX 1e11                /* three thousand years */
+#define KEYS        "codec, keep_last, keep_period, keep_newer, best_metric, best_mode, keep_best"
 
 /* --- one setting, as text --- */
 
@@ -126,7 +127,8 @@ int ckpt_store_config_check(const char *key, const char *value, struct ckpt_err 
     return set(&c, key, value, err);
 }
 
-int ckpt_store_config_each(const struct ckpt_store_config *c, int (*visit)(void *arg, const char *key, const char *value), void *arg)
+int ckpt_store_config_each(const struct ckpt_store_config *c,
+                           int (*visit)(void *arg, const char *key, const char *value), void *arg)
 {
     const struct ckpt_retention *r = &c->retention;
     char last[32], period[32], newer[64], best[32];
@@ -162,15 +164,16 @@ static int malformed(struct ckpt_err *err, const char *what)
 
 static int parse_head(const cJSON *json, struct ckpt_store_config *c, struct ckpt_err *err)
 {
-    const cJSON *format = ckpt_json_get(json, "format"), *required = ckpt_json_get(json, "required"), *id = ckpt_json_get(json, "id");
+    const cJSON *format = ckpt_json_get(json, "format"), *required = ckpt_json_get(json, "required"),
+                *id = ckpt_json_get(json, "id");
     uint64_t version;
     if (!cJSON_IsString(format) || strcmp(format->valuestring, FORMAT))
         return malformed(err, "it does not say that its format is " FORMAT);
     if (!ckpt_json_u64(ckpt_json_get(json, "version"), &version))
         return malformed(err, "it has no version");
     if (version != CKPT_STORE_VERSION)
-        return ckpt_fail(err, EOPNOTSUPP, "this store has format version %llu, this program knows version %d only", (unsigned long long)version,
-                         CKPT_STORE_VERSION);
+        return ckpt_fail(err, EOPNOTSUPP, "this store has format version %llu, this program knows version %d only",
+                         (unsigned long long)version, CKPT_STORE_VERSION);
     if (required && (!cJSON_IsArray(required) || cJSON_GetArraySize(required))) {
         const cJSON *first = cJSON_GetArrayItem(required, 0);
         return ckpt_fail(err, EOPNOTSUPP, "this store needs %s, which this program does not have",
@@ -216,7 +219,8 @@ static int parse(const char *text, size_t len, struct ckpt_store_config *ret, st
     if (r == 0 && codec && !cJSON_IsString(codec))
         r = malformed(err, "its codec is not a string");
     else if (r == 0 && codec && !ckpt_object_codec_choice(codec->valuestring, &c.codec))
-        r = ckpt_fail(err, EOPNOTSUPP, "this store's codec is %s, which this program does not have", codec->valuestring);
+        r = ckpt_fail(err, EOPNOTSUPP, "this store's codec is %s, which this program does not have",
+                      codec->valuestring);
     if (r == 0)
         r = parse_retention(ckpt_json_get(json, "retention"), &c.retention, err);
     cJSON_Delete(json);
@@ -225,7 +229,8 @@ static int parse(const char *text, size_t len, struct ckpt_store_config *ret, st
     return r;
 }
 
-static int load(struct ckpt_store *s, uint8_t **ret, size_t *ret_len, struct ckpt_store_config *config, struct ckpt_err *err)
+static int load(struct ckpt_store *s, uint8_t **ret, size_t *ret_len, struct ckpt_store_config *config,
+                struct ckpt_err *err)
 {
     int r = ckpt_backend_read_all(s->files, "store.json", CONFIG_MAX, ret, ret_len);
     if (r == -ENOENT)
@@ -347,7 +352,8 @@ int ckpt_store_config_new(struct ckpt_buf *text)
     return r == 0 && parse((char *)text->data, text->len, &back, NULL) < 0 ? -ENOMEM : r;
 }
 
-static int change(struct ckpt_store *s, const char *key, const char *value, struct ckpt_store_config *ret, struct ckpt_err *err)
+static int change(struct ckpt_store *s, const char *key, const char *value, struct ckpt_store_config *ret,
+                  struct ckpt_err *err)
 {
     CKPT_AUTOFREE uint8_t *old = NULL;
     size_t len;

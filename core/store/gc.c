@@ -2,15 +2,17 @@
 /*
  * Objects that no manifest names go to the trash. In this order:
  *
- *   1. Mark, without the lock: every manifest is read, and what it names goes into a set. One that cannot be read is set aside: all objects that
- *      are there when it is first found so go into the set (aside.c).
+ *   1. Mark, without the lock: every manifest is read, and what it names goes into a set. One that cannot be read is
+ * set aside: all objects that are there when it is first found so go into the set (aside.c).
  *   2. objects/ is listed, without the lock: what is not in the set may go.
- *   3. With the lock held exclusively, so that no commit is between its objects and its manifest: manifests that have appeared since are
- *      read too (one that cannot be: all begins anew). What they name in the trash goes back; what may go and is still not named goes to the trash.
+ *   3. With the lock held exclusively, so that no commit is between its objects and its manifest: manifests that have
+ * appeared since are read too (one that cannot be: all begins anew). What they name in the trash goes back; what may go
+ * and is still not named goes to the trash.
  *   4. Without the lock: what has been in the trash for long enough goes for good.
  *
- * An object that somebody takes up meanwhile is safe in each of these. A staged step has a hard link of its own to it, made from objects/ or
- * from the trash; its commit links that into objects/ again, under the shared lock, before its manifest is there.
+ * An object that somebody takes up meanwhile is safe in each of these. A staged step has a hard link of its own to it,
+ * made from objects/ or from the trash; its commit links that into objects/ again, under the shared lock, before its
+ * manifest is there.
  */
 #include "core/store/internal.h"
 #include "core/store/writers.h"
@@ -119,7 +121,9 @@ static int mark_part(void *arg, struct ckpt_file *part, struct ckpt_err *err)
 static int mark_parts(struct gc *g)
 {
     int r = ckpt_writers_parts(g->store, mark_part, g, g->err);
-    return r < 0 && (!g->err || g->err->code != -r) ? ckpt_fail(g->err, -r, "the parts of writers cannot be listed: %s", strerror(-r)) : r;
+    return r < 0 && (!g->err || g->err->code != -r)
+               ? ckpt_fail(g->err, -r, "the parts of writers cannot be listed: %s", strerror(-r))
+               : r;
 }
 
 static int mark(struct gc *g, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
@@ -227,7 +231,8 @@ static int sweep(struct gc *g)
     if (r == 0 && (r = ckpt_store_drop_stale_pins(g->store)) < 0)
         r = ckpt_fail(g->err, -r, "%s: pins without a step cannot be removed: %s", g->store->path, strerror(-r));
     if (r == 0 && !g->aside.count && (r = ckpt_aside_drop(g->store)) < 0)
-        r = ckpt_fail(g->err, -r, "%s: the list of what manifests may name cannot be removed: %s", g->store->path, strerror(-r));
+        r = ckpt_fail(g->err, -r, "%s: the list of what manifests may name cannot be removed: %s", g->store->path,
+                      strerror(-r));
     return r;
 }
 
@@ -237,7 +242,9 @@ static int keep_aside(struct gc *g, bool dry)
     size_t before = g->named.count;
     int r = g->aside.count ? ckpt_aside_keep(g->store, &g->aside, dry, &g->named) : 0;
     g->ret->aside = g->named.count - before;
-    return r < 0 ? ckpt_fail(g->err, -r, "%s: what a manifest that cannot be read may name cannot be listed: %s", g->store->path, strerror(-r)) : 0;
+    return r < 0 ? ckpt_fail(g->err, -r, "%s: what a manifest that cannot be read may name cannot be listed: %s",
+                             g->store->path, strerror(-r))
+                 : 0;
 }
 
 static int collect(struct gc *g, bool dry)
@@ -265,11 +272,13 @@ static int gc_once(struct gc *g, bool dry, void (*progress)(void *arg, uint64_t 
     return r == 0 ? collect(g, dry) : r;
 }
 
-int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret, struct ckpt_err *err)
+int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret,
+                  struct ckpt_err *err)
 {
     static const struct ckpt_gc_watch nobody;
     const struct ckpt_gc_watch *w = watch ? watch : &nobody;
-    /* First, so that the part of a writer that cannot be opened, which stops what follows, does not stop it for longer than parts stay. */
+    /* First, so that the part of a writer that cannot be opened, which stops what follows, does not stop it for longer
+     * than parts stay. */
     int r = dry ? 0 : ckpt_writers_tidy(s);
     *ret = (struct ckpt_gc_result){0};
     if (r < 0)

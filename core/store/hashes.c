@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Open addressing. The hashes come from manifests, so anybody may have chosen them: where they go depends on a secret. */
+/* Open addressing. The hashes come from manifests, so anybody may have chosen them: where they go depends on a secret.
+ */
 #include "core/store/internal.h"
 
 #include "core/base/util.h"

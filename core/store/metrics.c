@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What retention asks of a step: one number in metrics.json. The manifest is read as far as that file, and its bytes through the object. */
+/* What retention asks of a step: one number in metrics.json. The manifest is read as far as that file, and its bytes
+ * through the object. */
 #include "core/store/metrics.h"
 
 #include "core/base/util.h"
@@ -9,8 +10,8 @@
 #include <math.h>
 
 #define METRICS_FILE "metrics.json"
-#define METRICS_MAX ((uint64_t)1 << 20)
-#define CACHE_BYTES ((uint64_t)8 << 20)
+#define METRICS_MAX  ((uint64_t)1 << 20)
+#define CACHE_BYTES  ((uint64_t)8 << 20)
 
 struct ckpt_metrics {
     struct ckpt_store *store;
@@ -98,7 +99,8 @@ static int read_bytes(struct ckpt_metrics *m, const struct found *f, uint8_t **r
         if (n == (ssize_t)f->size)
             *ret = CKPT_STEAL(bytes);
         else
-            r = ckpt_fail(err, n < 0 ? (int)-n : EBADMSG, METRICS_FILE ": %s", n < 0 ? strerror((int)-n) : "its object is too short");
+            r = ckpt_fail(err, n < 0 ? (int)-n : EBADMSG, METRICS_FILE ": %s",
+                          n < 0 ? strerror((int)-n) : "its object is too short");
         ckpt_file_unref(file);
     }
     ckpt_pins_unref(pins);
@@ -118,7 +120,8 @@ static bool parse_number(const struct ckpt_buf *text, double *ret)
     return true;
 }
 
-/* The member of an object. Anything else that the file may be has none. The last of equal ones counts, as for json.load. */
+/* The member of an object. Anything else that the file may be has none. The last of equal ones counts, as for
+ * json.load. */
 static int member(struct ckpt_file *file, const char *metric, double *ret)
 {
     struct ckpt_buf key = CKPT_BUF_INIT, text = CKPT_BUF_INIT;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which steps go. Rules add up: a step stays if any of them keeps it, if it is pinned, if it is the latest, or if it cannot be judged,
- * because its manifest or its metrics cannot be read. One that cannot be read is in no other's place: the latest steps are those that can. Without a rule everything stays; and so it does where the only rule is a metric that
- * no step has, since then it is more likely that its name is wrong.
+ * Which steps go. Rules add up: a step stays if any of them keeps it, if it is pinned, if it is the latest, or if it
+ * cannot be judged, because its manifest or its metrics cannot be read. One that cannot be read is in no other's place:
+ * the latest steps are those that can. Without a rule everything stays; and so it does where the only rule is a metric
+ * that no step has, since then it is more likely that its name is wrong.
  *
- * Judging reads manifests and takes its time, so it is done without the lock. Then, with the lock held exclusively (no commit, deletion or
- * renaming meanwhile), the steps are listed again: what is not the manifest that was judged stays, and if the latest step has
- * changed all is judged anew.
+ * Judging reads manifests and takes its time, so it is done without the lock. Then, with the lock held exclusively (no
+ * commit, deletion or renaming meanwhile), the steps are listed again: what is not the manifest that was judged stays,
+ * and if the latest step has changed all is judged anew.
  */
 #include "core/store/metrics.h"
 
@@ -60,8 +61,8 @@ static int best_first_max(const void *a, const void *b)
     return (x->step < y->step) - (x->step > y->step);
 }
 
-static int read_scores(struct ckpt_store *s, const struct ckpt_retention *r, struct judgement *j, struct score *scores, size_t *ret_count,
-                       struct ckpt_err *err)
+static int read_scores(struct ckpt_store *s, const struct ckpt_retention *r, struct judgement *j, struct score *scores,
+                       size_t *ret_count, struct ckpt_err *err)
 {
     struct ckpt_metrics *metrics;
     struct ckpt_err why;
@@ -75,7 +76,8 @@ static int read_scores(struct ckpt_store *s, const struct ckpt_retention *r, str
         if (found == 1)
             scores[(*ret_count)++] = (struct score){i, value};
         else if (found < 0 && found != -ENOENT) {
-            ckpt_log(CKPT_LOG_WARN, "%s: step %s is kept, its metrics cannot be read: %s", s->path, j->steps[i].name, why.text);
+            ckpt_log(CKPT_LOG_WARN, "%s: step %s is kept, its metrics cannot be read: %s", s->path, j->steps[i].name,
+                     why.text);
             j->keep[i] = true;
         }
     }
@@ -145,7 +147,8 @@ static void apply_rules(struct ckpt_store *s, const struct ckpt_retention *r, st
             *keep = true;
         if (r->keep_period && fmod(step->number, (double)r->keep_period) == 0)
             *keep = true;
-        if (r->keep_newer > 0 && (!*step->id || step->time_ns > now || (double)(now - step->time_ns) < r->keep_newer * 1e9))
+        if (r->keep_newer > 0 &&
+            (!*step->id || step->time_ns > now || (double)(now - step->time_ns) < r->keep_newer * 1e9))
             *keep = true;
     }
 }
@@ -189,8 +192,8 @@ static const struct ckpt_store_step *find(const struct judgement *now, const str
 }
 
 /* The lock is held. How many; -EAGAIN: judge anew. */
-static int delete_judged(struct ckpt_store *s, const struct judgement *j, void (*tell)(void *arg, const char *step), void *arg,
-                         struct ckpt_err *err)
+static int delete_judged(struct ckpt_store *s, const struct judgement *j, void (*tell)(void *arg, const char *step),
+                         void *arg, struct ckpt_err *err)
 {
     struct judgement now = {0};
     int count = 0, r = ckpt_store_steps(s, false, &now.steps, &now.count, err);
@@ -229,7 +232,8 @@ static int tell_judged(const struct judgement *j, void (*tell)(void *arg, const 
     return count;
 }
 
-static int prune_once(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg, struct ckpt_err *err)
+static int prune_once(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg,
+                      struct ckpt_err *err)
 {
     struct judgement j = {0};
     int r = judge(s, &j, err);
@@ -246,7 +250,8 @@ static int prune_once(struct ckpt_store *s, bool dry, void (*tell)(void *arg, co
     return r;
 }
 
-int ckpt_store_prune(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg, struct ckpt_err *err)
+int ckpt_store_prune(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg,
+                     struct ckpt_err *err)
 {
     int r = -EAGAIN;
     for (int i = 0; r == -EAGAIN && i < TRIES; i++)

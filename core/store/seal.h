@@ -21,12 +21,14 @@
 void ckpt_seal_mark(const struct stat *st, char ret[CKPT_SEAL_MARK]);
 /* What a mark says, into mode, uid and gid of *st; false: there is none, or it does not tell. */
 bool ckpt_seal_marked(int fd, struct stat *st);
-/* Before the file, of which no commit is under way, gets another mode or owner: what its mark tells is out of date then. */
+/* Before the file, of which no commit is under way, gets another mode or owner: what its mark tells is out of date
+ * then. */
 int ckpt_seal_forget(int fd) CKPT_MUST_USE;
 
 /* The mode of a file of that group, where mode is for one of the root's. */
 mode_t ckpt_seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode);
-/* An object is the root owner's, and gives no more than mode. Nothing happens if it is not there, or is another user's. */
+/* An object is the root owner's, and gives no more than mode. Nothing happens if it is not there, or is another user's.
+ */
 int ckpt_seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode) CKPT_MUST_USE;
 
 /* A link in hold/ to a staged file: that has the mode and owner again that its mark tells. */

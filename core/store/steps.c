@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Committed steps. A step is there from when its manifest has its name in steps/ until it has none: each change here is one rename, and
- * what goes with it (pins) is arranged so that a crash in between leaves at worst a pin too many, which means nothing without its step.
+ * Committed steps. A step is there from when its manifest has its name in steps/ until it has none: each change here is
+ * one rename, and what goes with it (pins) is arranged so that a crash in between leaves at worst a pin too many, which
+ * means nothing without its step.
  *
- * Whoever changes names holds the lock shared, so that prune, which holds it exclusively, deletes what it has judged and nothing else.
+ * Whoever changes names holds the lock shared, so that prune, which holds it exclusively, deletes what it has judged
+ * and nothing else.
  */
 #include "core/store/internal.h"
 
@@ -59,7 +61,8 @@ static int add_step(void *arg, int dir, const char *name)
     char step[CKPT_STEP_NAME + 1], pin[CKPT_STEP_FILE];
     struct stat st;
     double number;
-    if (!ckpt_step_of_file(name, step, &number) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+    if (!ckpt_step_of_file(name, step, &number) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+        !S_ISREG(st.st_mode))
         return 0;
     if (l->count == l->room) {
         size_t room = l->room ? 2 * l->room : 64;
@@ -144,13 +147,15 @@ bool ckpt_store_step_is_whole(struct ckpt_store *s, const char *step)
     ssize_t n = ckpt_file_read(manifest, end, sizeof end - 1, off);
     end[CKPT_MAX(n, 0)] = 0;
     const char *last = strstr(end, "\n],\"count\":");
-    bool whole = last && ckpt_manifest_info(manifest, &info, NULL) == 0 && strstr(last, ",\"xxh3\":\"") && !strcmp(end + n - 3, "\"}\n");
+    bool whole = last && ckpt_manifest_info(manifest, &info, NULL) == 0 && strstr(last, ",\"xxh3\":\"") &&
+                 !strcmp(end + n - 3, "\"}\n");
     ckpt_manifest_info_clear(&info);
     ckpt_file_unref(manifest);
     return whole;
 }
 
-int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **ret, size_t *ret_count, struct ckpt_err *err)
+int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **ret, size_t *ret_count,
+                     struct ckpt_err *err)
 {
     struct list l = {.store = s};
     int r = ckpt_names_each(s->dir, "steps", add_step, &l);
@@ -229,7 +234,8 @@ int ckpt_store_delete(struct ckpt_store *s, const char *name, const char *id, st
 
 /* --- renaming --- */
 
-/* Some network file systems have no rename that spares what is there; a link does, and for a moment both names are there. */
+/* Some network file systems have no rename that spares what is there; a link does, and for a moment both names are
+ * there. */
 static int rename_manifest(struct ckpt_store *s, const char *from, const char *to, bool overwrite)
 {
     if (overwrite)
@@ -278,7 +284,8 @@ static int move(struct ckpt_store *s, const char *from, const char *to, bool ove
         r = ckpt_disk_fsync(s->steps);
     else
         return r;
-    /* Whoever is told of a failure finds the step where it was. What was replaced is in nobody's way any more, so that stays. */
+    /* Whoever is told of a failure finds the step where it was. What was replaced is in nobody's way any more, so that
+     * stays. */
     if (r < 0 && !replaced && rename_manifest(s, file[1], file[0], false) == 0 && pinned && make_pin(s, pin[0]) == 0)
         (void)!drop_pin(s, pin[1]);
     return r;

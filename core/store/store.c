@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A store is there when its store.json is, and that is written last: an init that was cut short is finished by the next one. It is linked
- * to its name, so that of two inits at once the first one's id stays.
+ * A store is there when its store.json is, and that is written last: an init that was cut short is finished by the next
+ * one. It is linked to its name, so that of two inits at once the first one's id stays.
  */
 #include "core/store/internal.h"
 
@@ -15,7 +15,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-#define DIR_MODE 0777 /* the umask decides */
+#define DIR_MODE  0777 /* the umask decides */
 #define FILE_MODE 0666
 
 /* In the order in which they are made: a directory before what is in it. */
@@ -162,7 +162,8 @@ static int add_config(int dir, const struct stat *owner)
     return r;
 }
 
-/* The directories, and the lock. What is missing of them is no harm done: tools that copy trees may leave empty ones out. */
+/* The directories, and the lock. What is missing of them is no harm done: tools that copy trees may leave empty ones
+ * out. */
 static int add_directories(int dir, const struct stat *owner)
 {
     for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
@@ -273,8 +274,8 @@ static int open_all(struct ckpt_store *s, struct ckpt_err *err)
     s->gid = st.st_gid;
     s->dir = openat(s->root, CKPT_STORE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (s->dir < 0 && errno == ENOENT)
-        return ckpt_fail(err, ENOENT, "%s is not a native root: it has no %s; 'ckptfs init %s' makes it one", s->path, CKPT_STORE_DIR,
-                         s->path);
+        return ckpt_fail(err, ENOENT, "%s is not a native root: it has no %s; 'ckptfs init %s' makes it one", s->path,
+                         CKPT_STORE_DIR, s->path);
     if (s->dir < 0)
         return ckpt_fail(err, errno, "%s/%s: %s", s->path, CKPT_STORE_DIR, strerror(errno));
     int r = open_files(s, err);
@@ -283,7 +284,9 @@ static int open_all(struct ckpt_store *s, struct ckpt_err *err)
     if (r < 0)
         return r;
     r = open_directories(s);
-    return r < 0 ? ckpt_fail(err, -r, "%s/%s: its directories cannot be opened: %s", s->path, CKPT_STORE_DIR, strerror(-r)) : 0;
+    return r < 0 ? ckpt_fail(err, -r, "%s/%s: its directories cannot be opened: %s", s->path, CKPT_STORE_DIR,
+                             strerror(-r))
+                 : 0;
 }
 
 int ckpt_store_open(const char *root, struct ckpt_store **ret, struct ckpt_err *err)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A root with a store: its directories, its configuration, its committed steps, and what may be deleted (docs/format.md). Staged steps
- * are stage.h, commits commit.h. Internally locked; several processes and hosts may have the same root open.
+ * A root with a store: its directories, its configuration, its committed steps, and what may be deleted
+ * (docs/format.md). Staged steps are stage.h, commits commit.h. Internally locked; several processes and hosts may have
+ * the same root open.
  *
- * The one lock between processes is flock on .ckptstore/lock: shared by a commit from when it makes sure that its objects are there
- * until its manifest is; exclusive by whoever takes objects away. It is given back when a process dies.
+ * The one lock between processes is flock on .ckptstore/lock: shared by a commit from when it makes sure that its
+ * objects are there until its manifest is; exclusive by whoever takes objects away. It is given back when a process
+ * dies.
  */
 #ifndef CKPT_STORE_STORE_H
 #define CKPT_STORE_STORE_H
@@ -14,33 +16,33 @@
 
 #include <pthread.h>
 
-#define CKPT_STORE_DIR ".ckptstore"
+#define CKPT_STORE_DIR     ".ckptstore"
 #define CKPT_STORE_VERSION 1
 
 struct ckpt_retention {
-    uint64_t keep_last, keep_period;  /* 0: not set */
-    double keep_newer;                /* seconds; 0: not set */
-    char best_metric[128];            /* empty: not set */
-    bool best_max;                    /* best_mode */
+    uint64_t keep_last, keep_period; /* 0: not set */
+    double keep_newer;               /* seconds; 0: not set */
+    char best_metric[128];           /* empty: not set */
+    bool best_max;                   /* best_mode */
     uint64_t keep_best;
 };
 
 struct ckpt_store_config {
-    char id[33];                      /* of the store, 32 hex digits */
-    enum ckpt_object_codec codec;     /* of what is written; AUTO by default */
+    char id[33];                  /* of the store, 32 hex digits */
+    enum ckpt_object_codec codec; /* of what is written; AUTO by default */
     struct ckpt_retention retention;
 };
 
 struct ckpt_store {
-    int root, dir;                    /* descriptors: the root's directory, .ckptstore */
+    int root, dir; /* descriptors: the root's directory, .ckptstore */
     int steps, objects, staging, trash;
-    char *path;                       /* of the root, for messages */
-    struct ckpt_backend *files;       /* .ckptstore, for reading */
-    pthread_mutex_t lock;             /* config */
-    uid_t uid;                        /* the root's owner, to whom what is in it belongs */
+    char *path;                 /* of the root, for messages */
+    struct ckpt_backend *files; /* .ckptstore, for reading */
+    pthread_mutex_t lock;       /* config */
+    uid_t uid;                  /* the root's owner, to whom what is in it belongs */
     gid_t gid;
-    struct ckpt_store_config config;  /* as last read: ckpt_store_config_read */
-    unsigned trash_keep;              /* seconds that what is deleted stays in the trash (60) */
+    struct ckpt_store_config config; /* as last read: ckpt_store_config_read */
+    unsigned trash_keep;             /* seconds that what is deleted stays in the trash (60) */
 };
 
 /* Make a directory a native root: .ckptstore and what is in it, durably. Nothing happens where there is one already. */
@@ -51,13 +53,14 @@ void ckpt_store_close(struct ckpt_store *s);
 
 /* Look at store.json again (another process may have written it). */
 int ckpt_store_config_read(struct ckpt_store *s, struct ckpt_store_config *ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* One "key" of `ckptfs config` with its value, "" unsets: codec keep_last keep_period keep_newer (7d, 12h, 30m, 90 or 90s) best_metric
- * best_mode (min, max) keep_best. -EINVAL with the reason. Unknown members of store.json are kept. */
+/* One "key" of `ckptfs config` with its value, "" unsets: codec keep_last keep_period keep_newer (7d, 12h, 30m, 90 or
+ * 90s) best_metric best_mode (min, max) keep_best. -EINVAL with the reason. Unknown members of store.json are kept. */
 int ckpt_store_config_set(struct ckpt_store *s, const char *key, const char *value, struct ckpt_err *err) CKPT_MUST_USE;
 /* Would it be accepted? */
 int ckpt_store_config_check(const char *key, const char *value, struct ckpt_err *err) CKPT_MUST_USE;
 /* The keys and their values as text, in that order; keys that are not set are left out. */
-int ckpt_store_config_each(const struct ckpt_store_config *c, int (*visit)(void *arg, const char *key, const char *value), void *arg);
+int ckpt_store_config_each(const struct ckpt_store_config *c,
+                           int (*visit)(void *arg, const char *key, const char *value), void *arg);
 
 #define CKPT_STEP_NAME 240 /* bytes of a step's name */
 
@@ -74,47 +77,53 @@ struct ckpt_store_step {
     char *name;
     double number;
     bool pinned;
-    char id[33];       /* the manifest's; filled by ckpt_store_steps only when asked for */
-    uint64_t time_ns;  /* likewise */
-    int64_t mtime_ns;  /* of the manifest's file */
+    char id[33];      /* the manifest's; filled by ckpt_store_steps only when asked for */
+    uint64_t time_ns; /* likewise */
+    int64_t mtime_ns; /* of the manifest's file */
     uint64_t ino, dev;
 };
-/* All of them, by number, ties by bytes of the name. heads: read id and time_ns of each (a step whose manifest is damaged has id ""). */
-int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **ret, size_t *ret_count, struct ckpt_err *err) CKPT_MUST_USE;
+/* All of them, by number, ties by bytes of the name. heads: read id and time_ns of each (a step whose manifest is
+ * damaged has id ""). */
+int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **ret, size_t *ret_count,
+                     struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_store_steps_free(struct ckpt_store_step *steps, size_t count);
 
 /* Durable when they return. A manifest goes to the trash; its objects when gc finds them unused. -ENOENT. */
 /* id: of the manifest that is meant; NULL: whatever has the name. -ESTALE: another step has the name. */
 int ckpt_store_delete(struct ckpt_store *s, const char *name, const char *id, struct ckpt_err *err) CKPT_MUST_USE;
 /* -EEXIST unless overwrite. The pin goes with it. */
-int ckpt_store_rename(struct ckpt_store *s, const char *from, const char *to, bool overwrite, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_store_rename(struct ckpt_store *s, const char *from, const char *to, bool overwrite,
+                      struct ckpt_err *err) CKPT_MUST_USE;
 int ckpt_store_pin(struct ckpt_store *s, const char *name, bool pinned, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* --- what may go --- */
-/* What retention does not keep: deletes it (dry: only tells) in the order of the numbers. why: "kept by nothing". The latest step is always
- * kept. Returns how many. */
-int ckpt_store_prune(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg, struct ckpt_err *err);
+/* What retention does not keep: deletes it (dry: only tells) in the order of the numbers. why: "kept by nothing". The
+ * latest step is always kept. Returns how many. */
+int ckpt_store_prune(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg,
+                     struct ckpt_err *err);
 
 /* The best step by the metric that retention names: 1, or 0 if it names none or no step has it. */
 int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct ckpt_err *err);
 
 struct ckpt_gc_result {
-    uint64_t objects, bytes;  /* moved to the trash (dry: that would be) */
+    uint64_t objects, bytes;       /* moved to the trash (dry: that would be) */
     uint64_t purged, purged_bytes; /* taken out of it for good */
-    uint64_t kept;            /* objects that manifests name, or may name */
-    uint64_t aside;           /* of these: that none names which can be read */
+    uint64_t kept;                 /* objects that manifests name, or may name */
+    uint64_t aside;                /* of these: that none names which can be read */
 };
-struct ckpt_gc_watch {        /* each may be NULL */
+struct ckpt_gc_watch { /* each may be NULL */
     void (*progress)(void *arg, uint64_t done, uint64_t total);
     /* A manifest that cannot be read: its name below .ckptstore, and why. */
     void (*aside)(void *arg, const char *name, const struct ckpt_err *why);
     void *arg;
 };
 /*
- * Moves what no manifest names to the trash, and empties the trash of what has been there for trash_keep seconds; staging directories
- * that nobody owns and that hold nothing go too. Objects that a staged step needs are held there by a hard link of its own. Where a manifest
- * cannot be read (damaged, newer), all that was there when it was first found so stays, for as long as there is such a one.
+ * Moves what no manifest names to the trash, and empties the trash of what has been there for trash_keep seconds;
+ * staging directories that nobody owns and that hold nothing go too. Objects that a staged step needs are held there by
+ * a hard link of its own. Where a manifest cannot be read (damaged, newer), all that was there when it was first found
+ * so stays, for as long as there is such a one.
  */
-int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret,
+                  struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

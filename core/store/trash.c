@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * trash/: what was deleted and may still have readers, who found its name before it went. Moving a file there sets the time of its last change
- * of status, and that time says when it has been there for long enough. Nothing here needs to be durable: what a crash undoes is
- * done again. Only what goes back to objects/ is fsynced.
+ * trash/: what was deleted and may still have readers, who found its name before it went. Moving a file there sets the
+ * time of its last change of status, and that time says when it has been there for long enough. Nothing here needs to
+ * be durable: what a crash undoes is done again. Only what goes back to objects/ is fsynced.
  */
 #include "core/store/internal.h"
 
@@ -14,7 +14,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define SUMS ".sums"
+#define SUMS         ".sums"
 #define STAGING_KEEP 1u /* seconds, at least */
 
 bool ckpt_object_name(const char *name, uint8_t ret[CKPT_SHA256], bool *ret_sums)
@@ -62,19 +62,23 @@ static void paths_of(const uint8_t hash[CKPT_SHA256], const char *suffix, struct
     snprintf(ret->trash, sizeof ret->trash, "objects/%s%s", hex, suffix);
 }
 
-/* 1: it was there. rename does nothing where both names are links to one file, as they are when an object was taken out of the trash. */
+/* 1: it was there. rename does nothing where both names are links to one file, as they are when an object was taken out
+ * of the trash. */
 static int move_away(struct ckpt_store *s, const struct paths *p)
 {
     struct stat from, to;
     if (fstatat(s->objects, p->object, &from, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT ? 0 : -errno;
-    bool linked = fstatat(s->trash, p->trash, &to, AT_SYMLINK_NOFOLLOW) == 0 && to.st_dev == from.st_dev && to.st_ino == from.st_ino;
-    int r = linked ? ckpt_disk_unlink(s->objects, p->object, 0) : ckpt_disk_rename(s->objects, p->object, s->trash, p->trash, 0);
+    bool linked = fstatat(s->trash, p->trash, &to, AT_SYMLINK_NOFOLLOW) == 0 && to.st_dev == from.st_dev &&
+                  to.st_ino == from.st_ino;
+    int r = linked ? ckpt_disk_unlink(s->objects, p->object, 0)
+                   : ckpt_disk_rename(s->objects, p->object, s->trash, p->trash, 0);
     return r < 0 ? r : 1;
 }
 
 /* The sums go last, so that no object in objects/ is without its sums. */
-int ckpt_trash_object(struct ckpt_store *s, const uint8_t hash[CKPT_SHA256], struct ckpt_gc_result *ret, struct ckpt_err *err)
+int ckpt_trash_object(struct ckpt_store *s, const uint8_t hash[CKPT_SHA256], struct ckpt_gc_result *ret,
+                      struct ckpt_err *err)
 {
     struct paths object, sums;
     paths_of(hash, "", &object);
@@ -188,7 +192,8 @@ static int clear_staging(void *arg, int dir, const char *id)
     struct ckpt_store *s = arg;
     char trash[300];
     struct stat st;
-    if (strlen(id) > 240 || fstatat(dir, id, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode) || is_young(&st, s->trash_keep))
+    if (strlen(id) > 240 || fstatat(dir, id, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode) ||
+        is_young(&st, s->trash_keep))
         return 0;
     CKPT_AUTOFD int lock = take_lock(dir, id);
     if (lock < 0 || !holds_nothing(dir, id))

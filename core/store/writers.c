@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * writers/NAME/ has `lock`, a part K-of-N.json for each writer that has come, and `done` or `failed` when something came of them, with the ids of the parts that
- * it came of. Names change
- * under the lock only, but for the whole directory's, which goes to the trash in one call: so who has it open can tell what became of it.
- * Whoever makes the step may be killed before it has written `done`. So the step's id is told by the parts, and the next one who takes the lock writes it.
+ * writers/NAME/ has `lock`, a part K-of-N.json for each writer that has come, and `done` or `failed` when something
+ * came of them, with the ids of the parts that it came of. Names change under the lock only, but for the whole
+ * directory's, which goes to the trash in one call: so who has it open can tell what became of it. Whoever makes the
+ * step may be killed before it has written `done`. So the step's id is told by the parts, and the next one who takes
+ * the lock writes it.
  */
 #include "core/store/writers.h"
 
@@ -18,10 +19,10 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-#define PLACE "writers"
-#define KEEP_DONE 86400     /* seconds after which nobody looks for a result any more */
-#define KEEP_PARTS 604800   /* of a step that some writers never came to */
-#define DONE_MAX ((size_t)4 << 20)
+#define PLACE      "writers"
+#define KEEP_DONE  86400  /* seconds after which nobody looks for a result any more */
+#define KEEP_PARTS 604800 /* of a step that some writers never came to */
+#define DONE_MAX   ((size_t)4 << 20)
 
 struct ckpt_writers {
     struct ckpt_store *store;
@@ -90,8 +91,8 @@ static int lock_place(struct ckpt_writers *w)
     int r = 0;
     while ((r = flock(fd, LOCK_EX) < 0 ? -errno : 0) == -EINTR)
         ;
-    if (r == 0 && (fstat(w->dir, &ours) < 0 || fstatat(w->store->dir, path, &now, AT_SYMLINK_NOFOLLOW) < 0 || ours.st_ino != now.st_ino ||
-                   ours.st_dev != now.st_dev))
+    if (r == 0 && (fstat(w->dir, &ours) < 0 || fstatat(w->store->dir, path, &now, AT_SYMLINK_NOFOLLOW) < 0 ||
+                   ours.st_ino != now.st_ino || ours.st_dev != now.st_dev))
         r = -ESTALE;
     if (r == 0)
         r = note_made(w);
@@ -135,7 +136,8 @@ static int open_place(struct ckpt_writers *w)
     return w->dir < 0 ? -errno : 0;
 }
 
-int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret, struct ckpt_err *err)
+int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret,
+                      struct ckpt_err *err)
 {
     struct ckpt_writers *w = calloc(1, sizeof *w);
     if (!w)
@@ -291,7 +293,8 @@ static int compare_part(void *arg, int dir, const char *name)
     if (!is_part(name, &k, &n))
         return 0;
     if (n != c->n)
-        return ckpt_fail(c->err, EINVAL, "step %s: writer %u was mounted with writers=%u, this one with writers=%u", c->w->step, k, n, c->n);
+        return ckpt_fail(c->err, EINVAL, "step %s: writer %u was mounted with writers=%u, this one with writers=%u",
+                         c->w->step, k, n, c->n);
     if (k == c->k)
         return 0;
     int r = open_part(c->w->store, c->w->step, name, &file);
@@ -301,7 +304,8 @@ static int compare_part(void *arg, int dir, const char *name)
     r = read_items(file, &theirs, c->err);
     ckpt_file_unref(file);
     if (r == -EEXIST)
-        r = ckpt_fail(c->err, EEXIST, "step %s: writer %u has written other bytes to %s", c->w->step, k, theirs.conflict);
+        r = ckpt_fail(c->err, EEXIST, "step %s: writer %u has written other bytes to %s", c->w->step, k,
+                      theirs.conflict);
     items_clear(&theirs);
     return r;
 }
@@ -336,10 +340,13 @@ static int compare_made(struct ckpt_writers *w, const char *part, const struct i
     ckpt_file_unref(file);
     w->equal = r == 0 && same_items(mine, &was);
     items_clear(&was);
-    return r < 0 || w->equal ? r : ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes", w->step);
+    return r < 0 || w->equal
+               ? r
+               : ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes", w->step);
 }
 
-static int compare_parts(struct ckpt_writers *w, unsigned k, unsigned n, int work, const char *name, struct ckpt_err *err)
+static int compare_parts(struct ckpt_writers *w, unsigned k, unsigned n, int work, const char *name,
+                         struct ckpt_err *err)
 {
     char path[64], part[32];
     struct ckpt_backend *dir;
@@ -358,7 +365,8 @@ static int compare_parts(struct ckpt_writers *w, unsigned k, unsigned n, int wor
     r = read_sorted(file, &mine, err);
     ckpt_file_unref(file);
     if (r == 0)
-        r = is_there(w->dir, "done") ? compare_made(w, part, &mine, err) : ckpt_names_each(w->dir, ".", compare_part, &c);
+        r = is_there(w->dir, "done") ? compare_made(w, part, &mine, err)
+                                     : ckpt_names_each(w->dir, ".", compare_part, &c);
     items_clear(&mine);
     return r;
 }
@@ -386,7 +394,10 @@ int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err 
         return 1;
     int r = read_text(w->dir, "done", &text);
     if (r == 0)
-        return strstr(text, part) ? 1 : ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes", w->step);
+        return strstr(text, part)
+                   ? 1
+                   : ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes",
+                               w->step);
     if (r != -ENOENT)
         return fail(w, r, "what became of it cannot be told", err);
     if (read_text(w->dir, "failed", &text) < 0 || !strstr(text, part))
@@ -395,7 +406,8 @@ int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err 
     char *why = strchr(text, ' '), *end = strchr(text, '\n');
     if (end)
         *end = 0;
-    return ckpt_fail(err, code > 0 && code < 4096 ? code : EIO, "%s", why ? why + 1 : "the writers' step cannot be made");
+    return ckpt_fail(err, code > 0 && code < 4096 ? code : EIO, "%s",
+                     why ? why + 1 : "the writers' step cannot be made");
 }
 
 struct counting {

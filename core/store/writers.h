@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One step by several writers, each with a mount of its own, perhaps on another machine; what they share is the root. What a writer has of the
- * step is a part: a manifest in .ckptstore/writers/NAME/, called K-of-N.json, whose content is durable in objects/. When all N are there, whoever
- * has seen it makes them one step, and says so in the file `done`; those who wait look for that. A lock beside keeps two from doing so at once.
+ * One step by several writers, each with a mount of its own, perhaps on another machine; what they share is the root.
+ * What a writer has of the step is a part: a manifest in .ckptstore/writers/NAME/, called K-of-N.json, whose content is
+ * durable in objects/. When all N are there, whoever has seen it makes them one step, and says so in the file `done`;
+ * those who wait look for that. A lock beside keeps two from doing so at once.
  */
 #ifndef CKPT_STORE_WRITERS_H
 #define CKPT_STORE_WRITERS_H
@@ -13,17 +14,20 @@
 
 struct ckpt_writers; /* of one step */
 
-/* The place where the parts of a step meet, made if need be. What an earlier step of that name has left is put aside, but for one that the part
- * `before`, which this writer had there before (""), has become part of. */
-int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The place where the parts of a step meet, made if need be. What an earlier step of that name has left is put aside,
+ * but for one that the part `before`, which this writer had there before (""), has become part of. */
+int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret,
+                      struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_writers_close(struct ckpt_writers *w);
 /* The step was made of what this writer had there before. */
 bool ckpt_writers_made(const struct ckpt_writers *w);
 /*
- * Writer number k of n has its part: the manifest `name` in the directory `work`, which moves. One that it has put there before is replaced; where
- * the step was made of that, it must be equal. -EEXIST: a leaf of it is there with other bytes; -EINVAL: another writer counts otherwise.
+ * Writer number k of n has its part: the manifest `name` in the directory `work`, which moves. One that it has put
+ * there before is replaced; where the step was made of that, it must be equal. -EEXIST: a leaf of it is there with
+ * other bytes; -EINVAL: another writer counts otherwise.
  */
-int ckpt_writers_put(struct ckpt_writers *w, unsigned k, unsigned n, int work, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_writers_put(struct ckpt_writers *w, unsigned k, unsigned n, int work, const char *name,
+                     struct ckpt_err *err) CKPT_MUST_USE;
 /* 1: the step was made of parts of which the one with this id was one; 0: not yet; or why it could not be made. */
 int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err *err) CKPT_MUST_USE;
 /* A descriptor that holds the lock; -ESTALE: the place was put aside. Whoever makes the step holds it meanwhile. */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Three kinds of chunk: DIRECT (not encoded: ranges come straight from the file), MEMORY (decoded into one
- * buffer) and SPILL (too large for that). MEMORY and SPILL have a decoder that stands still at `frontier`, the bytes decoded so far; who
- * needs more, moves it on, unless another thread is doing so (`busy`). Encodings with a checksum at their end are not shown before
- * the end has been checked.
+ * buffer) and SPILL (too large for that). MEMORY and SPILL have a decoder that stands still at `frontier`, the bytes
+ * decoded so far; who needs more, moves it on, unless another thread is doing so (`busy`). Encodings with a checksum at
+ * their end are not shown before the end has been checked.
  *
- * A SPILL chunk keeps its last decoded bytes in a small ring in memory, which is all that reading in order needs. The first read that
- * goes back behind it begins anew, and from then on all that is decoded is also kept in a spill file, a ring too if it must.
+ * A SPILL chunk keeps its last decoded bytes in a small ring in memory, which is all that reading in order needs. The
+ * first read that goes back behind it begins anew, and from then on all that is decoded is also kept in a spill file, a
+ * ring too if it must.
  *
  * Memory is given back in this order: unused chunks, the least recently used first. A chunk of an array that is
  * being read in order and that has not been read to its end goes to a spill file instead, so that no chunk of a
@@ -26,9 +27,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define BLOCK ((size_t)256 << 10) /* decoded at once, then shown to the readers */
+#define BLOCK        ((size_t)256 << 10) /* decoded at once, then shown to the readers */
 #define LARGE_WINDOW ((uint64_t)8 << 20) /* requests of one reader overtake each other by less */
-#define TABLE_SIZE 4096
+#define TABLE_SIZE   4096
 
 enum kind { DIRECT, MEMORY, SPILL };
 
@@ -47,7 +48,7 @@ struct ckpt_chunk {
     bool busy;
     bool ahead; /* a task of the pool is on its way */
     bool sequential;
-    bool verified;     /* decoded to its end once, with all checks */
+    bool verified; /* decoded to its end once, with all checks */
     atomic_bool failed;
     uint64_t decoded;  /* bytes behind the decoder */
     uint64_t frontier; /* bytes that readers may see */
@@ -82,7 +83,8 @@ struct ckpt_cache {
     struct ckpt_chunk *newest, *oldest;
     struct ckpt_chunk *dead; /* to be freed when the lock is let go */
     uint64_t memory, spilled;
-    uint64_t idle; /* of the memory: of chunks that nobody holds, and of direct ones, whose holders may themselves be waiting */
+    uint64_t idle; /* of the memory: of chunks that nobody holds, and of direct ones, whose holders may themselves be
+                      waiting */
     atomic_uint_fast64_t decoded, decoded_bytes, hits, misses;
 };
 
@@ -205,7 +207,8 @@ static void unlock(struct ckpt_cache *c)
 /* What a chunk costs besides its data: its own struct, its stream's window. */
 #define OVERHEAD sizeof(struct ckpt_chunk)
 
-/* Move a decoded chunk that nobody holds from memory to a file. Called and returns with the lock held; false: drop it instead. */
+/* Move a decoded chunk that nobody holds from memory to a file. Called and returns with the lock held; false: drop it
+ * instead. */
 static bool move_out(struct ckpt_cache *c, struct ckpt_chunk *chunk)
 {
     if (!chunk->sequential || chunk->frontier != chunk->src.size || chunk->served >= chunk->src.size ||
@@ -244,7 +247,7 @@ static void make_room(struct ckpt_cache *c, uint64_t size, bool wait)
     while (c->memory + size > c->chunk_limit && c->memory) {
         struct ckpt_chunk *victim = c->oldest;
         while (victim && atomic_load(&victim->kind) == SPILL)
-            victim = victim->newer; /* those hold little memory, and much work */
+            victim = victim->newer;                   /* those hold little memory, and much work */
         if (!victim && wait && c->idle < c->memory) { /* what is in use will be idle soon */
             pthread_cond_wait(&c->room, &c->lock);
             continue;
@@ -391,7 +394,8 @@ void ckpt_chunk_put(struct ckpt_cache *c, struct ckpt_chunk *chunk)
 
 /* --- the decoder: chunk->lock is held on entry and exit, `busy` keeps others off in between --- */
 
-/* Another block of a SPILL chunk has been decoded into the ring in memory: keep it in the file too, where there is one. */
+/* Another block of a SPILL chunk has been decoded into the ring in memory: keep it in the file too, where there is one.
+ */
 static void keep_block(struct ckpt_cache *c, struct ckpt_chunk *chunk, size_t len)
 {
     uint64_t off = chunk->decoded;
@@ -402,8 +406,8 @@ static void keep_block(struct ckpt_cache *c, struct ckpt_chunk *chunk, size_t le
         int r = ckpt_pwrite(chunk->fd, block + done, n, at);
         if (r < 0) {
             /* Less is kept, so random reads decode again; sequential ones do not notice. */
-            ckpt_log(CKPT_LOG_WARN, "%s: no room for decoded data (%s); reading large chunks at random will be slow", c->opt.spill_dir,
-                     strerror(-r));
+            ckpt_log(CKPT_LOG_WARN, "%s: no room for decoded data (%s); reading large chunks at random will be slow",
+                     c->opt.spill_dir, strerror(-r));
             close(chunk->fd);
             chunk->fd = -1;
             chunk->no_file = true;
@@ -413,8 +417,8 @@ static void keep_block(struct ckpt_cache *c, struct ckpt_chunk *chunk, size_t le
     }
 }
 
-/* Whether bytes from off on are still kept: 'm' in memory, 'f' in the file, 0 no longer. The next block may be on its way into the
- * places of the oldest. The lock is held. */
+/* Whether bytes from off on are still kept: 'm' in memory, 'f' in the file, 0 no longer. The next block may be on its
+ * way into the places of the oldest. The lock is held. */
 static char kept_in(const struct ckpt_chunk *chunk, uint64_t off)
 {
     uint64_t ahead = chunk->decoded + (chunk->decoded < chunk->src.size ? BLOCK : 0);
@@ -425,7 +429,8 @@ static char kept_in(const struct ckpt_chunk *chunk, uint64_t off)
     return 0;
 }
 
-/* What is wanted is no longer kept: decode from the beginning, and keep more this time. The decoder is held (`busy`), the lock is not. */
+/* What is wanted is no longer kept: decode from the beginning, and keep more this time. The decoder is held (`busy`),
+ * the lock is not. */
 static void begin_anew(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t off)
 {
     ckpt_stream_close(chunk->stream);
@@ -446,7 +451,8 @@ static void begin_anew(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t 
     chunk->no_file = fd < 0;
     pthread_mutex_unlock(&chunk->lock);
     if (fd < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: no file for decoded data (%s); reading large chunks at random will be slow", c->opt.spill_dir, strerror(-fd));
+        ckpt_log(CKPT_LOG_WARN, "%s: no file for decoded data (%s); reading large chunks at random will be slow",
+                 c->opt.spill_dir, strerror(-fd));
 }
 
 static int decoder_open(struct ckpt_cache *c, struct ckpt_chunk *chunk, struct ckpt_err *err)
@@ -497,8 +503,8 @@ static ssize_t decode_block(struct ckpt_cache *c, struct ckpt_chunk *chunk, stru
     if (n < 0)
         return n;
     if ((size_t)n != len)
-        return ckpt_fail(err, EBADMSG, "the chunk decodes to %llu bytes, not %llu", (unsigned long long)(chunk->decoded + (uint64_t)n),
-                         (unsigned long long)s->size);
+        return ckpt_fail(err, EBADMSG, "the chunk decodes to %llu bytes, not %llu",
+                         (unsigned long long)(chunk->decoded + (uint64_t)n), (unsigned long long)s->size);
     finish_elements(s, to, len);
     if (spill && chunk->fd >= 0)
         keep_block(c, chunk, len);
@@ -585,7 +591,8 @@ static void run_ahead(void *arg)
     free(a);
 }
 
-/* With the chunk's lock held: see that the pool decodes on to `end`. Returns a task to submit once the lock is let go. */
+/* With the chunk's lock held: see that the pool decodes on to `end`. Returns a task to submit once the lock is let go.
+ */
 static struct ahead *plan_ahead(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t end)
 {
     chunk->target = CKPT_MAX(chunk->target, CKPT_MIN(end, chunk->src.size));
@@ -631,8 +638,8 @@ static uint64_t ahead_of(const struct ckpt_chunk *chunk, uint64_t end)
     return atomic_load(&chunk->kind) == MEMORY ? chunk->src.size : end + chunk->window / 8;
 }
 
-int ckpt_chunk_map(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t off, uint64_t len, bool sequential, const uint8_t **ret,
-                   struct ckpt_err *err)
+int ckpt_chunk_map(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint64_t off, uint64_t len, bool sequential,
+                   const uint8_t **ret, struct ckpt_err *err)
 {
     *ret = NULL;
     if (atomic_load(&chunk->kind) != MEMORY)
@@ -684,8 +691,8 @@ static void window_read(const struct ckpt_chunk *chunk, uint8_t *buf, size_t len
     }
 }
 
-static int spill_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint8_t *buf, size_t len, uint64_t off, bool sequential,
-                      struct ckpt_err *err)
+static int spill_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint8_t *buf, size_t len, uint64_t off,
+                      bool sequential, struct ckpt_err *err)
 {
     while (len) {
         size_t n = CKPT_MIN(len, BLOCK * 4); /* less than the window holds */
@@ -726,7 +733,8 @@ static int spill_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, uint8_t *b
 static int direct_read(const struct ckpt_chunk_source *s, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (s->extent.len != s->size)
-        return ckpt_fail(err, EBADMSG, "the chunk has %llu bytes, not %llu", (unsigned long long)s->extent.len, (unsigned long long)s->size);
+        return ckpt_fail(err, EBADMSG, "the chunk has %llu bytes, not %llu", (unsigned long long)s->extent.len,
+                         (unsigned long long)s->size);
     size_t unit = CKPT_MAX(s->flip ? ckpt_dtype_info(s->dtype)->size : s->swap, (uint8_t)1);
     size_t before = (size_t)(off % unit), whole = (before + len + unit - 1) / unit * unit;
     CKPT_AUTOFREE uint8_t *aside = whole == len ? NULL : malloc(whole);
@@ -753,8 +761,8 @@ void ckpt_chunk_run(const struct ckpt_chunk *chunk, uint64_t off, uint64_t end, 
     ret->end -= s->extent.off;
 }
 
-int ckpt_chunk_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, void *buf, size_t len, uint64_t off, bool sequential,
-                    struct ckpt_err *err)
+int ckpt_chunk_read(struct ckpt_cache *c, struct ckpt_chunk *chunk, void *buf, size_t len, uint64_t off,
+                    bool sequential, struct ckpt_err *err)
 {
     if (off > chunk->src.size || len > chunk->src.size - off)
         return ckpt_fail(err, EINVAL, "read beyond the end of a chunk");

@@ -4,8 +4,8 @@
 #include "core/array/gather.h"
 #include "core/base/util.h"
 
-#define HINT_CHUNK ((uint64_t)64 << 10)  /* smaller chunks are not worth another thread */
-#define HINTS 4
+#define HINT_CHUNK ((uint64_t)64 << 10) /* smaller chunks are not worth another thread */
+#define HINTS      4
 #define LOOK_AHEAD ((uint64_t)4 << 20)
 
 struct job {
@@ -122,10 +122,12 @@ static int take_piece(void *arg, const struct ckpt_piece *p)
     return 0;
 }
 
-/* Notes where this read ends, and says whether it goes on where the last one ended, or near (requests overtake each other). */
+/* Notes where this read ends, and says whether it goes on where the last one ended, or near (requests overtake each
+ * other). */
 static bool track(struct ckpt_reader_state *s, const struct ckpt_tree *t, uint32_t node, uint64_t off, uint64_t len)
 {
-    atomic_uint_fast64_t *slot = &s->track[(t->id * 0x9e3779b97f4a7c15 ^ node * 0xbf58476d1ce4e5b9) >> 32 & (CKPT_READER_TRACKS - 1)];
+    atomic_uint_fast64_t *slot =
+        &s->track[(t->id * 0x9e3779b97f4a7c15 ^ node * 0xbf58476d1ce4e5b9) >> 32 & (CKPT_READER_TRACKS - 1)];
     uint64_t last = atomic_exchange_explicit(slot, off + len, memory_order_relaxed);
     return !off || (off + LOOK_AHEAD >= last && off <= last + LOOK_AHEAD);
 }
@@ -174,8 +176,8 @@ static int only_piece(void *arg, const struct ckpt_piece *p)
 }
 
 int ckpt_map_array(struct ckpt_reader_state *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
-                   const struct ckpt_selection *sel, size_t len, uint64_t off, const void **ret, struct ckpt_chunk **ret_hold,
-                   struct ckpt_err *err)
+                   const struct ckpt_selection *sel, size_t len, uint64_t off, const void **ret,
+                   struct ckpt_chunk **ret_hold, struct ckpt_err *err)
 {
     uint32_t size = a->itemsize;
     struct job j = {.state = s, .tree = t, .node = node, .a = a, .err = err};

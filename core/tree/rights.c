@@ -5,7 +5,8 @@
 
 #include <stdio.h>
 
-#define FOLDER_LEVELS 40 /* no checkpoint has so many, but chunks of arrays in a directory for each dimension come near */
+#define FOLDER_LEVELS                                                                                                  \
+    40 /* no checkpoint has so many, but chunks of arrays in a directory for each dimension come near */
 
 struct looking {
     struct ckpt_backend *dir;

@@ -5,7 +5,8 @@
 #include "core/codec/stream.h"
 #include "core/tree/key.h"
 
-#define MAX_SPLIT (5u << 19) /* nodes from which on keys stay whole: one of 65,535 bytes could become hundreds of containers */
+#define MAX_SPLIT                                                                                                      \
+    (5u << 19) /* nodes from which on keys stay whole: one of 65,535 bytes could become hundreds of containers */
 #define MAX_LAYOUTS (1u << 16) /* that are kept: some 400 bytes each where no two leaves are alike */
 
 /* Hash sets of numbers, open addressing, for the builder: strings by content, containers by (parent, key). */
@@ -158,8 +159,8 @@ int ckpt_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, stru
 
 static int note_name(struct ckpt_tree *t, uint32_t node);
 
-int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index, enum ckpt_node_kind kind, uint32_t *ret,
-                  struct ckpt_err *err)
+int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index,
+                  enum ckpt_node_kind kind, uint32_t *ret, struct ckpt_err *err)
 {
     struct builder *b = t->builder;
     uint32_t string, node;
@@ -209,7 +210,8 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     return 0;
 }
 
-int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, uint32_t *ret, struct ckpt_err *err)
+int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, uint32_t *ret,
+                        struct ckpt_err *err)
 {
     bool exact = t->exact;
     t->exact = true;
@@ -237,7 +239,8 @@ static uint32_t find_noted(struct ckpt_tree *t, uint32_t parent, const struct ck
 {
     struct set *s = &((struct builder *)t->builder)->names;
     struct ckpt_buf other = CKPT_BUF_INIT;
-    uint32_t found = CKPT_NO_NODE, at = (uint32_t)hash_name(parent, (char *)name->data, name->len, "", 0) & (s->size - 1);
+    uint32_t found = CKPT_NO_NODE,
+             at = (uint32_t)hash_name(parent, (char *)name->data, name->len, "", 0) & (s->size - 1);
     for (; s->slots[at] != CKPT_NO_NODE && found == CKPT_NO_NODE; at = (at + 1) & (s->size - 1)) {
         if (t->nodes[s->slots[at]].parent != parent)
             continue;
@@ -273,7 +276,8 @@ void ckpt_tree_note_names(struct ckpt_tree *t)
 }
 
 /* What has the listed name of a key in a container; CKPT_NO_NODE: nothing. */
-static int named_so(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, const char *suffix, uint32_t *ret)
+static int named_so(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, const char *suffix,
+                    uint32_t *ret)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
     uint32_t slot;
@@ -312,8 +316,8 @@ static int can_split(struct ckpt_tree *t, uint32_t parent, const char *key, size
     return 1;
 }
 
-int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, enum ckpt_node_kind kind, uint32_t *ret,
-                         struct ckpt_err *err)
+int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, enum ckpt_node_kind kind,
+                         uint32_t *ret, struct ckpt_err *err)
 {
     int r = memchr(key, '.', len) ? can_split(t, parent, key, len, kind) : 0;
     if (r < 0)
@@ -331,7 +335,9 @@ int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, 
 int ckpt_tree_set_name(struct ckpt_tree *t, uint32_t node, const char *name, size_t len, struct ckpt_err *err)
 {
     int r = ckpt_tree_string(t, name, len, &t->nodes[node].name);
-    return r < 0 ? ckpt_fail(err, r == -EFBIG ? EUCLEAN : ENOMEM, r == -EFBIG ? "the names are longer than a tree may hold" : "out of memory") : 0;
+    return r < 0 ? ckpt_fail(err, r == -EFBIG ? EUCLEAN : ENOMEM,
+                             r == -EFBIG ? "the names are longer than a tree may hold" : "out of memory")
+                 : 0;
 }
 
 const char *ckpt_node_suffix(const struct ckpt_node *n)
@@ -363,7 +369,8 @@ static uint64_t hash_name(uint32_t parent, const char *name, size_t len, const c
     return ckpt_mix(h);
 }
 
-uint32_t ckpt_tree_lookup_suffix(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len, const char *suffix)
+uint32_t ckpt_tree_lookup_suffix(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len,
+                                 const char *suffix)
 {
     size_t suffix_len = strlen(suffix);
     struct ckpt_buf buf = CKPT_BUF_INIT;
@@ -463,7 +470,9 @@ int ckpt_tree_finish(struct ckpt_tree *t, struct ckpt_err *err)
     free_builder(t);
     if (r < 0)
         return ckpt_fail(err, -r, "%s",
-                         r != -EUCLEAN ? strerror(-r) : t->exact ? "two nodes have the same name" : "too many leaves of the same name");
+                         r != -EUCLEAN ? strerror(-r)
+                         : t->exact    ? "two nodes have the same name"
+                                       : "too many leaves of the same name");
     struct ckpt_node *nodes = realloc(t->nodes, t->count * sizeof *nodes);
     if (nodes)
         t->nodes = nodes;
@@ -512,8 +521,8 @@ int ckpt_tree_give(struct ckpt_tree *t, int r, struct ckpt_tree **ret)
 
 size_t ckpt_tree_memory(const struct ckpt_tree *t)
 {
-    return sizeof *t + t->cap * sizeof *t->nodes + t->strings_cap + t->table_size * sizeof *t->table + t->layout_cap * 8ull +
-           t->layout_count * 400ull + t->format->memory(t);
+    return sizeof *t + t->cap * sizeof *t->nodes + t->strings_cap + t->table_size * sizeof *t->table +
+           t->layout_cap * 8ull + t->layout_count * 400ull + t->format->memory(t);
 }
 
 int ckpt_tree_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
@@ -557,7 +566,8 @@ int ckpt_tree_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret
     return 0;
 }
 
-/* The only element of an array that holds a value. Small, and metadata rather than data: it does not go through the cache. */
+/* The only element of an array that holds a value. Small, and metadata rather than data: it does not go through the
+ * cache. */
 static int read_element(struct ckpt_tree *t, uint32_t node, struct ckpt_value *ret, struct ckpt_err *err)
 {
     struct ckpt_array *a;
@@ -616,7 +626,8 @@ static void element_of_text(const char *text, struct ckpt_value *ret)
     }
 }
 
-int ckpt_tree_value(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json, struct ckpt_value *ret, struct ckpt_err *err)
+int ckpt_tree_value(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json, struct ckpt_value *ret,
+                    struct ckpt_err *err)
 {
     struct ckpt_value value = {.dtype = CKPT_DT_OTHER};
     const struct ckpt_node *n = &t->nodes[node];

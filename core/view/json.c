@@ -11,7 +11,8 @@ static void add_numbers(struct ckpt_buf *out, unsigned n, const uint64_t *v)
     ckpt_buf_addc(out, ']');
 }
 
-/* The keys from `top` down to a node: strings, and integers for the elements of sequences. Returns how many there are. */
+/* The keys from `top` down to a node: strings, and integers for the elements of sequences. Returns how many there are.
+ */
 static unsigned path_of(const struct ckpt_tree *t, uint32_t top, uint32_t node, uint32_t *path)
 {
     unsigned n = 0, i = 0;
@@ -60,7 +61,8 @@ static void add_file(const struct ckpt_tree *t, uint32_t top, uint32_t node, str
 static const char *kind_name(const struct ckpt_node *n)
 {
     static const char *const containers[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
-    static const char *const kinds[CKPT_NODE_KINDS] = {[CKPT_NODE_ARRAY] = "array", [CKPT_NODE_VALUE] = "value", [CKPT_NODE_BLOB] = "blob"};
+    static const char *const kinds[CKPT_NODE_KINDS] = {
+        [CKPT_NODE_ARRAY] = "array", [CKPT_NODE_VALUE] = "value", [CKPT_NODE_BLOB] = "blob"};
     return n->kind == CKPT_NODE_DIR ? containers[n->container] : kinds[n->kind];
 }
 
@@ -194,7 +196,8 @@ int ckpt_render_tree(struct ckpt_views *v, const struct ckpt_viewed *f, struct c
 {
     struct ckpt_tree *t = f->tree;
     struct ckpt_buf *out = &r->text;
-    ckpt_buf_addf(out, "{\"format\":\"%s\",\"metadata\":%s,\"containers\":[", t->format->name, t->metadata ? t->metadata : "{}");
+    ckpt_buf_addf(out, "{\"format\":\"%s\",\"metadata\":%s,\"containers\":[", t->format->name,
+                  t->metadata ? t->metadata : "{}");
     for (int leaves = 0; leaves < 2; leaves++) {
         const char *comma = "\n";
         for (uint32_t node = f->node; node != CKPT_NO_NODE; node = next_node(t, f->node, node)) {

@@ -8,7 +8,7 @@
 
 #define MAGIC_MANIFEST 0x0cdb3a2au
 #define MAGIC_NODE     0x0cdb20deu
-#define MAX_INLINE     1024             /* what Orbax writes into its manifests */
+#define MAX_INLINE     1024 /* what Orbax writes into its manifests */
 #define MAX_NODE       100000000
 #define LEAF_BYTES     ((size_t)1 << 20) /* a leaf of more is closed */
 #define LEAF_KEYS      100000
@@ -79,7 +79,8 @@ static void add_envelope(struct ckpt_buf *out, uint32_t magic, const struct ckpt
 }
 
 /* A node at the end of the file of nodes: where, and how long. */
-static int add_node(struct ckpt_ocdbt_writer *w, struct ckpt_ocdbt_columns *c, unsigned height, uint64_t *ret_off, uint64_t *ret_len)
+static int add_node(struct ckpt_ocdbt_writer *w, struct ckpt_ocdbt_columns *c, unsigned height, uint64_t *ret_off,
+                    uint64_t *ret_len)
 {
     struct ckpt_buf body = CKPT_BUF_INIT;
     ckpt_buf_addc(&body, (char)height);
@@ -134,7 +135,8 @@ static int end_leaf(struct ckpt_ocdbt_writer *w)
     return 0;
 }
 
-int ckpt_ocdbt_write(struct ckpt_ocdbt_writer *w, const struct ckpt_buf *key, const void *value, uint64_t len, uint64_t off)
+int ckpt_ocdbt_write(struct ckpt_ocdbt_writer *w, const struct ckpt_buf *key, const void *value, uint64_t len,
+                     uint64_t off)
 {
     struct ckpt_ocdbt_columns *leaf = &w->leaf;
     if (ckpt_buf_error(key))

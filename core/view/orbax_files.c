@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The layout is that of a single save with OCDBT: `_METADATA` has the tree, one database all arrays as Zarr 2. The elements of
- * all of them make one data file, array after array; the B+tree says where in it each chunk lies, so a large array has many chunks without
- * being many files, and keys of any kind are possible. Chunks are not compressed, and split an array along one dimension only, so that one
- * after another they are its elements in C order.
+ * The layout is that of a single save with OCDBT: `_METADATA` has the tree, one database all arrays as Zarr 2. The
+ * elements of all of them make one data file, array after array; the B+tree says where in it each chunk lies, so a
+ * large array has many chunks without being many files, and keys of any kind are possible. Chunks are not compressed,
+ * and split an array along one dimension only, so that one after another they are its elements in C order.
  */
 #include "core/view/orbax_private.h"
 
@@ -171,7 +171,8 @@ static int note_part(struct maker *m, uint32_t node, enum ckpt_dtype dtype, uint
     struct ckpt_orbax_files *f = m->out;
     if (grow(m, &f->parts, sizeof *f->parts, f->part_count, &f->part_cap) < 0)
         return -ENOMEM;
-    f->parts[f->part_count++] = (struct part){.node = node, .dtype = (uint8_t)dtype, .name = name, .name_len = name_len};
+    f->parts[f->part_count++] =
+        (struct part){.node = node, .dtype = (uint8_t)dtype, .name = name, .name_len = name_len};
     return 0;
 }
 
@@ -225,7 +226,8 @@ static int judge_value(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
         *ret = value.dtype;
         m->fates[node] = *json.data == '"' ? STRING : *json.data == 'n' ? NONE : SCALAR;
         if (m->fates[node] == SCALAR && !zarr_type(value.dtype))
-            ckpt_orbax_maker_tell(m, node, value.dtype == CKPT_DT_OTHER ? "an integer of more than 64 bits" : "Orbax has no type for it");
+            ckpt_orbax_maker_tell(
+                m, node, value.dtype == CKPT_DT_OTHER ? "an integer of more than 64 bits" : "Orbax has no type for it");
     }
     ckpt_buf_clear(&json);
     return r;
@@ -313,7 +315,8 @@ static int by_hash(const void *pa, const void *pb)
 static bool same_key(const struct maker *m, uint32_t a, uint32_t b)
 {
     size_t la, lb;
-    const char *ka = ckpt_tree_text(m->tree, m->tree->nodes[a].key, &la), *kb = ckpt_tree_text(m->tree, m->tree->nodes[b].key, &lb);
+    const char *ka = ckpt_tree_text(m->tree, m->tree->nodes[a].key, &la),
+               *kb = ckpt_tree_text(m->tree, m->tree->nodes[b].key, &lb);
     return m->tree->nodes[a].parent == m->tree->nodes[b].parent && la == lb && !memcmp(ka, kb, la);
 }
 
@@ -347,7 +350,8 @@ static int drop_twins(struct maker *m)
 
 /* --- the data file --- */
 
-static void add_chunk_key(const struct grid *g, unsigned ndim, const uint64_t *shape, uint64_t chunk, struct ckpt_buf *out)
+static void add_chunk_key(const struct grid *g, unsigned ndim, const uint64_t *shape, uint64_t chunk,
+                          struct ckpt_buf *out)
 {
     uint64_t index[CKPT_MAX_DIMS] = {0}, run = chunk / g->cuts;
     if (ndim)
@@ -388,7 +392,9 @@ static int by_key(const void *pa, const void *pb, void *arg)
     const struct part *x = &m->out->parts[a->part], *y = &m->out->parts[b->part];
     if (a->part == b->part && (!a->chunk || !b->chunk))
         return (a->chunk != 0) - (b->chunk != 0);
-    int c = a->part == b->part ? 0 : memcmp(m->names.data + x->name, m->names.data + y->name, CKPT_MIN(x->name_len, y->name_len));
+    int c = a->part == b->part
+                ? 0
+                : memcmp(m->names.data + x->name, m->names.data + y->name, CKPT_MIN(x->name_len, y->name_len));
     if (c)
         return c;
     struct ckpt_buf ka = CKPT_BUF_INIT, kb = CKPT_BUF_INIT;
@@ -467,8 +473,8 @@ static int lay_out_data(struct maker *m)
         p->padded = g.padded;
         p->off = f->data;
         ckpt_array_unref(a);
-        if (ckpt_mul(g.runs, g.padded, &p->size) || ckpt_add(f->data, p->size, &f->data) || ckpt_add(f->data, ALIGN, &f->data) ||
-            f->data > (uint64_t)1 << 62)
+        if (ckpt_mul(g.runs, g.padded, &p->size) || ckpt_add(f->data, p->size, &f->data) ||
+            ckpt_add(f->data, ALIGN, &f->data) || f->data > (uint64_t)1 << 62)
             return ckpt_fail(m->err, EFBIG, "the arrays have 2^62 bytes or more");
         f->data = (f->data - 1) / ALIGN * ALIGN; /* the next one's place */
         r = add_entry(m, i, 0);
@@ -497,7 +503,9 @@ static int add_zarray(const struct maker *m, const struct part *p, struct ckpt_b
         uint64_t rows = d < g.axis ? 1 : d == g.axis ? g.rows : a->shape[d];
         ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)CKPT_MAX(rows, (uint64_t)1));
     }
-    ckpt_buf_addf(out, "],\"compressor\":null,\"dimension_separator\":\".\",\"dtype\":\"%s\",\"fill_value\":null,\"filters\":null,\"order\":\"C\",\"shape\":[",
+    ckpt_buf_addf(out,
+                  "],\"compressor\":null,\"dimension_separator\":\".\",\"dtype\":\"%s\",\"fill_value\":null,"
+                  "\"filters\":null,\"order\":\"C\",\"shape\":[",
                   type ? type : "");
     for (unsigned d = 0; d < ndim; d++)
         ckpt_buf_addf(out, "%s%llu", d ? "," : "", (unsigned long long)a->shape[d]);
@@ -506,7 +514,8 @@ static int add_zarray(const struct maker *m, const struct part *p, struct ckpt_b
     return ckpt_buf_error(out) ? ckpt_orbax_maker_no_memory(m) : 0;
 }
 
-static int write_entry(struct maker *m, struct ckpt_ocdbt_writer *w, const struct entry *e, struct ckpt_buf *key, struct ckpt_buf *value)
+static int write_entry(struct maker *m, struct ckpt_ocdbt_writer *w, const struct entry *e, struct ckpt_buf *key,
+                       struct ckpt_buf *value)
 {
     const struct part *p = &m->out->parts[e->part];
     struct ckpt_array *a;
@@ -617,8 +626,8 @@ static int make(struct maker *m)
     return r == 0 ? make_files(m) : r;
 }
 
-int ckpt_orbax_files_new(struct ckpt_views *v, struct ckpt_tree *tree, uint32_t top, int64_t time_ns, ckpt_left_out_fn *left_out, void *arg,
-                         struct ckpt_orbax_files **ret, struct ckpt_err *err)
+int ckpt_orbax_files_new(struct ckpt_views *v, struct ckpt_tree *tree, uint32_t top, int64_t time_ns,
+                         ckpt_left_out_fn *left_out, void *arg, struct ckpt_orbax_files **ret, struct ckpt_err *err)
 {
     struct maker m = {.tree = tree, .top = top, .time_ns = time_ns, .left_out = left_out, .arg = arg, .err = err};
     m.out = calloc(1, sizeof *m.out);
@@ -659,8 +668,10 @@ bool ckpt_orbax_file(const struct ckpt_orbax_files *f, size_t index, const char 
     return true;
 }
 
-/* Bytes of an array's elements. Integers of less than 8 bits are without the extension of their sign, as TensorStore writes them. */
-static int read_elements(struct ckpt_orbax_files *f, const struct part *p, uint8_t *buf, size_t len, uint64_t off, struct ckpt_err *err)
+/* Bytes of an array's elements. Integers of less than 8 bits are without the extension of their sign, as TensorStore
+ * writes them. */
+static int read_elements(struct ckpt_orbax_files *f, const struct part *p, uint8_t *buf, size_t len, uint64_t off,
+                         struct ckpt_err *err)
 {
     int r;
     if (f->tree->nodes[p->node].kind == CKPT_NODE_VALUE) {
@@ -686,15 +697,18 @@ static int read_elements(struct ckpt_orbax_files *f, const struct part *p, uint8
     return r;
 }
 
-/* The part of an array that begins at `at` of its place in the data file, up to the end of the run at most: its length. */
-static ssize_t read_run(struct ckpt_orbax_files *f, const struct part *p, uint8_t *buf, size_t len, uint64_t at, struct ckpt_err *err)
+/* The part of an array that begins at `at` of its place in the data file, up to the end of the run at most: its length.
+ */
+static ssize_t read_run(struct ckpt_orbax_files *f, const struct part *p, uint8_t *buf, size_t len, uint64_t at,
+                        struct ckpt_err *err)
 {
     if (at >= p->size) { /* between two arrays */
         memset(buf, 0, len);
         return (ssize_t)len;
     }
     uint64_t run = at / p->padded, in = at % p->padded;
-    size_t n = (size_t)CKPT_MIN((uint64_t)len, p->padded - in), have = in < p->run ? (size_t)CKPT_MIN((uint64_t)n, p->run - in) : 0;
+    size_t n = (size_t)CKPT_MIN((uint64_t)len, p->padded - in),
+           have = in < p->run ? (size_t)CKPT_MIN((uint64_t)n, p->run - in) : 0;
     int r = have ? read_elements(f, p, buf, have, run * p->run + in, err) : 0;
     memset(buf + have, 0, n - have);
     return r < 0 ? r : (ssize_t)n;
@@ -719,7 +733,8 @@ static ssize_t read_data(struct ckpt_orbax_files *f, uint8_t *buf, size_t len, u
             i++;
             continue;
         }
-        ssize_t n = read_run(f, &f->parts[i], buf + done, (size_t)CKPT_MIN((uint64_t)(len - done), end - at), at - f->parts[i].off, err);
+        ssize_t n = read_run(f, &f->parts[i], buf + done, (size_t)CKPT_MIN((uint64_t)(len - done), end - at),
+                             at - f->parts[i].off, err);
         if (n < 0)
             return n;
         done += (size_t)n;
@@ -727,7 +742,8 @@ static ssize_t read_data(struct ckpt_orbax_files *f, uint8_t *buf, size_t len, u
     return (ssize_t)done;
 }
 
-ssize_t ckpt_orbax_file_read(struct ckpt_orbax_files *f, size_t index, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+ssize_t ckpt_orbax_file_read(struct ckpt_orbax_files *f, size_t index, void *buf, size_t len, uint64_t off,
+                             struct ckpt_err *err)
 {
     if (!f->files[index].text)
         return read_data(f, buf, len, off, err);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to core/view: an Orbax layout while it is made. orbax_files.c lays the data out, orbax_texts.c writes the files that are text. */
+/* Private to core/view: an Orbax layout while it is made. orbax_files.c lays the data out, orbax_texts.c writes the
+ * files that are text. */
 #ifndef CKPT_VIEW_ORBAX_PRIVATE_H
 #define CKPT_VIEW_ORBAX_PRIVATE_H
 
@@ -10,11 +11,13 @@
 
 enum fate { OUT, ARRAY, KEY_ARRAY, SCALAR, STRING, NONE }; /* KEY_ARRAY: key data of JAX's typed random keys */
 
-/* How an array is cut along dimension `axis`: `runs` (the product of those before it) times `cuts` pieces of `rows` rows. */
+/* How an array is cut along dimension `axis`: `runs` (the product of those before it) times `cuts` pieces of `rows`
+ * rows. */
 struct grid {
     unsigned axis;
     uint64_t rows, cuts, runs;
-    uint64_t piece, run, padded; /* bytes of a chunk, of a run in the array, of one in the file: the last chunk of a run is a whole one */
+    uint64_t piece, run, padded; /* bytes of a chunk, of a run in the array, of one in the file: the last chunk of a run
+                                    is a whole one */
 };
 
 /* An array or a number. */
@@ -42,7 +45,7 @@ struct ckpt_orbax_files {
     struct ckpt_tree *tree;
     struct part *parts; /* in the order of the data file */
     size_t part_count, part_cap;
-    uint64_t data;      /* bytes of the data file */
+    uint64_t data; /* bytes of the data file */
     struct file files[ORBAX_FILES];
     size_t count;
 };
@@ -82,7 +85,8 @@ void ckpt_orbax_maker_key_impl(const struct maker *m, uint32_t node, const struc
 int ckpt_orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret);
 
 /* --- orbax_texts.c --- */
-/* The children of a list or tuple in the order of their indices, to be freed; NULL where they are not 0, 1, ... all kept: then it is a dict. */
+/* The children of a list or tuple in the order of their indices, to be freed; NULL where they are not 0, 1, ... all
+ * kept: then it is a dict. */
 uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count);
 /* Of the strings those that Orbax could not find again. */
 void ckpt_orbax_text_drop_strings(struct maker *m);

@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-#define HANDLER   "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
+#define HANDLER "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 
 /* --- _METADATA --- */
 
@@ -27,7 +27,8 @@ uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t
         size_t len;
         const char *key = ckpt_tree_text(m->tree, nodes[at].key, &len);
         uint64_t index = 0;
-        bool good = len && len < 11 && (*key != '0' || len == 1) && (nodes[at].kind == CKPT_NODE_DIR || m->fates[at] != OUT);
+        bool good = len && len < 11 && (*key != '0' || len == 1) &&
+                    (nodes[at].kind == CKPT_NODE_DIR || m->fates[at] != OUT);
         for (size_t i = 0; i < len && good; i++) {
             good = key[i] >= '0' && key[i] <= '9';
             index = index * 10 + (uint64_t)(key[i] - '0');
@@ -80,7 +81,8 @@ static int add_metadata_entry(struct maker *m, struct ckpt_rendering *out, uint3
         ckpt_buf_addf(text, ",\"key_type\":%d}%s", m->fates[m->tree->nodes[path[i]].parent] ? 1 : 2, i ? "," : "");
     }
     if (r == 0)
-        ckpt_buf_addf(text, "],\"value_metadata\":{\"value_type\":\"%s\",\"skip_deserialize\":%s}}", type, skip ? "true" : "false");
+        ckpt_buf_addf(text, "],\"value_metadata\":{\"value_type\":\"%s\",\"skip_deserialize\":%s}}", type,
+                      skip ? "true" : "false");
     ckpt_buf_clear(&label);
     ckpt_rendering_flush(out);
     return r < 0 || ckpt_buf_error(text) ? ckpt_orbax_maker_no_memory(m) : 0;
@@ -94,8 +96,11 @@ static int add_metadata_node(struct maker *m, struct ckpt_rendering *out, uint32
     static const struct {
         const char *type;
         bool skip;
-    } types[] = {[ARRAY] = {"np.ndarray", false}, [KEY_ARRAY] = {"jax.Array", false}, [SCALAR] = {"scalar", false},
-                 [STRING] = {"string", false},    [NONE] = {"None", true}};
+    } types[] = {[ARRAY] = {"np.ndarray", false},
+                 [KEY_ARRAY] = {"jax.Array", false},
+                 [SCALAR] = {"scalar", false},
+                 [STRING] = {"string", false},
+                 [NONE] = {"None", true}};
     if (m->tree->nodes[node].kind == CKPT_NODE_DIR) {
         *some = true;
         return add_metadata_dir(m, out, node);
@@ -120,7 +125,11 @@ static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_
     for (uint32_t at = nodes[dir].first; !order && at != CKPT_NO_NODE && r == 0; at = nodes[at].next)
         r = add_metadata_node(m, out, at, &some);
     if (r == 0 && !some)
-        r = add_metadata_entry(m, out, dir, !order ? "Dict" : nodes[dir].container == CKPT_LIST ? "List" : "Tuple", true);
+        r = add_metadata_entry(m, out, dir,
+                               !order                              ? "Dict"
+                               : nodes[dir].container == CKPT_LIST ? "List"
+                                                                   : "Tuple",
+                               true);
     return r;
 }
 
@@ -135,8 +144,10 @@ int ckpt_orbax_text_metadata(struct maker *m, struct ckpt_rendering *out)
 {
     ckpt_buf_adds(&out->text, "{\"tree_metadata\":{");
     int r = add_metadata_dir(m, out, m->top);
-    ckpt_buf_addf(&out->text, "},\"use_ocdbt\":%s,\"use_zarr3\":false,\"store_array_data_equal_to_fill_value\":true,\"custom_metadata\":",
-                  m->out->part_count ? "true" : "false");
+    ckpt_buf_addf(
+        &out->text,
+        "},\"use_ocdbt\":%s,\"use_zarr3\":false,\"store_array_data_equal_to_fill_value\":true,\"custom_metadata\":",
+        m->out->part_count ? "true" : "false");
     add_own_metadata(m, out, "null");
     ckpt_buf_addc(&out->text, '}');
     return r;
@@ -220,7 +231,8 @@ int ckpt_orbax_text_strings(struct maker *m, struct ckpt_rendering *out)
             ckpt_buf_addc(text, '}');
         if (i)
             ckpt_buf_addc(text, ',');
-        for (const char *slash; (slash = memchr(name + begin, '/', s->name_len - begin)); begin = (size_t)(slash + 1 - name), depth++) {
+        for (const char *slash; (slash = memchr(name + begin, '/', s->name_len - begin));
+             begin = (size_t)(slash + 1 - name), depth++) {
             add_token(text, name + begin, (size_t)(slash - name) - begin);
             ckpt_buf_adds(text, ":{");
         }
@@ -247,7 +259,9 @@ int ckpt_orbax_text_shardings(struct maker *m, struct ckpt_rendering *out)
             continue;
         ckpt_buf_addf(&out->text, "%s\"", before);
         ckpt_buf_add_base64url(&out->text, m->names.data + p->name, p->name_len);
-        ckpt_buf_adds(&out->text, "\":\"{\\\"sharding_type\\\": \\\"SingleDeviceSharding\\\", \\\"device_str\\\": \\\"cpu:0\\\"}\"");
+        ckpt_buf_adds(
+            &out->text,
+            "\":\"{\\\"sharding_type\\\": \\\"SingleDeviceSharding\\\", \\\"device_str\\\": \\\"cpu:0\\\"}\"");
         before = ",";
         ckpt_rendering_flush(out);
     }
@@ -295,7 +309,8 @@ int ckpt_orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out)
 int ckpt_orbax_text_checkpoint_metadata(struct maker *m, struct ckpt_rendering *out)
 {
     ckpt_buf_addf(&out->text,
-                  "{\"item_handlers\":\"" HANDLER "\",\"metrics\":{},\"performance_metrics\":{},\"init_timestamp_nsecs\":%lld,"
+                  "{\"item_handlers\":\"" HANDLER
+                  "\",\"metrics\":{},\"performance_metrics\":{},\"init_timestamp_nsecs\":%lld,"
                   "\"commit_timestamp_nsecs\":%lld,\"custom_metadata\":",
                   (long long)m->time_ns, (long long)m->time_ns);
     add_own_metadata(m, out, "{}");

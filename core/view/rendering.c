@@ -5,7 +5,7 @@
 #include "core/base/util.h"
 
 #define IN_MEMORY ((size_t)1 << 20)
-#define KEPT 64
+#define KEPT      64
 
 struct kept {
     uint64_t tree;
@@ -129,9 +129,11 @@ static void keep(struct ckpt_renderings *all, const struct ckpt_viewed *f, struc
     *oldest = (struct kept){f->tree->id, f->node, f->view, ++all->clock, r};
 }
 
-int ckpt_rendering_get(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering **ret, struct ckpt_err *err)
+int ckpt_rendering_get(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering **ret,
+                       struct ckpt_err *err)
 {
-    static int (*const makers[CKPT_VIEWS])(struct ckpt_views *, const struct ckpt_viewed *, struct ckpt_rendering *, struct ckpt_err *) = {
+    static int (*const makers[CKPT_VIEWS])(struct ckpt_views *, const struct ckpt_viewed *, struct ckpt_rendering *,
+                                           struct ckpt_err *) = {
         [CKPT_VIEW_TEXT] = ckpt_render_text,
         [CKPT_VIEW_META] = ckpt_render_meta,
         [CKPT_VIEW_TREE] = ckpt_render_tree,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A text made from a tree: in memory while it is small, in an unlinked file beyond. Written by one thread, then immutable and
- * refcounted. A safetensors file has data behind its header, which stay in the checkpoint: `parts` says where.
+ * A text made from a tree: in memory while it is small, in an unlinked file beyond. Written by one thread, then
+ * immutable and refcounted. A safetensors file has data behind its header, which stay in the checkpoint: `parts` says
+ * where.
  */
 #ifndef CKPT_VIEW_RENDERING_H
 #define CKPT_VIEW_RENDERING_H
@@ -37,12 +38,14 @@ ssize_t ckpt_rendering_read(const struct ckpt_rendering *r, void *buf, size_t le
 uint64_t ckpt_rendering_text_size(const struct ckpt_rendering *r);
 
 /* The kept rendering of a node, or a new one made by `make`. The caller unrefs. */
-int ckpt_rendering_get(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_rendering_get(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering **ret,
+                       struct ckpt_err *err) CKPT_MUST_USE;
 
 /* The makers, one a view. */
 int ckpt_render_text(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err);
 int ckpt_render_meta(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err);
 int ckpt_render_tree(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err);
-int ckpt_render_safetensors(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err);
+int ckpt_render_safetensors(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r,
+                            struct ckpt_err *err);
 
 #endif

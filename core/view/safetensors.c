@@ -2,7 +2,8 @@
 /*
  * A subtree as one safetensors file: u64 length of the header, the header in JSON, then the data
  * (github.com/huggingface/safetensors, "Format"). The header is made on the first look; data are read from the leaves.
- * Leaves with the largest elements come first, so that every tensor is aligned to its element size. What is no tensor there is told in
+ * Leaves with the largest elements come first, so that every tensor is aligned to its element size. What is no tensor
+ * there is told in
  * `__metadata__`, a map of strings to strings, beside the members of the checkpoint's own metadata.
  */
 #include "core/base/util.h"
@@ -159,13 +160,15 @@ static int check_twins(const struct maker *m, const struct named *a, const struc
     add_name(m, b->node, &y);
     int r = 0;
     if (x.len == y.len && !memcmp(x.data, y.data, x.len))
-        r = ckpt_fail(m->err, EOPNOTSUPP, "two leaves would have the safetensors name %.*s", (int)CKPT_MIN(x.len, (size_t)200), (char *)x.data);
+        r = ckpt_fail(m->err, EOPNOTSUPP, "two leaves would have the safetensors name %.*s",
+                      (int)CKPT_MIN(x.len, (size_t)200), (char *)x.data);
     ckpt_buf_clear(&x);
     ckpt_buf_clear(&y);
     return r;
 }
 
-/* Joined names can collide ({"a.b": x} beside {"a": {"b": y}}): such a tree has no safetensors form. Leaves [first, end). */
+/* Joined names can collide ({"a.b": x} beside {"a": {"b": y}}): such a tree has no safetensors form. Leaves [first,
+ * end). */
 static int check_names(struct maker *m, size_t first, size_t end)
 {
     static const char reserved[] = "\"__metadata__\"";
@@ -178,7 +181,8 @@ static int check_names(struct maker *m, size_t first, size_t end)
         if (ckpt_buf_error(&name))
             r = no_memory(m);
         else if (i < m->tensors && name.len == strlen(reserved) && !memcmp(name.data, reserved, name.len))
-            r = ckpt_fail(m->err, EOPNOTSUPP, "a leaf has the name __metadata__, which safetensors files use themselves");
+            r = ckpt_fail(m->err, EOPNOTSUPP,
+                          "a leaf has the name __metadata__, which safetensors files use themselves");
         else
             names[i - first] = (struct named){XXH3_64bits(name.data, name.len), m->leaves[i].node};
     }
@@ -221,7 +225,8 @@ static void add_text(struct maker *m, const struct ckpt_buf *name, const char *t
     ckpt_buf_add_json_string(out, text, len);
 }
 
-/* One of the checkpoint's own: a string as it is, anything else as its JSON. The first of its name, and only where no leaf has that. */
+/* One of the checkpoint's own: a string as it is, anything else as its JSON. The first of its name, and only where no
+ * leaf has that. */
 static int add_member(struct maker *m, uint64_t *hashes, const struct ckpt_buf *key, const char *text, size_t len)
 {
     struct ckpt_buf name = CKPT_BUF_INIT;
@@ -257,14 +262,16 @@ static int add_members(struct maker *m, uint64_t *hashes, struct ckpt_json_reade
 {
     struct ckpt_buf key = CKPT_BUF_INIT, value = CKPT_BUF_INIT;
     int r = ckpt_json_enter_object(json, NULL);
-    while (r == 0 && m->members < MAX_MEMBERS && ckpt_json_member(json, &key, NULL) == 1 && ckpt_json_value(json, &value, NULL) == 0)
+    while (r == 0 && m->members < MAX_MEMBERS && ckpt_json_member(json, &key, NULL) == 1 &&
+           ckpt_json_value(json, &value, NULL) == 0)
         r = add_value(m, hashes, &key, &value);
     ckpt_buf_clear(&key);
     ckpt_buf_clear(&value);
     return r == -ENOMEM ? r : 0;
 }
 
-/* The checkpoint's own metadata, whose numbers keep all their digits; and what wrote it, unless they say that themselves. */
+/* The checkpoint's own metadata, whose numbers keep all their digits; and what wrote it, unless they say that
+ * themselves. */
 static int add_own_metadata(struct maker *m)
 {
     const char *text = m->tree->metadata ? m->tree->metadata : "{}", *format = m->tree->format->framework;
@@ -360,7 +367,8 @@ static int check_length(struct maker *m)
     ckpt_rendering_flush(m->out);
     if (ckpt_rendering_text_size(m->out) - 8 <= MAX_HEADER)
         return 0;
-    return ckpt_fail(m->err, EOPNOTSUPP, "the header would have more than %llu bytes, which no reader takes", (unsigned long long)MAX_HEADER);
+    return ckpt_fail(m->err, EOPNOTSUPP, "the header would have more than %llu bytes, which no reader takes",
+                     (unsigned long long)MAX_HEADER);
 }
 
 static int write_header(struct maker *m)
@@ -399,11 +407,13 @@ static int write_header(struct maker *m)
     return 0;
 }
 
-int ckpt_render_safetensors(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err)
+int ckpt_render_safetensors(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r,
+                            struct ckpt_err *err)
 {
     struct maker m = {.tree = f->tree, .top = f->node, .out = r, .err = err};
     int e = collect(&m);
-    if (e == 0 && (!(r->parts = malloc((m.tensors + 1) * sizeof *r->parts)) || !(m.hashes = malloc((m.count + 1) * sizeof *m.hashes))))
+    if (e == 0 && (!(r->parts = malloc((m.tensors + 1) * sizeof *r->parts)) ||
+                   !(m.hashes = malloc((m.count + 1) * sizeof *m.hashes))))
         e = no_memory(&m);
     if (e == 0)
         e = check_names(&m, 0, m.tensors);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * .txt: a leaf for people. Statistics come from the whole array where it has at most 48 MiB, else from its beginning; the values are
- * printed as NumPy prints them. No more than 64 MiB of elements are ever read.
+ * .txt: a leaf for people. Statistics come from the whole array where it has at most 48 MiB, else from its beginning;
+ * the values are printed as NumPy prints them. No more than 64 MiB of elements are ever read.
  */
 #include "core/array/gather.h"
 #include "core/array/print.h"
@@ -11,7 +11,7 @@
 #include <math.h>
 
 #define SAMPLE ((uint64_t)48 << 20)
-#define BLOCK ((size_t)256 << 10)
+#define BLOCK  ((size_t)256 << 10)
 
 struct statistics {
     double min, max, sum;

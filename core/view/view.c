@@ -27,8 +27,8 @@ static uint32_t leaf_of_key(const struct ckpt_tree *t, uint32_t parent, const ch
 }
 
 /* KEY@SLICE, KEY@SLICE.npy: the last @ that has a key before it. */
-static bool lookup_slice(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len, uint32_t *ret_node, enum ckpt_view *ret_view,
-                         const char **ret_slice, size_t *ret_slice_len)
+static bool lookup_slice(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len, uint32_t *ret_node,
+                         enum ckpt_view *ret_view, const char **ret_slice, size_t *ret_slice_len)
 {
     size_t end = len;
     bool npy = ends_with(name, len, ".npy", &end);
@@ -45,8 +45,8 @@ static bool lookup_slice(const struct ckpt_tree *t, uint32_t parent, const char 
     return true;
 }
 
-int ckpt_view_lookup(const struct ckpt_tree *t, uint32_t parent, const char *name, uint32_t *ret_node, enum ckpt_view *ret_view,
-                     const char **ret_slice, size_t *ret_slice_len)
+int ckpt_view_lookup(const struct ckpt_tree *t, uint32_t parent, const char *name, uint32_t *ret_node,
+                     enum ckpt_view *ret_view, const char **ret_slice, size_t *ret_slice_len)
 {
     static const struct {
         const char *suffix;
@@ -91,7 +91,8 @@ int ckpt_view_lookup(const struct ckpt_tree *t, uint32_t parent, const char *nam
     return lookup_slice(t, parent, name, len, ret_node, ret_view, ret_slice, ret_slice_len) ? 0 : -ENOENT;
 }
 
-int ckpt_view_select(struct ckpt_tree *t, uint32_t node, const char *slice, size_t len, struct ckpt_selection *ret, struct ckpt_err *err)
+int ckpt_view_select(struct ckpt_tree *t, uint32_t node, const char *slice, size_t len, struct ckpt_selection *ret,
+                     struct ckpt_err *err)
 {
     struct ckpt_array *a;
     int r = ckpt_tree_layout(t, node, &a, err);
@@ -110,12 +111,12 @@ bool ckpt_viewed_is_dir(const struct ckpt_viewed *f)
 /* --- sizes and bytes: a header made here, then elements --- */
 
 struct opened {
-    struct ckpt_array *array;   /* the elements that follow the header; NULL: there are none */
+    struct ckpt_array *array; /* the elements that follow the header; NULL: there are none */
     struct ckpt_selection sel;
-    struct ckpt_buf head;       /* all of a small file, or the header of one */
-    struct ckpt_extent file;    /* of a blob, or of a leaf that is stored as it is listed */
+    struct ckpt_buf head;    /* all of a small file, or the header of one */
+    struct ckpt_extent file; /* of a blob, or of a leaf that is stored as it is listed */
     struct ckpt_rendering *rendering;
-    uint64_t body;              /* bytes after the header */
+    uint64_t body; /* bytes after the header */
 };
 
 static void opened_clear(struct opened *o)
@@ -202,7 +203,8 @@ static int open_viewed(struct ckpt_views *v, const struct ckpt_viewed *f, struct
     }
 }
 
-int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *ret_size, uint64_t *ret_stored, struct ckpt_err *err)
+int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *ret_size, uint64_t *ret_stored,
+                   struct ckpt_err *err)
 {
     struct opened o;
     int r = open_viewed(v, f, &o, err);
@@ -220,7 +222,8 @@ int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *
     return r;
 }
 
-/* The part of [off, off + len) that lies in [begin, begin + size): returns its length, *ret_at is where it begins in that piece. */
+/* The part of [off, off + len) that lies in [begin, begin + size): returns its length, *ret_at is where it begins in
+ * that piece. */
 static size_t overlap(uint64_t off, size_t len, uint64_t begin, uint64_t size, uint64_t *ret_at)
 {
     uint64_t from = CKPT_MAX(off, begin), to = CKPT_MIN(off + len, begin + size);
@@ -229,8 +232,8 @@ static size_t overlap(uint64_t off, size_t len, uint64_t begin, uint64_t size, u
 }
 
 /* The data of a safetensors file: parts one after another, each a leaf's elements. */
-static int read_parts(struct ckpt_views *v, const struct ckpt_viewed *f, const struct ckpt_rendering *r, uint8_t *buf, size_t len, uint64_t off,
-                      struct ckpt_err *err)
+static int read_parts(struct ckpt_views *v, const struct ckpt_viewed *f, const struct ckpt_rendering *r, uint8_t *buf,
+                      size_t len, uint64_t off, struct ckpt_err *err)
 {
     size_t lo = 0, hi = r->part_count;
     while (hi - lo > 1) { /* the last part that begins at or before off */
@@ -270,8 +273,8 @@ static int read_parts(struct ckpt_views *v, const struct ckpt_viewed *f, const s
     return 0;
 }
 
-static int read_body(struct ckpt_views *v, const struct ckpt_viewed *f, const struct opened *o, uint8_t *buf, size_t len, uint64_t off,
-                     struct ckpt_err *err)
+static int read_body(struct ckpt_views *v, const struct ckpt_viewed *f, const struct opened *o, uint8_t *buf,
+                     size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (o->array)
         return ckpt_read_array(&v->reader, f->tree, f->node, o->array, &o->sel, buf, len, off, err);
@@ -289,7 +292,8 @@ static int read_body(struct ckpt_views *v, const struct ckpt_viewed *f, const st
     return n < len ? read_parts(v, f, o->rendering, buf + n, len - n, off + n, err) : 0;
 }
 
-ssize_t ckpt_view_read(struct ckpt_views *v, const struct ckpt_viewed *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+ssize_t ckpt_view_read(struct ckpt_views *v, const struct ckpt_viewed *f, void *buf, size_t len, uint64_t off,
+                       struct ckpt_err *err)
 {
     struct opened o;
     int r = open_viewed(v, f, &o, err);
@@ -309,7 +313,8 @@ ssize_t ckpt_view_read(struct ckpt_views *v, const struct ckpt_viewed *f, void *
     return r < 0 ? r : done;
 }
 
-int ckpt_view_run(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t off, uint64_t *ret_end, struct ckpt_err *err)
+int ckpt_view_run(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t off, uint64_t *ret_end,
+                  struct ckpt_err *err)
 {
     struct opened o;
     int r = open_viewed(v, f, &o, err);
@@ -321,8 +326,8 @@ int ckpt_view_run(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t of
     return r;
 }
 
-ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t len, uint64_t off, ckpt_give_fn *give, void *arg,
-                       struct ckpt_err *err)
+ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t len, uint64_t off, ckpt_give_fn *give,
+                       void *arg, struct ckpt_err *err)
 {
     struct opened o;
     struct iovec iov[2];
@@ -330,7 +335,8 @@ ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t
     ssize_t done = -1;
     if (r == 0 && o.array) {
         uint64_t head_at, body_at;
-        size_t head = overlap(off, len, 0, o.head.len, &head_at), body = overlap(off, len, o.head.len, o.body, &body_at);
+        size_t head = overlap(off, len, 0, o.head.len, &head_at),
+               body = overlap(off, len, o.head.len, o.body, &body_at);
         struct ckpt_chunk *hold;
         const void *data;
         r = ckpt_map_array(&v->reader, f->tree, f->node, o.array, &o.sel, body, body_at, &data, &hold, err);

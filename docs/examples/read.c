@@ -1,5 +1,5 @@
-/* Reads a leaf and a slice of it through a mount: read FOLDER KEY SLICE, both float32 .npy files. Prints the leaf's sum and the slice's
- * elements. Nothing but the C library. */
+/* Reads a leaf and a slice of it through a mount: read FOLDER KEY SLICE, both float32 .npy files. Prints the leaf's sum
+ * and the slice's elements. Nothing but the C library. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,8 @@ static float *load(const char *path, size_t *n)
     }
     size_t length = head[8] | (size_t)head[9] << 8;
     char *text = calloc(1, length + 1);
-    if (!text || fread(text, 1, length, f) != length || !strstr(text, "'<f4'") || !strstr(text, "'fortran_order': False")) {
+    if (!text || fread(text, 1, length, f) != length || !strstr(text, "'<f4'") ||
+        !strstr(text, "'fortran_order': False")) {
         fprintf(stderr, "%s: not float32 in C order: %s\n", path, text ? text : "");
         exit(1);
     }

@@ -13,7 +13,7 @@ struct cat {
     struct ckpt_source *src;
     uint8_t *block;
     bool json;
-    int written;  /* 0, or the negative errno of writing */
+    int written; /* 0, or the negative errno of writing */
 };
 
 static int put(struct cat *c, const uint8_t *p, size_t len)

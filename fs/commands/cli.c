@@ -8,7 +8,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#define FOREVER 86400.0
+#define FOREVER     86400.0
 #define PROGRESS_NS 100000000ll
 
 /* --- ending --- */
@@ -106,7 +106,8 @@ int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *a
     return r;
 }
 
-/* Of what Python's json writes and cJSON does not take, make something like it: only values have it, which are not asked for here. */
+/* Of what Python's json writes and cJSON does not take, make something like it: only values have it, which are not
+ * asked for here. */
 static void tame(char *text)
 {
     static const char *const odd[] = {"\"value\":NaN", "\"value\":Infinity", "\"value\":-Infinity"};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the commands that work without FUSE share: opening a source, finding paths in it, walking, and how they talk: text that is
- * safe on a terminal, JSON, a progress bar. One thread.
+ * What the commands that work without FUSE share: opening a source, finding paths in it, walking, and how they talk:
+ * text that is safe on a terminal, JSON, a progress bar. One thread.
  */
 #ifndef FS_COMMANDS_CLI_H
 #define FS_COMMANDS_CLI_H
@@ -12,7 +12,8 @@
 
 /* The exit status for a negative errno. */
 int fs_status(int error);
-/* Say on stderr why a command ends, and with json on stdout as the one document {"error":{"code":...,"message":...}}; the exit status. */
+/* Say on stderr why a command ends, and with json on stdout as the one document {"error":{"code":...,"message":...}};
+ * the exit status. */
 int fs_fail(const char *command, bool json, int error, const struct ckpt_err *err);
 /* Write out what is buffered for stdout: the status, or another if that fails. */
 int fs_finish(const char *command, int status);
@@ -35,16 +36,16 @@ char *fs_join(const char *dir, const char *name);
 struct fs_sum {
     uint64_t leaves, containers; /* the directory itself is a container too */
     uint64_t bytes, stored;
-    uint64_t damaged;            /* leaves; err tells of the first */
+    uint64_t damaged; /* leaves; err tells of the first */
     struct ckpt_err err;
 };
 int fs_sum(struct ckpt_source *src, uint64_t id, struct fs_sum *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* A name, as it is; on a terminal with '?' for what could steer it. */
 void fs_put_name(FILE *out, const char *name);
-const char *fs_human(uint64_t bytes, char buf[32]);  /* "1.5 GiB" */
-const char *fs_number(double step, char buf[32]);    /* "7", "0.5" */
-const char *fs_time(int64_t ns, char buf[32]);       /* local time */
+const char *fs_human(uint64_t bytes, char buf[32]); /* "1.5 GiB" */
+const char *fs_number(double step, char buf[32]);   /* "7", "0.5" */
+const char *fs_time(int64_t ns, char buf[32]);      /* local time */
 /* "(2,3)", "(3,)", "()", of a JSON array; "-" for anything else. */
 const char *fs_shape(const cJSON *shape, char buf[256]);
 

@@ -7,11 +7,11 @@
 
 struct fs_compare {
     enum ckpt_dtype dtype;
-    uint64_t itemsize;   /* bytes an element */
-    double rtol, atol;   /* both 0: elements are equal when their bits are */
-    uint64_t different;  /* elements so far */
-    double max;          /* of |a - b|; NaN: one side is NaN, or the type has no numbers */
-    uint64_t last;       /* 1 + the last element that differs */
+    uint64_t itemsize;  /* bytes an element */
+    double rtol, atol;  /* both 0: elements are equal when their bits are */
+    uint64_t different; /* elements so far */
+    double max;         /* of |a - b|; NaN: one side is NaN, or the type has no numbers */
+    uint64_t last;      /* 1 + the last element that differs */
 };
 
 /* len bytes of both, which lie at byte off of the elements. */

@@ -2,8 +2,9 @@
 /*
  * ckptfs cp: files and directories as a mount would show them, copied out of a source.
  *
- * Each file is written under a temporary name and renamed when it is whole, so that a name never stands for half a file. Below the
- * destination that was named no link is followed: directories are entered by descriptors, one name at a time.
+ * Each file is written under a temporary name and renamed when it is whole, so that a name never stands for half a
+ * file. Below the destination that was named no link is followed: directories are entered by descriptors, one name at a
+ * time.
  */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
@@ -16,8 +17,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#define BLOCK ((size_t)4 << 20)
-#define HOLE ((size_t)64 << 10) /* zeros of this many bytes are not written */
+#define BLOCK     ((size_t)4 << 20)
+#define HOLE      ((size_t)64 << 10) /* zeros of this many bytes are not written */
 #define MAX_DEPTH 1024
 
 struct cp {
@@ -27,8 +28,8 @@ struct cp {
     char temporary[64];
     uint64_t files, faults;
     struct fs_progress progress;
-    int status;         /* of the first fault */
-    int stop;           /* negative errno: the destination takes no more */
+    int status;          /* of the first fault */
+    int stop;            /* negative errno: the destination takes no more */
     struct ckpt_err err; /* of stop */
 };
 
@@ -64,7 +65,8 @@ static void fault(struct cp *c, const char *path, int error, const struct ckpt_e
 static int stop(struct cp *c, int error, const char *what)
 {
     if (!c->stop)
-        c->stop = ckpt_fail(&c->err, error, error == EINTR ? "%s: interrupted" : "%s cannot be written: %s", what, strerror(error));
+        c->stop = ckpt_fail(&c->err, error, error == EINTR ? "%s: interrupted" : "%s cannot be written: %s", what,
+                            strerror(error));
     return -error;
 }
 
@@ -143,7 +145,8 @@ static int copy_bytes(struct cp *c, uint64_t id, const char *path, const struct 
 
 static int copy_file(struct cp *c, const struct ckpt_attr *at, const char *path, int dir, const char *name)
 {
-    CKPT_AUTOFD int fd = openat(dir, c->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (at->mode | 0200) & 0777);
+    CKPT_AUTOFD int fd = openat(dir, c->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                                (at->mode | 0200) & 0777);
     if (fd < 0)
         return stop(c, errno, path);
     int r = copy_bytes(c, at->id, path, at, fd);
@@ -183,7 +186,8 @@ struct into {
     unsigned depth;
 };
 
-static int copy_dir(struct cp *c, const struct ckpt_attr *at, const char *path, int parent, const char *name, unsigned depth);
+static int copy_dir(struct cp *c, const struct ckpt_attr *at, const char *path, int parent, const char *name,
+                    unsigned depth);
 
 static int copy_entry(void *arg, const struct ckpt_dirent *e)
 {
@@ -227,7 +231,8 @@ static int copy_entries(struct cp *c, const struct ckpt_attr *at, const char *pa
     return r;
 }
 
-static int copy_dir(struct cp *c, const struct ckpt_attr *at, const char *path, int parent, const char *name, unsigned depth)
+static int copy_dir(struct cp *c, const struct ckpt_attr *at, const char *path, int parent, const char *name,
+                    unsigned depth)
 {
     struct timespec ts[2];
     struct ckpt_dir *opens;
@@ -327,7 +332,8 @@ static int finish(struct cp *c)
     if (c->stop) {
         fprintf(stderr, "ckptfs cp: ");
         fs_put_name(stderr, c->err.text);
-        fprintf(stderr, "; stopped after %llu files, %s\n", (unsigned long long)c->files, fs_human(c->progress.done, text));
+        fprintf(stderr, "; stopped after %llu files, %s\n", (unsigned long long)c->files,
+                fs_human(c->progress.done, text));
         if (c->json) {
             fputs(",\"error\":", stdout);
             fs_json_error(stdout, c->stop, &c->err);
@@ -364,15 +370,20 @@ static int run(struct cp *c, const char *source, const char *path, const char *d
 
 int fs_cp_main(int argc, char **argv)
 {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"recursive", no_argument, NULL, 'r'}, {0}};
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'}, {"recursive", no_argument, NULL, 'r'}, {0}};
     struct cp c = {0};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "rR", options, NULL)) != -1;)
         switch (o) {
-        case 'j': c.json = true; break;
+        case 'j':
+            c.json = true;
+            break;
         case 'r':
-        case 'R': break; /* directories are copied with all that is in them anyway */
-        default: return fs_bad_option("cp", argv);
+        case 'R':
+            break; /* directories are copied with all that is in them anyway */
+        default:
+            return fs_bad_option("cp", argv);
         }
     if (argc - optind != 3)
         return fs_usage("cp", "a source, a path in it and a destination are wanted");

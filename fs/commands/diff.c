@@ -10,8 +10,8 @@
 #include <getopt.h>
 #include <math.h>
 
-#define BLOCK ((size_t)4 << 20)
-#define SHOWN 60 /* bytes of a value */
+#define BLOCK     ((size_t)4 << 20)
+#define SHOWN     60 /* bytes of a value */
 #define MAX_DEPTH 1024
 
 struct diff {
@@ -62,7 +62,8 @@ static void tell_only(struct diff *d, int side, const char *path, const char *ki
     end(d);
 }
 
-static void tell_texts(struct diff *d, const char *type, const char *path, const char *kind, const char *a, const char *b)
+static void tell_texts(struct diff *d, const char *type, const char *path, const char *kind, const char *a,
+                       const char *b)
 {
     begin(d, type, path, kind);
     if (d->json) {
@@ -77,7 +78,8 @@ static void tell_texts(struct diff *d, const char *type, const char *path, const
     end(d);
 }
 
-static void tell_values(struct diff *d, const char *path, const char *kind, const struct fs_compare *c, uint64_t elements, const char *unit)
+static void tell_values(struct diff *d, const char *path, const char *kind, const struct fs_compare *c,
+                        uint64_t elements, const char *unit)
 {
     begin(d, "value", path, kind);
     if (d->json)
@@ -177,7 +179,8 @@ static void compare_files(struct diff *d, const struct pair *p)
 
 static bool compare_dtypes(struct diff *d, const struct pair *p, const char **ret)
 {
-    const char *a = cJSON_GetStringValue(ckpt_json_get(p->meta[0], "dtype")), *b = cJSON_GetStringValue(ckpt_json_get(p->meta[1], "dtype"));
+    const char *a = cJSON_GetStringValue(ckpt_json_get(p->meta[0], "dtype")),
+               *b = cJSON_GetStringValue(ckpt_json_get(p->meta[1], "dtype"));
     *ret = a ? a : "";
     if (strcmp(*ret, b ? b : "") == 0)
         return true;
@@ -308,7 +311,8 @@ static bool describe(struct diff *d, struct pair *p, int side)
     int r = fs_describe(d->side[side].src, p->at[side].id, &p->meta[side], &err);
     if (r < 0 && r != -ENODATA)
         tell_error(d, side, p->path, r, &err);
-    if (p->at[side].view && !(ckpt_json_u64(ckpt_json_get(p->meta[side], "bytes"), &bytes) && bytes == p->at[side].size))
+    if (p->at[side].view &&
+        !(ckpt_json_u64(ckpt_json_get(p->meta[side], "bytes"), &bytes) && bytes == p->at[side].size))
         return r == 0; /* not the elements, but a slice or a text: to be compared as it is */
     p->kind[side] = cJSON_GetStringValue(ckpt_json_get(p->meta[side], "kind"));
     return r == 0 || r == -ENODATA;
@@ -344,7 +348,8 @@ struct walk {
 };
 
 /* A listed entry of that name; views do not count. */
-static int find_listed(struct diff *d, const struct pair *dirs, int side, const char *name, struct ckpt_attr *ret, struct ckpt_err *err)
+static int find_listed(struct diff *d, const struct pair *dirs, int side, const char *name, struct ckpt_attr *ret,
+                       struct ckpt_err *err)
 {
     int r = ckpt_lookup(d->side[side].src, dirs->at[side].id, name, ret, err);
     if (r == 0 && (ret->view || ret->type == CKPT_LINK)) {
@@ -354,7 +359,8 @@ static int find_listed(struct diff *d, const struct pair *dirs, int side, const 
     return r == -ENAMETOOLONG ? -ENOENT : r;
 }
 
-/* The entry of the same key that is of another kind, and so has another suffix; one that is a partner of its own does not count. */
+/* The entry of the same key that is of another kind, and so has another suffix; one that is a partner of its own does
+ * not count. */
 static bool find_other_kind(struct walk *w, const char *name, const char *kind, struct ckpt_attr *ret)
 {
     static const char *const suffixes[] = {".npy", ".json", ""};
@@ -495,11 +501,20 @@ int fs_diff_main(int argc, char **argv)
     opterr = 0;
     for (int o; good && (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
-        case 'j': d.json = true; break;
-        case 'm': d.meta = true; break;
-        case 'r': good = parse_tolerance(optarg, &d.rtol); break;
-        case 'a': good = parse_tolerance(optarg, &d.atol); break;
-        default: return fs_bad_option("diff", argv);
+        case 'j':
+            d.json = true;
+            break;
+        case 'm':
+            d.meta = true;
+            break;
+        case 'r':
+            good = parse_tolerance(optarg, &d.rtol);
+            break;
+        case 'a':
+            good = parse_tolerance(optarg, &d.atol);
+            break;
+        default:
+            return fs_bad_option("diff", argv);
         }
     if (!good)
         return fs_usage("diff", "%s: not a tolerance", optarg);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ckptfs export: a checkpoint, or a part of one, as plain files, as one safetensors file, or as an Orbax checkpoint. They have their name
- * when all of them are whole and durable.
+ * ckptfs export: a checkpoint, or a part of one, as plain files, as one safetensors file, or as an Orbax checkpoint.
+ * They have their name when all of them are whole and durable.
  */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
@@ -26,17 +26,18 @@ struct format {
     bool file;
 };
 
-struct export {
+struct export
+{
     const struct format *format;
     struct fs_place from;
     struct fs_transfer transfer;
-    char *folder;           /* that DST lies in */
-    int parent;             /* the same, open */
-    char *name;             /* DST's last name */
+    char *folder; /* that DST lies in */
+    int parent;   /* the same, open */
+    char *name;   /* DST's last name */
     char temporary[64];
-    bool taken;             /* there is something under the name already */
+    bool taken; /* there is something under the name already */
     bool json;
-    uint64_t left_out;      /* leaves */
+    uint64_t left_out; /* leaves */
 };
 
 static int open_from(struct export *x, const char *path, struct ckpt_err *err)
@@ -51,7 +52,8 @@ static int open_from(struct export *x, const char *path, struct ckpt_err *err)
         return ckpt_fail(err, EINVAL, "%s: a file; 'ckptfs cp' copies single files", path);
     r = ckpt_describe(x->from.src, x->from.at.id, &meta, &len, err);
     if (r == -ENODATA)
-        return ckpt_fail(err, EINVAL, "%s is no checkpoint, nor a part of one; 'ckptfs cp' copies other directories", path);
+        return ckpt_fail(err, EINVAL, "%s is no checkpoint, nor a part of one; 'ckptfs cp' copies other directories",
+                         path);
     return r;
 }
 
@@ -89,7 +91,8 @@ static int split_destination(struct export *x, const char *path, struct ckpt_err
     char *slash = into ? NULL : strrchr(folder, '/');
     const char *name = into ? "model.safetensors" : slash ? slash + 1 : folder;
     if (!*name || !strcmp(name, ".") || !strcmp(name, "..") || strlen(name) > 255)
-        return ckpt_fail(err, EINVAL, "%s: the name of a new %s is wanted", path, x->format->file ? "file" : "directory");
+        return ckpt_fail(err, EINVAL, "%s: the name of a new %s is wanted", path,
+                         x->format->file ? "file" : "directory");
     x->name = strdup(name);
     if (slash)
         slash[slash == folder] = 0;
@@ -236,7 +239,8 @@ static int write_orbax(struct export *x, const char *path, struct ckpt_err *err)
 
 /* --- any of them --- */
 
-static const struct format formats[] = {{"npy", write_directory, false}, {"safetensors", write_file, true}, {"orbax", write_orbax, false}};
+static const struct format formats[] = {
+    {"npy", write_directory, false}, {"safetensors", write_file, true}, {"orbax", write_orbax, false}};
 
 static int write_all(struct export *x, const char *path, struct ckpt_err *err)
 {
@@ -297,16 +301,22 @@ static int choose_format(struct export *x, const char *name)
 
 int fs_export_main(int argc, char **argv)
 {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"format", required_argument, NULL, 'f'}, {0}};
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'}, {"format", required_argument, NULL, 'f'}, {0}};
     struct export x = {.parent = -1};
     struct ckpt_err err = {0};
     const char *format = NULL;
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
-        case 'j': x.json = true; break;
-        case 'f': format = optarg; break;
-        default: return fs_bad_option("export", argv);
+        case 'j':
+            x.json = true;
+            break;
+        case 'f':
+            format = optarg;
+            break;
+        default:
+            return fs_bad_option("export", argv);
         }
     if (argc - optind != 2)
         return fs_usage("export", "a checkpoint and a destination are wanted");

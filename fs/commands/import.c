@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ckptfs import: a checkpoint of any format becomes a step of the store. Its files are written to a staging directory as a mount would show
- * them, and committed together.
+ * ckptfs import: a checkpoint of any format becomes a step of the store. Its files are written to a staging directory
+ * as a mount would show them, and committed together.
  */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
@@ -76,14 +76,16 @@ static int open_to(struct import *m, char *path, struct ckpt_err *err)
     char *slash = strrchr(path, '/');
     m->step = slash ? slash + 1 : path;
     if (!ckpt_step_name(m->step, NULL))
-        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits", m->step);
+        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits",
+                         m->step);
     if (slash)
         *slash = 0;
     int r = ckpt_store_open(!slash ? "." : *path ? path : "/", &m->store, err);
     if (r < 0)
         return r;
     snprintf(manifest, sizeof manifest, "%s.json", m->step);
-    m->taken = fstatat(m->store->steps, manifest, &st, AT_SYMLINK_NOFOLLOW) == 0 || fstatat(m->store->root, m->step, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    m->taken = fstatat(m->store->steps, manifest, &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+               fstatat(m->store->root, m->step, &st, AT_SYMLINK_NOFOLLOW) == 0;
     return m->taken ? ckpt_fail(err, EEXIST, "%s: there is a step %s already", m->store->path, m->step) : 0;
 }
 
@@ -98,7 +100,8 @@ static int read_attribute(struct import *m, const char *name, char **ret, struct
     if (n >= 0)
         n = text ? ckpt_getxattr(m->from.src, m->from.at.id, name, NULL, text, (size_t)n) : -ENOMEM;
     if (n < 0)
-        return n == -ENODATA ? 0 : ckpt_fail(err, (int)-n, "%s of the source cannot be read: %s", name, strerror((int)-n));
+        return n == -ENODATA ? 0
+                             : ckpt_fail(err, (int)-n, "%s of the source cannot be read: %s", name, strerror((int)-n));
     text[n] = 0;
     *ret = CKPT_STEAL(text);
     return 0;
@@ -180,7 +183,8 @@ static int finish(struct import *m, bool json, int r, const struct ckpt_err *err
     }
     if (json) {
         fs_json_pair(stdout, "{", "step", m->step);
-        printf(",\"files\":%llu,\"bytes\":%llu}\n", (unsigned long long)m->transfer.files, (unsigned long long)m->transfer.bytes);
+        printf(",\"files\":%llu,\"bytes\":%llu}\n", (unsigned long long)m->transfer.files,
+               (unsigned long long)m->transfer.bytes);
     }
     return fs_finish("import", FS_OK);
 }

@@ -76,7 +76,8 @@ static void print_head(const struct info *in)
     puts("  TIME");
 }
 
-static void print_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error, const struct ckpt_err *err)
+static void print_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error,
+                      const struct ckpt_err *err)
 {
     char a[32], b[32];
     if (in->root_width)
@@ -101,16 +102,17 @@ static void print_row(const struct info *in, const struct step *s, const struct 
 
 static void json_sum(const struct fs_sum *sum)
 {
-    printf(",\"leaves\":%llu,\"containers\":%llu,\"bytes\":%llu,\"stored\":%llu,\"damaged\":%llu", (unsigned long long)sum->leaves,
-           (unsigned long long)sum->containers, (unsigned long long)sum->bytes, (unsigned long long)sum->stored,
-           (unsigned long long)sum->damaged);
+    printf(",\"leaves\":%llu,\"containers\":%llu,\"bytes\":%llu,\"stored\":%llu,\"damaged\":%llu",
+           (unsigned long long)sum->leaves, (unsigned long long)sum->containers, (unsigned long long)sum->bytes,
+           (unsigned long long)sum->stored, (unsigned long long)sum->damaged);
     if (sum->damaged) {
         fputs(",\"error\":", stdout);
         fs_json_error(stdout, -sum->err.code, &sum->err);
     }
 }
 
-static void json_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error, const struct ckpt_err *err)
+static void json_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error,
+                     const struct ckpt_err *err)
 {
     char number[32];
     fputs(s == in->steps ? "\n" : ",\n", stdout);
@@ -246,9 +248,14 @@ int fs_info_main(int argc, char **argv)
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
-        case 'j': in.json = true; break;
-        case 'f': in.fast = true; break;
-        default: return fs_bad_option("info", argv);
+        case 'j':
+            in.json = true;
+            break;
+        case 'f':
+            in.fast = true;
+            break;
+        default:
+            return fs_bad_option("info", argv);
         }
     if (argc - optind != 1)
         return fs_usage("info", argc == optind ? "the source is missing" : "one source is wanted");

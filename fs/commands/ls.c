@@ -123,8 +123,8 @@ static void print_json(const struct ls *ls, const struct entry *e)
     print_member(e, "dtype");
     print_member(e, "shape");
     if (e->at.type == CKPT_FILE)
-        printf(",\"bytes\":%llu,\"size\":%llu,\"stored\":%llu", (unsigned long long)bytes_of(e), (unsigned long long)e->at.size,
-               (unsigned long long)e->at.stored);
+        printf(",\"bytes\":%llu,\"size\":%llu,\"stored\":%llu", (unsigned long long)bytes_of(e),
+               (unsigned long long)e->at.size, (unsigned long long)e->at.stored);
     else if (e->at.type == CKPT_LINK)
         fs_json_pair(stdout, ",", "target", e->link);
     fputs(",\"time\":", stdout);
@@ -284,19 +284,26 @@ static int run(struct ls *ls, const char *source, const char *given)
 
 int fs_ls_main(int argc, char **argv)
 {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-                                            {"recursive", no_argument, NULL, 'R'},
-                                            {"all", no_argument, NULL, 'a'},
-                                            {0}};
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'}, {"recursive", no_argument, NULL, 'R'}, {"all", no_argument, NULL, 'a'}, {0}};
     struct ls ls = {0};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "lRa", options, NULL)) != -1;)
         switch (o) {
-        case 'j': ls.json = true; break;
-        case 'l': ls.lengthy = true; break;
-        case 'R': ls.recursive = true; break;
-        case 'a': ls.all = true; break;
-        default: return fs_bad_option("ls", argv);
+        case 'j':
+            ls.json = true;
+            break;
+        case 'l':
+            ls.lengthy = true;
+            break;
+        case 'R':
+            ls.recursive = true;
+            break;
+        case 'a':
+            ls.all = true;
+            break;
+        default:
+            return fs_bad_option("ls", argv);
         }
     if (argc - optind < 1 || argc - optind > 2)
         return fs_usage("ls", "a source is wanted, and at most one path");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The longest part of the path that is on disk is tried as a source, the rest as a path in it. Some directories are part of a
- * checkpoint only as seen from above (a step of an old Orbax, an item): where the path leads to no checkpoint, the directories
- * above are tried as sources too, and are taken if from there it does.
+ * The longest part of the path that is on disk is tried as a source, the rest as a path in it. Some directories are
+ * part of a checkpoint only as seen from above (a step of an old Orbax, an item): where the path leads to no
+ * checkpoint, the directories above are tried as sources too, and are taken if from there it does.
  */
 #include "fs/commands/resolve.h"
 

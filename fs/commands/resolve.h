@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A path on disk that goes on inside of a checkpoint (/data/run/7/params): which source it is, and what in it. One thread. */
+/* A path on disk that goes on inside of a checkpoint (/data/run/7/params): which source it is, and what in it. One
+ * thread. */
 #ifndef FS_COMMANDS_RESOLVE_H
 #define FS_COMMANDS_RESOLVE_H
 

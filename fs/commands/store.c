@@ -22,8 +22,10 @@ struct options {
 /* What all of them take; the rest of the arguments begins at optind. 0, or the exit status of a usage error. */
 static int parse_options(const char *command, int argc, char **argv, struct options *ret)
 {
-    static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'}, {"dry-run", no_argument, NULL, 'n'}, {"trash-keep", required_argument, NULL, 'k'}, {0}};
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+                                            {"dry-run", no_argument, NULL, 'n'},
+                                            {"trash-keep", required_argument, NULL, 'k'},
+                                            {0}};
     bool collects = !strcmp(command, "gc"), deletes = collects || !strcmp(command, "prune");
     *ret = (struct options){0};
     opterr = 0;
@@ -238,16 +240,20 @@ static void print_result(const struct options *o, const struct collecting *c, co
 {
     char moved[32], purged[32];
     if (o->json)
-        printf("{\"objects\":%llu,\"bytes\":%llu,\"purged\":%llu,\"purged_bytes\":%llu,\"kept\":%llu,\"aside\":[%.*s],\"dry_run\":%s}\n",
-               (unsigned long long)r->objects, (unsigned long long)r->bytes, (unsigned long long)r->purged, (unsigned long long)r->purged_bytes,
-               (unsigned long long)r->kept, (int)c->aside.len, c->aside.data ? (char *)c->aside.data : "", o->dry ? "true" : "false");
+        printf("{\"objects\":%llu,\"bytes\":%llu,\"purged\":%llu,\"purged_bytes\":%llu,\"kept\":%llu,\"aside\":[%.*s],"
+               "\"dry_run\":%s}\n",
+               (unsigned long long)r->objects, (unsigned long long)r->bytes, (unsigned long long)r->purged,
+               (unsigned long long)r->purged_bytes, (unsigned long long)r->kept, (int)c->aside.len,
+               c->aside.data ? (char *)c->aside.data : "", o->dry ? "true" : "false");
     else
         printf("%llu object%s (%s) %s to the trash, %llu (%s) %s for good, %llu kept\n", (unsigned long long)r->objects,
-               r->objects == 1 ? "" : "s", fs_human(r->bytes, moved), o->dry ? "would be moved" : "moved", (unsigned long long)r->purged,
-               fs_human(r->purged_bytes, purged), o->dry ? "would be deleted" : "deleted", (unsigned long long)r->kept);
+               r->objects == 1 ? "" : "s", fs_human(r->bytes, moved), o->dry ? "would be moved" : "moved",
+               (unsigned long long)r->purged, fs_human(r->purged_bytes, purged),
+               o->dry ? "would be deleted" : "deleted", (unsigned long long)r->kept);
     if (!o->json && c->aside.len)
-        printf("%.*s%llu object%s kept because a manifest that cannot be read may name them: repair it, or remove its step\n", (int)c->aside.len,
-               (char *)c->aside.data, (unsigned long long)r->aside, r->aside == 1 ? " is" : "s are");
+        printf("%.*s%llu object%s kept because a manifest that cannot be read may name them: repair it, or remove its "
+               "step\n",
+               (int)c->aside.len, (char *)c->aside.data, (unsigned long long)r->aside, r->aside == 1 ? " is" : "s are");
 }
 
 int fs_gc_main(int argc, char **argv)

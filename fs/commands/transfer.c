@@ -11,15 +11,15 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#define BLOCK ((size_t)4 << 20)
-#define HOLE ((size_t)64 << 10) /* zeros of this many bytes are not written */
-#define MAX_DEPTH 300           /* what ckpt_disk_remove_tree can take away again */
+#define BLOCK     ((size_t)4 << 20)
+#define HOLE      ((size_t)64 << 10) /* zeros of this many bytes are not written */
+#define MAX_DEPTH 300                /* what ckpt_disk_remove_tree can take away again */
 
 /* --- signals --- */
 
 static volatile sig_atomic_t caught;
 
-static void catch(int signal)
+static void catch (int signal)
 {
     caught = signal;
 }
@@ -90,11 +90,13 @@ static bool needs_dtype(const char *name)
     return !ckpt_dtype_by_descr(ckpt_dtype_info(dtype)->descr, &shown, &big) || shown != dtype;
 }
 
-/* An array whose .npy header fits several types. The others need not be asked about, which takes longer than a small one's copy. */
+/* An array whose .npy header fits several types. The others need not be asked about, which takes longer than a small
+ * one's copy. */
 static bool is_unclear(const uint8_t *data, size_t len)
 {
     struct ckpt_npy npy;
-    return ckpt_npy_parse(data, len, &npy, NULL) == 0 && (strchr(npy.descr, 'V') || (npy.itemsize == 1 && npy.dtype != CKPT_DT_BOOL));
+    return ckpt_npy_parse(data, len, &npy, NULL) == 0 &&
+           (strchr(npy.descr, 'V') || (npy.itemsize == 1 && npy.dtype != CKPT_DT_BOOL));
 }
 
 static int copy_bytes(const struct into *in, uint64_t id, const char *path, int fd, bool *ret_unclear)
@@ -110,7 +112,8 @@ static int copy_bytes(const struct into *in, uint64_t id, const char *path, int 
             fs_progress_add(&t->progress, path, end - off);
             off = end;
         }
-        n = in->files ? ckpt_files_read(in->files, id, in->block, BLOCK, off, in->err) : ckpt_read(t->src, id, in->block, BLOCK, off, in->err);
+        n = in->files ? ckpt_files_read(in->files, id, in->block, BLOCK, off, in->err)
+                      : ckpt_read(t->src, id, in->block, BLOCK, off, in->err);
         if (n < 0)
             return ckpt_fail_in(in->err, (int)-n, "%s", path);
         if (!off && t->attributes)
@@ -127,7 +130,8 @@ static int copy_bytes(const struct into *in, uint64_t id, const char *path, int 
     return 0;
 }
 
-static int set_attribute(const struct into *in, int fd, const char *path, const char *name, const char *value, size_t len)
+static int set_attribute(const struct into *in, int fd, const char *path, const char *name, const char *value,
+                         size_t len)
 {
     int r = ckpt_disk_setxattr(fd, name, value, len);
     return r < 0 ? unwritable(in, path, r) : 0;
@@ -150,7 +154,9 @@ static int keep_kind(const struct into *in, uint64_t id, const char *path, int f
         return 0;
     ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.kind", NULL, kind, sizeof kind - 1);
     kind[CKPT_MAX(len, 0)] = 0;
-    return strcmp(kind, "list") && strcmp(kind, "tuple") ? 0 : set_attribute(in, fd, path, "user.ckpt.kind", kind, (size_t)len);
+    return strcmp(kind, "list") && strcmp(kind, "tuple")
+               ? 0
+               : set_attribute(in, fd, path, "user.ckpt.kind", kind, (size_t)len);
 }
 
 static int keep_own_one(const struct into *in, uint64_t id, const char *path, int fd, const char *name)
@@ -179,7 +185,8 @@ static int keep_own(const struct into *in, uint64_t id, const char *path, int fd
 /* Times are kept, as by cp -p; that some file system cannot is no failure. */
 static void keep_time(const struct ckpt_attr *at, int fd)
 {
-    struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = at->mtime_ns / 1000000000, .tv_nsec = at->mtime_ns % 1000000000}};
+    struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT},
+                             {.tv_sec = at->mtime_ns / 1000000000, .tv_nsec = at->mtime_ns % 1000000000}};
     if (ts[1].tv_nsec < 0) {
         ts[1].tv_nsec += 1000000000;
         ts[1].tv_sec--;
@@ -191,7 +198,8 @@ static void keep_time(const struct ckpt_attr *at, int fd)
 
 static int copy_file(const struct into *in, const struct ckpt_attr *at, const char *path, const char *name)
 {
-    CKPT_AUTOFD int fd = ckpt_disk_open(in->dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (at->mode | 0600) & 0777);
+    CKPT_AUTOFD int fd = ckpt_disk_open(in->dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                                        (at->mode | 0600) & 0777);
     if (fd < 0)
         return unwritable(in, path, fd);
     bool unclear;
@@ -279,7 +287,8 @@ int fs_transfer_run(struct fs_transfer *t, const struct ckpt_attr *from, int dir
     return r;
 }
 
-int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int dir, const char *name, struct ckpt_err *err)
+int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int dir, const char *name,
+                     struct ckpt_err *err)
 {
     CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
     if (!block)
@@ -312,7 +321,8 @@ static int write_made(const struct into *in, size_t index, const char *path)
     CKPT_AUTOFD int folder = open_folder(in, path, slash);
     if (folder < 0)
         return unwritable(in, path, folder);
-    CKPT_AUTOFD int fd = ckpt_disk_open(folder, slash ? slash + 1 : path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    CKPT_AUTOFD int fd = ckpt_disk_open(folder, slash ? slash + 1 : path,
+                                        O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0)
         return unwritable(in, path, fd);
     int r = copy_bytes(in, index, path, fd, &unclear);

@@ -118,11 +118,20 @@ int fs_wait_main(int argc, char **argv)
     opterr = 0;
     for (int o; good && (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
-        case 'j': w.json = true; break;
-        case 'a': good = parse_number(optarg, -1e15, &w.after); break;
-        case 't': good = parse_number(optarg, 0, &w.timeout); break;
-        case 'i': good = parse_number(optarg, 0.01, &w.interval); break;
-        default: return fs_bad_option("wait", argv);
+        case 'j':
+            w.json = true;
+            break;
+        case 'a':
+            good = parse_number(optarg, -1e15, &w.after);
+            break;
+        case 't':
+            good = parse_number(optarg, 0, &w.timeout);
+            break;
+        case 'i':
+            good = parse_number(optarg, 0.01, &w.interval);
+            break;
+        default:
+            return fs_bad_option("wait", argv);
         }
     if (!good)
         return fs_usage("wait", "%s: not a number it can be", optarg);

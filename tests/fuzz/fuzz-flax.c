@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Input: a file of flax.serialization. Opened as a tree, looked at as a mount would, and taken for what its first bytes say. */
+/* Input: a file of flax.serialization. Opened as a tree, looked at as a mount would, and taken for what its first bytes
+ * say. */
 #include "core/format/flax/flax.h"
 #include "tests/fuzz/look.h"
 
@@ -7,7 +8,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const names[] = {"f.msgpack", "run/checkpoint_0.5", "run/checkpoint_tmp", "run/mine_tmp", "run/mine_1"};
+    static const char *const names[] = {"f.msgpack", "run/checkpoint_0.5", "run/checkpoint_tmp", "run/mine_tmp",
+                                        "run/mine_1"};
     struct ckpt_backend *b = ckpt_backend_new_memory();
     look_expect(b, "no memory");
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++)

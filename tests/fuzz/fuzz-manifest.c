@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Input: a manifest without its last line, which is made to fit here. Its nodes are read one by one, and what can be read is written again; and it is
- * looked at as a step, in a store that has one object: 4096 bytes, of which byte i is i * 7, and which begin with an .npy header at 1024.
+ * Input: a manifest without its last line, which is made to fit here. Its nodes are read one by one, and what can be
+ * read is written again; and it is looked at as a step, in a store that has one object: 4096 bytes, of which byte i is
+ * i * 7, and which begin with an .npy header at 1024.
  */
 #include "core/object/manifest.h"
 #include "core/format/native.h"
@@ -55,10 +56,13 @@ static int visit(void *arg, uint32_t number, const struct ckpt_manifest_node *n,
     struct ckpt_manifest_node again;
     uint32_t copied;
     look_expect(number == ++c->count && ckpt_manifest_name_ok(n->name) && n->parent < number, "a node that cannot be");
-    look_expect(ckpt_manifest_record(c->file, off, len, &again, NULL) == 0 && again.check == n->check && again.size == n->size, "another record");
+    look_expect(ckpt_manifest_record(c->file, off, len, &again, NULL) == 0 && again.check == n->check &&
+                    again.size == n->size,
+                "another record");
     ckpt_manifest_node_clear(&again);
     if (c->writer)
-        look_expect(ckpt_manifest_write_node(c->writer, n, &copied) == 0 && copied == number, "what was read cannot be written");
+        look_expect(ckpt_manifest_write_node(c->writer, n, &copied) == 0 && copied == number,
+                    "what was read cannot be written");
     return 0;
 }
 
@@ -69,7 +73,8 @@ static void read_all(const uint8_t *data, size_t size, bool copy)
     struct ckpt_manifest_info info;
     struct ckpt_err err = {0};
     struct copy c = {0};
-    look_expect(b && ckpt_backend_memory_add(b, "m", data, size) == 0 && ckpt_backend_open(b, "m", &f) == 0, "no memory");
+    look_expect(b && ckpt_backend_memory_add(b, "m", data, size) == 0 && ckpt_backend_open(b, "m", &f) == 0,
+                "no memory");
     c.file = f;
     int fd = -1, r = copy ? ckpt_manifest_info(f, &info, &err) : -1;
     if (r == 0) {
@@ -107,7 +112,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < size; i++)
         lines += data[i] == '\n';
     ckpt_buf_add(&m, data, size);
-    ckpt_buf_addf(&m, "],\"count\":%u,\"xxh3\":\"%016llx\"}\n", lines ? lines - 1 : 0, (unsigned long long)XXH3_64bits(data, size));
+    ckpt_buf_addf(&m, "],\"count\":%u,\"xxh3\":\"%016llx\"}\n", lines ? lines - 1 : 0,
+                  (unsigned long long)XXH3_64bits(data, size));
     read_all(m.data, m.len, true);
     struct ckpt_backend *b = ckpt_backend_new_memory();
     look_expect(b && ckpt_backend_memory_add(b, "steps/1.json", m.data, m.len) == 0 &&

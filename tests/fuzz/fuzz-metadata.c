@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Input: four u16le lengths, then so many bytes of `_METADATA`, of `_strings.json`, of the metadata that every array has, and of
- * `checkpoint`; the rest is what every chunk holds. A file of length 0 is not there.
+ * Input: four u16le lengths, then so many bytes of `_METADATA`, of `_strings.json`, of the metadata that every array
+ * has, and of `checkpoint`; the rest is what every chunk holds. A file of length 0 is not there.
  */
 #include "tests/fuzz/look.h"
 
@@ -31,12 +31,14 @@ static bool ends_with(const char *path, const char *end)
 
 static int part_of(const struct answers *b, const char *path)
 {
-    static const char *const names[] = {[METADATA] = "_METADATA", [STRINGS] = "_strings.json", [AGGREGATE] = "checkpoint"};
+    static const char *const names[] = {
+        [METADATA] = "_METADATA", [STRINGS] = "_strings.json", [AGGREGATE] = "checkpoint"};
     int part = -1;
     for (int i = 0; i <= AGGREGATE; i++)
         if (names[i] && !strcmp(path, names[i]))
             part = i;
-    if (part < 0 && (ends_with(path, "/.zarray") || ends_with(path, "/zarr.json") || !strcmp(path, ".zarray") || !strcmp(path, "zarr.json")))
+    if (part < 0 && (ends_with(path, "/.zarray") || ends_with(path, "/zarr.json") || !strcmp(path, ".zarray") ||
+                     !strcmp(path, "zarr.json")))
         part = ARRAY;
     if (part < 0 && *path && strchr("0123456789c", path[strlen(path) - 1]))
         part = CHUNK;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Input: the msgpack file `checkpoint` of an old Orbax item. Read token by token, stepped over, and opened as the item's tree. */
+/* Input: the msgpack file `checkpoint` of an old Orbax item. Read token by token, stepped over, and opened as the
+ * item's tree. */
 #include "core/format/msgpack.h"
 #include "tests/fuzz/look.h"
 
@@ -31,7 +32,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct ckpt_backend *b = ckpt_backend_new_memory();
     struct ckpt_file *f = NULL;
     struct ckpt_mp mp;
-    look_expect(b && ckpt_backend_memory_add(b, "checkpoint", data, size) == 0 && ckpt_backend_open(b, "checkpoint", &f) == 0, "no file");
+    look_expect(b && ckpt_backend_memory_add(b, "checkpoint", data, size) == 0 &&
+                    ckpt_backend_open(b, "checkpoint", &f) == 0,
+                "no file");
     ckpt_mp_init(&mp, f, 0, size);
     look_expect((count_tokens(f) >= 0) == (ckpt_mp_skip(&mp, NULL) == 0), "stepping over a value is not reading it");
     ckpt_file_unref(f);

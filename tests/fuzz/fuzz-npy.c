@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Input: the beginning of an .npy file. What is taken of it must hold together, and be the same when it is written anew. */
+/* Input: the beginning of an .npy file. What is taken of it must hold together, and be the same when it is written
+ * anew. */
 #include "core/array/npy.h"
 #include "core/base/util.h"
 
@@ -21,11 +22,13 @@ static void check_written(const struct ckpt_npy *a)
     struct ckpt_buf buf = CKPT_BUF_INIT;
     ckpt_npy_add_header(&buf, a->descr, a->ndim, a->shape);
     check(!ckpt_buf_error(&buf) && ckpt_npy_parse(buf.data, buf.len, &b, NULL) == 0, "what was written is not read");
-    check(b.header == buf.len && !strcmp(a->descr, b.descr) && a->dtype == b.dtype && a->itemsize == b.itemsize, "another type is read");
+    check(b.header == buf.len && !strcmp(a->descr, b.descr) && a->dtype == b.dtype && a->itemsize == b.itemsize,
+          "another type is read");
     check(a->big_endian == b.big_endian && a->nbytes == b.nbytes && a->ndim == b.ndim, "another array is read");
     check(!memcmp(a->shape, b.shape, a->ndim * sizeof *a->shape), "another shape is read");
     ckpt_buf_clear(&buf);
-    check(ckpt_npy_parse_descr(a->descr, &b, NULL) == 0 && !strcmp(a->descr, b.descr) && a->itemsize == b.itemsize, "a descr is not read");
+    check(ckpt_npy_parse_descr(a->descr, &b, NULL) == 0 && !strcmp(a->descr, b.descr) && a->itemsize == b.itemsize,
+          "a descr is not read");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

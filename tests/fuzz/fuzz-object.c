@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Input: a byte of flags, then two bytes, then an object's file. With flag 1 the last bytes, as many as the two say, are its sums. With flag 2
- * checksums are put right first, so that what is behind them is reached. The object is stored under the hash that its footer, or the header of
- * its sums, has. It opens and is read, or fails with a reason; the same range reads the same twice.
+ * Input: a byte of flags, then two bytes, then an object's file. With flag 1 the last bytes, as many as the two say,
+ * are its sums. With flag 2 checksums are put right first, so that what is behind them is reached. The object is stored
+ * under the hash that its footer, or the header of its sums, has. It opens and is read, or fails with a reason; the
+ * same range reads the same twice.
  */
 #include "core/base/log.h"
 #include "core/base/util.h"
@@ -67,7 +68,8 @@ static void look_at(struct ckpt_file *f, const uint8_t *raw)
     free(all);
 }
 
-static void open_and_look(struct ckpt_backend *b, const uint8_t sha256[CKPT_SHA256], const uint8_t *stored, size_t stored_len)
+static void open_and_look(struct ckpt_backend *b, const uint8_t sha256[CKPT_SHA256], const uint8_t *stored,
+                          size_t stored_len)
 {
     static struct ckpt_pool *pool; /* threads are slow to make */
     struct ckpt_pins *pins = NULL;

@@ -134,8 +134,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         manifest_for(&manifest, height, off, file.len - off);
     }
     struct ckpt_backend *b = ckpt_backend_new_memory();
-    if (!b || ckpt_backend_memory_add(b, "manifest.ocdbt", manifest.data ? manifest.data : (uint8_t *)"", manifest.len) < 0 ||
-        ckpt_backend_memory_add(b, "manifest.0000000000000001", manifest.data ? manifest.data : (uint8_t *)"", manifest.len) < 0 ||
+    if (!b ||
+        ckpt_backend_memory_add(b, "manifest.ocdbt", manifest.data ? manifest.data : (uint8_t *)"", manifest.len) < 0 ||
+        ckpt_backend_memory_add(b, "manifest.0000000000000001", manifest.data ? manifest.data : (uint8_t *)"",
+                                manifest.len) < 0 ||
         ckpt_backend_memory_add(b, "d/r", file.data ? file.data : (uint8_t *)"", file.len) < 0)
         abort();
     use(b);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Input: a letter, then
- * 'p', 'b', 'd' data.pkl of a file that torch.save wrote (b: big-endian, d: deflated) and that has storages 0 and 1 of 64 bytes;
- * 'm' a u16le length, so many bytes of .metadata, and the data.pkl of the only piece, which is all of __0_0.distcp;
- * 'z' the file itself.
+ * 'p', 'b', 'd' data.pkl of a file that torch.save wrote (b: big-endian, d: deflated) and that has storages 0 and 1 of
+ * 64 bytes; 'm' a u16le length, so many bytes of .metadata, and the data.pkl of the only piece, which is all of
+ * __0_0.distcp; 'z' the file itself.
  */
 #include "core/format/pytorch/pytorch.h"
 #include "tests/fuzz/look.h"
@@ -11,7 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void add_archive(struct ckpt_backend *b, const char *name, struct zip_maker *ret, const uint8_t *pickle, size_t len, bool big, unsigned how)
+static void add_archive(struct ckpt_backend *b, const char *name, struct zip_maker *ret, const uint8_t *pickle,
+                        size_t len, bool big, unsigned how)
 {
     uint8_t storage[64];
     for (unsigned i = 0; i < sizeof storage; i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Input: a byte of flags (bit 0: version 3; bit 1: stored objects come as files, not as bytes; bit 2: every second one is missing), a
- * u16le length, so many bytes of metadata, and the rest: what is stored under every key.
+ * Input: a byte of flags (bit 0: version 3; bit 1: stored objects come as files, not as bytes; bit 2: every second one
+ * is missing), a u16le length, so many bytes of metadata, and the rest: what is stored under every key.
  */
 #include "core/array/gather.h"
 #include "core/base/util.h"
@@ -84,7 +84,8 @@ static void use(const struct ckpt_array *a, struct stored *stored)
         ckpt_zarr_object_key(a, index % objects, &key);
     }
     ckpt_selection_all(&all, a->ndim, a->shape);
-    if (elements && ckpt_gather(a, &all, elements / 2, CKPT_MIN(elements - elements / 2, (uint64_t)1000), check_piece, (void *)a) < 0)
+    if (elements && ckpt_gather(a, &all, elements / 2, CKPT_MIN(elements - elements / 2, (uint64_t)1000), check_piece,
+                                (void *)a) < 0)
         abort();
     ckpt_buf_clear(&key);
     ckpt_zarr_cache_free(cache);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Input: a zip archive. What it opens as must hold together: members that are found by name and lie apart, in the file. */
+/* Input: a zip archive. What it opens as must hold together: members that are found by name and lie apart, in the file.
+ */
 #include "core/base/util.h"
 #include "core/format/zip.h"
 
@@ -25,12 +26,14 @@ static void check_member(struct ckpt_zip *z, uint32_t i, size_t size, uint64_t *
     struct ckpt_err err = {0};
     uint8_t *all;
     size_t n;
-    check(m.name_len && strlen(m.name) == m.name_len && ckpt_zip_find(z, m.name, m.name_len) == i, "a member is not found by its name");
+    check(m.name_len && strlen(m.name) == m.name_len && ckpt_zip_find(z, m.name, m.name_len) == i,
+          "a member is not found by its name");
     int r = ckpt_zip_payload(z, i, &e, &chain, &err);
     check(r == -err.code, "no reason");
     if (r == 0) {
         check(e.off <= size && e.len <= size - e.off && e.len == m.stored, "a member lies outside of the file");
-        check(m.deflated ? chain.count == 2 : chain.count == 0 && m.size == m.stored, "a member is decoded in another way");
+        check(m.deflated ? chain.count == 2 : chain.count == 0 && m.size == m.stored,
+              "a member is decoded in another way");
         *total += e.len;
         ckpt_extent_clear(&e);
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opens files as an Orbax item, or a step of a store, and looks at all that it shows, as a mount would: every name found again, every
- * view's size and some of its bytes. Sizes that are only claimed are not read to their end, so that an input takes neither long nor much memory.
+ * Opens files as an Orbax item, or a step of a store, and looks at all that it shows, as a mount would: every name
+ * found again, every view's size and some of its bytes. Sizes that are only claimed are not read to their end, so that
+ * an input takes neither long nor much memory.
  */
 #ifndef CKPT_FUZZ_LOOK_H
 #define CKPT_FUZZ_LOOK_H
@@ -64,9 +65,11 @@ static inline void look_at_node(struct ckpt_views *v, struct ckpt_tree *t, uint3
     enum ckpt_view view;
     const char *slice;
     size_t slice_len;
-    look_expect(name.len > 1 && name.len <= 256 && !memchr(name.data, '/', name.len) && strlen((char *)name.data) == name.len - 1, "a bad name");
-    look_expect(ckpt_view_lookup(t, t->nodes[node].parent, (char *)name.data, &found, &view, &slice, &slice_len) == 0 && found == node &&
-                    view == CKPT_VIEW_LISTED,
+    look_expect(name.len > 1 && name.len <= 256 && !memchr(name.data, '/', name.len) &&
+                    strlen((char *)name.data) == name.len - 1,
+                "a bad name");
+    look_expect(ckpt_view_lookup(t, t->nodes[node].parent, (char *)name.data, &found, &view, &slice, &slice_len) == 0 &&
+                    found == node && view == CKPT_VIEW_LISTED,
                 "a listed name is not found");
     ckpt_buf_clear(&name);
     enum ckpt_node_kind kind = t->nodes[node].kind;

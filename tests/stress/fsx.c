@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Random calls on the files of one step of a writable mount, each compared with a model in memory.
- * 
- * Every way to change a file's bytes is here: write, truncate, fallocate, mappings, copy_file_range, O_DIRECT. Between them the
- * step is committed, what is committed is compared, and the changes go on from there. The program ends at the first difference,
- * with the calls that led to it. tests/stress/fsx.py mounts and runs it. */
+ *
+ * Every way to change a file's bytes is here: write, truncate, fallocate, mappings, copy_file_range, O_DIRECT. Between
+ * them the step is committed, what is committed is compared, and the changes go on from there. The program ends at the
+ * first difference, with the calls that led to it. tests/stress/fsx.py mounts and runs it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -29,7 +29,7 @@ static const char *const base_names[BASES] = {"noise", "zeros", "small"};
 struct file {
     bool exists;
     size_t size;
-    int fd; /* -1: closed */
+    int fd;             /* -1: closed */
     unsigned char *map; /* a mapping of the file, NULL: none */
     size_t map_size;
     int old_fd; /* of the file as it was last committed, -1: none */
@@ -57,7 +57,7 @@ static struct {
 
 static struct world *world;
 static unsigned char *bytes[FILES], *old_bytes[FILES], *base_bytes[BASES]; /* option.max each, shared */
-static unsigned char *buffer; /* of this process, aligned */
+static unsigned char *buffer;                                              /* of this process, aligned */
 
 static uint64_t next_random(void)
 {
@@ -109,7 +109,8 @@ static const char *path_of(int n)
     return path[n];
 }
 
-static void compare(int n, const char *how, const unsigned char *got, const unsigned char *want, size_t offset, size_t size)
+static void compare(int n, const char *how, const unsigned char *got, const unsigned char *want, size_t offset,
+                    size_t size)
 {
     if (memcmp(got, want, size) == 0)
         return;
@@ -123,8 +124,8 @@ static void compare(int n, const char *how, const unsigned char *got, const unsi
         wrong += got[k] != want[k];
         zeros += got[k] != want[k] && got[k] == 0;
     }
-    fail("%s of %s: bytes %zu to %zu differ (%zu of them, %zu are zeros), at the first %02x instead of %02x", how, file_names[n],
-         offset + first, offset + last, wrong, zeros, got[first], want[first]);
+    fail("%s of %s: bytes %zu to %zu differ (%zu of them, %zu are zeros), at the first %02x instead of %02x", how,
+         file_names[n], offset + first, offset + last, wrong, zeros, got[first], want[first]);
 }
 
 static void close_file(int n)
@@ -364,7 +365,8 @@ static void do_map_read(int n)
     size_t tail = (f->size + BLOCK - 1) / BLOCK * BLOCK - f->size;
     for (size_t k = 0; f->map_size == f->size && k < tail; k++)
         if (f->map[f->size + k])
-            fail("a mapping of %s, of %zu bytes: byte %zu behind the end is %02x", file_names[n], f->size, k, f->map[f->size + k]);
+            fail("a mapping of %s, of %zu bytes: byte %zu behind the end is %02x", file_names[n], f->size, k,
+                 f->map[f->size + k]);
 }
 
 static void do_map_write(int n)
@@ -519,7 +521,8 @@ static void do_direct(int n)
         ssize_t done = pread(fd, buffer, size, offset);
         ssize_t want = offset >= f->size ? 0 : f->size - offset < size ? f->size - offset : size;
         if (done != want)
-            fail("direct read of %s, %zu bytes at %zu: %zd instead of %zd, %m", file_names[n], size, offset, done, want);
+            fail("direct read of %s, %zu bytes at %zu: %zd instead of %zd, %m", file_names[n], size, offset, done,
+                 want);
         compare(n, "direct read", buffer, bytes[n] + offset, offset, want);
     }
     close(fd);
@@ -555,10 +558,10 @@ static void do_read_old(int n)
 static const struct {
     void (*call)(int n);
     unsigned weight;
-} calls[] = {{do_read, 14},      {do_read_anew, 4},  {do_write, 20}, {do_append, 2},    {do_truncate, 10},  {do_open_trunc, 1},
-             {do_allocate, 8},   {do_map_read, 8},   {do_map_write, 9}, {do_unmap, 2},  {do_copy, 6},       {do_copy_base, 2},
-             {do_copy_whole, 2}, {do_link_base, 1},  {do_unlink, 1}, {do_direct, 6},    {do_close, 6},      {do_fsync, 1},
-             {do_read_old, 3}};
+} calls[] = {{do_read, 14},      {do_read_anew, 4}, {do_write, 20},     {do_append, 2},    {do_truncate, 10},
+             {do_open_trunc, 1}, {do_allocate, 8},  {do_map_read, 8},   {do_map_write, 9}, {do_unmap, 2},
+             {do_copy, 6},       {do_copy_base, 2}, {do_copy_whole, 2}, {do_link_base, 1}, {do_unlink, 1},
+             {do_direct, 6},     {do_close, 6},     {do_fsync, 1},      {do_read_old, 3}};
 
 static void check_all(const char *how)
 {
@@ -824,16 +827,35 @@ static void read_options(int argc, char **argv)
     option.seed = (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 20;
     for (int c; (c = getopt(argc, argv, "n:s:l:c:p:r:o:Sq")) != -1;) {
         switch (c) {
-        case 'n': option.calls = strtoul(optarg, NULL, 10); break;
-        case 's': option.seed = strtoull(optarg, NULL, 10); break;
-        case 'l': option.max = strtoul(optarg, NULL, 10); break;
-        case 'c': option.every = strtoul(optarg, NULL, 10); break;
-        case 'p': option.program = optarg; break;
-        case 'r': option.root = optarg; break;
-        case 'o': option.other = optarg; break;
-        case 'S': option.settle = true; break;
-        case 'q': option.quiet = true; break;
-        default: usage();
+        case 'n':
+            option.calls = strtoul(optarg, NULL, 10);
+            break;
+        case 's':
+            option.seed = strtoull(optarg, NULL, 10);
+            break;
+        case 'l':
+            option.max = strtoul(optarg, NULL, 10);
+            break;
+        case 'c':
+            option.every = strtoul(optarg, NULL, 10);
+            break;
+        case 'p':
+            option.program = optarg;
+            break;
+        case 'r':
+            option.root = optarg;
+            break;
+        case 'o':
+            option.other = optarg;
+            break;
+        case 'S':
+            option.settle = true;
+            break;
+        case 'q':
+            option.quiet = true;
+            break;
+        default:
+            usage();
         }
     }
     if (optind + 1 != argc || option.max < 2 * BLOCK || !option.every || !option.program != !option.root)
@@ -856,7 +878,8 @@ int main(int argc, char **argv)
             fflush(stdout);
         }
     }
-    printf("fsx: %lu calls, %lu commits, %lu refused, %lu tried again; not supported: O_DIRECT %lu, allocate %lu, keep size %lu, "
+    printf("fsx: %lu calls, %lu commits, %lu refused, %lu tried again; not supported: O_DIRECT %lu, allocate %lu, keep "
+           "size %lu, "
            "punch %lu, zero %lu, zero and keep size %lu\n",
            world->calls, world->commits, world->refused, world->busy, world->unsupported[8], world->unsupported[0],
            world->unsupported[1], world->unsupported[2], world->unsupported[3], world->unsupported[4]);

@@ -31,7 +31,17 @@ static inline bool chunk_bytes_right(const uint8_t *p, size_t len, uint64_t off,
     return true;
 }
 
-enum encoding { ENC_RAW, ENC_ZSTD, ENC_ZSTD_CHECK, ENC_GZIP, ENC_ZLIB, ENC_BZ2, ENC_CRC32C, ENC_ZSTD_CRC32C, ENC_COUNT };
+enum encoding {
+    ENC_RAW,
+    ENC_ZSTD,
+    ENC_ZSTD_CHECK,
+    ENC_GZIP,
+    ENC_ZLIB,
+    ENC_BZ2,
+    ENC_CRC32C,
+    ENC_ZSTD_CRC32C,
+    ENC_COUNT
+};
 
 /* A chunk as it is stored. */
 struct test_chunk {
@@ -93,12 +103,17 @@ static inline void chunk_add_crc(struct test_chunk *t)
 
 static inline void test_chunk_init(struct test_chunk *t, uint64_t size, uint64_t salt, enum encoding e, bool big_endian)
 {
-    *t = (struct test_chunk){.size = size, .salt = salt, .big_endian = big_endian, .len = size, .data = malloc(size + 1)};
+    *t = (struct test_chunk){
+        .size = size, .salt = salt, .big_endian = big_endian, .len = size, .data = malloc(size + 1)};
     for (uint64_t i = 0; i < size; i++)
         t->data[big_endian ? i ^ 3 : i] = chunk_byte(i, salt);
     static const struct ckpt_codec_chain chains[ENC_COUNT] = {
-        [ENC_ZSTD] = {1, {CKPT_CODEC_ZSTD}},     [ENC_ZSTD_CHECK] = {1, {CKPT_CODEC_ZSTD}}, [ENC_GZIP] = {1, {CKPT_CODEC_GZIP}},
-        [ENC_ZLIB] = {1, {CKPT_CODEC_ZLIB}},     [ENC_BZ2] = {1, {CKPT_CODEC_BZ2}},         [ENC_CRC32C] = {1, {CKPT_CODEC_CRC32C}},
+        [ENC_ZSTD] = {1, {CKPT_CODEC_ZSTD}},
+        [ENC_ZSTD_CHECK] = {1, {CKPT_CODEC_ZSTD}},
+        [ENC_GZIP] = {1, {CKPT_CODEC_GZIP}},
+        [ENC_ZLIB] = {1, {CKPT_CODEC_ZLIB}},
+        [ENC_BZ2] = {1, {CKPT_CODEC_BZ2}},
+        [ENC_CRC32C] = {1, {CKPT_CODEC_CRC32C}},
         [ENC_ZSTD_CRC32C] = {2, {CKPT_CODEC_CRC32C, CKPT_CODEC_ZSTD}},
     };
     t->codecs = chains[e];
@@ -124,7 +139,8 @@ struct test_store {
     struct ckpt_backend *backend;
 };
 
-static inline int test_locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret, struct ckpt_err *err)
+static inline int test_locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret,
+                              struct ckpt_err *err)
 {
     struct test_store *s = arg;
     char name[32];
@@ -191,8 +207,8 @@ static inline struct ckpt_chunk *test_get(struct test_cache *c, struct test_stor
 }
 
 /* Read and compare; the error otherwise. */
-static inline int test_read(struct test_cache *c, struct ckpt_chunk *chunk, const struct test_chunk *t, uint64_t off, size_t len,
-                            bool sequential)
+static inline int test_read(struct test_cache *c, struct ckpt_chunk *chunk, const struct test_chunk *t, uint64_t off,
+                            size_t len, bool sequential)
 {
     struct ckpt_err err = {0};
     uint8_t *buf = malloc(len + 1);

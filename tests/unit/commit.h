@@ -82,8 +82,13 @@ static inline void staged_end(struct staged *s)
 
 static inline struct ckpt_commit staged_commit(struct staged *s, const char *name)
 {
-    return (struct ckpt_commit){.store = s->root->store, .hold = {s->root->store, s->work.hold}, .work = s->work.dir, .tree = s->work.tree,
-                                .name = name, .codec = CKPT_OBJECT_AUTO, .threads = 2};
+    return (struct ckpt_commit){.store = s->root->store,
+                                .hold = {s->root->store, s->work.hold},
+                                .work = s->work.dir,
+                                .tree = s->work.tree,
+                                .name = name,
+                                .codec = CKPT_OBJECT_AUTO,
+                                .threads = 2};
 }
 
 /* The error's text; good until the next call. */
@@ -105,7 +110,8 @@ static inline int commit_as(struct staged *s, const char *name)
 }
 
 /* An .npy file of that many random bytes of data, if data is NULL. */
-static inline void add_npy(struct staged *s, const char *name, const char *descr, unsigned ndim, const uint64_t *shape, const void *data, size_t len)
+static inline void add_npy(struct staged *s, const char *name, const char *descr, unsigned ndim, const uint64_t *shape,
+                           const void *data, size_t len)
 {
     struct ckpt_buf buf = CKPT_BUF_INIT;
     static uint64_t seed = 77;
@@ -153,7 +159,7 @@ static inline void set_attr(struct staged *s, const char *name, const char *attr
 struct step_node {
     char *path;
     struct ckpt_manifest_node n; /* its strings are copies */
-    uint8_t *bytes; /* of a leaf */
+    uint8_t *bytes;              /* of a leaf */
 };
 
 struct step {
@@ -203,7 +209,8 @@ static inline int step_add(void *arg, uint32_t number, const struct ckpt_manifes
     struct step_node *node = &s->nodes[s->count++];
     memset(node, 0, sizeof *node);
     CHECK(n->parent == 0 || s->nodes[n->parent].n.kind == CKPT_NODE_DIR);
-    CHECK(asprintf(&node->path, "%s%s%s", n->parent ? s->nodes[n->parent].path : "", n->parent ? "/" : "", n->name) > 0);
+    CHECK(asprintf(&node->path, "%s%s%s", n->parent ? s->nodes[n->parent].path : "", n->parent ? "/" : "", n->name) >
+          0);
     node->n = *n;
     node->n.name = copy_text(n->name);
     node->n.xattrs = copy_text(n->xattrs);

@@ -29,7 +29,9 @@ static inline uint8_t *test_weights(size_t size, uint64_t seed)
     uint8_t *p = malloc(size + 1);
     CHECK(p);
     for (size_t i = 0; i < size; i++)
-        p[i] = i % 4 == 3 ? 0x3c : i % 4 == 2 ? (uint8_t)(test_random(&seed) >> 40) & 7 : (uint8_t)(test_random(&seed) >> 40);
+        p[i] = i % 4 == 3   ? 0x3c
+               : i % 4 == 2 ? (uint8_t)(test_random(&seed) >> 40) & 7
+                            : (uint8_t)(test_random(&seed) >> 40);
     return p;
 }
 
@@ -51,8 +53,8 @@ static inline uint8_t *test_file_bytes(int fd, size_t *ret_len)
 }
 
 /* data is taken over. */
-static inline void test_object_init(struct test_object *t, uint8_t *data, size_t size, enum ckpt_object_codec codec, unsigned typesize,
-                                    uint64_t chunk)
+static inline void test_object_init(struct test_object *t, uint8_t *data, size_t size, enum ckpt_object_codec codec,
+                                    unsigned typesize, uint64_t chunk)
 {
     char path[CKPT_OBJECT_PATH];
     struct ckpt_err err = {0};

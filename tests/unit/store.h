@@ -37,7 +37,8 @@ struct store_leaf {
 
 static inline void store_write_leaf(struct ckpt_store *s, struct ckpt_manifest_writer *w, const struct store_leaf *leaf)
 {
-    struct ckpt_manifest_node n = {.kind = CKPT_NODE_BLOB, .name = (char *)leaf->name, .mode = 0644, .size = strlen(leaf->content)};
+    struct ckpt_manifest_node n = {
+        .kind = CKPT_NODE_BLOB, .name = (char *)leaf->name, .mode = 0644, .size = strlen(leaf->content)};
     uint32_t number;
     store_add_object(s, leaf->content, n.sha256);
     memcpy(n.object, leaf->pack ? leaf->pack : n.sha256, CKPT_SHA256);
@@ -81,7 +82,8 @@ static inline const char *store_steps(struct ckpt_store *s)
     text[0] = 0;
     CHECK(ckpt_store_steps(s, false, &steps, &count, NULL) == 0);
     for (size_t i = 0; i < count; i++)
-        at += (size_t)snprintf(text + at, sizeof text - at, "%s%s%s", i ? " " : "", steps[i].name, steps[i].pinned ? "*" : "");
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s%s%s", i ? " " : "", steps[i].name,
+                               steps[i].pinned ? "*" : "");
     ckpt_store_steps_free(steps, count);
     return text;
 }

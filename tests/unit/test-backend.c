@@ -11,7 +11,8 @@
 static const struct {
     const char *path, *text;
 } tree[] = {
-    {"a", "alpha"}, {"d/b", "beta"}, {"d/empty", ""}, {"d/e/f/g", "deep"}, {"d-not", "x"}, {"sp ace/\xc3\xa9", "utf8"}, {"dd/x", "y"},
+    {"a", "alpha"}, {"d/b", "beta"}, {"d/empty", ""}, {"d/e/f/g", "deep"}, {"d-not", "x"}, {"sp ace/\xc3\xa9", "utf8"},
+    {"dd/x", "y"},
 };
 
 struct names {
@@ -23,7 +24,10 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
 {
     struct names *n = arg;
     size_t len = strlen(n->text);
-    snprintf(n->text + len, sizeof n->text - len, "%s%c;", name, type == CKPT_FT_DIR ? '/' : type == CKPT_FT_FILE ? ' ' : '?');
+    snprintf(n->text + len, sizeof n->text - len, "%s%c;", name,
+             type == CKPT_FT_DIR    ? '/'
+             : type == CKPT_FT_FILE ? ' '
+                                    : '?');
     return n->stop_after && --n->stop_after == 0 ? -42 : 0;
 }
 
@@ -52,7 +56,8 @@ static void test_stat(struct ckpt_backend *b)
 
 static void test_unsafe(struct ckpt_backend *b)
 {
-    static const char *const unsafe[] = {"/", "/a", "a/", "d//b", ".", "..", "./a", "d/../a", "d/.", "d/..", "../x", "//"};
+    static const char *const unsafe[] = {"/",   "/a",     "a/",  "d//b", ".",    "..",
+                                         "./a", "d/../a", "d/.", "d/..", "../x", "//"};
     struct ckpt_stat st;
     struct ckpt_file *f;
     struct ckpt_backend *sub;
@@ -61,7 +66,8 @@ static void test_unsafe(struct ckpt_backend *b)
     for (size_t i = 0; i < sizeof unsafe / sizeof *unsafe; i++) {
         CHECK(!ckpt_path_safe(unsafe[i], strlen(unsafe[i])));
         CHECK(ckpt_backend_stat(b, unsafe[i], &st) == -ENOENT && ckpt_backend_open(b, unsafe[i], &f) == -ENOENT);
-        CHECK(ckpt_backend_list(b, unsafe[i], add_name, &n) == -ENOENT && ckpt_backend_sub(b, unsafe[i], &sub) == -ENOENT);
+        CHECK(ckpt_backend_list(b, unsafe[i], add_name, &n) == -ENOENT &&
+              ckpt_backend_sub(b, unsafe[i], &sub) == -ENOENT);
         CHECK(ckpt_backend_readlink(b, unsafe[i], link, sizeof link) == -ENOENT);
     }
     CHECK(!ckpt_path_safe("", 0) && !ckpt_path_safe("a\0b", 3) && ckpt_path_safe("..a/.b/...", 10));
@@ -71,7 +77,8 @@ static void test_list(struct ckpt_backend *b)
 {
     struct names n = {""};
     CHECK(ckpt_backend_list(b, "", add_name, &n) == 0);
-    CHECK(listed(&n, "a ;") && listed(&n, "d/;") && listed(&n, "d-not ;") && listed(&n, "sp ace/;") && listed(&n, "dd/;"));
+    CHECK(listed(&n, "a ;") && listed(&n, "d/;") && listed(&n, "d-not ;") && listed(&n, "sp ace/;") &&
+          listed(&n, "dd/;"));
     CHECK(strlen(n.text) == strlen("a ;d/;d-not ;sp ace/;dd/;"));
     n = (struct names){""};
     CHECK(ckpt_backend_list(b, "d", add_name, &n) == 0);
@@ -90,7 +97,8 @@ static void test_open(struct ckpt_backend *b)
     CHECK(ckpt_file_read(f, buf, sizeof buf, 0) == 4 && !memcmp(buf, "beta", 4));
     CHECK(ckpt_file_read(f, buf, 2, 1) == 2 && !memcmp(buf, "et", 2));
     CHECK(ckpt_file_read(f, buf, 4, 3) == 1 && *buf == 'a');
-    CHECK(ckpt_file_read(f, buf, 4, 4) == 0 && ckpt_file_read(f, buf, 4, 1000) == 0 && ckpt_file_read(f, buf, 0, 0) == 0);
+    CHECK(ckpt_file_read(f, buf, 4, 4) == 0 && ckpt_file_read(f, buf, 4, 1000) == 0 &&
+          ckpt_file_read(f, buf, 0, 0) == 0);
     struct ckpt_extent e = {.file = ckpt_file_ref(f), .off = 1, .len = 5};
     CHECK(ckpt_extent_read(&e, buf, 3, 0) == 0 && !memcmp(buf, "eta", 3));
     CHECK(ckpt_extent_read(&e, buf, 4, 0) == -EBADMSG); /* the file is shorter than the extent says */
@@ -120,7 +128,8 @@ static void test_sub(struct ckpt_backend *b)
     struct ckpt_file *file;
     struct names n = {""};
     char buf[8];
-    CHECK(ckpt_backend_sub(b, "d", &d) == 0 && ckpt_backend_sub(d, "e/f", &f) == 0 && ckpt_backend_sub(d, "", &same) == 0);
+    CHECK(ckpt_backend_sub(b, "d", &d) == 0 && ckpt_backend_sub(d, "e/f", &f) == 0 &&
+          ckpt_backend_sub(d, "", &same) == 0);
     ckpt_backend_unref(d); /* the deeper ones hold what they need */
     CHECK(ckpt_backend_list(f, "", add_name, &n) == 0);
     CHECK_STR(n.text, "g ;");
@@ -183,7 +192,8 @@ static void test_links(const char *top)
     CHECK(ckpt_backend_stat(b, "broken", &st) == -ENOENT && ckpt_backend_stat(b, "loop", &st) == -ELOOP);
     /* Out of the sub-backend, but not of the source. */
     CHECK(ckpt_backend_sub(b, "d", &d) == 0);
-    CHECK(ckpt_backend_open(d, "up", &f) == 0 && ckpt_file_read(f, buf, sizeof buf, 0) == 5 && !memcmp(buf, "alpha", 5));
+    CHECK(ckpt_backend_open(d, "up", &f) == 0 && ckpt_file_read(f, buf, sizeof buf, 0) == 5 &&
+          !memcmp(buf, "alpha", 5));
     ckpt_file_unref(f);
     ckpt_backend_unref(d);
     ckpt_backend_unref(b);
@@ -231,7 +241,8 @@ static void test_renamed(const char *top)
     ckpt_backend_unref(d);
     ckpt_backend_unref(b);
     struct ckpt_err err = {0};
-    CHECK(ckpt_backend_open_posix(file_path(top, "src/nothing"), &b, &err) == -ENOENT && err.code == ENOENT && *err.text);
+    CHECK(ckpt_backend_open_posix(file_path(top, "src/nothing"), &b, &err) == -ENOENT && err.code == ENOENT &&
+          *err.text);
     CHECK(ckpt_backend_open_posix(file_path(top, "src/dd/x"), &b, &err) == -ENOTDIR);
 }
 

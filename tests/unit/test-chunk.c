@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One chunk at a time: every size and encoding, damage, what is kept and what is given back. Threads are in test-chunk-threads.c. */
+/* One chunk at a time: every size and encoding, damage, what is kept and what is given back. Threads are in
+ * test-chunk-threads.c. */
 #include "core/base/log.h"
 #include "tests/unit/chunks.h"
 #include "tests/unit/files.h"
@@ -31,7 +32,8 @@ static void read_all_ways(struct test_cache *c, struct test_store *s, uint64_t i
         CHECK(test_read(c, chunk, t, off, (size_t)CKPT_MIN((uint64_t)piece, t->size - off), true) == 0);
     for (unsigned i = 0; i < (t->size > 4 * MIB ? 10 : 40); i++) {
         uint64_t off = test_below(&seed, t->size + 1);
-        CHECK(test_read(c, chunk, t, off, (size_t)test_below(&seed, CKPT_MIN(t->size - off, (uint64_t)3 * MIB) + 1), false) == 0);
+        CHECK(test_read(c, chunk, t, off, (size_t)test_below(&seed, CKPT_MIN(t->size - off, (uint64_t)3 * MIB) + 1),
+                        false) == 0);
     }
     CHECK(test_read(c, chunk, t, 0, t->size, true) == 0);
     CHECK(test_read(c, chunk, t, t->size, 0, false) == 0);
@@ -178,7 +180,8 @@ static void test_least_recently_used(const char *dir)
     struct ckpt_chunk *chunk = test_get(&c, &s, 1, 1); /* gone long ago */
     CHECK(t[1].located == 2);
     ckpt_chunk_put(c.cache, chunk);
-    CHECK(ckpt_cache_get(c.cache, &(struct ckpt_chunk_key){1, COUNT, 5}, test_locate, &s, &chunk, NULL) == 1); /* missing */
+    CHECK(ckpt_cache_get(c.cache, &(struct ckpt_chunk_key){1, COUNT, 5}, test_locate, &s, &chunk, NULL) ==
+          1); /* missing */
     test_store_clear(&s);
     test_cache_free(&c);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A commit with its N-th call to the disk failing, for N = 1, 2, ... until nothing fails: alone, with all calls after it, or as the end of the
- * process. Each time the other step is what it was, the step itself is whole or not there (one that is replaced: the old or the new one), and the
- * next try succeeds, also after the staged files have changed. The commit runs in a process of its own, since the calls are counted from its start.
+ * A commit with its N-th call to the disk failing, for N = 1, 2, ... until nothing fails: alone, with all calls after
+ * it, or as the end of the process. Each time the other step is what it was, the step itself is whole or not there (one
+ * that is replaced: the old or the new one), and the next try succeeds, also after the staged files have changed. The
+ * commit runs in a process of its own, since the calls are counted from its start.
  */
 #include "tests/unit/commit.h"
 
@@ -53,8 +54,10 @@ static void serve(void)
     _exit(0);
 }
 
-/* 0: committed; 1: an error; 2: the process was ended. n 0: nothing fails, and fault is where all calls are recorded. */
-static int commit_in_child(struct staged *s, const char *name, enum way way, const char *base, unsigned n, const char *fault)
+/* 0: committed; 1: an error; 2: the process was ended. n 0: nothing fails, and fault is where all calls are recorded.
+ */
+static int commit_in_child(struct staged *s, const char *name, enum way way, const char *base, unsigned n,
+                           const char *fault)
 {
     struct request q = {.way = way};
     int status;
@@ -168,7 +171,8 @@ static bool one_fault(struct root *r, enum way way, const char *fault, unsigned 
         struct ckpt_commit again = staged_commit(&s, "7");
         if (failed == 2 && n % 4 < 2) /* by another process */
             CHECK(ckpt_commit_recover(&again, NULL) == 0);
-        if (failed == 2 ? n % 4 < 2 : strstr(fault, "once") != NULL) /* as long as nothing can be written, nothing is given back */
+        if (failed == 2 ? n % 4 < 2
+                        : strstr(fault, "once") != NULL) /* as long as nothing can be written, nothing is given back */
             check_raw(r, &s);
         if (n % 2)
             change_raw(&s, n);

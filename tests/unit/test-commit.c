@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Commits: what files become, what is refused, what is shared, and what is left when the disk fails at any of its calls. */
+/* Commits: what files become, what is refused, what is shared, and what is left when the disk fails at any of its
+ * calls. */
 #include "tests/unit/commit.h"
 
 #include <sys/wait.h>
@@ -11,10 +12,22 @@
 
 static void test_values(struct root *r)
 {
-    static const char *const values[] = {"1", "-0.5e-3\n", " null ", "true", "false\n", "NaN", "Infinity", "-Infinity", "\"a\\u0000b\"",
-                                         "\"\xc3\xa9\\ud800\"", "123456789012345678901234567890", "\t\"\"\r\n", "0"};
-    static const char *const blobs[] = {"", "{}", "[1]", "01", "+1", ".5", "1.", "\"a", "\"\n\"", "\"\xff\"", "1 2", "nul", "-", "1e", "'a'",
-                                        "\xef\xbb\xbf\x31", "--1", "infinity"};
+    static const char *const values[] = {"1",
+                                         "-0.5e-3\n",
+                                         " null ",
+                                         "true",
+                                         "false\n",
+                                         "NaN",
+                                         "Infinity",
+                                         "-Infinity",
+                                         "\"a\\u0000b\"",
+                                         "\"\xc3\xa9\\ud800\"",
+                                         "123456789012345678901234567890",
+                                         "\t\"\"\r\n",
+                                         "0"};
+    static const char *const blobs[] = {"",       "{}",       "[1]", "01",  "+1", ".5", "1.",  "\"a",
+                                        "\"\n\"", "\"\xff\"", "1 2", "nul", "-",  "1e", "'a'", "\xef\xbb\xbf\x31",
+                                        "--1",    "infinity"};
     struct staged s;
     struct step step;
     char name[64];
@@ -49,7 +62,8 @@ static void test_values(struct root *r)
         CHECK(step_get(&step, name)->n.kind == CKPT_NODE_BLOB);
     }
     CHECK(step_get(&step, "nul.json")->n.kind == CKPT_NODE_BLOB && step_get(&step, "plain")->n.kind == CKPT_NODE_BLOB);
-    CHECK(step_get(&step, "edge.json")->n.kind == CKPT_NODE_VALUE && step_get(&step, "large.json")->n.kind == CKPT_NODE_BLOB);
+    CHECK(step_get(&step, "edge.json")->n.kind == CKPT_NODE_VALUE &&
+          step_get(&step, "large.json")->n.kind == CKPT_NODE_BLOB);
     step_clear(&step);
     staged_end(&s);
 }
@@ -117,13 +131,16 @@ static void test_arrays(struct root *r)
     check_array(&step, "scalar.npy", CKPT_DT_I64, "<i8", false);
     check_array(&step, "none.npy", CKPT_DT_I64, "<i8", false);
     check_array(&step, "deep/large.npy", CKPT_DT_F32, "<f4", false);
-    CHECK(step_get(&step, "not.npy")->n.kind == CKPT_NODE_BLOB && step_get(&step, "object.npy")->n.kind == CKPT_NODE_BLOB);
-    const struct ckpt_manifest_node *z = &step_get(&step, "deep/zeros.npy")->n, *l = &step_get(&step, "deep/large.npy")->n;
+    CHECK(step_get(&step, "not.npy")->n.kind == CKPT_NODE_BLOB &&
+          step_get(&step, "object.npy")->n.kind == CKPT_NODE_BLOB);
+    const struct ckpt_manifest_node *z = &step_get(&step, "deep/zeros.npy")->n,
+                                    *l = &step_get(&step, "deep/large.npy")->n;
     CHECK(z->codec == CKPT_OBJECT_BLOSC && z->stored < z->size / 10 && !memcmp(z->object, z->sha256, CKPT_SHA256));
     CHECK(l->codec == CKPT_OBJECT_NONE && l->stored == l->size && !memcmp(l->object, l->sha256, CKPT_SHA256));
     const struct ckpt_manifest_node *a = &step_get(&step, "f4.npy")->n, *b = &step_get(&step, "big.npy")->n;
     CHECK(!memcmp(a->object, b->object, CKPT_SHA256) && memcmp(a->object, a->sha256, CKPT_SHA256));
-    CHECK(a->offset % 64 == 0 && b->offset % 64 == 0 && a->npy.ndim == 2 && a->npy.shape[1] == 4 && a->npy.header == 128);
+    CHECK(a->offset % 64 == 0 && b->offset % 64 == 0 && a->npy.ndim == 2 && a->npy.shape[1] == 4 &&
+          a->npy.header == 128);
     step_clear(&step);
     staged_end(&s);
 }
@@ -167,7 +184,8 @@ static void test_directories(struct root *r)
     CHECK(strstr(step.info.metadata, "0.5") && step.info.time_ns / 1000000000 > 1700000000);
     CHECK_STR(step.info.top.xattrs, "{\"user.note\":\"6f66207468652073746570\"}");
     CHECK(step_get(&step, "list")->n.container == CKPT_LIST && step_get(&step, "tuple")->n.container == CKPT_TUPLE);
-    CHECK(step_get(&step, "tuple/1")->n.container == CKPT_NAMEDTUPLE && step_get(&step, "tuple/0")->n.container == CKPT_DICT);
+    CHECK(step_get(&step, "tuple/1")->n.container == CKPT_NAMEDTUPLE &&
+          step_get(&step, "tuple/0")->n.container == CKPT_DICT);
     CHECK_STR(step_get(&step, "list/0.json")->n.xattrs, "{\"user.a\":\"\",\"user.b\":\"78ff\"}");
     CHECK(!step_get(&step, "list/1.json")->n.xattrs);
     const struct step_node *first = step_get(&step, "list/0.json");
@@ -182,7 +200,8 @@ static void test_directories(struct root *r)
 
 /* --- what is refused --- */
 
-static void check_file_refused(struct root *r, const char *name, const void *data, size_t len, const char *dtype, int code, const char *word)
+static void check_file_refused(struct root *r, const char *name, const void *data, size_t len, const char *dtype,
+                               int code, const char *word)
 {
     struct staged s;
     staged_begin(r, &s);
@@ -373,8 +392,10 @@ static void make_ref(struct staged *s, const char *name, const struct ckpt_manif
     memcpy(ref.sha256, n->sha256, CKPT_SHA256);
     memcpy(ref.object, n->object, CKPT_SHA256);
     ckpt_ref_print(&ref, text);
-    CHECK(ckpt_ref_parse(text, strlen(text), &back) && !memcmp(back.object, ref.object, CKPT_SHA256) && back.offset == ref.offset);
-    CHECK(back.size == ref.size && back.stored == ref.stored && back.codec == ref.codec && !memcmp(back.sha256, ref.sha256, CKPT_SHA256));
+    CHECK(ckpt_ref_parse(text, strlen(text), &back) && !memcmp(back.object, ref.object, CKPT_SHA256) &&
+          back.offset == ref.offset);
+    CHECK(back.size == ref.size && back.stored == ref.stored && back.codec == ref.codec &&
+          !memcmp(back.sha256, ref.sha256, CKPT_SHA256));
     for (size_t cut = 0; cut < strlen(text); cut++)
         CHECK(!ckpt_ref_parse(text, cut, &back));
     CHECK(ckpt_hold_object(&hold, ref.object) == 0);
@@ -459,7 +480,8 @@ static void test_refs(void)
     CHECK(commit_as(&s, "4") == 0);
     step_read(&r, "4", &two);
     const struct step_node *x = step_get(&two, "x.npy"), *w = step_get(&one, "params/w.npy");
-    CHECK(x->n.size == 2400128 && !memcmp(x->bytes + 128, w->bytes + 128, 1200000) && !memcmp(x->bytes + 1200128, w->bytes + 128, 1200000));
+    CHECK(x->n.size == 2400128 && !memcmp(x->bytes + 128, w->bytes + 128, 1200000) &&
+          !memcmp(x->bytes + 1200128, w->bytes + 128, 1200000));
     for (int i = 0; i < 2; i++) {
         const struct step_node *got = step_get(&two, i ? "long" : "short");
         CHECK(got->n.size == noise->n.size && !memcmp(got->bytes, noise->bytes, noise->n.size));
@@ -471,7 +493,8 @@ static void test_refs(void)
     cut.size -= 1;
     cut.sha256[0] ^= 1;
     make_ref(&s, "cut.npy", &cut);
-    CHECK(commit_as(&s, "6") == -EBADMSG && strstr(commit_error, "6/cut.npy is not") == NULL && strstr(commit_error, "6/cut.npy"));
+    CHECK(commit_as(&s, "6") == -EBADMSG && strstr(commit_error, "6/cut.npy is not") == NULL &&
+          strstr(commit_error, "6/cut.npy"));
     set_attr(&s, "cut.npy", CKPT_REF_XATTR, "ref1 nonsense");
     CHECK(commit_as(&s, "6") == -EUCLEAN);
     cut = step_get(&one, "params/noise")->n;
@@ -597,10 +620,12 @@ static void test_known(void)
         enum ckpt_object_codec codec = i == 1 ? CKPT_OBJECT_NONE : CKPT_OBJECT_AUTO;
         bool raw = i == 1 || i == 2;
         CHECK(hold_one(&s, "a.npy", codec, false, &ref) == 0);
-        CHECK(ref.codec == (raw ? CKPT_OBJECT_NONE : CKPT_OBJECT_BLOSC) && is_held(&s, &ref, "") == !raw && is_held(&s, &ref, ".sums") == raw);
+        CHECK(ref.codec == (raw ? CKPT_OBJECT_NONE : CKPT_OBJECT_BLOSC) && is_held(&s, &ref, "") == !raw &&
+              is_held(&s, &ref, ".sums") == raw);
         if (i == 2) { /* a copy can be asked for */
             CHECK(hold_one(&s, "a.npy", codec, true, &ref) == 0 && is_held(&s, &ref, ""));
-            CHECK(hold_one(&s, "a.npy", codec, false, &ref) == 0 && ref.codec == CKPT_OBJECT_NONE && ref.stored == ref.size);
+            CHECK(hold_one(&s, "a.npy", codec, false, &ref) == 0 && ref.codec == CKPT_OBJECT_NONE &&
+                  ref.stored == ref.size);
         }
         struct ckpt_commit c = staged_commit(&s, name);
         c.codec = codec;
@@ -662,7 +687,8 @@ static const char *object_file(struct root *r, const uint8_t *data, size_t len)
     return file_path(r->top, full);
 }
 
-/* A commit has failed after its files were linked among the objects. They change, in place; nothing that was or will be committed does. */
+/* A commit has failed after its files were linked among the objects. They change, in place; nothing that was or will be
+ * committed does. */
 static void test_alias(void)
 {
     struct root r;
@@ -679,7 +705,8 @@ static void test_alias(void)
     CHECK(mkdir(file_path(r.top, ".ckptstore/steps/1.json"), 0755) == 0);
     c.overwrite = true;
     CHECK(commit_with(&c) < 0);
-    CHECK(stat(file_path(s.tree, "w"), &st) == 0 && stat(object_file(&r, first, len), &object) == 0 && st.st_ino == object.st_ino);
+    CHECK(stat(file_path(s.tree, "w"), &st) == 0 && stat(object_file(&r, first, len), &object) == 0 &&
+          st.st_ino == object.st_ino);
     CHECK(rmdir(file_path(r.top, ".ckptstore/steps/1.json")) == 0);
 
     int fd = open(file_path(s.tree, "w"), O_WRONLY);
@@ -693,14 +720,16 @@ static void test_alias(void)
     CHECK(commit_with(&d) == 0);
     check_same(&other, "2");
     staged_end(&other);
-    CHECK(stat(object_file(&r, first, len), &object) == 0 && st.st_ino != object.st_ino && (object.st_mode & 0222) == 0);
+    CHECK(stat(object_file(&r, first, len), &object) == 0 && st.st_ino != object.st_ino &&
+          (object.st_mode & 0222) == 0);
 
     c.overwrite = false;
     CHECK(commit_with(&c) == 0);
     check_same(&s, "1");
     check_same(&s, "1");
     second = file_read(file_path(s.tree, "w"), &len);
-    CHECK(stat(object_file(&r, second, len), &object) == 0 && st.st_ino == object.st_ino && (object.st_mode & 0222) == 0);
+    CHECK(stat(object_file(&r, second, len), &object) == 0 && st.st_ino == object.st_ino &&
+          (object.st_mode & 0222) == 0);
     staged_end(&s);
 
     /* From now on nobody can change it: the next one shares it. */
@@ -796,7 +825,8 @@ static void test_recover(void)
     CHECK(stat(file_path(s.tree, "d/w"), &before) == 0 && ckpt_commit_recover(&c, NULL) == 0);
     CHECK(stat(file_path(s.tree, "d/w"), &after) == 0 && stat(object_file(&r, first, len), &object) == 0);
     CHECK(before.st_ino == object.st_ino && after.st_ino != object.st_ino && after.st_mode == before.st_mode);
-    CHECK(after.st_mtim.tv_sec == before.st_mtim.tv_sec && after.st_mtim.tv_nsec == before.st_mtim.tv_nsec && after.st_nlink == 1);
+    CHECK(after.st_mtim.tv_sec == before.st_mtim.tv_sec && after.st_mtim.tv_nsec == before.st_mtim.tv_nsec &&
+          after.st_nlink == 1);
     CHECK(getxattr(file_path(s.tree, "d/w"), "user.note", note, sizeof note) == 4);
     CHECK(getxattr(file_path(s.tree, "d/w"), "user.ckptfs.alias", note, 1) < 0);
     uint8_t *second = file_read(file_path(s.tree, "d/w"), &len);

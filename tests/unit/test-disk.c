@@ -291,7 +291,8 @@ static void test_replace(const char *top)
         snprintf(fail, sizeof fail, "%d:ENOSPC:once", n);
         file_write(top, "r/config", "old");
         int status = in_process(fail, NULL, replaces, top);
-        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == (n <= 5 ? ENOSPC : 0)); /* open, write, fsync, rename, fsync */
+        CHECK(WIFEXITED(status) &&
+              WEXITSTATUS(status) == (n <= 5 ? ENOSPC : 0)); /* open, write, fsync, rename, fsync */
         CHECK(holds(file_path(top, "r/config"), n < 5 ? "old" : "new text"));
         CHECK(count_entries(file_path(top, "r")) == 1); /* nothing is left behind */
     }
@@ -351,7 +352,8 @@ static void test_remove(const char *top)
     file_write(top, "s/a/1", "x");
     file_write(top, "s/b/2", "x");
     file_write(top, "s/c/3", "x");
-    CHECK(WEXITSTATUS(in_process("2:EIO:once", NULL, removes_some, top)) == EIO);  /* the first error is told, though more was done */
+    CHECK(WEXITSTATUS(in_process("2:EIO:once", NULL, removes_some, top)) ==
+          EIO); /* the first error is told, though more was done */
     CHECK(in_process(NULL, NULL, removes_some, top) == 0 && access(file_path(top, "s"), F_OK) < 0);
 }
 

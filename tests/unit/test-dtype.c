@@ -35,14 +35,29 @@ static void check_descr(void)
         enum ckpt_dtype dt;
         bool big;
     } good[] = {
-        {"<f4", CKPT_DT_F32, false},       {">f4", CKPT_DT_F32, true},         {"=f8", CKPT_DT_F64, false},
-        {"|f2", CKPT_DT_F16, false},       {"f4", CKPT_DT_F32, false},         {">c16", CKPT_DT_C128, true},
-        {"<c8", CKPT_DT_C64, false},       {"|b1", CKPT_DT_BOOL, false},       {"?", CKPT_DT_BOOL, false},
-        {"|?", CKPT_DT_BOOL, false},       {"b1", CKPT_DT_BOOL, false},        {">i1", CKPT_DT_I8, false},
-        {"i1", CKPT_DT_I8, false},         {"=u1", CKPT_DT_U8, false},         {"u1", CKPT_DT_U8, false},
-        {">u8", CKPT_DT_U64, true},        {"bfloat16", CKPT_DT_BF16, false},  {"int4", CKPT_DT_I4, false},
-        {"int2", CKPT_DT_I2, false},       {"uint4", CKPT_DT_U4, false},       {"float8_e5m2", CKPT_DT_F8_E5M2, false},
-        {"float32", CKPT_DT_F32, false},   {"<i8", CKPT_DT_I64, false},
+        {"<f4", CKPT_DT_F32, false},
+        {">f4", CKPT_DT_F32, true},
+        {"=f8", CKPT_DT_F64, false},
+        {"|f2", CKPT_DT_F16, false},
+        {"f4", CKPT_DT_F32, false},
+        {">c16", CKPT_DT_C128, true},
+        {"<c8", CKPT_DT_C64, false},
+        {"|b1", CKPT_DT_BOOL, false},
+        {"?", CKPT_DT_BOOL, false},
+        {"|?", CKPT_DT_BOOL, false},
+        {"b1", CKPT_DT_BOOL, false},
+        {">i1", CKPT_DT_I8, false},
+        {"i1", CKPT_DT_I8, false},
+        {"=u1", CKPT_DT_U8, false},
+        {"u1", CKPT_DT_U8, false},
+        {">u8", CKPT_DT_U64, true},
+        {"bfloat16", CKPT_DT_BF16, false},
+        {"int4", CKPT_DT_I4, false},
+        {"int2", CKPT_DT_I2, false},
+        {"uint4", CKPT_DT_U4, false},
+        {"float8_e5m2", CKPT_DT_F8_E5M2, false},
+        {"float32", CKPT_DT_F32, false},
+        {"<i8", CKPT_DT_I64, false},
         {"float4_e2m1fn", CKPT_DT_F4_E2M1FN, false},
         {"float8_e4m3b11fnuz", CKPT_DT_F8_E4M3B11FNUZ, false},
     };
@@ -257,7 +272,13 @@ static void check_number(void)
     static const struct {
         double value;
         const char *want;
-    } cases[] = {{7, "7"}, {-1, "-1"}, {0.5, "0.5"}, {1e-5, "1e-05"}, {1e16, "10000000000000000"}, {1763900000000000000, "1763900000000000000"}, {1e20, "1e+20"}};
+    } cases[] = {{7, "7"},
+                 {-1, "-1"},
+                 {0.5, "0.5"},
+                 {1e-5, "1e-05"},
+                 {1e16, "10000000000000000"},
+                 {1763900000000000000, "1763900000000000000"},
+                 {1e20, "1e+20"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct ckpt_buf buf = CKPT_BUF_INIT;
         ckpt_add_json_number(&buf, cases[i].value);

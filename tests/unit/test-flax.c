@@ -88,7 +88,8 @@ static int open_made(struct ckpt_tree **ret)
 {
     struct ckpt_backend *b = ckpt_backend_new_memory();
     struct ckpt_pins *pins;
-    CHECK(!ckpt_buf_error(&m) && ckpt_backend_memory_add(b, "f.msgpack", m.data, m.len) == 0 && ckpt_pins_new(b, &pins) == 0);
+    CHECK(!ckpt_buf_error(&m) && ckpt_backend_memory_add(b, "f.msgpack", m.data, m.len) == 0 &&
+          ckpt_pins_new(b, &pins) == 0);
     err = (struct ckpt_err){0};
     int r = ckpt_flax_reader.open(&(struct ckpt_opening){.pins = pins, .name = "f.msgpack"}, ret, &err);
     CHECK(r == 0 || (err.code == -r && *err.text));
@@ -120,7 +121,8 @@ static uint32_t find(const struct ckpt_tree *t, const char *name)
     return node;
 }
 
-static void check_array(struct ckpt_tree *t, const char *name, const char *type, unsigned ndim, const void *data, size_t len)
+static void check_array(struct ckpt_tree *t, const char *name, const char *type, unsigned ndim, const void *data,
+                        size_t len)
 {
     struct ckpt_array *a;
     struct ckpt_extent e;
@@ -139,7 +141,8 @@ static void check_value(struct ckpt_tree *t, const char *name, const char *json,
 {
     struct ckpt_buf text = CKPT_BUF_INIT;
     struct ckpt_value v;
-    CHECK(t->nodes[find(t, name)].kind == CKPT_NODE_VALUE && ckpt_tree_value(t, find(t, name), &text, &v, &err) == 0 && v.dtype == dtype);
+    CHECK(t->nodes[find(t, name)].kind == CKPT_NODE_VALUE && ckpt_tree_value(t, find(t, name), &text, &v, &err) == 0 &&
+          v.dtype == dtype);
     ckpt_buf_addc(&text, 0);
     CHECK_STR((char *)text.data, json);
     ckpt_buf_clear(&text);
@@ -148,7 +151,8 @@ static void check_value(struct ckpt_tree *t, const char *name, const char *json,
 static void check_unsupported(struct ckpt_tree *t, const char *name, unsigned ndim)
 {
     struct ckpt_array *a;
-    CHECK(ckpt_tree_layout(t, find(t, name), &a, &err) == 0 && a->unsupported == EOPNOTSUPP && *a->why && a->ndim == ndim);
+    CHECK(ckpt_tree_layout(t, find(t, name), &a, &err) == 0 && a->unsupported == EOPNOTSUPP && *a->why &&
+          a->ndim == ndim);
     ckpt_array_unref(a);
 }
 
@@ -200,10 +204,12 @@ static void test_leaves(void)
     check_unsupported(t, "deep.npy", 0);
     struct ckpt_extent e;
     uint8_t got[8];
-    CHECK(t->nodes[find(t, "blob")].kind == CKPT_NODE_BLOB && t->format->blob(t, find(t, "blob"), &e, &err) == 0 && e.len == 4);
+    CHECK(t->nodes[find(t, "blob")].kind == CKPT_NODE_BLOB && t->format->blob(t, find(t, "blob"), &e, &err) == 0 &&
+          e.len == 4);
     CHECK(ckpt_extent_read(&e, got, 4, 0) == 0 && !memcmp(got, "\0xyz", 4));
     ckpt_extent_clear(&e);
-    CHECK(t->format->blob(t, find(t, "other"), &e, &err) == 0 && e.len == 8 && ckpt_extent_read(&e, got, 8, 0) == 0 && !memcmp(got, data, 8));
+    CHECK(t->format->blob(t, find(t, "other"), &e, &err) == 0 && e.len == 8 && ckpt_extent_read(&e, got, 8, 0) == 0 &&
+          !memcmp(got, data, 8));
     ckpt_extent_clear(&e);
     struct ckpt_buf json = CKPT_BUF_INIT;
     t->format->describe(t, find(t, "other"), &json);
@@ -211,7 +217,8 @@ static void test_leaves(void)
     CHECK_STR((char *)json.data, ",\"ext\":9");
     ckpt_buf_clear(&json);
     uint32_t list = find(t, "list");
-    CHECK(t->nodes[list].container == CKPT_LIST && t->nodes[t->nodes[list].first].index && t->nodes[t->nodes[list].last].kind == CKPT_NODE_DIR);
+    CHECK(t->nodes[list].container == CKPT_LIST && t->nodes[t->nodes[list].first].index &&
+          t->nodes[t->nodes[list].last].kind == CKPT_NODE_DIR);
     clear(t);
 }
 
@@ -304,9 +311,11 @@ static void test_bad_pieces(void)
     }
     begin_pieces(3), piece_shape(1, 1), piece_shape(1, 1);
     CHECK(refused() == -EUCLEAN);
-    begin_pieces(4), piece_shape(1, 1), str("chunks"), map(1), str("0"), vector("int8", "x", 1, 1), str("more"), head(0xc0, 0, 0);
+    begin_pieces(4), piece_shape(1, 1), str("chunks"), map(1), str("0"), vector("int8", "x", 1, 1), str("more"),
+        head(0xc0, 0, 0);
     CHECK(refused() == -EUCLEAN);
-    begin_pieces(3), piece_shape(1, 1), str("chunks"), map(1), str("0"), ndarray(1, "int8", 2, (uint64_t[]){1, 1}, "x", 1);
+    begin_pieces(3), piece_shape(1, 1), str("chunks"), map(1), str("0"),
+        ndarray(1, "int8", 2, (uint64_t[]){1, 1}, "x", 1);
     CHECK(refused() == -EUCLEAN);
     begin_pieces(3), piece_shape(1, 1), str("chunks"), map(1), str("0"), ndarray(3, "int8", 0, NULL, "x", 1);
     CHECK(refused() == -EUCLEAN);
@@ -328,12 +337,27 @@ static void test_bad_arrays(void)
         size_t len;
         int want;
     } cases[] = {
-        {1, "float32", 1, {2}, 8, 0}, {1, "float32", 1, {2}, 7, -EUCLEAN}, {1, "float32", 1, {2}, 9, -EUCLEAN}, {1, "float32", 1, {3}, 8, -EUCLEAN},
-        {1, "float32", 3, {(uint64_t)1 << 62, 4, 4}, 0, -EUCLEAN}, {1, "int8", 2, {0, INT64_MAX}, 0, -EUCLEAN}, {1, "int8", 2, {UINT64_MAX, 1}, 0, -EUCLEAN},
-        {3, "int8", 1, {1}, 1, -EUCLEAN}, {1, "object", 1, {1}, 8, -EOPNOTSUPP}, {1, "O", 1, {1}, 8, -EOPNOTSUPP}, {1, ">i4", 1, {1}, 4, -EOPNOTSUPP},
-        {1, "i4,f4", 1, {1}, 8, -EOPNOTSUPP}, {1, "", 1, {1}, 1, -EOPNOTSUPP}, {1, "float33", 1, {1}, 4, -EOPNOTSUPP}, {1, "str63", 1, {1}, 8, -EOPNOTSUPP},
-        {1, "str64", 1, {1}, 7, -EUCLEAN}, {1, "void0", 1, {1}, 0, -EOPNOTSUPP}, {1, "datetime64[parsec]", 1, {1}, 8, -EOPNOTSUPP}, {1, "datetime64", 1, {1}, 8, 0},
-        {1, "datetime64[ns]x", 1, {1}, 8, -EOPNOTSUPP}, {1, "bytes99999999999999", 1, {1}, 8, -EOPNOTSUPP},
+        {1, "float32", 1, {2}, 8, 0},
+        {1, "float32", 1, {2}, 7, -EUCLEAN},
+        {1, "float32", 1, {2}, 9, -EUCLEAN},
+        {1, "float32", 1, {3}, 8, -EUCLEAN},
+        {1, "float32", 3, {(uint64_t)1 << 62, 4, 4}, 0, -EUCLEAN},
+        {1, "int8", 2, {0, INT64_MAX}, 0, -EUCLEAN},
+        {1, "int8", 2, {UINT64_MAX, 1}, 0, -EUCLEAN},
+        {3, "int8", 1, {1}, 1, -EUCLEAN},
+        {1, "object", 1, {1}, 8, -EOPNOTSUPP},
+        {1, "O", 1, {1}, 8, -EOPNOTSUPP},
+        {1, ">i4", 1, {1}, 4, -EOPNOTSUPP},
+        {1, "i4,f4", 1, {1}, 8, -EOPNOTSUPP},
+        {1, "", 1, {1}, 1, -EOPNOTSUPP},
+        {1, "float33", 1, {1}, 4, -EOPNOTSUPP},
+        {1, "str63", 1, {1}, 8, -EOPNOTSUPP},
+        {1, "str64", 1, {1}, 7, -EUCLEAN},
+        {1, "void0", 1, {1}, 0, -EOPNOTSUPP},
+        {1, "datetime64[parsec]", 1, {1}, 8, -EOPNOTSUPP},
+        {1, "datetime64", 1, {1}, 8, 0},
+        {1, "datetime64[ns]x", 1, {1}, 8, -EOPNOTSUPP},
+        {1, "bytes99999999999999", 1, {1}, 8, -EOPNOTSUPP},
         {1, "a name that is longer than any name of a dtype that has ever been thought of", 1, {1}, 8, -EOPNOTSUPP},
     };
     static const uint8_t zeros[16];
@@ -434,13 +458,39 @@ static void test_probe(void)
         size_t len;
         char want; /* 'c': a checkpoint, 'u': an unfinished one, 0: none */
     } files[] = {
-        {"x.msgpack", "anything", 8, 'c'}, {"x.msgpackx", "\x81\xa1", 2, 0}, {"d/.msgpack", "\x81\xa1", 2, 0},
-        {"d/checkpoint_5", "\x81\xa1" "a", 3, 'c'}, {"d/checkpoint_-1.5e-05", "\x81\xa1", 2, 'c'}, {"d/a_b_7", "\x80", 1, 'c'}, {"checkpoint_6", "\xde\0\1\xd9", 4, 'c'},
-        {"d/map32_1", "\xdf\0\0\0\1\xa1", 6, 'c'}, {"d/cut_1", "\xdf", 1, 'c'}, {"d/ext_1", "\xc9\0\0\0\1\1", 6, 'c'}, {"d/fixext_1", "\xd8\3", 2, 'c'},
-        {"d/pickle_5", "\x80\4\x95", 3, 0}, {"d/text_5", "hello", 5, 0}, {"d/empty_5", "", 0, 0}, {"d/timestamp_5", "\xd6\xff", 2, 0}, {"d/hebrew_5", "\xd7\x90", 2, 0},
-        {"d/nil_5", "\x81\xc0", 2, 0}, {"d/5", "\x81\xa1", 2, 0}, {"d/checkpoint", "\x81\xa1", 2, 0}, {"d/_5", "\x81\xa1", 2, 0}, {"d/x_5.npz", "\x81\xa1", 2, 0},
-        {"d/checkpoint_tmp", "", 0, 'u'}, {"d/a_b_tmp", "", 0, 'u'}, {"d/alone_tmp", "", 0, 0}, {"d/my_tmp", "notes", 5, 0}, {"d/new_tmp", "\x81\xa1", 2, 'u'},
-        {"d/text_tmp", "notes", 5, 0}, {"d/_tmp", "\x81\xa1", 2, 0}, {"d/a_tmp", "x", 1, 0}, {"map_tmp", "", 0, 0},
+        {"x.msgpack", "anything", 8, 'c'},
+        {"x.msgpackx", "\x81\xa1", 2, 0},
+        {"d/.msgpack", "\x81\xa1", 2, 0},
+        {"d/checkpoint_5",
+         "\x81\xa1"
+         "a",
+         3, 'c'},
+        {"d/checkpoint_-1.5e-05", "\x81\xa1", 2, 'c'},
+        {"d/a_b_7", "\x80", 1, 'c'},
+        {"checkpoint_6", "\xde\0\1\xd9", 4, 'c'},
+        {"d/map32_1", "\xdf\0\0\0\1\xa1", 6, 'c'},
+        {"d/cut_1", "\xdf", 1, 'c'},
+        {"d/ext_1", "\xc9\0\0\0\1\1", 6, 'c'},
+        {"d/fixext_1", "\xd8\3", 2, 'c'},
+        {"d/pickle_5", "\x80\4\x95", 3, 0},
+        {"d/text_5", "hello", 5, 0},
+        {"d/empty_5", "", 0, 0},
+        {"d/timestamp_5", "\xd6\xff", 2, 0},
+        {"d/hebrew_5", "\xd7\x90", 2, 0},
+        {"d/nil_5", "\x81\xc0", 2, 0},
+        {"d/5", "\x81\xa1", 2, 0},
+        {"d/checkpoint", "\x81\xa1", 2, 0},
+        {"d/_5", "\x81\xa1", 2, 0},
+        {"d/x_5.npz", "\x81\xa1", 2, 0},
+        {"d/checkpoint_tmp", "", 0, 'u'},
+        {"d/a_b_tmp", "", 0, 'u'},
+        {"d/alone_tmp", "", 0, 0},
+        {"d/my_tmp", "notes", 5, 0},
+        {"d/new_tmp", "\x81\xa1", 2, 'u'},
+        {"d/text_tmp", "notes", 5, 0},
+        {"d/_tmp", "\x81\xa1", 2, 0},
+        {"d/a_tmp", "x", 1, 0},
+        {"map_tmp", "", 0, 0},
     };
     struct ckpt_backend *b = ckpt_backend_new_memory();
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
@@ -453,8 +503,10 @@ static void test_probe(void)
         CHECK(got == files[i].want && (!got || p.bits >= 2));
     }
     ckpt_backend_unref(b);
-    CHECK(ckpt_plain_name("checkpoint_3_gda") && ckpt_plain_name("checkpoint_tmp_gda") && ckpt_plain_name("a_b_0.5_gda"));
-    CHECK(!ckpt_plain_name("gda") && !ckpt_plain_name("_gda") && !ckpt_plain_name("my_gda") && !ckpt_plain_name("3_gda") && !ckpt_plain_name("checkpoint_3"));
+    CHECK(ckpt_plain_name("checkpoint_3_gda") && ckpt_plain_name("checkpoint_tmp_gda") &&
+          ckpt_plain_name("a_b_0.5_gda"));
+    CHECK(!ckpt_plain_name("gda") && !ckpt_plain_name("_gda") && !ckpt_plain_name("my_gda") &&
+          !ckpt_plain_name("3_gda") && !ckpt_plain_name("checkpoint_3"));
 }
 
 int main(void)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ranges of random selections of random arrays, in random chunks and orders of dimensions, against a copy made element by element:
- * of whole elements through ckpt_gather, and of any bytes through ckpt_read_array.
+ * Ranges of random selections of random arrays, in random chunks and orders of dimensions, against a copy made element
+ * by element: of whole elements through ckpt_gather, and of any bytes through ckpt_read_array.
  */
 #include "core/array/gather.h"
 
@@ -224,8 +224,8 @@ static void test_stops(void)
 
 /* --- bytes --- */
 
-static int sample_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
-                        struct ckpt_err *err)
+static int sample_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                        struct ckpt_extent *ret, struct ckpt_err *err)
 {
     const struct sample *s = t->priv;
     if (!s->stored[index])
@@ -257,7 +257,8 @@ static struct ckpt_pins *no_files(void)
 }
 
 /* The same bytes without a copy, where they lie together. */
-static unsigned check_mapped(struct ckpt_reader_state *state, struct ckpt_tree *t, const struct sample *s, size_t len, uint64_t off)
+static unsigned check_mapped(struct ckpt_reader_state *state, struct ckpt_tree *t, const struct sample *s, size_t len,
+                             uint64_t off)
 {
     const void *mapped;
     struct ckpt_chunk *hold = NULL;

@@ -70,7 +70,8 @@ static void test_collect(void)
     store_add_object(s, "nobody wants this", dead);
     store_add_object(s, "small and smaller", pack);
     store_add_step(s, "1", (struct store_leaf[]){{"x", "a", 0, NULL}, {"y", "b", 0, NULL}, {0}}, 0);
-    store_add_step(s, "2", (struct store_leaf[]){{"y", "b", 0, NULL}, {"z", "c", 0, NULL}, {"s", "smaller", 10, pack}, {0}}, 0);
+    store_add_step(s, "2",
+                   (struct store_leaf[]){{"y", "b", 0, NULL}, {"z", "c", 0, NULL}, {"s", "smaller", 10, pack}, {0}}, 0);
 
     r = gc(s, true);
     CHECK(r.objects == 1 && r.bytes == 17 + 56 + 8 + 8 && r.kept == 4 && store_where(s, dead) == 'o');
@@ -78,7 +79,8 @@ static void test_collect(void)
     CHECK(ckpt_store_gc(s, false, &watch, &r, NULL) == 0 && told == 2);
     CHECK(r.objects == 1 && r.bytes == 17 + 56 + 8 + 8 && r.kept == 4 && r.purged == 0);
     CHECK(store_where(s, dead) == 't');
-    CHECK(store_where(s, a) == 'o' && store_where(s, b) == 'o' && store_where(s, c) == 'o' && store_where(s, pack) == 'o');
+    CHECK(store_where(s, a) == 'o' && store_where(s, b) == 'o' && store_where(s, c) == 'o' &&
+          store_where(s, pack) == 'o');
     r = gc(s, false);
     CHECK(r.objects == 0 && r.purged == 0 && store_where(s, dead) == 't'); /* not for long enough */
 
@@ -165,7 +167,8 @@ static struct ckpt_gc_result gc_aside(struct ckpt_store *s, const char *want)
 static void test_aside(void)
 {
     struct ckpt_store *s = new_store("aside");
-    uint8_t a[CKPT_SHA256], b[CKPT_SHA256], old[CKPT_SHA256], trashed[CKPT_SHA256], later[CKPT_SHA256], last[CKPT_SHA256];
+    uint8_t a[CKPT_SHA256], b[CKPT_SHA256], old[CKPT_SHA256], trashed[CKPT_SHA256], later[CKPT_SHA256],
+        last[CKPT_SHA256];
     char whole[8192];
     s->trash_keep = 0;
     store_add_step(s, "1", (struct store_leaf[]){{"x", "a", 0, NULL}, {0}}, 0);
@@ -206,7 +209,8 @@ static void test_aside(void)
     CHECK(gc_aside(s, "steps/3.json ").objects == 1);
     damage(s, "3.json", whole, 0);
     r = gc_aside(s, "");
-    CHECK(r.objects == 4 && r.kept == 2 && r.aside == 0 && !has_list(s) && store_where(s, a) == 'o' && store_where(s, b) == 'o');
+    CHECK(r.objects == 4 && r.kept == 2 && r.aside == 0 && !has_list(s) && store_where(s, a) == 'o' &&
+          store_where(s, b) == 'o');
     damage(s, "3.json", "{", length / 2);
     gc_aside(s, "steps/3.json ");
     CHECK(ckpt_store_delete(s, "3", NULL, NULL) == 0);

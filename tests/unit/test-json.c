@@ -30,7 +30,8 @@ static void close_text(struct open_text *o)
 
 static void test_walk(void)
 {
-    static const char text[] = " { \"a\" : 1 ,\n\t\"b\\u00e9\\n\":[ true, {\"x\":[1, 2]}, \"s ]}\\\"\" ], \"c\":{ } , \"\":null}\r\n ";
+    static const char text[] =
+        " { \"a\" : 1 ,\n\t\"b\\u00e9\\n\":[ true, {\"x\":[1, 2]}, \"s ]}\\\"\" ], \"c\":{ } , \"\":null}\r\n ";
     struct open_text o = open_text(text, sizeof text - 1);
     struct ckpt_buf key = CKPT_BUF_INIT, value = CKPT_BUF_INIT;
     CHECK(ckpt_json_enter_object(o.json, NULL) == 0);
@@ -88,10 +89,42 @@ static int walk(const char *text, size_t len, bool keep)
 static void test_malformed(void)
 {
     static const char *const bad[] = {
-        "", " ", "x", "[]", "{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{\"a\" 1}", "{a:1}", "{1:2}",
-        "{\"a\":}", "{\"a\":]}", "{\"a\":,}", "{\"a\":[}", "{\"a\":[1 2]}", "{\"a\":tr ue}", "{\"a\":1 2}", "{\"a\":\"x\" \"y\"}",
-        "{\"a\":[\"x\" 1]}", "{\"a\":[1 \"x\"]}", "{\"a\":1}}", "{\"a\":1} x", "{\"a\":\"\\q\"}", "{\"a\\u0000b\":1}", "{\"a\":1 \"b\":2}",
-        "{,\"a\":1}", "{\"a\":\x01}", "{\"a\":[\x01]}", "{\"a\":[1,\x7f]}", "{\"a\":[-]}", "{\"a\":[\x02 1]}",
+        "",
+        " ",
+        "x",
+        "[]",
+        "{",
+        "{\"",
+        "{\"a",
+        "{\"a\"",
+        "{\"a\":",
+        "{\"a\":1",
+        "{\"a\":1,",
+        "{\"a\":1,}",
+        "{\"a\" 1}",
+        "{a:1}",
+        "{1:2}",
+        "{\"a\":}",
+        "{\"a\":]}",
+        "{\"a\":,}",
+        "{\"a\":[}",
+        "{\"a\":[1 2]}",
+        "{\"a\":tr ue}",
+        "{\"a\":1 2}",
+        "{\"a\":\"x\" \"y\"}",
+        "{\"a\":[\"x\" 1]}",
+        "{\"a\":[1 \"x\"]}",
+        "{\"a\":1}}",
+        "{\"a\":1} x",
+        "{\"a\":\"\\q\"}",
+        "{\"a\\u0000b\":1}",
+        "{\"a\":1 \"b\":2}",
+        "{,\"a\":1}",
+        "{\"a\":\x01}",
+        "{\"a\":[\x01]}",
+        "{\"a\":[1,\x7f]}",
+        "{\"a\":[-]}",
+        "{\"a\":[\x02 1]}",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (walk(bad[i], strlen(bad[i]), true) != -EUCLEAN) {
@@ -161,8 +194,10 @@ static void test_limit(void)
 
 static void test_parse(void)
 {
-    static const char *const bad[] = {"", "1 2", "{} x", "\"\\u0000\"", "{\"a\\u0000\":1}", "[\"\\\\\\u0000\"]", "tru", "nan"};
-    static const char *const good[] = {"1", " 1 ", "\"\\\\u0000\"", "[]\n", "{\"a\":{\"b\":[null,true,\"\\ud83d\\ude00\"]}}", "-1e5"};
+    static const char *const bad[] = {"",    "1 2", "{} x", "\"\\u0000\"", "{\"a\\u0000\":1}", "[\"\\\\\\u0000\"]",
+                                      "tru", "nan"};
+    static const char *const good[] = {
+        "1", " 1 ", "\"\\\\u0000\"", "[]\n", "{\"a\":{\"b\":[null,true,\"\\ud83d\\ude00\"]}}", "-1e5"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(!ckpt_json_parse(bad[i], strlen(bad[i])));
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
@@ -179,8 +214,16 @@ static void test_u64(void)
         const char *text;
         bool ok;
         uint64_t value;
-    } cases[] = {{"0", true, 0}, {"17", true, 17}, {"9007199254740992", true, 9007199254740992}, {"9007199254740994", false, 0}, {"-1", false, 0},
-                 {"1.5", false, 0}, {"1e3", true, 1000}, {"\"1\"", false, 0}, {"null", false, 0}, {"1e400", false, 0}};
+    } cases[] = {{"0", true, 0},
+                 {"17", true, 17},
+                 {"9007199254740992", true, 9007199254740992},
+                 {"9007199254740994", false, 0},
+                 {"-1", false, 0},
+                 {"1.5", false, 0},
+                 {"1e3", true, 1000},
+                 {"\"1\"", false, 0},
+                 {"null", false, 0},
+                 {"1e400", false, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cJSON *item = ckpt_json_parse(cases[i].text, strlen(cases[i].text));
         uint64_t v = 0;

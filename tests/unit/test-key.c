@@ -48,13 +48,13 @@ static void check_short(void)
         {"\xc3\xa9x", 1, "", "%C3%A9x"},
         {"\xe6\xbc\xa2x", 2, "", "%E6%BC%A2%78"},
         {"\xf0\x9f\x98\x80x", 1, "", "%F0%9F%98%80x"},
-        {"\xffz", 1, "", "%FFz"},                     /* each bad byte is a character: */
-        {"\xc3z", 1, "", "%C3z"},                     /* cut short */
-        {"\xc3", 1, "", "%C3"},                       /* cut short at the end */
-        {"\xe6\xbc", 1, "", "%E6\xbc"},               /* likewise */
-        {"\xc0\x80z", 1, "", "%C0\x80z"},             /* overlong */
-        {"\xe0\x9f\xbfz", 1, "", "%E0\x9f\xbfz"},     /* overlong */
-        {"\xed\xa0\x80z", 1, "", "%ED\xa0\x80z"},     /* a surrogate */
+        {"\xffz", 1, "", "%FFz"},                       /* each bad byte is a character: */
+        {"\xc3z", 1, "", "%C3z"},                       /* cut short */
+        {"\xc3", 1, "", "%C3"},                         /* cut short at the end */
+        {"\xe6\xbc", 1, "", "%E6\xbc"},                 /* likewise */
+        {"\xc0\x80z", 1, "", "%C0\x80z"},               /* overlong */
+        {"\xe0\x9f\xbfz", 1, "", "%E0\x9f\xbfz"},       /* overlong */
+        {"\xed\xa0\x80z", 1, "", "%ED\xa0\x80z"},       /* a surrogate */
         {"\xf4\x90\x80\x80", 1, "", "%F4\x90\x80\x80"}, /* beyond U+10FFFF */
         {"\xed\x9f\xbfz", 1, "", "%ED%9F%BFz"},
         {"\xf4\x8f\xbf\xbfz", 1, "", "%F4%8F%BF%BFz"},

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What directories of a source are taken for: steps and their numbers, roots, the latest; and what is kept out of sight. */
+/* What directories of a source are taken for: steps and their numbers, roots, the latest; and what is kept out of
+ * sight. */
 #include "core/source/listing.h"
 
 #include "core/base/util.h"
@@ -13,13 +14,38 @@ static void test_numbers(void)
         bool plain, any;
         double number;
     } cases[] = {
-        {"0", true, true, 0}, {"7", true, true, 7}, {"0023", true, true, 23}, {"ckpt_23", true, true, 23}, {"a_b_0007", true, true, 7},
-        {"checkpoint_10", true, true, 10}, {"12345678901234567890", true, true, 12345678901234567890.0}, {"x_1.5", false, true, 1.5},
-        {"x_-3", false, true, -3}, {"x_+3", false, true, 3}, {"x_1e5", false, true, 1e5}, {"x_1.5e-3", false, true, 1.5e-3}, {"1e5", false, true, 1e5},
-        {"", false, false, 0}, {"_5", false, false, 0}, {"x_", false, false, 0}, {"x", false, false, 0}, {"5x", false, false, 0}, {"x5", false, false, 0},
-        {"x_5_", false, false, 0}, {"x_5 ", false, false, 0}, {"x_ 5", false, false, 0}, {"x_0x10", false, false, 0}, {"x_inf", false, false, 0},
-        {"x_nan", false, false, 0}, {"x_1e", false, false, 0}, {"x_1e+", false, false, 0}, {"x_-", false, false, 0}, {"x_1.5.2", false, false, 0},
-        {"x-5", false, false, 0}, {"7.orbax-checkpoint-tmp", false, false, 0}, {"7.tmp", false, false, 0},
+        {"0", true, true, 0},
+        {"7", true, true, 7},
+        {"0023", true, true, 23},
+        {"ckpt_23", true, true, 23},
+        {"a_b_0007", true, true, 7},
+        {"checkpoint_10", true, true, 10},
+        {"12345678901234567890", true, true, 12345678901234567890.0},
+        {"x_1.5", false, true, 1.5},
+        {"x_-3", false, true, -3},
+        {"x_+3", false, true, 3},
+        {"x_1e5", false, true, 1e5},
+        {"x_1.5e-3", false, true, 1.5e-3},
+        {"1e5", false, true, 1e5},
+        {"", false, false, 0},
+        {"_5", false, false, 0},
+        {"x_", false, false, 0},
+        {"x", false, false, 0},
+        {"5x", false, false, 0},
+        {"x5", false, false, 0},
+        {"x_5_", false, false, 0},
+        {"x_5 ", false, false, 0},
+        {"x_ 5", false, false, 0},
+        {"x_0x10", false, false, 0},
+        {"x_inf", false, false, 0},
+        {"x_nan", false, false, 0},
+        {"x_1e", false, false, 0},
+        {"x_1e+", false, false, 0},
+        {"x_-", false, false, 0},
+        {"x_1.5.2", false, false, 0},
+        {"x-5", false, false, 0},
+        {"7.orbax-checkpoint-tmp", false, false, 0},
+        {"7.tmp", false, false, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         double n = 0;
@@ -94,9 +120,11 @@ static void test_root(void)
     struct ckpt_listing *l = make("root", NULL);
     CHECK(l->root && l->count == 14);
     CHECK(kind(l, "2") == 'T' && kind(l, "10") == 'T' && kind(l, "010") == 'T' && kind(l, "best_9") == 'T');
-    CHECK(kind(l, "30") == 'h' && kind(l, "31.orbax-checkpoint-tmp") == 'h' && kind(l, "32.orbax-checkpoint-tmp-5") == 'h');
+    CHECK(kind(l, "30") == 'h' && kind(l, "31.orbax-checkpoint-tmp") == 'h' &&
+          kind(l, "32.orbax-checkpoint-tmp-5") == 'h');
     CHECK(kind(l, "other") == 't' && kind(l, "metadata") == 'd' && kind(l, "notes.txt") == 'f' && kind(l, "99") == 'f');
-    CHECK(kind(l, "40") == 'L' && kind(l, "away") == 'h' && kind(l, "gone") == 'h' && kind(l, "nothing") == '-' && kind(l, "") == '-');
+    CHECK(kind(l, "40") == 'L' && kind(l, "away") == 'h' && kind(l, "gone") == 'h' && kind(l, "nothing") == '-' &&
+          kind(l, "") == '-');
     CHECK_STR(latest(l), "40"); /* a link to a step is one, of its own number */
     CHECK(*ckpt_listing_find(l, "30")->hidden);
     file_remove(top, "root/40");
@@ -151,7 +179,8 @@ static void test_weak(void)
 static void test_going(void)
 {
     make_step("going/1", DONE);
-    make_step("going/2", "{\"init_timestamp_nsecs\":1,\"commit_timestamp_nsecs\":2,\"item_handlers\":{\"default\":\"x\",\"extra\":\"y\"}}");
+    make_step("going/2", "{\"init_timestamp_nsecs\":1,\"commit_timestamp_nsecs\":2,\"item_handlers\":{\"default\":"
+                         "\"x\",\"extra\":\"y\"}}");
     file_write(top, "going/2/extra/metadata", "{}");
     struct ckpt_listing *before = make("going", NULL);
     CHECK(kind(before, "1") == 'T' && kind(before, "2") == 'T');
@@ -170,7 +199,8 @@ static void test_going(void)
     ckpt_listing_unref(before);
 
     /* An item that the step names is not there. */
-    make_step("going/3", "{\"init_timestamp_nsecs\":1,\"commit_timestamp_nsecs\":2,\"item_handlers\":{\"default\":\"x\",\"extra\":\"y\"}}");
+    make_step("going/3", "{\"init_timestamp_nsecs\":1,\"commit_timestamp_nsecs\":2,\"item_handlers\":{\"default\":"
+                         "\"x\",\"extra\":\"y\"}}");
     struct ckpt_listing *l = make("going", NULL);
     CHECK(kind(l, "3") == 'h');
     ckpt_listing_unref(l);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Manifests written and read again, byte for byte as docs/format.md has them; and malformed, cut and damaged ones, each with its error. */
+/* Manifests written and read again, byte for byte as docs/format.md has them; and malformed, cut and damaged ones, each
+ * with its error. */
 #include "core/object/manifest.h"
 
 #include "core/base/util.h"
@@ -14,14 +15,18 @@
 static struct ckpt_manifest_info info_of(void)
 {
     return (struct ckpt_manifest_info){
-        .name = "7", .time_ns = 1769000000123456789, .id = ID, .metadata = "{ \"run\" : [1, NaN,\n\"a b\"] }",
+        .name = "7",
+        .time_ns = 1769000000123456789,
+        .id = ID,
+        .metadata = "{ \"run\" : [1, NaN,\n\"a b\"] }",
         .top = {.mode = 0755, .uid = 1000, .gid = 4294967294, .mtime_ns = 1769000000123456788},
     };
 }
 
 static struct ckpt_manifest_node dir_node(uint32_t parent, char *name)
 {
-    return (struct ckpt_manifest_node){.parent = parent, .name = name, .mode = 0700, .uid = 1, .gid = 2, .mtime_ns = -3};
+    return (struct ckpt_manifest_node){
+        .parent = parent, .name = name, .mode = 0700, .uid = 1, .gid = 2, .mtime_ns = -3};
 }
 
 static struct ckpt_manifest_node leaf_node(uint32_t parent, char *name, enum ckpt_node_kind kind)
@@ -36,7 +41,8 @@ static struct ckpt_manifest_node leaf_node(uint32_t parent, char *name, enum ckp
     return n;
 }
 
-static struct ckpt_manifest_node array_node(uint32_t parent, char *name, const char *descr, unsigned ndim, const uint64_t *shape)
+static struct ckpt_manifest_node array_node(uint32_t parent, char *name, const char *descr, unsigned ndim,
+                                            const uint64_t *shape)
 {
     struct ckpt_manifest_node n = leaf_node(parent, name, CKPT_NODE_ARRAY);
     CHECK(ckpt_npy_parse_descr(descr, &n.npy, NULL) == 0);
@@ -113,12 +119,14 @@ struct seen {
 
 static bool same_node(const struct ckpt_manifest_node *a, const struct ckpt_manifest_node *b)
 {
-    return a->parent == b->parent && !strcmp(a->name, b->name) && a->kind == b->kind && a->container == b->container && a->mode == b->mode &&
-           a->uid == b->uid && a->gid == b->gid && a->mtime_ns == b->mtime_ns && a->size == b->size &&
-           !memcmp(a->sha256, b->sha256, CKPT_SHA256) && !memcmp(a->object, b->object, CKPT_SHA256) && a->offset == b->offset &&
-           a->codec == b->codec && a->stored == b->stored && !a->text == !b->text && (!a->text || !strcmp(a->text, b->text)) &&
-           !a->xattrs == !b->xattrs && a->check == b->check && !strcmp(a->npy.descr, b->npy.descr) && a->npy.dtype == b->npy.dtype &&
-           a->npy.header == b->npy.header && a->npy.fortran == b->npy.fortran && a->npy.nbytes == b->npy.nbytes;
+    return a->parent == b->parent && !strcmp(a->name, b->name) && a->kind == b->kind && a->container == b->container &&
+           a->mode == b->mode && a->uid == b->uid && a->gid == b->gid && a->mtime_ns == b->mtime_ns &&
+           a->size == b->size && !memcmp(a->sha256, b->sha256, CKPT_SHA256) &&
+           !memcmp(a->object, b->object, CKPT_SHA256) && a->offset == b->offset && a->codec == b->codec &&
+           a->stored == b->stored && !a->text == !b->text && (!a->text || !strcmp(a->text, b->text)) &&
+           !a->xattrs == !b->xattrs && a->check == b->check && !strcmp(a->npy.descr, b->npy.descr) &&
+           a->npy.dtype == b->npy.dtype && a->npy.header == b->npy.header && a->npy.fortran == b->npy.fortran &&
+           a->npy.nbytes == b->npy.nbytes;
 }
 
 static int see(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
@@ -160,26 +168,32 @@ static int fault_of_lines(const char *head, const char *lines, unsigned count)
     return r;
 }
 
-#define TOP  "\"top\":{\"container\":\"dict\",\"mode\":493,\"uid\":1000,\"gid\":4294967294,\"mtime\":1769000000123456788}"
-#define HEAD "{\"format\":\"ckptfs-step\",\"version\":1,\"name\":\"7\",\"id\":\"" ID "\",\"time\":1769000000123456789,"
-#define BARE HEAD TOP ",\"nodes\":[\n"
-#define META ",\"mode\":448,\"uid\":1,\"gid\":2,\"mtime\":-3"
+#define TOP                                                                                                            \
+    "\"top\":{\"container\":\"dict\",\"mode\":493,\"uid\":1000,\"gid\":4294967294,\"mtime\":1769000000123456788}"
+#define HEAD      "{\"format\":\"ckptfs-step\",\"version\":1,\"name\":\"7\",\"id\":\"" ID "\",\"time\":1769000000123456789,"
+#define BARE      HEAD TOP ",\"nodes\":[\n"
+#define META      ",\"mode\":448,\"uid\":1,\"gid\":2,\"mtime\":-3"
 #define FILE_META ",\"mode\":420,\"uid\":1,\"gid\":2,\"mtime\":-3"
-#define DIR "{\"parent\":0,\"name\":\"params\",\"kind\":\"dir\",\"container\":\"dict\"" META "}"
+#define DIR       "{\"parent\":0,\"name\":\"params\",\"kind\":\"dir\",\"container\":\"dict\"" META "}"
 
-static const char text[] = HEAD "\"metadata\":{\"run\":[1,NaN,\"a b\"]}," TOP ",\"nodes\":[\n"
-    DIR ",\n"
-    "{\"parent\":1,\"name\":\"w.npy\",\"kind\":\"array\"" FILE_META ",\"size\":152,\"sha256\":\"" SHA "\",\"codec\":\"blosc\",\"stored\":34,"
+static const char text[] = HEAD
+    "\"metadata\":{\"run\":[1,NaN,\"a b\"]}," TOP ",\"nodes\":[\n" DIR ",\n"
+    "{\"parent\":1,\"name\":\"w.npy\",\"kind\":\"array\"" FILE_META ",\"size\":152,\"sha256\":\"" SHA
+    "\",\"codec\":\"blosc\",\"stored\":34,"
     "\"descr\":\"<f4\",\"shape\":[2,3],\"header\":128},\n"
     "{\"parent\":1,\"name\":\"b.npy\",\"kind\":\"array\"" FILE_META ",\"size\":132,\"sha256\":\"" SHA "\","
-    "\"object\":\"0101010101010101010101010101010101010101010101010101010101010101\",\"offset\":64,\"codec\":\"none\",\"stored\":34,"
+    "\"object\":\"0101010101010101010101010101010101010101010101010101010101010101\",\"offset\":64,\"codec\":\"none\","
+    "\"stored\":34,"
     "\"descr\":\"<V2\",\"dtype\":\"bfloat16\",\"shape\":[2],\"header\":128,\"fortran\":true},\n"
-    "{\"parent\":1,\"name\":\"s.npy\",\"kind\":\"array\"" FILE_META ",\"size\":128,\"sha256\":\"" SHA "\",\"codec\":\"none\",\"stored\":34,"
+    "{\"parent\":1,\"name\":\"s.npy\",\"kind\":\"array\"" FILE_META ",\"size\":128,\"sha256\":\"" SHA
+    "\",\"codec\":\"none\",\"stored\":34,"
     "\"descr\":\"[('\u00e9', '<i4')]\",\"shape\":[],\"header\":124},\n"
-    "{\"parent\":1,\"name\":\"lr \\\"1\\\".json\",\"kind\":\"value\"" FILE_META ",\"size\":7,\"sha256\":\"" SHA "\",\"text\":\" 0.001\\n\","
+    "{\"parent\":1,\"name\":\"lr \\\"1\\\".json\",\"kind\":\"value\"" FILE_META ",\"size\":7,\"sha256\":\"" SHA
+    "\",\"text\":\" 0.001\\n\","
     "\"xattrs\":{\"user.x\":\"00ff\"}},\n"
     "{\"parent\":0,\"name_hex\":\"ff2e\",\"kind\":\"dir\",\"container\":\"tuple\"" META "},\n"
-    "{\"parent\":6,\"name\":\"notes\\n\",\"kind\":\"blob\"" FILE_META ",\"size\":12,\"sha256\":\"" SHA "\",\"codec\":\"none\",\"stored\":34}\n"
+    "{\"parent\":6,\"name\":\"notes\\n\",\"kind\":\"blob\"" FILE_META ",\"size\":12,\"sha256\":\"" SHA
+    "\",\"codec\":\"none\",\"stored\":34}\n"
     "],\"count\":7,\"xxh3\":\"";
 
 static void write_all(int fd)
@@ -231,15 +245,19 @@ static void test_written(void)
     struct seen s = {.file = file_of(got, len), .err = &err};
     struct ckpt_manifest_info info, head;
     CHECK(ckpt_manifest_each(s.file, &info, see, &s, &err) == 0 && s.count == 7 && info.count == 8);
-    CHECK(ckpt_manifest_info(s.file, &head, &err) == 0 && !strcmp(head.name, "7") && !strcmp(head.metadata, info.metadata));
+    CHECK(ckpt_manifest_info(s.file, &head, &err) == 0 && !strcmp(head.name, "7") &&
+          !strcmp(head.metadata, info.metadata));
     CHECK_STR(info.name, "7");
     CHECK_STR(info.id, ID);
     CHECK_STR(info.metadata, "{\"run\":[1,NaN,\"a b\"]}");
-    CHECK(info.time_ns == 1769000000123456789 && info.top.mode == 0755 && info.top.uid == 1000 && info.top.gid == 4294967294);
+    CHECK(info.time_ns == 1769000000123456789 && info.top.mode == 0755 && info.top.uid == 1000 &&
+          info.top.gid == 4294967294);
     CHECK(info.top.mtime_ns == 1769000000123456788 && !info.top.name);
-    CHECK(s.nodes[1].npy.dtype == CKPT_DT_F32 && s.nodes[1].npy.ndim == 2 && s.nodes[1].npy.shape[1] == 3 && s.nodes[1].codec == CKPT_OBJECT_BLOSC);
+    CHECK(s.nodes[1].npy.dtype == CKPT_DT_F32 && s.nodes[1].npy.ndim == 2 && s.nodes[1].npy.shape[1] == 3 &&
+          s.nodes[1].codec == CKPT_OBJECT_BLOSC);
     CHECK(!memcmp(s.nodes[1].object, s.nodes[1].sha256, CKPT_SHA256) && s.nodes[1].stored == 34);
-    CHECK(s.nodes[2].npy.dtype == CKPT_DT_BF16 && s.nodes[2].npy.fortran && s.nodes[2].offset == 64 && s.nodes[2].object[5] == 1);
+    CHECK(s.nodes[2].npy.dtype == CKPT_DT_BF16 && s.nodes[2].npy.fortran && s.nodes[2].offset == 64 &&
+          s.nodes[2].object[5] == 1);
     CHECK(s.nodes[3].npy.dtype == CKPT_DT_OTHER && s.nodes[3].npy.itemsize == 4);
     CHECK_STR(s.nodes[4].name, "lr \"1\".json");
     CHECK_STR(s.nodes[4].text, " 0.001\n");
@@ -284,48 +302,102 @@ static void test_stopped(void)
     close(fd);
 }
 
-#define BLOB(more) "{\"parent\":0,\"name\":\"n\",\"kind\":\"blob\"" FILE_META ",\"size\":12,\"sha256\":\"" SHA "\",\"codec\":\"none\",\"stored\":34" more "}"
-#define ARRAY(descr, shape, size) \
-    "{\"parent\":0,\"name\":\"n.npy\",\"kind\":\"array\"" FILE_META ",\"size\":" size ",\"sha256\":\"" SHA "\",\"codec\":\"none\",\"stored\":34," \
+#define BLOB(more)                                                                                                     \
+    "{\"parent\":0,\"name\":\"n\",\"kind\":\"blob\"" FILE_META ",\"size\":12,\"sha256\":\"" SHA                        \
+    "\",\"codec\":\"none\",\"stored\":34" more "}"
+#define ARRAY(descr, shape, size)                                                                                      \
+    "{\"parent\":0,\"name\":\"n.npy\",\"kind\":\"array\"" FILE_META ",\"size\":" size ",\"sha256\":\"" SHA             \
+    "\",\"codec\":\"none\",\"stored\":34,"                                                                             \
     "\"descr\":" descr ",\"shape\":" shape ",\"header\":128}"
-#define VALUE(size, value) \
-    "{\"parent\":0,\"name\":\"n.json\",\"kind\":\"value\"" FILE_META ",\"size\":" size ",\"sha256\":\"" SHA "\",\"text\":" value "}"
+#define VALUE(size, value)                                                                                             \
+    "{\"parent\":0,\"name\":\"n.json\",\"kind\":\"value\"" FILE_META ",\"size\":" size ",\"sha256\":\"" SHA            \
+    "\",\"text\":" value "}"
 #define NAMED(name) "{\"parent\":0," name ",\"kind\":\"dir\",\"container\":\"dict\"" META "}"
 
 static void test_lines(void)
 {
     static const char *const good[] = {
-        BLOB(""), " " BLOB(" , \"x\" : {\"a\":[1,{}],\"b\":\"\\u0000\"}") " ", BLOB(",\"xattrs\":{}"), BLOB(",\"text\":\"not its own\""),
-        ARRAY("\"<f4\"", "[]", "132"), ARRAY("\"<f4\"", "[0,4]", "128"), ARRAY("\">f4\"", "[1]", "132"),
+        BLOB(""),
+        " " BLOB(" , \"x\" : {\"a\":[1,{}],\"b\":\"\\u0000\"}") " ",
+        BLOB(",\"xattrs\":{}"),
+        BLOB(",\"text\":\"not its own\""),
+        ARRAY("\"<f4\"", "[]", "132"),
+        ARRAY("\"<f4\"", "[0,4]", "128"),
+        ARRAY("\">f4\"", "[1]", "132"),
         ARRAY("\"<f4\",\"dtype\":\"new\"", "[1]", "132"),
-        ARRAY("\"|i1\",\"dtype\":\"int4\"", "[1]", "129"), VALUE("4", "\"null\""), VALUE("4", "\"\\\"a\\\"\\n\""), VALUE("3", "\"NaN\""),
-        NAMED("\"name\":\"\\ud83d\\ude00\\t\""), NAMED("\"name_hex\":\"ff\""), NAMED("\"n\\u0061me\":\"a\""),
-        "{\"parent\":0,\"name\":\"n\",\"kind\":\"blob\"" FILE_META ",\"size\":12,\"sha256\":\"" SHA "\",\"codec\":\"later\",\"stored\":34}",
+        ARRAY("\"|i1\",\"dtype\":\"int4\"", "[1]", "129"),
+        VALUE("4", "\"null\""),
+        VALUE("4", "\"\\\"a\\\"\\n\""),
+        VALUE("3", "\"NaN\""),
+        NAMED("\"name\":\"\\ud83d\\ude00\\t\""),
+        NAMED("\"name_hex\":\"ff\""),
+        NAMED("\"n\\u0061me\":\"a\""),
+        "{\"parent\":0,\"name\":\"n\",\"kind\":\"blob\"" FILE_META ",\"size\":12,\"sha256\":\"" SHA
+        "\",\"codec\":\"later\",\"stored\":34}",
     };
     static const char *const malformed[] = {
-        "x", "{}", "[]", "{", BLOB("") " x", BLOB("") ",", BLOB("") "}", BLOB(",\"size\":12"), BLOB(",\"x\":"), BLOB(",\"x\":[1,]"),
+        "x",
+        "{}",
+        "[]",
+        "{",
+        BLOB("") " x",
+        BLOB("") ",",
+        BLOB("") "}",
+        BLOB(",\"size\":12"),
+        BLOB(",\"x\":"),
+        BLOB(",\"x\":[1,]"),
         BLOB(",\"x\":{\"a\"}"),
-        BLOB(",\"x\":01"), BLOB(",\"x\":tru"), BLOB(",\"x\":\"\\x\""), BLOB(",\"x\":\"\xff\""), BLOB(",\"x\":1 2"), BLOB(",\"xattrs\":[]"),
-        BLOB(",\"object\":\"AB\""), BLOB(",\"offset\":-1"), BLOB(",\"offset\":4611686018427387905"), BLOB(",\"offset\":1.0"),
+        BLOB(",\"x\":01"),
+        BLOB(",\"x\":tru"),
+        BLOB(",\"x\":\"\\x\""),
+        BLOB(",\"x\":\"\xff\""),
+        BLOB(",\"x\":1 2"),
+        BLOB(",\"xattrs\":[]"),
+        BLOB(",\"object\":\"AB\""),
+        BLOB(",\"offset\":-1"),
+        BLOB(",\"offset\":4611686018427387905"),
+        BLOB(",\"offset\":1.0"),
         BLOB(",\"fortran\":1"),
-        ARRAY("\"<f4\"", "[1]", "133"), ARRAY("\"<f4\"", "[-1]", "132"), ARRAY("\"<f4\"", "1", "132"),
+        ARRAY("\"<f4\"", "[1]", "133"),
+        ARRAY("\"<f4\"", "[-1]", "132"),
+        ARRAY("\"<f4\"", "1", "132"),
         ARRAY("\"<f4\"", "[4611686018427387904,4]", "128"),
-        ARRAY("\"<q4\"", "[1]", "132"), ARRAY("\"\"", "[1]", "132"), ARRAY("\"<f4\",\"dtype\":\"bfloat16\"", "[1]", "132"),
+        ARRAY("\"<q4\"", "[1]", "132"),
+        ARRAY("\"\"", "[1]", "132"),
+        ARRAY("\"<f4\",\"dtype\":\"bfloat16\"", "[1]", "132"),
         ARRAY("\"[('a', '<f4')] \"", "[1", "132"),
-        VALUE("4", "\"nil\""), VALUE("5", "\"null\""), VALUE("2", "\"[]\""), VALUE("2", "\"{}\""), VALUE("0", "\"\""),
-        VALUE("3", "\"1 2\""), VALUE("2", "\"1\\u0000\""),
-        VALUE("4", "null"), NAMED("\"name\":\"\""), NAMED("\"name\":\".\""), NAMED("\"name\":\"..\""), NAMED("\"name\":\"a/b\""),
+        VALUE("4", "\"nil\""),
+        VALUE("5", "\"null\""),
+        VALUE("2", "\"[]\""),
+        VALUE("2", "\"{}\""),
+        VALUE("0", "\"\""),
+        VALUE("3", "\"1 2\""),
+        VALUE("2", "\"1\\u0000\""),
+        VALUE("4", "null"),
+        NAMED("\"name\":\"\""),
+        NAMED("\"name\":\".\""),
+        NAMED("\"name\":\"..\""),
+        NAMED("\"name\":\"a/b\""),
         NAMED("\"name\":\"a\\u0000\""),
-        NAMED("\"name\":\"\\ud83d\""), NAMED("\"name\":\"\\ude00\""), NAMED("\"name_hex\":\"f\""), NAMED("\"name_hex\":\"FF\""),
+        NAMED("\"name\":\"\\ud83d\""),
+        NAMED("\"name\":\"\\ude00\""),
+        NAMED("\"name_hex\":\"f\""),
+        NAMED("\"name_hex\":\"FF\""),
         NAMED("\"name_hex\":\"00\""),
-        NAMED("\"name_hex\":\"2f\""), NAMED("\"name\":\"a\",\"name_hex\":\"61\""), NAMED("\"name\":\"a\"") "\n" NAMED("\"name\":\"b\""),
+        NAMED("\"name_hex\":\"2f\""),
+        NAMED("\"name\":\"a\",\"name_hex\":\"61\""),
+        NAMED("\"name\":\"a\"") "\n" NAMED("\"name\":\"b\""),
         "{\"parent\":1,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\"" META "}",
         "{\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\"" META "}",
         "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\"" META "}",
-        "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\",\"mode\":4096,\"uid\":1,\"gid\":2,\"mtime\":3}",
-        "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\",\"mode\":1,\"uid\":4294967296,\"gid\":2,\"mtime\":3}",
-        "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\",\"mode\":1,\"uid\":1,\"gid\":2,\"mtime\":9223372036854775808}",
-        "{\"parent\":0,\"name\":\"n\",\"kind\":\"array\"" FILE_META ",\"size\":132,\"sha256\":\"" SHA "\",\"codec\":\"none\",\"stored\":34,\"descr\":\"<f4\",\"shape\":[1],\"header\":128}",
+        "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\",\"mode\":4096,\"uid\":1,\"gid\":2,"
+        "\"mtime\":3}",
+        "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\",\"mode\":1,\"uid\":4294967296,\"gid\":2,"
+        "\"mtime\":3}",
+        "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"dict\",\"mode\":1,\"uid\":1,\"gid\":2,\"mtime\":"
+        "9223372036854775808}",
+        "{\"parent\":0,\"name\":\"n\",\"kind\":\"array\"" FILE_META ",\"size\":132,\"sha256\":\"" SHA
+        "\",\"codec\":\"none\",\"stored\":34,\"descr\":\"<f4\",\"shape\":[1],\"header\":128}",
     };
     CHECK(fault_of_lines(BARE, "", 0) == 0 && fault_of_lines(BARE, "", 1) == -EUCLEAN);
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
@@ -343,7 +415,8 @@ static void test_lines(void)
         CHECK(fault_of_lines(BARE, lines, 1) == -EUCLEAN);
     }
     CHECK(fault_of_lines(BARE, "{\"parent\":0,\"name\":\"a\",\"kind\":\"link\"" META "}\n", 1) == -EOPNOTSUPP);
-    CHECK(fault_of_lines(BARE, "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"set\"" META "}\n", 1) == -EOPNOTSUPP);
+    CHECK(fault_of_lines(BARE, "{\"parent\":0,\"name\":\"a\",\"kind\":\"dir\",\"container\":\"set\"" META "}\n", 1) ==
+          -EOPNOTSUPP);
     CHECK(fault_of_lines(BARE, DIR ",\n" DIR "\n", 2) == 0); /* that names differ is for the tree to say */
     CHECK(fault_of_lines(BARE, DIR ",\n" DIR ",\n", 2) == -EUCLEAN && fault_of_lines(BARE, DIR "\n", 2) == -EUCLEAN);
 }
@@ -368,7 +441,8 @@ static enum ckpt_dtype dtype_of(const char *record)
 
 static void test_dtypes(void)
 {
-    CHECK(dtype_of(ARRAY("\"<V2\"", "[1]", "130")) == CKPT_DT_BF16 && dtype_of(ARRAY("\"|V2\"", "[1]", "130")) == CKPT_DT_OTHER);
+    CHECK(dtype_of(ARRAY("\"<V2\"", "[1]", "130")) == CKPT_DT_BF16 &&
+          dtype_of(ARRAY("\"|V2\"", "[1]", "130")) == CKPT_DT_OTHER);
     CHECK(dtype_of(ARRAY("\"<V2\",\"dtype\":\"new\"", "[1]", "130")) == CKPT_DT_OTHER);
     CHECK(dtype_of(ARRAY("\"<V2\",\"dtype\":\"float16\"", "[1]", "130")) == CKPT_DT_F16);
     CHECK(dtype_of(ARRAY("\"|V1\",\"dtype\":\"float8_e4m3fn\"", "[1]", "129")) == CKPT_DT_F8_E4M3FN);
@@ -384,11 +458,19 @@ static void test_heads(void)
     static const char *const malformed[] = {
         "{\"format\":\"ckptfs-leap\",\"version\":1,\"name\":\"7\",\"id\":\"" ID "\",\"time\":1," TOP ",\"nodes\":[\n",
         "{\"version\":1,\"name\":\"7\",\"id\":\"" ID "\",\"time\":1," TOP ",\"nodes\":[\n",
-        HEAD "\"nodes\":[\n", HEAD TOP "}\n", HEAD TOP ",\"nodes\":{\n", HEAD TOP ",\"nodes\":[ \n", HEAD TOP ",\"nodes\":[1,\n",
-        HEAD "\"metadata\":[]," TOP ",\"nodes\":[\n", HEAD "\"id\":\"0\"," TOP ",\"nodes\":[\n", HEAD "\"name\":\"a/b\"," TOP ",\"nodes\":[\n",
+        HEAD "\"nodes\":[\n",
+        HEAD TOP "}\n",
+        HEAD TOP ",\"nodes\":{\n",
+        HEAD TOP ",\"nodes\":[ \n",
+        HEAD TOP ",\"nodes\":[1,\n",
+        HEAD "\"metadata\":[]," TOP ",\"nodes\":[\n",
+        HEAD "\"id\":\"0\"," TOP ",\"nodes\":[\n",
+        HEAD "\"name\":\"a/b\"," TOP ",\"nodes\":[\n",
         HEAD "\"top\":{\"container\":\"dict\",\"mode\":1,\"uid\":1,\"gid\":1},\"nodes\":[\n",
         HEAD "\"top\":{\"container\":\"dict\",\"name\":\"x\",\"mode\":1,\"uid\":1,\"gid\":1,\"mtime\":1},\"nodes\":[\n",
-        "[\n", "\n", "#!/bin/sh\n",
+        "[\n",
+        "\n",
+        "#!/bin/sh\n",
     };
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
         if (fault_of_lines(malformed[i], "", 0) != -EUCLEAN)

@@ -150,7 +150,13 @@ static void test_bytes(void)
     enum { PAD = 8180 };
     char *data = malloc(PAD + 64);
     memset(data, 0xc0, PAD); /* nil */
-    memcpy(data + PAD, "\xa3" "abc" "\xd9\x20" "0123456789abcdef0123456789abcdef" "\xc4\x00", 4 + 34 + 2);
+    memcpy(data + PAD,
+           "\xa3"
+           "abc"
+           "\xd9\x20"
+           "0123456789abcdef0123456789abcdef"
+           "\xc4\x00",
+           4 + 34 + 2);
     struct open_bytes o;
     struct ckpt_mp_token t;
     struct ckpt_buf buf = CKPT_BUF_INIT;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The expected headers are np.save's (NumPy 2.4), without the padding; what the parser says of a header is what np.load makes of it. */
+/* The expected headers are np.save's (NumPy 2.4), without the padding; what the parser says of a header is what np.load
+ * makes of it. */
 #include "core/array/npy.h"
 
 #include "core/base/util.h"
@@ -116,11 +117,14 @@ static void test_spellings(void)
     a = parsed(WITH_SHAPE("(1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1)"));
     CHECK(a.ndim == 32);
     const char text[] = WITH_SHAPE("(3L,)"), plain[] = WITH_SHAPE("(3,)");
-    CHECK(parse(0x300, text, strlen(text), &a) == -EUCLEAN && parse(0x200, text, strlen(text), &a) == 0 && a.header == 12 + strlen(text));
+    CHECK(parse(0x300, text, strlen(text), &a) == -EUCLEAN && parse(0x200, text, strlen(text), &a) == 0 &&
+          a.header == 12 + strlen(text));
     CHECK(parse(0x300, plain, strlen(plain), &a) == 0);
-    CHECK(parse(0x301, plain, strlen(plain), &a) == -EOPNOTSUPP && parse(0x900, plain, strlen(plain), &a) == -EOPNOTSUPP);
+    CHECK(parse(0x301, plain, strlen(plain), &a) == -EOPNOTSUPP &&
+          parse(0x900, plain, strlen(plain), &a) == -EOPNOTSUPP);
     CHECK(parse(0x101, plain, strlen(plain), &a) == -EUCLEAN && parse(0, plain, strlen(plain), &a) == -EUCLEAN);
-    CHECK(ckpt_npy_parse(NULL, 0, &a, NULL) == -EBADMSG && ckpt_npy_parse((const uint8_t *)"PK", 2, &a, NULL) == -EUCLEAN);
+    CHECK(ckpt_npy_parse(NULL, 0, &a, NULL) == -EBADMSG &&
+          ckpt_npy_parse((const uint8_t *)"PK", 2, &a, NULL) == -EUCLEAN);
     CHECK(ckpt_npy_parse((const uint8_t *)"\x93NUMPY\2\0\xff\xff\xff\xff", 12, &a, NULL) == -EOPNOTSUPP);
 }
 
@@ -155,11 +159,11 @@ static void test_types(void)
         {"'|V2147483647'", "|V2147483647", CKPT_DT_OTHER, 2147483647, false},
         {"[]", "[]", CKPT_DT_OTHER, 0, false},
         {"[('a','<i4'),(\"b\",'>f8',(2,)),]", "[('a', '<i4'), ('b', '>f8', (2,))]", CKPT_DT_OTHER, 20, false},
-        {"[('a', [('x', 'u1', (2, 0)), ('', '|V3'), ('', '|V1')], (2, 3))]", "[('a', [('x', '|u1', (2, 0)), ('', '|V3'), ('', '|V1')], (2, 3))]",
-         CKPT_DT_OTHER, 24, false},
+        {"[('a', [('x', 'u1', (2, 0)), ('', '|V3'), ('', '|V1')], (2, 3))]",
+         "[('a', [('x', '|u1', (2, 0)), ('', '|V3'), ('', '|V1')], (2, 3))]", CKPT_DT_OTHER, 24, false},
         {"[(('t','n'),('<f4',(3,)))]", "[(('t', 'n'), ('<f4', (3,)))]", CKPT_DT_OTHER, 12, false},
-        {"[('\\'', '|S1'), (\"'\\\"\", '|S1'), ('\\x09\\x01\xe9\\u65e5', '|S1')]", "[(\"'\", '|S1'), ('\\'\"', '|S1'), ('\\t\\x01\u00e9\u65e5', '|S1')]",
-         CKPT_DT_OTHER, 3, false},
+        {"[('\\'', '|S1'), (\"'\\\"\", '|S1'), ('\\x09\\x01\xe9\\u65e5', '|S1')]",
+         "[(\"'\", '|S1'), ('\\'\"', '|S1'), ('\\t\\x01\u00e9\u65e5', '|S1')]", CKPT_DT_OTHER, 3, false},
         {"[[('a','|S1')]][0]", NULL, 0, 0, false},
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -174,10 +178,14 @@ static void test_types(void)
         CHECK(a.dtype == types[i].dtype && a.itemsize == types[i].size && a.big_endian == types[i].big);
         CHECK(a.nbytes == 6ull * a.itemsize);
         char kind = a.descr[1];
-        unsigned word = a.dtype != CKPT_DT_OTHER ? ckpt_dtype_info(a.dtype)->swap : kind == 'U' ? 4 : kind == 'c' ? a.itemsize / 2 : a.itemsize;
+        unsigned word = a.dtype != CKPT_DT_OTHER ? ckpt_dtype_info(a.dtype)->swap
+                        : kind == 'U'            ? 4
+                        : kind == 'c'            ? a.itemsize / 2
+                                                 : a.itemsize;
         CHECK(a.word == (*a.descr != '[' && strchr("biufcUMm", kind) ? word : 1));
         /* What is written of it is read as the same. */
-        CHECK(ckpt_npy_parse_descr(a.descr, &b, NULL) == 0 && b.dtype == a.dtype && b.itemsize == a.itemsize && b.big_endian == a.big_endian);
+        CHECK(ckpt_npy_parse_descr(a.descr, &b, NULL) == 0 && b.dtype == a.dtype && b.itemsize == a.itemsize &&
+              b.big_endian == a.big_endian);
         CHECK_STR(b.descr, a.descr);
         struct ckpt_buf buf = CKPT_BUF_INIT;
         ckpt_npy_add_header(&buf, a.descr, a.ndim, a.shape);
@@ -191,33 +199,78 @@ static void test_types(void)
 static void test_refused(void)
 {
     static const char *const malformed[] = {
-        "", "{", "{}", "('<f4', False, (6,))", "{'descr': '<f4', 'fortran_order': False}",
+        "",
+        "{",
+        "{}",
+        "('<f4', False, (6,))",
+        "{'descr': '<f4', 'fortran_order': False}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} x",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}",
         "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
-        "{'descr': '<f4' 'fortran_order': False, 'shape': (2,)}", "{'descr' '<f4', 'fortran_order': False, 'shape': (2,)}",
-        "{'descr': '<f4', 'fortran_order': 0, 'shape': (2,)}", "{'descr': '<f4', 'fortran_order': false, 'shape': (2,)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} # ", "{,'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
-        WITH_SHAPE("[2]"), WITH_SHAPE("2"), WITH_SHAPE("(2)"), WITH_SHAPE("(,)"), WITH_SHAPE("(2,,)"), WITH_SHAPE("(2 3)"),
+        "{'descr': '<f4' 'fortran_order': False, 'shape': (2,)}",
+        "{'descr' '<f4', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '<f4', 'fortran_order': 0, 'shape': (2,)}",
+        "{'descr': '<f4', 'fortran_order': false, 'shape': (2,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} # ",
+        "{,'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
+        WITH_SHAPE("[2]"),
+        WITH_SHAPE("2"),
+        WITH_SHAPE("(2)"),
+        WITH_SHAPE("(,)"),
+        WITH_SHAPE("(2,,)"),
+        WITH_SHAPE("(2 3)"),
         WITH_SHAPE("(-2,)"),
-        WITH_SHAPE("(2.0,)"), WITH_SHAPE("(True,)"), WITH_SHAPE("(1+1,)"), WITH_SHAPE("(0x2,)"), WITH_SHAPE("(02,)"), WITH_SHAPE("(1_0,)"),
-        WITH_SHAPE("(18446744073709551616,)"), WITH_SHAPE("(9223372036854775808,)"), WITH_SHAPE("(4611686018427387904, 4)"),
-        WITH_SHAPE("(0, 4611686018427387904)"), WITH_SHAPE("(2,"), WITH_SHAPE("(2L L,)"),
-        WITH_DESCR("5"), WITH_DESCR("'<q9'"), WITH_DESCR("'<f3'"), WITH_DESCR("'<f'"), WITH_DESCR("''"), WITH_DESCR("'<'"),
+        WITH_SHAPE("(2.0,)"),
+        WITH_SHAPE("(True,)"),
+        WITH_SHAPE("(1+1,)"),
+        WITH_SHAPE("(0x2,)"),
+        WITH_SHAPE("(02,)"),
+        WITH_SHAPE("(1_0,)"),
+        WITH_SHAPE("(18446744073709551616,)"),
+        WITH_SHAPE("(9223372036854775808,)"),
+        WITH_SHAPE("(4611686018427387904, 4)"),
+        WITH_SHAPE("(0, 4611686018427387904)"),
+        WITH_SHAPE("(2,"),
+        WITH_SHAPE("(2L L,)"),
+        WITH_DESCR("5"),
+        WITH_DESCR("'<q9'"),
+        WITH_DESCR("'<f3'"),
+        WITH_DESCR("'<f'"),
+        WITH_DESCR("''"),
+        WITH_DESCR("'<'"),
         WITH_DESCR("'<<f4'"),
-        WITH_DESCR("'<f4 '"), WITH_DESCR("'|V2147483648'"), WITH_DESCR("'|S99999999999999999999'"), WITH_DESCR("'<U536870912'"),
+        WITH_DESCR("'<f4 '"),
+        WITH_DESCR("'|V2147483648'"),
+        WITH_DESCR("'|S99999999999999999999'"),
+        WITH_DESCR("'<U536870912'"),
         WITH_DESCR("'V'"),
-        WITH_DESCR("'bfloat16'"), WITH_DESCR("'int4'"), WITH_DESCR("'<M8[xx]'"), WITH_DESCR("'<M8[ns'"), WITH_DESCR("'<M4[ns]'"),
+        WITH_DESCR("'bfloat16'"),
+        WITH_DESCR("'int4'"),
+        WITH_DESCR("'<M8[xx]'"),
+        WITH_DESCR("'<M8[ns'"),
+        WITH_DESCR("'<M4[ns]'"),
         WITH_DESCR("'<f4\\q'"),
-        WITH_DESCR("'<f4\\x0'"), WITH_DESCR("'<f4"), WITH_DESCR("u'<f4'"), WITH_DESCR("'<f' '4'"), WITH_DESCR("('<f4', (2,))"),
+        WITH_DESCR("'<f4\\x0'"),
+        WITH_DESCR("'<f4"),
+        WITH_DESCR("u'<f4'"),
+        WITH_DESCR("'<f' '4'"),
+        WITH_DESCR("('<f4', (2,))"),
         WITH_DESCR("[('a',)]"),
-        WITH_DESCR("[('a' '<f4')]"), WITH_DESCR("['a']"), WITH_DESCR("[('a','<f4')"), WITH_DESCR("[('a','<f4') ('b','<f4')]"),
-        WITH_DESCR("[('a','<f4',2)]"), WITH_DESCR("[('a','<f4',(2,),3)]"), WITH_DESCR("[('a','<f4'),('a','<i4')]"),
+        WITH_DESCR("[('a' '<f4')]"),
+        WITH_DESCR("['a']"),
+        WITH_DESCR("[('a','<f4')"),
+        WITH_DESCR("[('a','<f4') ('b','<f4')]"),
+        WITH_DESCR("[('a','<f4',2)]"),
+        WITH_DESCR("[('a','<f4',(2,),3)]"),
+        WITH_DESCR("[('a','<f4'),('a','<i4')]"),
         WITH_DESCR("[('\\ud800','<f4')]"),
-        WITH_DESCR("[('\\x00','<f4')]"), WITH_DESCR("[('a','<f8',(4294967296,4294967296))]"),
+        WITH_DESCR("[('\\x00','<f4')]"),
+        WITH_DESCR("[('a','<f8',(4294967296,4294967296))]"),
         WITH_DESCR("[('a','|V2147483647'),('b','|V1')]"),
-        WITH_DESCR("[(('a','b','c'),'<f4')]"), WITH_DESCR("[('a\n','<f4')]"),
-        WITH_DESCR("[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a','|S1')])])])])])])])])])])])])])])])])]"),
+        WITH_DESCR("[(('a','b','c'),'<f4')]"),
+        WITH_DESCR("[('a\n','<f4')]"),
+        WITH_DESCR("[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('a',[('"
+                   "a','|S1')])])])])])])])])])])])])])])])])]"),
     };
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++)
         if (refused(malformed[i]) != -EUCLEAN) {
@@ -227,9 +280,11 @@ static void test_refused(void)
     CHECK(refused(WITH_DESCR("'|O'")) == -EOPNOTSUPP && refused(WITH_DESCR("[('a', 'O')]")) == -EOPNOTSUPP);
     CHECK(refused(WITH_SHAPE("(1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1)")) == -EOPNOTSUPP);
     struct ckpt_npy a;
-    static const char nul[] = WITH_SHAPE("(2,)") "\0\n", utf8[] = WITH_DESCR("[('\xe9', '<f4')]"), cut[] = WITH_DESCR("[('\xe6\x97', '<f4')]");
+    static const char nul[] = WITH_SHAPE("(2,)") "\0\n", utf8[] = WITH_DESCR("[('\xe9', '<f4')]"),
+                      cut[] = WITH_DESCR("[('\xe6\x97', '<f4')]");
     CHECK(parse(0x100, nul, sizeof nul - 1, &a) == -EUCLEAN);
-    CHECK(parse(0x300, utf8, strlen(utf8), &a) == -EUCLEAN && parse(0x300, cut, strlen(cut), &a) == -EUCLEAN && parse(0x100, cut, strlen(cut), &a) == 0);
+    CHECK(parse(0x300, utf8, strlen(utf8), &a) == -EUCLEAN && parse(0x300, cut, strlen(cut), &a) == -EUCLEAN &&
+          parse(0x100, cut, strlen(cut), &a) == 0);
 }
 
 /* What goes beyond the maxima, and brackets without end. */

@@ -17,10 +17,12 @@ struct opened {
     struct ckpt_err err;
 };
 
-static int tree_open_with(struct opened *o, uint64_t memory, const struct ckpt_reader *reader, const char *name, const void *data, size_t len)
+static int tree_open_with(struct opened *o, uint64_t memory, const struct ckpt_reader *reader, const char *name,
+                          const void *data, size_t len)
 {
     *o = (struct opened){.b = ckpt_backend_new_memory()};
-    CHECK(ckpt_backend_memory_add(o->b, name, data, len) == 0 && ckpt_pins_new(o->b, &o->pins) == 0 && ckpt_pool_new(1, &o->pool) == 0);
+    CHECK(ckpt_backend_memory_add(o->b, name, data, len) == 0 && ckpt_pins_new(o->b, &o->pins) == 0 &&
+          ckpt_pool_new(1, &o->pool) == 0);
     CHECK(ckpt_cache_new(&(struct ckpt_cache_options){memory, 0, "/tmp"}, o->pool, &o->reader.cache) == 0);
     int r = reader->open(&(struct ckpt_opening){o->pins, name, o->reader.cache, false}, &o->tree, &o->err);
     CHECK(r == -o->err.code && (r == 0) == !*o->err.text);
@@ -102,7 +104,8 @@ static void test_lazy(void)
     read_elements(&o, "b.npy", buf, sizeof buf, 7 * MIB);
     CHECK(!memcmp(buf, file + (len - 8 * MIB) + 7 * MIB, sizeof buf) && bytes_read() - before < 4096);
     before = bytes_read();
-    struct ckpt_array *a = layout_of(&o, "a.npy"), *b = layout_of(&o, "b.npy"), *c = layout_of(&o, "c.npy"), *d = layout_of(&o, "d.npy");
+    struct ckpt_array *a = layout_of(&o, "a.npy"), *b = layout_of(&o, "b.npy"), *c = layout_of(&o, "c.npy"),
+                      *d = layout_of(&o, "d.npy");
     CHECK(a == b && c == d && a != c && a->origin == len - 8 * MIB);
     CHECK_STR(a->codec_text, "none");
     CHECK_STR(c->codec_text, "deflate");
@@ -117,13 +120,15 @@ static void test_lazy(void)
     uint32_t node = ckpt_tree_lookup(o.tree, 0, "c.npy", 5);
     read_elements(&o, "c.npy", buf, sizeof buf, 3 * MIB);
     CHECK(!memcmp(buf, file + (len - 8 * MIB) + 3 * MIB, sizeof buf));
-    CHECK(o.tree->format->file(o.tree, node, &e, NULL) == 0 && e.len == len && ckpt_extent_read(&e, buf, sizeof buf, 0) == 0);
+    CHECK(o.tree->format->file(o.tree, node, &e, NULL) == 0 && e.len == len &&
+          ckpt_extent_read(&e, buf, sizeof buf, 0) == 0);
     CHECK(!memcmp(buf, file, sizeof buf));
     ckpt_extent_clear(&e);
     ckpt_cache_stats(o.reader.cache, &st);
     CHECK(st.decoded == 1);
     uint64_t stored;
-    CHECK(o.tree->format->stored(o.tree, node, NULL, &stored, NULL) == 0 && stored < MIB && ckpt_tree_memory(o.tree) < 10000);
+    CHECK(o.tree->format->stored(o.tree, node, NULL, &stored, NULL) == 0 && stored < MIB &&
+          ckpt_tree_memory(o.tree) < 10000);
     CHECK(o.tree->format->verify(o.tree, NULL, NULL, NULL) == 0);
     tree_close(&o);
     zip_maker_clear(&m);
@@ -186,7 +191,8 @@ static void test_which_open(void)
     static const struct {
         unsigned bad, good, blobs;
         int want;
-    } cases[] = {{0, 0, 0, 0}, {0, 0, 3, 0}, {1, 0, 3, -EUCLEAN}, {3, 1, 0, 0}, {63, 0, 0, -EUCLEAN}, {63, 1, 0, 0}, {64, 0, 0, 0}, {200, 1, 1, 0}};
+    } cases[] = {{0, 0, 0, 0},         {0, 0, 3, 0},  {1, 0, 3, -EUCLEAN}, {3, 1, 0, 0},
+                 {63, 0, 0, -EUCLEAN}, {63, 1, 0, 0}, {64, 0, 0, 0},       {200, 1, 1, 0}};
     size_t len;
     CKPT_AUTOFREE uint8_t *file = npy_file(3, &len);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -234,10 +240,12 @@ static void test_probes(void)
     static const struct {
         const char *path;
         unsigned npy, npz;
-    } cases[] = {{"a.npy", 2, 0}, {"d/a.npz", 0, 2}, {".npy", 0, 0}, {"d/.npz", 0, 0}, {"a.npy.bak", 0, 0}, {"npz", 0, 0}};
+    } cases[] = {{"a.npy", 2, 0},  {"d/a.npz", 0, 2},   {".npy", 0, 0},
+                 {"d/.npz", 0, 0}, {"a.npy.bak", 0, 0}, {"npz", 0, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct ckpt_probe p = {0}, q = {0};
-        CHECK(ckpt_npy_reader.probe_file(NULL, cases[i].path, &p) == 0 && p.bits == cases[i].npy && p.weak == (p.bits > 0));
+        CHECK(ckpt_npy_reader.probe_file(NULL, cases[i].path, &p) == 0 && p.bits == cases[i].npy &&
+              p.weak == (p.bits > 0));
         CHECK(ckpt_npz_reader.probe_file(NULL, cases[i].path, &q) == 0 && q.bits == cases[i].npz && !q.weak);
     }
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Objects written and read back, of every codec and size; what is damaged, cut off or forged; what several readers share. */
+/* Objects written and read back, of every codec and size; what is damaged, cut off or forged; what several readers
+ * share. */
 #include "tests/unit/objects.h"
 
 #include "core/base/log.h"
@@ -95,8 +96,9 @@ struct kind {
     enum ckpt_object_codec codec;
     unsigned typesize;
 };
-static const struct kind kinds[] = {{CKPT_OBJECT_NONE, 0},  {CKPT_OBJECT_LZ4, 0},   {CKPT_OBJECT_BLOSC, 4}, {CKPT_OBJECT_BLOSC, 2},
-                                    {CKPT_OBJECT_BLOSC, 1}, {CKPT_OBJECT_BLOSC, 3}, {CKPT_OBJECT_BLOSC, 16}};
+static const struct kind kinds[] = {{CKPT_OBJECT_NONE, 0},  {CKPT_OBJECT_LZ4, 0},   {CKPT_OBJECT_BLOSC, 4},
+                                    {CKPT_OBJECT_BLOSC, 2}, {CKPT_OBJECT_BLOSC, 1}, {CKPT_OBJECT_BLOSC, 3},
+                                    {CKPT_OBJECT_BLOSC, 16}};
 #define KINDS (sizeof kinds / sizeof *kinds)
 
 static void check_object(struct test_objects *o, const struct test_object *t, const struct kind *kind)
@@ -124,7 +126,8 @@ static void check_object(struct test_objects *o, const struct test_object *t, co
     CHECK(info.size == t->size && info.stored == t->stored_len && info.codec == kind->codec);
     CHECK(!memcmp(info.sha256, t->sha256, CKPT_SHA256));
     CHECK(ckpt_object_stat(stored, t->sha256, t->size + 1, &info, &err) == -EBADMSG);
-    CHECK(ckpt_object_open(pins, o->cache, t->sha256, t->size + 1, &f, &err) == -EBADMSG && strstr(err.text, t->path + 11));
+    CHECK(ckpt_object_open(pins, o->cache, t->sha256, t->size + 1, &f, &err) == -EBADMSG &&
+          strstr(err.text, t->path + 11));
     CHECK(ckpt_object_open(pins, o->cache, t->sha256, UINT64_MAX, &f, &err) == 0);
     check_read(f, t, 0, t->size);
     ckpt_file_unref(f);
@@ -145,7 +148,8 @@ static void test_round_trips(void)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
                 struct test_object t;
                 test_object_init(&t, test_weights(sizes[i], i + 1), sizes[i], kinds[k].codec, kinds[k].typesize, n);
-                CHECK(kinds[k].codec != CKPT_OBJECT_BLOSC || kinds[k].typesize != 4 || sizes[i] < 64 * KIB || t.stored_len < sizes[i] * 8 / 10);
+                CHECK(kinds[k].codec != CKPT_OBJECT_BLOSC || kinds[k].typesize != 4 || sizes[i] < 64 * KIB ||
+                      t.stored_len < sizes[i] * 8 / 10);
                 check_object(&o, &t, &kinds[k]);
                 test_object_clear(&t);
             }
@@ -174,9 +178,12 @@ static void test_encode(void)
         CHECK(ckpt_object_encode(in, 0, size + 1, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == -EBADMSG);
         CHECK(ckpt_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, out, &cancel, &stored, &err) == -ECANCELED);
         CHECK(ckpt_object_encode(in, 0, size, codec, 4, 65000, t.sha256, out, NULL, &stored, &err) == -EINVAL);
-        CHECK(ckpt_object_encode(in, 0, size, CKPT_OBJECT_NONE, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == -EINVAL);
-        CHECK(ckpt_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, -1, NULL, &stored, &err) == -EBADF && err.text[0]);
-        CHECK(ftruncate(out, 0) == 0 && ckpt_object_encode(in, 1000, 100000, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == 0);
+        CHECK(ckpt_object_encode(in, 0, size, CKPT_OBJECT_NONE, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) ==
+              -EINVAL);
+        CHECK(ckpt_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, -1, NULL, &stored, &err) == -EBADF &&
+              err.text[0]);
+        CHECK(ftruncate(out, 0) == 0 &&
+              ckpt_object_encode(in, 1000, 100000, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == 0);
         test_object_clear(&t);
     }
     test_objects_end(&o);
@@ -203,7 +210,8 @@ static void test_sample(void)
 
 /* --- damage --- */
 
-/* All of it, in one read and in small ones; returns the first error, or 0 if every byte is right. Wrong bytes end the test. */
+/* All of it, in one read and in small ones; returns the first error, or 0 if every byte is right. Wrong bytes end the
+ * test. */
 static int read_damaged(struct test_objects *o, const struct test_object *t, uint64_t size)
 {
     struct ckpt_pins *pins = test_object_store(t);
@@ -296,32 +304,32 @@ static void test_forgeries(void)
 {
     static const struct forgery forgeries[] = {
         {0, 0, -1, 0, 0},
-        {8, 0, -1, 2, -EOPNOTSUPP},               /* version */
-        {12, 0, -1, 0, -EOPNOTSUPP},              /* codec */
-        {12, 0, -1, 3, -EOPNOTSUPP},              /* sparse, of chunks that are too small */
+        {8, 0, -1, 2, -EOPNOTSUPP},  /* version */
+        {12, 0, -1, 0, -EOPNOTSUPP}, /* codec */
+        {12, 0, -1, 3, -EOPNOTSUPP}, /* sparse, of chunks that are too small */
         {12, 0, -1, 4, -EOPNOTSUPP},
-        {12, 0, -1, 1, -EBADMSG},                 /* blosc is not lz4 */
-        {16, 0, -1, 0, -EOPNOTSUPP},              /* log2 of a chunk */
+        {12, 0, -1, 1, -EBADMSG},    /* blosc is not lz4 */
+        {16, 0, -1, 0, -EOPNOTSUPP}, /* log2 of a chunk */
         {16, 0, -1, 25, -EOPNOTSUPP},
         {16, 0, -1, 0xffffffff, -EOPNOTSUPP},
         {16, 0, -1, 13, -EUCLEAN},
-        {20, 0, -1, 0, -EUCLEAN},                 /* typesize */
+        {20, 0, -1, 0, -EUCLEAN}, /* typesize */
         {20, 0, -1, 256, -EUCLEAN},
-        {24, 1, -1, 10001, -EBADMSG},             /* decoded size: of the last chunk */
+        {24, 1, -1, 10001, -EBADMSG}, /* decoded size: of the last chunk */
         {24, 1, -1, 9000, -EBADMSG},
         {24, 1, -1, 20000, -EUCLEAN},
         {24, 1, -1, UINT64_MAX, -EUCLEAN},
         {24, 1, -1, (uint64_t)INT64_MAX + 1, -EUCLEAN},
-        {32, 1, -1, 2, -EUCLEAN},                 /* chunks */
+        {32, 1, -1, 2, -EUCLEAN}, /* chunks */
         {32, 1, -1, UINT64_MAX, -EUCLEAN},
-        {40, 1, -1, 0, -EUCLEAN},                 /* where the index is */
+        {40, 1, -1, 0, -EUCLEAN}, /* where the index is */
         {40, 1, -1, UINT64_MAX, -EUCLEAN},
         {40, 1, -1, UINT64_MAX - 100, -EUCLEAN},
-        {80, 1, -1, 1, -EOPNOTSUPP},              /* reserved */
-        {0, 0, 0, 1, -EUCLEAN},                   /* the index */
+        {80, 1, -1, 1, -EOPNOTSUPP}, /* reserved */
+        {0, 0, 0, 1, -EUCLEAN},      /* the index */
         {0, 0, 1, 0, -EUCLEAN},
         {0, 0, 1, 8, -EUCLEAN},
-        {0, 0, 1, 9, -EUCLEAN},                   /* then the second is too long */
+        {0, 0, 1, 9, -EUCLEAN}, /* then the second is too long */
         {0, 0, 2, UINT64_MAX, -EUCLEAN},
         {0, 0, 2, 4000, -EUCLEAN},
         {0, 0, 3, 0, -EUCLEAN},
@@ -368,7 +376,8 @@ static void write_sparse(int fd, bool zeros)
     CHECK(!zeros || pwrite(fd, none, 3 * MIB, 100 * MIB) == 3 * MIB);
 }
 
-static struct ckpt_file *open_sparse(struct test_objects *o, const char *top, const uint8_t name[CKPT_SHA256], struct ckpt_pins **ret)
+static struct ckpt_file *open_sparse(struct test_objects *o, const char *top, const uint8_t name[CKPT_SHA256],
+                                     struct ckpt_pins **ret)
 {
     struct ckpt_file *f;
     struct ckpt_err err = {0};
@@ -396,17 +405,20 @@ static void check_sparse(struct ckpt_file *f, int in)
     CHECK(runs == 8 && data == 4 * MIB + 5);
 }
 
-static void check_sparse_forgeries(struct test_objects *o, int out, uint64_t stored, const uint8_t name[CKPT_SHA256], const char *top)
+static void check_sparse_forgeries(struct test_objects *o, int out, uint64_t stored, const uint8_t name[CKPT_SHA256],
+                                   const char *top)
 {
     static const struct {
         unsigned word;
         uint64_t value;
         int code;
-    } forgeries[] = {{6, 0, 0}, {6, 5, -EUCLEAN}, {7, 0, -EUCLEAN}, {10, 3073, -EUCLEAN}, {10, UINT64_MAX, -EUCLEAN}, {7, 1, 0}};
+    } forgeries[] = {{6, 0, 0}, {6, 5, -EUCLEAN}, {7, 0, -EUCLEAN}, {10, 3073, -EUCLEAN}, {10, UINT64_MAX, -EUCLEAN},
+                     {7, 1, 0}};
     for (size_t i = 0; i < sizeof forgeries / sizeof *forgeries; i++) {
         CKPT_AUTOFREE uint8_t *all = malloc(stored);
         CHECK(pread(out, all, stored, 0) == (ssize_t)stored);
-        uint8_t *index = all + ckpt_le64(all + stored - CKPT_OBJECT_FOOTER + 40), *end = all + stored - CKPT_OBJECT_FOOTER - 8;
+        uint8_t *index = all + ckpt_le64(all + stored - CKPT_OBJECT_FOOTER + 40),
+                *end = all + stored - CKPT_OBJECT_FOOTER - 8;
         CHECK(end - index == 11 * 8); /* of five chunks: six offsets, and five numbers */
         memcpy(index + 8 * forgeries[i].word, &forgeries[i].value, 8);
         uint64_t sum = XXH3_64bits(index, (size_t)(end - index));
@@ -440,11 +452,14 @@ static void test_sparse(const char *top)
     CKPT_AUTOFD int in = open(file_path(top, "sparse"), O_RDWR), zeros = open(file_path(top, "zeros"), O_RDWR);
     write_sparse(in, false);
     write_sparse(zeros, true);
-    CHECK(ckpt_object_wants_sparse(SPARSE_SIZE, 5 * MIB) && !ckpt_object_wants_sparse(1024 * MIB, 4096) && !ckpt_object_wants_sparse(5, 4096));
+    CHECK(ckpt_object_wants_sparse(SPARSE_SIZE, 5 * MIB) && !ckpt_object_wants_sparse(1024 * MIB, 4096) &&
+          !ckpt_object_wants_sparse(5, 4096));
     CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE, NULL, name, &present, &err) == 0 && present.len == 5 * 16);
-    CHECK(ckpt_object_hash_sparse(zeros, SPARSE_SIZE, NULL, again, &other, &err) == 0 && !memcmp(name, again, sizeof name));
+    CHECK(ckpt_object_hash_sparse(zeros, SPARSE_SIZE, NULL, again, &other, &err) == 0 &&
+          !memcmp(name, again, sizeof name));
     CHECK(other.len == present.len && !memcmp(other.data, present.data, other.len));
-    CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE - 1, NULL, again, &other, &err) == 0 && memcmp(name, again, sizeof name));
+    CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE - 1, NULL, again, &other, &err) == 0 &&
+          memcmp(name, again, sizeof name));
     atomic_bool cancel = true;
     CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE, &cancel, again, &other, &err) == -ECANCELED);
 
@@ -452,7 +467,8 @@ static void test_sparse(const char *top)
     snprintf(full, sizeof full, "objects/%s", path);
     file_parents(top, full);
     CKPT_AUTOFD int out = open(file_path(top, full), O_RDWR | O_CREAT, 0644);
-    CHECK(ckpt_object_encode_sparse(in, SPARSE_SIZE, 4, name, &present, out, NULL, &stored, &err) == 0 && stored < 100 * KIB);
+    CHECK(ckpt_object_encode_sparse(in, SPARSE_SIZE, 4, name, &present, out, NULL, &stored, &err) == 0 &&
+          stored < 100 * KIB);
     struct ckpt_file *f = open_sparse(&o, top, name, &pins);
     check_sparse(f, in);
     ckpt_file_unref(f);
@@ -482,7 +498,8 @@ static void test_places(const char *top)
         test_object_write(&t, top);
         f = open_object(&o, pins, &t);
         check_read(f, &t, 5, 10);
-        struct ckpt_file *again = open_object(&o, late, &t); /* the same object: what one has read, the other need not */
+        struct ckpt_file *again = open_object(&o, late,
+                                              &t); /* the same object: what one has read, the other need not */
         CHECK(again == f);
         ckpt_file_unref(again);
         ckpt_pins_unref(late);
@@ -618,7 +635,8 @@ static int locate_in(void *arg, const struct ckpt_chunk_key *key, struct ckpt_ch
     return 0;
 }
 
-static int locate_large(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret, struct ckpt_err *err)
+static int locate_large(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret,
+                        struct ckpt_err *err)
 {
     *ret = (struct ckpt_chunk_source){
         .extent = {.bytes = calloc(1, 4), .len = 4},

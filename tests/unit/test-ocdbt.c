@@ -314,8 +314,10 @@ static const struct entry leaf_entries[] = {
     {"a/.zarray", "{}"}, {"a/0", NULL, 0, 2, 3}, {"a/1", NULL, 1, 0, 4}, {"ab/.zarray", ""}, {"b", "inline"},
 };
 static const struct node leaf = {
-    .files = {{"ocdbt.process_0/d/one", 16}, {"ocdbt.process_0/d/two", 16}}, .file_count = 2,
-    .entries = leaf_entries, .count = 5,
+    .files = {{"ocdbt.process_0/d/one", 16}, {"ocdbt.process_0/d/two", 16}},
+    .file_count = 2,
+    .entries = leaf_entries,
+    .count = 5,
 };
 
 static void add_values(struct db *d, const char *one, const char *two)
@@ -400,24 +402,33 @@ static void test_interior(void)
     static const struct entry low[] = {{"", "empty"}, {"0", NULL, 0, 2, 3}, {"1", "one"}};
     static const struct entry mid[] = {{"2", "two"}, {"30", NULL, 1, 0, 4}};
     static const struct entry high[] = {{"p/y", "py"}, {"q", "Q"}};
-    struct entry a = add_node(&sub, &(struct node){.entries = low, .count = 3, .files = {{"d/one", 0}}, .file_count = 1}, 1);
-    struct entry b = add_node(&sub, &(struct node){.entries = mid, .count = 2, .files = {{"d/one", 0}, {"d/two", 0}}, .file_count = 2}, 0);
+    struct entry a = add_node(&sub,
+                              &(struct node){.entries = low, .count = 3, .files = {{"d/one", 0}}, .file_count = 1}, 1);
+    struct entry b = add_node(
+        &sub, &(struct node){.entries = mid, .count = 2, .files = {{"d/one", 0}, {"d/two", 0}}, .file_count = 2}, 0);
     a.key = "k";
     a.common = 1;
     b.key = "k2";
     b.common = 1;
     struct entry inner[] = {a, b};
-    struct entry left = add_node(&sub, &(struct node){.height = 1, .entries = inner, .count = 2, .files = {{"d/nodes", 0}}, .file_count = 1}, 2);
+    struct entry left = add_node(
+        &sub, &(struct node){.height = 1, .entries = inner, .count = 2, .files = {{"d/nodes", 0}}, .file_count = 1}, 2);
     struct entry right_leaf = add_node(&top, &(struct node){.entries = high, .count = 2}, 0);
     right_leaf.key = "p";
-    struct entry right = add_node(&top, &(struct node){.height = 1, .entries = &right_leaf, .count = 1, .files = {{"d/top", 0}}, .file_count = 1}, 0);
+    struct entry right = add_node(
+        &top, &(struct node){.height = 1, .entries = &right_leaf, .count = 1, .files = {{"d/top", 0}}, .file_count = 1},
+        0);
     left.key = "a/k";
     left.common = 2;
     left.file = 1;
     right.key = "p";
     right.file = 0;
     struct entry root[] = {left, right};
-    struct entry r = add_node(&top, &(struct node){.height = 2, .entries = root, .count = 2, .files = {{"d/top", 0}, {"host.1/d/nodes", 7}}, .file_count = 2}, 0);
+    struct entry r = add_node(
+        &top,
+        &(struct node){
+            .height = 2, .entries = root, .count = 2, .files = {{"d/top", 0}, {"host.1/d/nodes", 7}}, .file_count = 2},
+        0);
     seal(&m, MANIFEST, manifest_body(0, &(struct version){{"d/top", 0}, 2, r.off, r.len}), 1);
     struct db d;
     db_init(&d);
@@ -669,14 +680,11 @@ static void test_bad_trees(void)
         unsigned twice;
         int code;
     } cases[] = {
-        {"b", "d", 1, 0, 0},
-        {"a", "d", 1, 0, 0},
-        {"bb", "d", 1, 0, -EUCLEAN},    /* keys below the bound */
-        {"b", "bb", 1, 0, -EUCLEAN},    /* and above the next one's */
-        {"b", "c", 1, 0, -EUCLEAN},
-        {"b", "d", 2, 0, -EUCLEAN},     /* a leaf where a node of height 1 should be */
-        {"b", "d", 255, 0, -EUCLEAN},
-        {"b", "d", 1, 1, -EUCLEAN},     /* one node at two places */
+        {"b", "d", 1, 0, 0},          {"a", "d", 1, 0, 0},
+        {"bb", "d", 1, 0, -EUCLEAN},                              /* keys below the bound */
+        {"b", "bb", 1, 0, -EUCLEAN},                              /* and above the next one's */
+        {"b", "c", 1, 0, -EUCLEAN},   {"b", "d", 2, 0, -EUCLEAN}, /* a leaf where a node of height 1 should be */
+        {"b", "d", 255, 0, -EUCLEAN}, {"b", "d", 1, 1, -EUCLEAN}, /* one node at two places */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         static const struct entry rest[] = {{"d", "3"}};
@@ -692,8 +700,11 @@ static void test_bad_trees(void)
             child[1].key = "db";
             child[1].common = 1;
         }
-        struct entry at = add_node(&f, &(struct node){.height = cases[i].height, .entries = child, .count = 2,
-                                                      .files = {{"d/f", 0}}, .file_count = 1}, 1);
+        struct entry at = add_node(
+            &f,
+            &(struct node){
+                .height = cases[i].height, .entries = child, .count = 2, .files = {{"d/f", 0}}, .file_count = 1},
+            1);
         seal(&m, MANIFEST, manifest_body(0, &(struct version){{"d/f", 0}, cases[i].height, at.off, at.len}), 1);
         struct db d;
         db_init(&d);
@@ -738,10 +749,12 @@ static void test_large_leaf(void)
     value[160] = '\0';
     for (unsigned i = 0; i < MANY; i++) {
         snprintf(keys + i * 48, 48, "params.layer_%06u.attention.kernel/%s", i / 2, i % 2 ? "0" : ".zarray");
-        e[i] = i % 2 ? (struct entry){.key = keys + i * 48, .off = i, .len = 1} : (struct entry){.key = keys + i * 48, .inline_value = value};
+        e[i] = i % 2 ? (struct entry){.key = keys + i * 48, .off = i, .len = 1}
+                     : (struct entry){.key = keys + i * 48, .inline_value = value};
     }
     struct ckpt_buf f = CKPT_BUF_INIT, m = CKPT_BUF_INIT, data = CKPT_BUF_INIT;
-    struct entry at = add_node(&f, &(struct node){.entries = e, .count = MANY, .files = {{"d/x", 0}}, .file_count = 1}, 1);
+    struct entry at = add_node(&f, &(struct node){.entries = e, .count = MANY, .files = {{"d/x", 0}}, .file_count = 1},
+                               1);
     seal(&m, MANIFEST, manifest_body(0, &(struct version){{"d/f", 0}, 0, at.off, at.len}), 1);
     for (unsigned i = 0; i < MANY; i++)
         ckpt_buf_addc(&data, (char)('a' + i % 26));
@@ -809,7 +822,8 @@ static void test_threads(void)
         child[l].key = names[l];
         child[l].common = 2;
     }
-    struct entry at = add_node(&f, &(struct node){.height = 1, .entries = child, .count = LEAVES, .files = {{"d/f", 0}}, .file_count = 1}, 1);
+    struct entry at = add_node(
+        &f, &(struct node){.height = 1, .entries = child, .count = LEAVES, .files = {{"d/f", 0}}, .file_count = 1}, 1);
     seal(&m, MANIFEST, manifest_body(0, &(struct version){{"d/f", 0}, 1, at.off, at.len}), 1);
     struct db d;
     db_init(&d);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The files of an Orbax checkpoint that a tree is laid out as: sizes are true, and any range of a file is the same bytes as in the whole. */
+/* The files of an Orbax checkpoint that a tree is laid out as: sizes are true, and any range of a file is the same
+ * bytes as in the whole. */
 #include "core/ckpt.h"
 #include "tests/unit/files.h"
 #include "tests/unit/random.h"
@@ -13,7 +14,8 @@ static void write_model(const char *path)
 {
     char header[512];
     int n = snprintf(header, sizeof header,
-                     "{\"wide\":{\"dtype\":\"U8\",\"shape\":[2,%d],\"data_offsets\":[0,%d]},\"t\":{\"dtype\":\"F32\",\"shape\":[3,5],\"data_offsets\":[%d,%d]},"
+                     "{\"wide\":{\"dtype\":\"U8\",\"shape\":[2,%d],\"data_offsets\":[0,%d]},\"t\":{\"dtype\":\"F32\","
+                     "\"shape\":[3,5],\"data_offsets\":[%d,%d]},"
                      "\"none\":{\"dtype\":\"I8\",\"shape\":[0,4],\"data_offsets\":[%d,%d]}}",
                      WIDE, 2 * WIDE, 2 * WIDE, 2 * WIDE + 60, 2 * WIDE + 60, 2 * WIDE + 60);
     uint64_t len = (uint64_t)n;
@@ -35,8 +37,12 @@ static void check_ranges(struct ckpt_files *files, size_t index, const uint8_t *
 {
     uint8_t *buf = malloc(MAX_LEN);
     for (int i = 0; i < 300; i++) {
-        uint64_t off = test_below(&seed, size + 10), len = test_below(&seed, MAX_LEN), want = off >= size ? 0 : len < size - off ? len : size - off;
-        CHECK(ckpt_files_read(files, index, buf, len, off, NULL) == (ssize_t)want && (!want || !memcmp(buf, all + off, want)));
+        uint64_t off = test_below(&seed, size + 10), len = test_below(&seed, MAX_LEN),
+                 want = off >= size        ? 0
+                        : len < size - off ? len
+                                           : size - off;
+        CHECK(ckpt_files_read(files, index, buf, len, off, NULL) == (ssize_t)want &&
+              (!want || !memcmp(buf, all + off, want)));
     }
     free(buf);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The pickle machine: what opcodes make, what is refused, and that what a tensor is made of is given back but never what is still needed. */
+/* The pickle machine: what opcodes make, what is refused, and that what a tensor is made of is given back but never
+ * what is still needed. */
 #include "core/format/pytorch/pickle.h"
 
 #include "core/base/util.h"
@@ -77,7 +78,9 @@ static void test_values(void)
     TEXT("ctorch\nSize\nK\2K\3\x86\x85R.", "[2, 3]", NULL);
     TEXT("ctorch\ndevice\nX\4\0\0\0cudaK\1\x86R.", "\"cuda:1\"", NULL);
     TEXT("ctorch\nbfloat16\n.", "\"torch.bfloat16\"", NULL);
-    TEXT("c__builtin__\nset\n](K\1K\2\x85" "e\x85R.", "[1, [2]]", NULL);
+    TEXT("c__builtin__\nset\n](K\1K\2\x85"
+         "e\x85R.",
+         "[1, [2]]", NULL);
     TEXT("\x8f.", "[]", NULL);
 }
 
@@ -156,7 +159,9 @@ static void test_refused(void)
 }
 
 #define STORAGE(key) "(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" key "X\3\0\0\0cpuK\x08tQ"
-#define TENSOR(key) "ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE(key) "K\1K\2K\3\x86K\3K\1\x86\x89" "ccollections\nOrderedDict\n)RtR"
+#define TENSOR(key)                                                                                                    \
+    "ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE(key) "K\1K\2K\3\x86K\3K\1\x86\x89"                                  \
+                                                        "ccollections\nOrderedDict\n)RtR"
 
 static void test_tensor(void)
 {
@@ -165,8 +170,8 @@ static void test_tensor(void)
     CHECK(LOAD(&l, TORCH_SAVE, "\x80\2" TENSOR("5") ".") == 0);
     CHECK(ckpt_torch_kind(&l.g, l.g.top) == TORCH_TENSOR);
     ckpt_torch_get_tensor(&l.records, ckpt_torch_record_of(l.g.top), &t);
-    CHECK(!t.fault && t.dtype == CKPT_DT_F32 && t.key == 5 && t.size == 32 && t.offset == 1 && t.ndim == 2 && t.shape[0] == 2 && t.shape[1] == 3 &&
-          t.stride[0] == 3 && t.stride[1] == 1);
+    CHECK(!t.fault && t.dtype == CKPT_DT_F32 && t.key == 5 && t.size == 32 && t.offset == 1 && t.ndim == 2 &&
+          t.shape[0] == 2 && t.shape[1] == 3 && t.stride[0] == 3 && t.stride[1] == 1);
     CHECK(!l.g.count && l.records.len < 20);
     clear(&l);
 }
@@ -195,20 +200,27 @@ static void test_kept(void)
     torch_value v;
     /* [tensor whose size is memoised, that size, a list that was filled while another tensor was made, that tensor] */
     CHECK(LOAD(&l, TORCH_SAVE,
-               "](ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE("1") "K\0K\2K\3\x86q\1K\3K\1\x86\x89" "ccollections\nOrderedDict\n)RtRh\1"
-               "]q\2ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE("2") "K\0)q\4)\x89" "h\2(K\7K\x08\x85" "etRK\x63K\x62\x86" "e.") == 0);
+               "](ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE("1") "K\0K\2K\3\x86q\1K\3K\1\x86\x89"
+                                                                     "ccollections\nOrderedDict\n)RtRh\1"
+                                                                     "]q\2ctorch._utils\n_rebuild_tensor_v2\n(" STORAGE(
+                                                                         "2") "K\0)q\4)\x89"
+                                                                              "h\2(K\7K\x08\x85"
+                                                                              "etRK\x63K\x62\x86"
+                                                                              "e.") == 0);
     CHECK(ckpt_torch_count(&l.g, l.g.top) == 5);
     ckpt_torch_walk_init(&w, &l.g, l.g.top);
     CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_TENSOR);
     CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_TUPLE && ckpt_torch_count(&l.g, v) == 2);
     int64_t n;
-    CHECK(ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 0), &n) && n == 2 && ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 1), &n) && n == 3);
+    CHECK(ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 0), &n) && n == 2 &&
+          ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 1), &n) && n == 3);
     CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_LIST && ckpt_torch_count(&l.g, v) == 2);
     struct torch_walk in;
     torch_value item;
     ckpt_torch_walk_init(&in, &l.g, v);
     CHECK(ckpt_torch_walk_next(&in, &item) && ckpt_torch_int(&l.g, item, &n) && n == 7);
-    CHECK(ckpt_torch_walk_next(&in, &item) && ckpt_torch_kind(&l.g, item) == TORCH_TUPLE && ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, item, 0), &n) && n == 8);
+    CHECK(ckpt_torch_walk_next(&in, &item) && ckpt_torch_kind(&l.g, item) == TORCH_TUPLE &&
+          ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, item, 0), &n) && n == 8);
     CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_kind(&l.g, v) == TORCH_TENSOR);
     CHECK(ckpt_torch_walk_next(&w, &v) && ckpt_torch_int(&l.g, ckpt_torch_item(&l.g, v, 1), &n) && n == 0x62);
     clear(&l);
@@ -239,14 +251,17 @@ static void test_faults(void)
         size_t len;
         enum torch_fault fault;
     } cases[] = {
-#define CASE(args, fault) {"ctorch._utils\n_rebuild_tensor_v2\n(" args "\x89NtR.", sizeof("ctorch._utils\n_rebuild_tensor_v2\n(" args "\x89NtR.") - 1, fault}
+#define CASE(args, fault)                                                                                              \
+    {"ctorch._utils\n_rebuild_tensor_v2\n(" args "\x89NtR.",                                                           \
+     sizeof("ctorch._utils\n_rebuild_tensor_v2\n(" args "\x89NtR.") - 1, fault}
         CASE(STORAGE("0") "K\0K\x08\x85K\1\x85", TORCH_FINE),
         CASE(STORAGE("0") "K\1K\x08\x85K\1\x85", TORCH_OUTSIDE),
         CASE(STORAGE("0") "K\0K\x08\x85K\2\x85", TORCH_OUTSIDE),
         CASE(STORAGE("0") "K\x08)\x29", TORCH_OUTSIDE),
         CASE(STORAGE("0") "K\xffK\0\x85K\xff\x85", TORCH_FINE), /* nothing of it */
         CASE(STORAGE("0") "K\7\x8a\6\0\0\0\0\0\1\x85K\0\x85", TORCH_FINE),
-        CASE(STORAGE("0") "K\0\x8a\x08\0\0\0\0\0\0\0\x7f\x8a\x08\0\0\0\0\0\0\0\x7f\x86K\1K\1\x86", TORCH_OUTSIDE), /* overflows */
+        CASE(STORAGE("0") "K\0\x8a\x08\0\0\0\0\0\0\0\x7f\x8a\x08\0\0\0\0\0\0\0\x7f\x86K\1K\1\x86",
+             TORCH_OUTSIDE), /* overflows */
         CASE(STORAGE("0") "K\0\x8a\x09\0\0\0\0\0\0\0\0\1\x85K\0\x85", TORCH_BAD_NUMBER),
         CASE(STORAGE("0") "J\xff\xff\xff\xff)\x29", TORCH_BAD_NUMBER),
         CASE(STORAGE("0") "K\0K\2\x85J\xff\xff\xff\xff\x85", TORCH_BAD_NUMBER),
@@ -267,15 +282,18 @@ static void test_faults(void)
 static void test_metadata(void)
 {
     struct loaded l;
-    CHECK(LOAD(&l, TORCH_META, "\x80\4\x95\x0e\0\0\0\0\0\0\0\x8c\1a\x94\x8c\1b\x94h\0h\1\x86\x86\x86.") == 0); /* MEMOIZE counts from 0 */
+    CHECK(LOAD(&l, TORCH_META, "\x80\4\x95\x0e\0\0\0\0\0\0\0\x8c\1a\x94\x8c\1b\x94h\0h\1\x86\x86\x86.") ==
+          0); /* MEMOIZE counts from 0 */
     CHECK(ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, l.g.top, 0), "a"));
     torch_value pair = ckpt_torch_item(&l.g, ckpt_torch_item(&l.g, l.g.top, 1), 1);
-    CHECK(ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, pair, 0), "a") && ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, pair, 1), "b"));
+    CHECK(ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, pair, 0), "a") &&
+          ckpt_torch_str_is(&l.g, ckpt_torch_item(&l.g, pair, 1), "b"));
     clear(&l);
     CHECK(LOAD(&l, TORCH_META, "\x95\xff\0\0\0\0\0\0\0N.") == -EBADMSG);
     clear(&l);
     CHECK(LOAD(&l, TORCH_META, "ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}X\1\0\0\0kK\1sb.") == 0);
-    CHECK(ckpt_torch_is(&l.g, l.g.top, TORCH_OBJECT, TORCH_IS_CLASS) && ckpt_torch_get(&l.g, ckpt_torch_state(&l.g, l.g.top), "k") != TORCH_NOTHING);
+    CHECK(ckpt_torch_is(&l.g, l.g.top, TORCH_OBJECT, TORCH_IS_CLASS) &&
+          ckpt_torch_get(&l.g, ckpt_torch_state(&l.g, l.g.top), "k") != TORCH_NOTHING);
     clear(&l);
     /* getattr is known for one thing only: how some versions of Python name the members of an enum */
 #define ENUM "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"

@@ -5,7 +5,7 @@
 struct tiling {
     unsigned ndim;
     uint64_t shape[4];
-    uint8_t *all;  /* of u16 */
+    uint8_t *all; /* of u16 */
     struct staged *s;
     uint64_t seed;
     bool drop; /* write dimensions of one index as that index */
@@ -26,7 +26,8 @@ static void add_piece(struct tiling *t, const uint64_t *from, const uint64_t *to
         else if (!from[d] && test_below(&t->seed, 2))
             at += snprintf(name + at, sizeof name - (size_t)at, "%s:%llu", comma, (unsigned long long)to[d]);
         else
-            at += snprintf(name + at, sizeof name - (size_t)at, "%s%llu:%llu", comma, (unsigned long long)from[d], (unsigned long long)to[d]);
+            at += snprintf(name + at, sizeof name - (size_t)at, "%s%llu:%llu", comma, (unsigned long long)from[d],
+                           (unsigned long long)to[d]);
         if (!drop)
             shape[ndim++] = to[d] - from[d];
         index[d] = from[d];
@@ -68,7 +69,8 @@ static void cut(struct tiling *t, const uint64_t *from, const uint64_t *to, unsi
     cut(t, low, to, depth - 1);
 }
 
-static void tiling_begin(struct root *r, struct staged *s, struct tiling *t, unsigned ndim, const uint64_t *shape, uint64_t seed)
+static void tiling_begin(struct root *r, struct staged *s, struct tiling *t, unsigned ndim, const uint64_t *shape,
+                         uint64_t seed)
 {
     uint64_t n = 1;
     *t = (struct tiling){.ndim = ndim, .s = s, .seed = seed * 2 + 1};
@@ -87,7 +89,8 @@ static void check_joined(struct root *r, const struct tiling *t, const char *nam
     step_read(r, name, &step);
     CHECK(step.count == 3);
     const struct step_node *a = step_get(&step, "p/x.npy");
-    CHECK(a->n.kind == CKPT_NODE_ARRAY && a->n.npy.dtype == CKPT_DT_BF16 && a->n.npy.ndim == t->ndim && !a->n.npy.fortran);
+    CHECK(a->n.kind == CKPT_NODE_ARRAY && a->n.npy.dtype == CKPT_DT_BF16 && a->n.npy.ndim == t->ndim &&
+          !a->n.npy.fortran);
     for (unsigned d = 0; d < t->ndim; d++) {
         CHECK(a->n.npy.shape[d] == t->shape[d]);
         n *= t->shape[d];
@@ -98,7 +101,8 @@ static void check_joined(struct root *r, const struct tiling *t, const char *nam
 
 static void test_tilings(struct root *r)
 {
-    static const uint64_t shapes[][4] = {{40}, {3000, 1}, {30, 40}, {7, 9, 11}, {5, 6, 7, 8}, {3, 900000}, {1, 5}, {300, 2, 4000}, {2, 3000000}};
+    static const uint64_t shapes[][4] = {{40},        {3000, 1}, {30, 40},       {7, 9, 11},  {5, 6, 7, 8},
+                                         {3, 900000}, {1, 5},    {300, 2, 4000}, {2, 3000000}};
     static const unsigned ndims[] = {1, 2, 2, 3, 4, 2, 2, 3, 2};
     char name[32];
     for (unsigned i = 0; i < 27; i++) {
@@ -148,14 +152,17 @@ static void test_rows(struct root *r)
     CHECK(a->n.size == 176 && !memcmp(a->bytes + 128, data, 48));
     CHECK_STR(a->n.xattrs, "{\"user.who\":\"6f6e65\"}");
     CHECK(e->n.npy.ndim == 2 && e->n.npy.shape[0] == 0 && e->n.npy.shape[1] == 4 && e->n.size == 128);
-    CHECK(step_get(&step, "me@home.npy")->n.kind == CKPT_NODE_BLOB && step_get(&step, "a@0:2.txt") && step_get(&step, "d@0:1.npy"));
-    CHECK(step_get(&step, "@0:2.npy")->n.kind == CKPT_NODE_ARRAY && step_get(&step, "x@.npy") && step_get(&step, "x@01:2.npy"));
+    CHECK(step_get(&step, "me@home.npy")->n.kind == CKPT_NODE_BLOB && step_get(&step, "a@0:2.txt") &&
+          step_get(&step, "d@0:1.npy"));
+    CHECK(step_get(&step, "@0:2.npy")->n.kind == CKPT_NODE_ARRAY && step_get(&step, "x@.npy") &&
+          step_get(&step, "x@01:2.npy"));
     step_clear(&step);
     staged_end(&s);
 }
 
 /* A pair of pieces of x, and what comes of them. */
-static void check_pair(struct root *r, const char *a, uint64_t an, const char *b, uint64_t bn, int code, const char *word)
+static void check_pair(struct root *r, const char *a, uint64_t an, const char *b, uint64_t bn, int code,
+                       const char *word)
 {
     struct staged s;
     uint8_t data[64] = {1, 2, 3};
@@ -177,7 +184,8 @@ static void test_bad_pieces(struct root *r)
     check_pair(r, "x@0:3.npy", 3, "x@0:2.npy", 2, ENODATA, "overlap");
     check_pair(r, "x@0:2.npy", 2, "x@2:4,0:2.npy", 2, EUCLEAN, "shape");
     check_pair(r, "x@0:2.npy", 3, NULL, 0, EUCLEAN, "shape");
-    check_pair(r, "x@0:.npy", 2, "x@3:.npy", 2, ENODATA, "hole: they have 4 of 5"); /* an end that is left out is the piece's */
+    check_pair(r, "x@0:.npy", 2, "x@3:.npy", 2, ENODATA,
+               "hole: they have 4 of 5"); /* an end that is left out is the piece's */
     check_pair(r, "x@:.npy", 2, "x@1:3.npy", 2, ENODATA, "overlap");
     check_pair(r, "x@....npy", 2, NULL, 0, EOPNOTSUPP, "without an ellipsis");
     check_pair(r, "x@0:2,....npy", 2, NULL, 0, EOPNOTSUPP, "without an ellipsis");
@@ -215,7 +223,8 @@ static void test_bad_pieces(struct root *r)
     ckpt_buf_adds(&f, "\n12345678");
     file_write_bytes(s.tree, "f@0:2,0:2.npy", f.data, f.len);
     check_refused(r, &s, EOPNOTSUPP, "Fortran", false);
-    CHECK(rename(file_path(s.tree, "f@0:2,0:2.npy"), file_path(s.tree, "f.npy")) == 0 && commit_as(&s, "fortran_1") == 0);
+    CHECK(rename(file_path(s.tree, "f@0:2,0:2.npy"), file_path(s.tree, "f.npy")) == 0 &&
+          commit_as(&s, "fortran_1") == 0);
     check_same(&s, "fortran_1");
     ckpt_buf_clear(&f);
     staged_end(&s);
@@ -267,7 +276,8 @@ static void test_repeats(struct root *r)
             CHECK(commit_as(&s, name) == 0);
             step_read(r, name, &step);
             const struct step_node *x = step_get(&step, "x.npy");
-            CHECK(x->n.npy.shape[0] == 2 * n && !memcmp(x->bytes + 128, one.data, n) && !memcmp(x->bytes + 128 + n, one.data, n));
+            CHECK(x->n.npy.shape[0] == 2 * n && !memcmp(x->bytes + 128, one.data, n) &&
+                  !memcmp(x->bytes + 128 + n, one.data, n));
             step_clear(&step);
         }
         ckpt_buf_clear(&one);
@@ -286,7 +296,7 @@ static void test_many_pieces(struct root *r)
         for (uint64_t i = 0; i < 160; i += 4)
             for (uint64_t j = 0; j < 160; j += 4) {
                 uint64_t shift = brick ? i / 4 % 4 : 0, from[] = {i, j ? j + shift : 0, 0, 0},
-                                to[] = {i + 4, j + 4 < 160 ? j + 4 + shift : 160, 0, 0};
+                         to[] = {i + 4, j + 4 < 160 ? j + 4 + shift : 160, 0, 0};
                 add_piece(&t, from, to, 0);
             }
         CHECK(t.count == 1600 && commit_as(&s, brick ? "brick_1" : "grid_1") == 0);

@@ -27,7 +27,10 @@ static void add(struct ckpt_store *s, const char *name, int64_t age)
 
 static void add_metrics(struct ckpt_store *s, const char *name, const char *metrics)
 {
-    store_add_step(s, name, (struct store_leaf[]){{"a.txt", "a", 0, NULL}, {"metrics.json", metrics, 0, NULL}, {"z.txt", "z", 0, NULL}, {0}}, 0);
+    store_add_step(s, name,
+                   (struct store_leaf[]){
+                       {"a.txt", "a", 0, NULL}, {"metrics.json", metrics, 0, NULL}, {"z.txt", "z", 0, NULL}, {0}},
+                   0);
 }
 
 static void tell(void *arg, const char *step)
@@ -66,7 +69,7 @@ static void test_rules(void)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         add(s, names[i], 0);
     check(s, "", "0 100 0150 step_150 199 200 250 300"); /* no rule */
-    set(s, "keep_best", "3"); /* none either, without a metric */
+    set(s, "keep_best", "3");                            /* none either, without a metric */
     set(s, "best_mode", "max");
     check(s, "", "0 100 0150 step_150 199 200 250 300");
     CHECK(ckpt_store_pin(s, "199", true, NULL) == 0);
@@ -166,7 +169,8 @@ static void test_metrics(void)
     store_add_step(s, "1", (struct store_leaf[]){{"metrics.json", "{\"loss\": 7}", 10, pack}, {0}}, 0);
     add(s, "2", 0);
     store_add_step(s, "3", (struct store_leaf[]){{"metrics.json", "", 0, NULL}, {0}}, 0);
-    store_add_step(s, "4", (struct store_leaf[]){{"metrics.json", "{\"loss\": 7}", 20, pack}, {0}}, 0); /* beyond its end */
+    store_add_step(s, "4", (struct store_leaf[]){{"metrics.json", "{\"loss\": 7}", 20, pack}, {0}},
+                   0); /* beyond its end */
     CHECK(ckpt_metrics_open(s, &m, NULL) == 0);
     CHECK(ckpt_metrics_get(m, "1", "loss", &v, NULL) == 1 && v == 7);
     CHECK(ckpt_metrics_get(m, "1", "accuracy", &v, NULL) == 0);

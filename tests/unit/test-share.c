@@ -14,7 +14,8 @@ static struct ckpt_array *make(enum ckpt_dtype dtype, uint64_t rows, uint64_t co
 static void test_equal(void)
 {
     struct ckpt_layouts *l = ckpt_layouts_new();
-    struct ckpt_array *first = ckpt_layouts_share(l, make(CKPT_DT_F32, 3, 4)), *a = ckpt_layouts_share(l, make(CKPT_DT_F32, 3, 4));
+    struct ckpt_array *first = ckpt_layouts_share(l, make(CKPT_DT_F32, 3, 4)),
+                      *a = ckpt_layouts_share(l, make(CKPT_DT_F32, 3, 4));
     CHECK(a == first);
     ckpt_array_unref(a);
     struct ckpt_array *others[7];

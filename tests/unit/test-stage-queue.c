@@ -8,7 +8,7 @@
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool open;          /* tasks that wait at the gate go on */
+    bool open;                  /* tasks that wait at the gate go on */
     unsigned order[MAX], count; /* users of those that have run */
     unsigned waiting;
 } gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
@@ -65,7 +65,8 @@ static void set_free(struct ckpt_stages *set)
     free(set);
 }
 
-static void add(struct ckpt_stages *set, struct stage_task *task, struct stage_step *step, uid_t uid, bool slow, void (*run)(struct stage_task *))
+static void add(struct ckpt_stages *set, struct stage_task *task, struct stage_step *step, uid_t uid, bool slow,
+                void (*run)(struct stage_task *))
 {
     *task = (struct stage_task){.step = step, .uid = uid, .slow = slow, .run = run};
     CKPT_GUARD(&set->lock);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Steps of a store in memory, their objects raw: the tree that a manifest makes, every byte of every view, and what is damaged. */
+/* Steps of a store in memory, their objects raw: the tree that a manifest makes, every byte of every view, and what is
+ * damaged. */
 #include "core/base/util.h"
 #include "core/io/json.h"
 #include "core/object/manifest.h"
@@ -75,7 +76,9 @@ static int manifest_fd = -1;
 static void begin_step(void)
 {
     char path[] = "/tmp/ckptfs-test-XXXXXX";
-    struct ckpt_manifest_info info = {.name = "7", .id = "00112233445566778899aabbccddeeff", .metadata = "{\"run\":1}",
+    struct ckpt_manifest_info info = {.name = "7",
+                                      .id = "00112233445566778899aabbccddeeff",
+                                      .metadata = "{\"run\":1}",
                                       .top = {.container = CKPT_DICT, .mode = 0751, .uid = 3, .gid = 4, .mtime_ns = 5}};
     manifest_fd = mkstemp(path);
     CHECK(manifest_fd >= 0 && unlink(path) == 0);
@@ -106,12 +109,14 @@ static void end_step(const char *name)
 
 static uint32_t add_dir(uint32_t parent, char *name, enum ckpt_container container)
 {
-    return add_node((struct ckpt_manifest_node){.parent = parent, .name = name, .kind = CKPT_NODE_DIR, .container = container});
+    return add_node(
+        (struct ckpt_manifest_node){.parent = parent, .name = name, .kind = CKPT_NODE_DIR, .container = container});
 }
 
 static uint32_t add_value(uint32_t parent, char *name, char *text)
 {
-    struct ckpt_manifest_node n = {.parent = parent, .name = name, .kind = CKPT_NODE_VALUE, .text = text, .size = strlen(text)};
+    struct ckpt_manifest_node n = {
+        .parent = parent, .name = name, .kind = CKPT_NODE_VALUE, .text = text, .size = strlen(text)};
     sha256(text, n.size, n.sha256);
     return add_node(n);
 }
@@ -131,7 +136,8 @@ static uint32_t add_blob(uint32_t parent, char *name, const char *text)
 }
 
 /* An .npy file. */
-static struct ckpt_buf npy_file(const char *descr, bool fortran, unsigned ndim, const uint64_t *shape, const void *data, size_t len)
+static struct ckpt_buf npy_file(const char *descr, bool fortran, unsigned ndim, const uint64_t *shape, const void *data,
+                                size_t len)
 {
     struct ckpt_buf b = CKPT_BUF_INIT;
     ckpt_npy_add_header(&b, descr, ndim, shape);
@@ -249,7 +255,8 @@ static void check_bytes(const char *path, const void *want, size_t len)
 }
 
 /* An .npy view: its header, and the elements. */
-static void check_npy(const char *path, const char *descr, unsigned ndim, const uint64_t *shape, const void *want, size_t len)
+static void check_npy(const char *path, const char *descr, unsigned ndim, const uint64_t *shape, const void *want,
+                      size_t len)
 {
     struct ckpt_buf file = npy_file(descr, false, ndim, shape, want, len);
     check_bytes(path, file.data, file.len);
@@ -292,9 +299,9 @@ static int error_of(const char *path)
 /* --- the tests --- */
 
 static const float w[6] = {0, 1, 2, 3, 4, 5.5f};
-static const uint8_t big[8] = {0, 1, 0, 2, 0, 3, 0, 4};       /* >i2: 1 2 3 4 */
-static const uint16_t bf16[3] = {0x3f80, 0xbf80, 0x7fc0};     /* 1 -1 NaN */
-static const int16_t fortran[6] = {1, 4, 2, 5, 3, 6};         /* of shape (2, 3): [[1 2 3] [4 5 6]] */
+static const uint8_t big[8] = {0, 1, 0, 2, 0, 3, 0, 4};   /* >i2: 1 2 3 4 */
+static const uint16_t bf16[3] = {0x3f80, 0xbf80, 0x7fc0}; /* 1 -1 NaN */
+static const int16_t fortran[6] = {1, 4, 2, 5, 3, 6};     /* of shape (2, 3): [[1 2 3] [4 5 6]] */
 static const uint8_t structs[10] = {1, 0, 0, 0, 'a', 2, 0, 0, 0, 'b'};
 static const int8_t small[4] = {-8, 7, 0, 3};
 
@@ -307,7 +314,8 @@ static void make_step(void)
     add_array(params, "big.npy", npy_file(">i2", false, 1, (n = 4, &n), big, sizeof big), CKPT_DT_OTHER);
     add_array(params, "b.npy", npy_file("<V2", false, 1, (n = 3, &n), bf16, sizeof bf16), CKPT_DT_BF16);
     add_array(params, "f.npy", npy_file("<i2", true, 2, two_three, fortran, sizeof fortran), CKPT_DT_OTHER);
-    add_array(params, "s.npy", npy_file("[('x', '<i4'), ('y', '|S1')]", false, 1, (n = 2, &n), structs, sizeof structs), CKPT_DT_OTHER);
+    add_array(params, "s.npy", npy_file("[('x', '<i4'), ('y', '|S1')]", false, 1, (n = 2, &n), structs, sizeof structs),
+              CKPT_DT_OTHER);
     add_array(params, "i4.npy", npy_file("|i1", false, 1, (n = 4, &n), small, sizeof small), CKPT_DT_I4);
     add_array(params, "none.npy", npy_file("|V0", false, 1, (n = 2, &n), NULL, 0), CKPT_DT_OTHER);
     add_array(list, "0.npy", npy_file("|u1", false, 0, NULL, "A", 1), CKPT_DT_OTHER);
@@ -342,7 +350,8 @@ static void test_leaves(void)
     check_npy("params/s@1:.npy", "[('x', '<i4'), ('y', '|S1')]", 1, (n = 1, &n), structs + 5, 5);
     check_bytes("params/i4", small, sizeof small);
     check_npy("params/none.npy", "|V0", 1, (n = 2, &n), NULL, 0);
-    CHECK(error_of("params/none") == -EOPNOTSUPP && error_of("params/none@0") == -EOPNOTSUPP && error_of("params/none.txt") == -EOPNOTSUPP);
+    CHECK(error_of("params/none") == -EOPNOTSUPP && error_of("params/none@0") == -EOPNOTSUPP &&
+          error_of("params/none.txt") == -EOPNOTSUPP);
     check_npy("l/0.npy", "|u1", 0, NULL, "A", 1);
     check_bytes("l/1.json", " 2\n", 3); /* as it is */
     check_bytes("l/1", "2\n", 2);
@@ -353,7 +362,8 @@ static void test_leaves(void)
     check_bytes("notes.txt", "hello\n", 6);
     check_bytes("a%2Fb%zz", "", 0);
     struct ckpt_buf text = contents("params/s.txt");
-    CHECK(strstr((char *)text.data, "dtype  [('x', '<i4'), ('y', '|S1')]\nshape  (2,)\nbytes  10\n") && strstr((char *)text.data, "not printed"));
+    CHECK(strstr((char *)text.data, "dtype  [('x', '<i4'), ('y', '|S1')]\nshape  (2,)\nbytes  10\n") &&
+          strstr((char *)text.data, "not printed"));
     ckpt_buf_clear(&text);
     text = contents("params/i4.txt");
     CHECK(strstr((char *)text.data, "dtype  int4\n"));
@@ -392,10 +402,12 @@ static void test_json(void)
     cJSON_Delete(meta);
     cJSON *all = json_of(".tree.json");
     check_member(all, "metadata", "{\"run\":1}");
-    CHECK(cJSON_GetArraySize(ckpt_json_get(all, "containers")) == 3 && cJSON_GetArraySize(ckpt_json_get(all, "leaves")) == 13);
+    CHECK(cJSON_GetArraySize(ckpt_json_get(all, "containers")) == 3 &&
+          cJSON_GetArraySize(ckpt_json_get(all, "leaves")) == 13);
     check_member(cJSON_GetArrayItem(ckpt_json_get(all, "leaves"), 8), "path", "[\"l\",1]");
     check_member(cJSON_GetArrayItem(ckpt_json_get(all, "leaves"), 8), "value", "2");
-    check_member(cJSON_GetArrayItem(ckpt_json_get(all, "leaves"), 12), "path", "[\"a%2Fb%zz\"]"); /* no key has this name */
+    check_member(cJSON_GetArrayItem(ckpt_json_get(all, "leaves"), 12), "path",
+                 "[\"a%2Fb%zz\"]"); /* no key has this name */
     cJSON_Delete(all);
     struct ckpt_buf st = contents("params.safetensors");
     uint64_t head = ckpt_le64(st.data);
@@ -403,7 +415,8 @@ static void test_json(void)
     CHECK(json);
     check_member(ckpt_json_get(json, "f"), "shape", "[2,3]");
     check_member(ckpt_json_get(json, "b"), "dtype", "\"BF16\"");
-    check_member(ckpt_json_get(json, "__metadata__"), "s", "\"left out: safetensors has no type for [('x', '<i4'), ('y', '|S1')]\"");
+    check_member(ckpt_json_get(json, "__metadata__"), "s",
+                 "\"left out: safetensors has no type for [('x', '<i4'), ('y', '|S1')]\"");
     cJSON_Delete(json);
     ckpt_buf_clear(&st);
 }
@@ -414,11 +427,16 @@ static void test_attrs(void)
     struct ckpt_viewed f;
     uint64_t size, stored;
     CHECK(tree->format->attrs(tree, 0, &a, NULL) == 0 && a.mode == 0751 && a.uid == 3 && a.gid == 4 && a.mtime_ns == 5);
-    CHECK(find("params", &f, NULL) == 0 && tree->format->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0750 && a.uid == 1 && a.mtime_ns == 1000);
-    CHECK(find("params/w", &f, NULL) == 0 && tree->format->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0640 && a.gid == 2);
-    CHECK(find("params/w.npy", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 152 && stored == 153);
-    CHECK(find("notes.txt", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 6 && stored == 7);
-    CHECK(find("lr.json", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 4 && stored == 4);
+    CHECK(find("params", &f, NULL) == 0 && tree->format->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0750 &&
+          a.uid == 1 && a.mtime_ns == 1000);
+    CHECK(find("params/w", &f, NULL) == 0 && tree->format->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0640 &&
+          a.gid == 2);
+    CHECK(find("params/w.npy", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 152 &&
+          stored == 153);
+    CHECK(find("notes.txt", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 6 &&
+          stored == 7);
+    CHECK(find("lr.json", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 4 &&
+          stored == 4);
     CHECK(find("none", &f, NULL) == -ENOENT && find("params/.npy", &f, NULL) == -ENOENT);
     for (uint32_t node = 1; node < tree->count; node++)
         tree->format->pin(tree, node);
@@ -450,10 +468,11 @@ static void test_step(void)
 /* Every name is shown as it is, whatever keys it could stand for. */
 static void test_names(void)
 {
-    static char *const blobs[] = {"%", "a%2Fb", "a%2fb", "%41", "100%", "%~0123456789abcdef", "x.npy", ".json", "\xff",
-                                "a\nb", "%2E", "%2E%2E"};
+    static char *const blobs[] = {"%",     "a%2Fb", "a%2fb", "%41",  "100%", "%~0123456789abcdef",
+                                  "x.npy", ".json", "\xff",  "a\nb", "%2E",  "%2E%2E"};
     static char *const dirs[] = {"d", "%61", "%2561", "d.npy", "e.json", "%00"};
-    static const char *const keys[] = {"", "a/b", "a%2fb", "%41", "100%", "%~0123456789abcdef", "x.npy", ".json", "\xff", "a\nb", ".", ".."};
+    static const char *const keys[] = {"",      "a/b",   "a%2fb", "%41",  "100%", "%~0123456789abcdef",
+                                       "x.npy", ".json", "\xff",  "a\nb", ".",    ".."};
     struct ckpt_err err = {0};
     begin_step();
     for (size_t i = 0; i < sizeof blobs / sizeof *blobs; i++)
@@ -473,7 +492,8 @@ static void test_names(void)
     }
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
         uint32_t node = ckpt_tree_lookup(tree, 0, dirs[i], strlen(dirs[i]));
-        CHECK(node != CKPT_NO_NODE && tree->nodes[node].kind == CKPT_NODE_DIR && tree->nodes[node].container == CKPT_TUPLE);
+        CHECK(node != CKPT_NO_NODE && tree->nodes[node].kind == CKPT_NODE_DIR &&
+              tree->nodes[node].container == CKPT_TUPLE);
         CHECK(tree->nodes[tree->nodes[node].first].index && tree->nodes[tree->nodes[node].first].next == CKPT_NO_NODE);
     }
     check_bytes("%.json", "2", 1);
@@ -532,7 +552,8 @@ static void test_objects(void)
     static const struct {
         const char *name;
         int error;
-    } leaves[] = {{"in", 0}, {"behind", -EUCLEAN}, {"missing", -ENOENT}, {"short", -EBADMSG}, {"other", -EBADMSG}, {"own.npy", 0}};
+    } leaves[] = {{"in", 0},           {"behind", -EUCLEAN}, {"missing", -ENOENT},
+                  {"short", -EBADMSG}, {"other", -EBADMSG},  {"own.npy", 0}};
     uint8_t data[256], pack[CKPT_SHA256], other[CKPT_SHA256];
     struct ckpt_err err = {0};
     for (size_t i = 0; i < sizeof data; i++)
@@ -576,7 +597,8 @@ static void test_objects(void)
         CHECK(leaves[i].error ? error_of(leaves[i].name) == leaves[i].error : error_of(leaves[i].name) >= 0);
     check_bytes("in", data + 5, 10);
     check_bytes("own", data + 64 + 128, 8);
-    CHECK(tree->format->verify(tree, NULL, NULL, &err) == -EUCLEAN && strstr(err.text, "behind: ") && strstr(err.text, "(and 3 more)"));
+    CHECK(tree->format->verify(tree, NULL, NULL, &err) == -EUCLEAN && strstr(err.text, "behind: ") &&
+          strstr(err.text, "(and 3 more)"));
     /* The manifest is not what it was. */
     uint32_t node = ckpt_tree_lookup(tree, 0, "own.npy", 7);
     char *place = memmem(files[file_count - 1].data, files[file_count - 1].len, "\"offset\":64", 11);
@@ -596,7 +618,8 @@ int main(void)
 {
     test_step();
     test_names();
-    CHECK(open_nodes(two_equal_files) == -EUCLEAN && open_nodes(two_equal_dirs) == -EUCLEAN && open_nodes(file_in_file) == -EUCLEAN);
+    CHECK(open_nodes(two_equal_files) == -EUCLEAN && open_nodes(two_equal_dirs) == -EUCLEAN &&
+          open_nodes(file_in_file) == -EUCLEAN);
     CHECK(open_nodes(too_deep) == -EUCLEAN && open_nodes(just_deep_enough) == 0);
     test_objects();
     return 0;

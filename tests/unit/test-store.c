@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A root with a store: init, configuration, steps and their names. What may be deleted is in test-gc.c and test-retention.c. */
+/* A root with a store: init, configuration, steps and their names. What may be deleted is in test-gc.c and
+ * test-retention.c. */
 #include "core/store/store.h"
 
 #include "core/base/util.h"
@@ -142,9 +143,11 @@ static void test_config(void)
         {"keep_newer", "120s", "codec=auto keep_newer=2m "},
         {"keep_newer", "0", "codec=auto "},
         {"keep_period", "1000", "codec=auto keep_period=1000 "},
-        {"best_metric", "val \"loss\" \xc3\xa9", "codec=auto keep_period=1000 best_metric=val \"loss\" \xc3\xa9 best_mode=min "},
+        {"best_metric", "val \"loss\" \xc3\xa9",
+         "codec=auto keep_period=1000 best_metric=val \"loss\" \xc3\xa9 best_mode=min "},
         {"best_mode", "max", "codec=auto keep_period=1000 best_metric=val \"loss\" \xc3\xa9 best_mode=max "},
-        {"keep_best", "1000000000000000", "codec=auto keep_period=1000 best_metric=val \"loss\" \xc3\xa9 best_mode=max keep_best=1000000000000000 "},
+        {"keep_best", "1000000000000000",
+         "codec=auto keep_period=1000 best_metric=val \"loss\" \xc3\xa9 best_mode=max keep_best=1000000000000000 "},
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         CHECK(ckpt_store_config_set(s, good[i][0], good[i][1], NULL) == 0);
@@ -155,9 +158,24 @@ static void test_config(void)
     memset(long_name, 'x', sizeof long_name - 1);
     long_name[sizeof long_name - 1] = 0;
     const char *const bad[][2] = {
-        {"keep_last", "x"}, {"keep_last", "-1"}, {"keep_last", " 1"}, {"keep_last", "1.5"}, {"keep_last", "99999999999999999999"}, {"keep_newer", "7x"},
-        {"keep_newer", "7dd"}, {"keep_newer", "-7d"}, {"keep_newer", "0x10"}, {"keep_newer", "inf"}, {"keep_newer", "1e3"}, {"keep_newer", "1..5"},
-        {"keep_newer", "d"}, {"codec", "quantum"}, {"best_mode", "middle"}, {"best_metric", long_name}, {"best_metric", "\xff"}, {"nonsense", "1"},
+        {"keep_last", "x"},
+        {"keep_last", "-1"},
+        {"keep_last", " 1"},
+        {"keep_last", "1.5"},
+        {"keep_last", "99999999999999999999"},
+        {"keep_newer", "7x"},
+        {"keep_newer", "7dd"},
+        {"keep_newer", "-7d"},
+        {"keep_newer", "0x10"},
+        {"keep_newer", "inf"},
+        {"keep_newer", "1e3"},
+        {"keep_newer", "1..5"},
+        {"keep_newer", "d"},
+        {"codec", "quantum"},
+        {"best_mode", "middle"},
+        {"best_metric", long_name},
+        {"best_metric", "\xff"},
+        {"nonsense", "1"},
         {"", ""},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -177,13 +195,16 @@ static void test_config_kept(void)
 {
     struct ckpt_store *s = new_store("kept");
     file_write(top, "kept/.ckptstore/store.json",
-               " {\"note\" : {\"a\": [1, 2.50, 18446744073709551615]},\n\"format\":\"ckptfs-store\",\"version\":1,\"required\":[],"
-               "\"id\":\"0123456789abcdef0123456789abcdef\",\"codec\":\"blosc\",\"retention\":{\"future\":1e400,\"keep_last\":5}}\n");
+               " {\"note\" : {\"a\": [1, 2.50, "
+               "18446744073709551615]},\n\"format\":\"ckptfs-store\",\"version\":1,\"required\":[],"
+               "\"id\":\"0123456789abcdef0123456789abcdef\",\"codec\":\"blosc\",\"retention\":{\"future\":1e400,\"keep_"
+               "last\":5}}\n");
     CHECK_STR(settings(s), "codec=blosc keep_last=5 ");
     CHECK(ckpt_store_config_set(s, "keep_period", "10", NULL) == 0);
     CHECK_STR(settings(s), "codec=blosc keep_last=5 keep_period=10 ");
     const char *text = read_config("kept");
-    CHECK(strstr(text, "18446744073709551615") && strstr(text, "2.50") && strstr(text, "1e400") && strstr(text, "\"required\":[]"));
+    CHECK(strstr(text, "18446744073709551615") && strstr(text, "2.50") && strstr(text, "1e400") &&
+          strstr(text, "\"required\":[]"));
     CHECK(strstr(text, "0123456789abcdef0123456789abcdef"));
     ckpt_store_close(s);
 }
@@ -194,16 +215,29 @@ static void test_config_refused(void)
         const char *text;
         int error;
     } cases[] = {
-        {"", -EUCLEAN}, {"{", -EUCLEAN}, {"[]", -EUCLEAN}, {"{}", -EUCLEAN}, {HEAD, -EUCLEAN}, {HEAD "} x", -EUCLEAN},
+        {"", -EUCLEAN},
+        {"{", -EUCLEAN},
+        {"[]", -EUCLEAN},
+        {"{}", -EUCLEAN},
+        {HEAD, -EUCLEAN},
+        {HEAD "} x", -EUCLEAN},
         {"{\"format\":\"ckptfs-store\",\"version\":2,\"whatever\":[]}", -EOPNOTSUPP},
         {"{\"format\":\"ckptfs-store\",\"id\":\"0123456789abcdef0123456789abcdef\"}", -EUCLEAN},
         {"{\"format\":\"something\",\"version\":1,\"id\":\"0123456789abcdef0123456789abcdef\"}", -EUCLEAN},
         {"{\"format\":\"ckptfs-store\",\"version\":1,\"id\":\"0123456789ABCDEF0123456789abcdef\"}", -EUCLEAN},
-        {HEAD ",\"required\":[\"sealed\"]}", -EOPNOTSUPP}, {HEAD ",\"required\":7}", -EOPNOTSUPP}, {HEAD ",\"codec\":\"quantum\"}", -EOPNOTSUPP},
-        {HEAD ",\"codec\":1}", -EUCLEAN}, {HEAD ",\"retention\":[]}", -EUCLEAN}, {HEAD ",\"retention\":{\"keep_last\":-1}}", -EUCLEAN},
-        {HEAD ",\"retention\":{\"keep_last\":1.5}}", -EUCLEAN}, {HEAD ",\"retention\":{\"keep_newer\":\"7d\"}}", -EUCLEAN},
-        {HEAD ",\"retention\":{\"best_mode\":\"median\"}}", -EUCLEAN}, {HEAD ",\"retention\":{\"best_metric\":1}}", -EUCLEAN},
-        {HEAD ",\"retention\":{\"best_metric\":\"a\\u0000b\"}}", -EUCLEAN}, {HEAD "}", 0}, {HEAD ",\"retention\":{}}", 0},
+        {HEAD ",\"required\":[\"sealed\"]}", -EOPNOTSUPP},
+        {HEAD ",\"required\":7}", -EOPNOTSUPP},
+        {HEAD ",\"codec\":\"quantum\"}", -EOPNOTSUPP},
+        {HEAD ",\"codec\":1}", -EUCLEAN},
+        {HEAD ",\"retention\":[]}", -EUCLEAN},
+        {HEAD ",\"retention\":{\"keep_last\":-1}}", -EUCLEAN},
+        {HEAD ",\"retention\":{\"keep_last\":1.5}}", -EUCLEAN},
+        {HEAD ",\"retention\":{\"keep_newer\":\"7d\"}}", -EUCLEAN},
+        {HEAD ",\"retention\":{\"best_mode\":\"median\"}}", -EUCLEAN},
+        {HEAD ",\"retention\":{\"best_metric\":1}}", -EUCLEAN},
+        {HEAD ",\"retention\":{\"best_metric\":\"a\\u0000b\"}}", -EUCLEAN},
+        {HEAD "}", 0},
+        {HEAD ",\"retention\":{}}", 0},
     };
     struct ckpt_store *s = new_store("refused");
     ckpt_store_close(s);
@@ -224,7 +258,10 @@ static void test_config_refused(void)
 
 static void test_names(void)
 {
-    static const char *const good[] = {"0", "7", "0007", "step_7", "a_b_7", "._1"}, *const bad[] = {"", "_7", "x", "7x", "x_", "7.tmp", ".new", "a/7", "-7", "1.5", "7 "};
+    static const char *const good[] = {"0", "7", "0007", "step_7", "a_b_7", "._1"}, *const bad[] = {
+                                                                                        "",   "_7",    "x",    "7x",
+                                                                                        "x_", "7.tmp", ".new", "a/7",
+                                                                                        "-7", "1.5",   "7 "};
     char name[300];
     double n;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
@@ -304,7 +341,8 @@ static void test_rename(void)
     CHECK(ckpt_store_pin(s, "1", true, NULL) == 0);
     CHECK(ckpt_store_rename(s, "1", "step_3", false, NULL) == 0);
     CHECK_STR(store_steps(s), "2 step_3*");
-    CHECK(ckpt_store_rename(s, "2", "step_3", true, NULL) == 0); /* what is replaced was pinned, what replaces it is not */
+    CHECK(ckpt_store_rename(s, "2", "step_3", true, NULL) ==
+          0); /* what is replaced was pinned, what replaces it is not */
     CHECK_STR(store_steps(s), "step_3");
     store_add_step(s, "4", none, 0);
     CHECK(ckpt_store_pin(s, "step_3", true, NULL) == 0);
@@ -321,7 +359,8 @@ static void test_pin(void)
     struct ckpt_store *s = new_store("pin");
     store_add_step(s, "1", none, 0);
     CHECK(ckpt_store_pin(s, "2", true, NULL) == -ENOENT && ckpt_store_pin(s, "2", false, NULL) == -ENOENT);
-    CHECK(ckpt_store_pin(s, "1", false, NULL) == 0 && ckpt_store_pin(s, "1", true, NULL) == 0 && ckpt_store_pin(s, "1", true, NULL) == 0);
+    CHECK(ckpt_store_pin(s, "1", false, NULL) == 0 && ckpt_store_pin(s, "1", true, NULL) == 0 &&
+          ckpt_store_pin(s, "1", true, NULL) == 0);
     CHECK_STR(store_steps(s), "1*");
     CHECK(ckpt_store_pin(s, "1", false, NULL) == 0);
     CHECK_STR(store_steps(s), "1");
@@ -337,7 +376,8 @@ static void test_work(void)
     CHECK(ckpt_work_begin(s, &w, NULL) == 0);
     CHECK(count_in(s, "staging") == 1);
     int fd = openat(w.tree, "file", O_CREAT | O_WRONLY, 0644);
-    CHECK(fd >= 0 && fstatat(w.dir, "tree/file", &(struct stat){0}, 0) == 0 && fstatat(w.dir, "hold", &(struct stat){0}, 0) == 0);
+    CHECK(fd >= 0 && fstatat(w.dir, "tree/file", &(struct stat){0}, 0) == 0 &&
+          fstatat(w.dir, "hold", &(struct stat){0}, 0) == 0);
     close(fd);
     fd = openat(w.dir, "lock", O_RDWR);
     CHECK(fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0);

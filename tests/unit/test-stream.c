@@ -292,7 +292,8 @@ static void test_zstd(void)
 {
     struct bytes plain = sample(700000);
     struct ckpt_codec_chain chain = one(CKPT_CODEC_ZSTD);
-    struct bytes sum = encode_zstd(plain.data, plain.len, true, false), bare = encode_zstd(plain.data, plain.len, false, true);
+    struct bytes sum = encode_zstd(plain.data, plain.len, true, false),
+                 bare = encode_zstd(plain.data, plain.len, false, true);
     expect(&chain, sum, plain.data, plain.len, 0);
     CHECK(checks_at_end(CKPT_CODEC_ZSTD, sum, plain.len));
     CHECK(!checks_at_end(CKPT_CODEC_ZSTD, bare, plain.len));
@@ -430,7 +431,8 @@ static void test_chains(void)
 static void test_crc32(void)
 {
     struct bytes plain = sample(300001), enc = encode(CKPT_CODEC_DEFLATE, plain.data, plain.len);
-    struct ckpt_codec_chain c = {2, {CKPT_CODEC_DEFLATE, CKPT_CODEC_CRC32}, (uint32_t)crc32_z(0, plain.data, plain.len)};
+    struct ckpt_codec_chain c = {
+        2, {CKPT_CODEC_DEFLATE, CKPT_CODEC_CRC32}, (uint32_t)crc32_z(0, plain.data, plain.len)};
     expect(&c, enc, plain.data, plain.len, 0);
     c.crc32 ^= 1;
     expect(&c, enc, plain.data, plain.len, -EBADMSG);

@@ -13,7 +13,8 @@ static struct tokens begin(const char *text, size_t len, size_t window, struct c
     static uint8_t bytes[64];
     struct ckpt_file *f;
     backend = ckpt_backend_new_memory();
-    CHECK(backend && window <= sizeof bytes && ckpt_backend_memory_add(backend, "t", text, len) == 0 && ckpt_backend_open(backend, "t", &f) == 0);
+    CHECK(backend && window <= sizeof bytes && ckpt_backend_memory_add(backend, "t", text, len) == 0 &&
+          ckpt_backend_open(backend, "t", &f) == 0);
     return (struct tokens){.file = f, .end = len, .window = bytes, .size = window, .err = err};
 }
 
@@ -47,18 +48,70 @@ static void check_value(const char *text, const char *want)
 
 static void test_values(void)
 {
-    check_value("{ \"a\" : [ 1 , -0.5e+3, true,\tfalse, null, {}, [ ] ], \"b\":\r\n\"x\" } ", "{\"a\":[1,-0.5e+3,true,false,null,{},[]],\"b\":\"x\"}");
+    check_value("{ \"a\" : [ 1 , -0.5e+3, true,\tfalse, null, {}, [ ] ], \"b\":\r\n\"x\" } ",
+                "{\"a\":[1,-0.5e+3,true,false,null,{},[]],\"b\":\"x\"}");
     check_value("  [[[[]]],{\"\":{}}]", "[[[[]]],{\"\":{}}]");
     check_value("0", "0");
     check_value("-0", "-0");
     check_value("1E5", "1E5");
     check_value("\"\\u0041\\u00e9\\ud83d\\ude00\\n\\/\\b\"", "\"A\xc3\xa9\xf0\x9f\x98\x80\\n/\\u0008\"");
     static const char *const bad[] = {
-        "", " ", "{", "[", "\"", "]", "}", ",", ":", "[1,]", "[,1]", "[1 2]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{,}", "{a:1}", "{'a':1}",
-        "{1:2}", "[1}", "{\"a\":1]", "01", "-", "1.", ".5", "1e", "1e+", "+1", "--1", "NaN", "Infinity", "tru", "truex", "nul", "1 1", "[] x",
-        "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud800\"", "\"\\ud800x\"", "\"\\ud800\\n\"", "\"\\ud800\\ud800\"", "\"\\udc00\"", "\"a\nb\"",
-        "\"\x01\"", "\"\xff\"", "\"\xc0\x80\"", "\"\xe0\x80\x80\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xc3\"", "\"\xc3\x28\"",
-        "\xef\xbb\xbf[]", "[]\v", "// x\n1",
+        "",
+        " ",
+        "{",
+        "[",
+        "\"",
+        "]",
+        "}",
+        ",",
+        ":",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{,}",
+        "{a:1}",
+        "{'a':1}",
+        "{1:2}",
+        "[1}",
+        "{\"a\":1]",
+        "01",
+        "-",
+        "1.",
+        ".5",
+        "1e",
+        "1e+",
+        "+1",
+        "--1",
+        "NaN",
+        "Infinity",
+        "tru",
+        "truex",
+        "nul",
+        "1 1",
+        "[] x",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\u12g4\"",
+        "\"\\ud800\"",
+        "\"\\ud800x\"",
+        "\"\\ud800\\n\"",
+        "\"\\ud800\\ud800\"",
+        "\"\\udc00\"",
+        "\"a\nb\"",
+        "\"\x01\"",
+        "\"\xff\"",
+        "\"\xc0\x80\"",
+        "\"\xe0\x80\x80\"",
+        "\"\xed\xa0\x80\"",
+        "\"\xf4\x90\x80\x80\"",
+        "\"\xc3\"",
+        "\"\xc3\x28\"",
+        "\xef\xbb\xbf[]",
+        "[]\v",
+        "// x\n1",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         check_value(bad[i], NULL);
@@ -82,9 +135,21 @@ static void test_numbers(void)
         bool ok;
         uint64_t value;
     } cases[] = {
-        {"0 ", true, 0}, {"18446744073709551615", true, UINT64_MAX}, {"18446744073709551616", false, 0}, {"99999999999999999999", false, 0},
-        {"00", false, 0}, {"01", false, 0}, {"-1", false, 0}, {"-0", false, 0}, {"1.0", false, 0}, {"1e0", false, 0}, {"1E0", false, 0}, {"", false, 0},
-        {"\"1\"", false, 0}, {"null", false, 0}, {"9007199254740993", true, 9007199254740993u},
+        {"0 ", true, 0},
+        {"18446744073709551615", true, UINT64_MAX},
+        {"18446744073709551616", false, 0},
+        {"99999999999999999999", false, 0},
+        {"00", false, 0},
+        {"01", false, 0},
+        {"-1", false, 0},
+        {"-0", false, 0},
+        {"1.0", false, 0},
+        {"1e0", false, 0},
+        {"1E0", false, 0},
+        {"", false, 0},
+        {"\"1\"", false, 0},
+        {"null", false, 0},
+        {"9007199254740993", true, 9007199254740993u},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (size_t window = 1; window < 30; window += 9) {
@@ -106,7 +171,8 @@ static void test_strings(void)
         struct ckpt_buf out = {.max = 5};
         uint64_t seven;
         struct tokens t = begin(text, strlen(text), window, &err);
-        CHECK(ckpt_tokens_place(&t) == 0 && ckpt_tokens_string(&t, &out) == 0 && out.len == 3 && !memcmp(out.data, "a\0b", 3));
+        CHECK(ckpt_tokens_place(&t) == 0 && ckpt_tokens_string(&t, &out) == 0 && out.len == 3 &&
+              !memcmp(out.data, "a\0b", 3));
         CHECK(ckpt_tokens_place(&t) == 11 && ckpt_tokens_string(&t, &out) == 0 && ckpt_buf_error(&out) == -EFBIG);
         CHECK(ckpt_tokens_u64(&t, &seven) == 0 && seven == 7 && ckpt_tokens_end(&t) == 0);
         ckpt_buf_clear(&out);

@@ -16,7 +16,8 @@ static int make_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **r
     return *ret ? ckpt_array_settle(*ret, NULL) : -ENOMEM;
 }
 
-static int get_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
+static int get_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                     struct ckpt_extent *ret, struct ckpt_err *err)
 {
     static const uint8_t bytes[4] = {0xfe, 0xff, 0xff, 0xff}, bf16[2] = {0xc0, 0x3f};
     if (t->nodes[node].ref == 2)
@@ -33,7 +34,8 @@ static size_t own_memory(const struct ckpt_tree *t)
     return 1000;
 }
 
-static const struct ckpt_format format = {.name = "test", .layout = make_layout, .chunk = get_chunk, .memory = own_memory};
+static const struct ckpt_format format = {
+    .name = "test", .layout = make_layout, .chunk = get_chunk, .memory = own_memory};
 
 static struct ckpt_pins *pins;
 
@@ -69,8 +71,10 @@ static void check_name(const struct ckpt_tree *t, uint32_t node, const char *wan
 static void test_names(void)
 {
     struct ckpt_tree *t = new_tree();
-    uint32_t dir = add(t, 0, "params", CKPT_NODE_DIR), w = add(t, dir, "w", CKPT_NODE_ARRAY), step = add(t, 0, "step", CKPT_NODE_VALUE);
-    uint32_t blob = add(t, 0, "config.json", CKPT_NODE_BLOB), slash = add(t, 0, "a/b", CKPT_NODE_ARRAY), dots = add(t, 0, "..", CKPT_NODE_DIR);
+    uint32_t dir = add(t, 0, "params", CKPT_NODE_DIR), w = add(t, dir, "w", CKPT_NODE_ARRAY),
+             step = add(t, 0, "step", CKPT_NODE_VALUE);
+    uint32_t blob = add(t, 0, "config.json", CKPT_NODE_BLOB), slash = add(t, 0, "a/b", CKPT_NODE_ARRAY),
+             dots = add(t, 0, "..", CKPT_NODE_DIR);
     uint32_t empty = add(t, 0, "", CKPT_NODE_ARRAY), percent = add(t, 0, "%41\n", CKPT_NODE_VALUE);
     CHECK(add(t, 0, "params", CKPT_NODE_DIR) == dir); /* containers are found again, leaves are not */
     CHECK(ckpt_tree_finish(t, NULL) == 0);
@@ -82,13 +86,16 @@ static void test_names(void)
     check_name(t, dots, "%2E%2E");
     check_name(t, empty, "%.npy");
     check_name(t, percent, "%2541%0A.json");
-    static const char *const absent[] = {"", "w.npy", "param", "params.npy", "step", "a/b.npy", "A%2fb.npy", "..", "%2e%2e", "config"};
+    static const char *const absent[] = {"",        "w.npy",     "param", "params.npy", "step",
+                                         "a/b.npy", "A%2fb.npy", "..",    "%2e%2e",     "config"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         CHECK(lookup(t, 0, absent[i]) == CKPT_NO_NODE);
     CHECK(lookup(t, dir, "params") == CKPT_NO_NODE && lookup(t, w, "w.npy") == CKPT_NO_NODE);
-    CHECK(ckpt_tree_lookup_suffix(t, dir, "w", 1, ".npy") == w && ckpt_tree_lookup_suffix(t, dir, "w", 1, ".json") == CKPT_NO_NODE);
+    CHECK(ckpt_tree_lookup_suffix(t, dir, "w", 1, ".npy") == w &&
+          ckpt_tree_lookup_suffix(t, dir, "w", 1, ".json") == CKPT_NO_NODE);
     CHECK(ckpt_tree_lookup(t, 0, "paramsX", 6) == dir);
-    CHECK(t->nodes[0].first == dir && t->nodes[dir].next == step && t->nodes[dir].first == w && t->nodes[w].next == CKPT_NO_NODE);
+    CHECK(t->nodes[0].first == dir && t->nodes[dir].next == step && t->nodes[dir].first == w &&
+          t->nodes[w].next == CKPT_NO_NODE);
     CHECK(ckpt_tree_memory(t) > sizeof *t + 1000);
     ckpt_tree_unref(ckpt_tree_ref(t));
     ckpt_tree_unref(t);
@@ -98,8 +105,10 @@ static void test_names(void)
 static void test_collisions(void)
 {
     struct ckpt_tree *t = new_tree();
-    uint32_t dir = add(t, 0, "ab.npy", CKPT_NODE_DIR), leaf = add(t, 0, "ab", CKPT_NODE_ARRAY), again = add(t, 0, "ab", CKPT_NODE_ARRAY);
-    uint32_t third = add(t, 0, "ab", CKPT_NODE_ARRAY), value = add(t, 0, "ab", CKPT_NODE_VALUE), blob = add(t, 0, "ab.json", CKPT_NODE_BLOB);
+    uint32_t dir = add(t, 0, "ab.npy", CKPT_NODE_DIR), leaf = add(t, 0, "ab", CKPT_NODE_ARRAY),
+             again = add(t, 0, "ab", CKPT_NODE_ARRAY);
+    uint32_t third = add(t, 0, "ab", CKPT_NODE_ARRAY), value = add(t, 0, "ab", CKPT_NODE_VALUE),
+             blob = add(t, 0, "ab.json", CKPT_NODE_BLOB);
     uint32_t utf8 = add(t, 0, "\xc3\xa9", CKPT_NODE_ARRAY), utf8_again = add(t, 0, "\xc3\xa9", CKPT_NODE_ARRAY);
     uint32_t other = add(t, dir, "ab", CKPT_NODE_ARRAY);
     CHECK(ckpt_tree_finish(t, NULL) == 0);
@@ -217,14 +226,16 @@ static void test_strings(void)
     uint32_t a, b, c, empty;
     size_t len;
     CHECK(ckpt_tree_string(t, "hello", 5, &a) == 0 && ckpt_tree_string(t, "hello!", 5, &b) == 0 && a == b);
-    CHECK(ckpt_tree_string(t, "he\0lo", 5, &c) == 0 && c != a && ckpt_tree_string(t, "x", 0, &empty) == 0 && empty == 0);
+    CHECK(ckpt_tree_string(t, "he\0lo", 5, &c) == 0 && c != a && ckpt_tree_string(t, "x", 0, &empty) == 0 &&
+          empty == 0);
     const char *text = ckpt_tree_text(t, c, &len);
     CHECK(len == 5 && !memcmp(text, "he\0lo", 6));
     for (unsigned i = 0; i < 5000; i++) { /* they stay where they are named, through growth */
         char s[16];
         uint32_t id, same;
         snprintf(s, sizeof s, "s%u", i);
-        CHECK(ckpt_tree_string(t, s, strlen(s), &id) == 0 && ckpt_tree_string(t, s, strlen(s), &same) == 0 && id == same);
+        CHECK(ckpt_tree_string(t, s, strlen(s), &id) == 0 && ckpt_tree_string(t, s, strlen(s), &same) == 0 &&
+              id == same);
         CHECK_STR(ckpt_tree_text(t, id, &len), s);
     }
     CHECK_STR(ckpt_tree_text(t, a, &len), "hello");
@@ -241,7 +252,8 @@ static void check_value(const char *text, enum ckpt_dtype dtype, const void *ele
     t->nodes[node].text = string;
     CHECK(ckpt_tree_finish(t, NULL) == 0);
     CHECK(ckpt_tree_value(t, node, &json, &v, NULL) == 0 && v.dtype == dtype);
-    CHECK(json.len == strlen(text) && !memcmp(json.data, text, json.len) && (!size || !memcmp(v.element, element, size)));
+    CHECK(json.len == strlen(text) && !memcmp(json.data, text, json.len) &&
+          (!size || !memcmp(v.element, element, size)));
     ckpt_buf_clear(&json);
     ckpt_tree_unref(t);
 }
@@ -309,20 +321,13 @@ static void test_dotted(void)
         const char *key, *path;
         enum ckpt_node_kind kind;
     } leaves[] = {
-        {"blob", "blob", CKPT_NODE_BLOB},
-        {"w", "w.npy", CKPT_NODE_ARRAY},
-        {"a.b", "a/b.npy", CKPT_NODE_ARRAY},
-        {"a.b.c", "a/b/c.npy", CKPT_NODE_ARRAY}, /* b.npy and b differ */
-        {"w.x", "w/x.npy", CKPT_NODE_ARRAY},
-        {"blob.x", "blob.x.npy", CKPT_NODE_ARRAY}, /* blob is a file */
-        {".a", ".a.npy", CKPT_NODE_ARRAY},
-        {"a.", "a..npy", CKPT_NODE_ARRAY},
-        {"a..b", "a..b.npy", CKPT_NODE_ARRAY},
-        {"a.b", "a.b.npy", CKPT_NODE_ARRAY}, /* taken */
-        {"p.q", "p/q", CKPT_NODE_BLOB},
-        {"p.q.r", "p.q.r.npy", CKPT_NODE_ARRAY},
-        {"s.t.u", "s/t/u", CKPT_NODE_BLOB},
-        {"s.t", "s.t", CKPT_NODE_BLOB}, /* t is a directory */
+        {"blob", "blob", CKPT_NODE_BLOB},      {"w", "w.npy", CKPT_NODE_ARRAY},
+        {"a.b", "a/b.npy", CKPT_NODE_ARRAY},   {"a.b.c", "a/b/c.npy", CKPT_NODE_ARRAY},   /* b.npy and b differ */
+        {"w.x", "w/x.npy", CKPT_NODE_ARRAY},   {"blob.x", "blob.x.npy", CKPT_NODE_ARRAY}, /* blob is a file */
+        {".a", ".a.npy", CKPT_NODE_ARRAY},     {"a.", "a..npy", CKPT_NODE_ARRAY},
+        {"a..b", "a..b.npy", CKPT_NODE_ARRAY}, {"a.b", "a.b.npy", CKPT_NODE_ARRAY}, /* taken */
+        {"p.q", "p/q", CKPT_NODE_BLOB},        {"p.q.r", "p.q.r.npy", CKPT_NODE_ARRAY},
+        {"s.t.u", "s/t/u", CKPT_NODE_BLOB},    {"s.t", "s.t", CKPT_NODE_BLOB}, /* t is a directory */
     };
     struct ckpt_tree *t = new_tree();
     struct ckpt_err err = {0};

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every view of every kind of leaf, on a small Orbax step in memory: which name means what, sizes, and the bytes, read by hand. */
+/* Every view of every kind of leaf, on a small Orbax step in memory: which name means what, sizes, and the bytes, read
+ * by hand. */
 #include "core/base/util.h"
 #include "core/io/json.h"
 #include "core/format/orbax/orbax.h"
@@ -11,19 +12,28 @@
 #define INDEX(key)                "{\"key\":\"" key "\",\"key_type\":1}"
 #define KIND(type, skip)          "\"value_type\":\"" type "\",\"skip_deserialize\":" skip
 #define ARRAY                     KIND("np.ndarray", "false")
-#define ZARRAY(shape, dtype, compressor)                                                                                  \
-    "{\"chunks\":" shape ",\"compressor\":" compressor ",\"dtype\":\"" dtype "\",\"fill_value\":null,\"filters\":null,"     \
+#define ZARRAY(shape, dtype, compressor)                                                                               \
+    "{\"chunks\":" shape ",\"compressor\":" compressor ",\"dtype\":\"" dtype                                           \
+    "\",\"fill_value\":null,\"filters\":null,"                                                                         \
     "\"order\":\"C\",\"shape\":" shape ",\"zarr_format\":2}"
 
 static const char metadata[] =
-    "{\"tree_metadata\":{" ENTRY("1", DICT("params") "," DICT("w"), ARRAY) "," ENTRY("2", DICT("params") "," DICT("b"), ARRAY) ","
-    ENTRY("3", DICT("params") "," DICT("bad"), ARRAY) "," ENTRY("4", DICT("step"), KIND("scalar", "false")) ","
-    ENTRY("5", DICT("lr"), KIND("scalar", "false")) "," ENTRY("6", DICT("name"), KIND("string", "false")) ","
-    ENTRY("7", DICT("none"), KIND("None", "true")) "," ENTRY("8", DICT("empty"), KIND("List", "true")) ","
-    ENTRY("9", DICT("l") "," INDEX("0"), ARRAY) "," ENTRY("10", DICT("l") "," INDEX("007"), ARRAY) "," ENTRY("11", DICT("x"), ARRAY) ","
-    ENTRY("12", DICT("x.txt"), KIND("scalar", "false")) "," ENTRY("13", DICT("x") "," DICT("in"), KIND("scalar", "false")) ","
-    ENTRY("14", DICT("a@0"), ARRAY) "," ENTRY("15", DICT("z"), ARRAY)
-    "},\"use_zarr3\":false,\"custom_metadata\":{\"run\":\"\\u00e9 \\\"1\\\"\",\"n\":[1,-Infinity ,NaN]}}";
+    "{\"tree_metadata\":{" ENTRY("1", DICT("params") "," DICT("w"), ARRAY) "," ENTRY(
+        "2", DICT("params") "," DICT("b"), ARRAY) "," ENTRY("3", DICT("params") "," DICT("bad"),
+                                                            ARRAY) "," ENTRY("4", DICT("step"), KIND("scalar", "false")) "," ENTRY("5", DICT("lr"), KIND("scalar", "false")) "," ENTRY("6", DICT("name"), KIND("string", "false")) "," ENTRY("7", DICT("none"), KIND("None", "true")) "," ENTRY("8", DICT("empty"), KIND("List", "true")) "," ENTRY("9", DICT("l") "," INDEX("0"), ARRAY) "," ENTRY("10",
+                                                                                                                                                                                                                                                                                                                                                                                                    DICT("l") "," INDEX("007"), ARRAY) "," ENTRY("11",
+                                                                                                                                                                                                                                                                                                                                                                                                                                                 DICT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                     "x"),
+                                                                                                                                                                                                                                                                                                                                                                                                                                                 ARRAY) "," ENTRY("12", DICT("x.txt"), KIND("scalar", "false")) "," ENTRY("13",
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          DICT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "x") "," DICT("in"),
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          KIND(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "scalar",
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "false")) "," ENTRY("14",
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  DICT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                      "a@0"),
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  ARRAY) "," ENTRY("15", DICT("z"),
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                   ARRAY) "},\"use_zarr3\":false,\"custom_metadata\":{\"run\":\"\\u00e9 \\\"1\\\"\",\"n\":[1,-Infinity ,NaN]}}";
 
 static const float w[6] = {0, 1, 2, 3, 4, 5.5f};
 static const uint16_t b[4] = {0x3f80, 0xbf80, 0x7fc0, 0x0000}; /* 1, -1, NaN, 0 */
@@ -67,7 +77,8 @@ static struct ckpt_backend *make_step(void)
     };
     struct ckpt_backend *backend = ckpt_backend_new_memory();
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        CHECK(ckpt_backend_memory_add(backend, files[i].path, files[i].data, files[i].len ? files[i].len : strlen(files[i].data)) == 0);
+        CHECK(ckpt_backend_memory_add(backend, files[i].path, files[i].data,
+                                      files[i].len ? files[i].len : strlen(files[i].data)) == 0);
     return backend;
 }
 
@@ -123,11 +134,13 @@ static struct ckpt_buf contents(const char *path)
     whole.len = size;
     for (uint64_t off = 0; off < size; off += sizeof piece) {
         n = ckpt_view_read(&views, &f, piece, sizeof piece, off, NULL);
-        CHECK(n == (ssize_t)CKPT_MIN(size - off, (uint64_t)sizeof piece) && !memcmp(piece, whole.data + off, (size_t)n));
+        CHECK(n == (ssize_t)CKPT_MIN(size - off, (uint64_t)sizeof piece) &&
+              !memcmp(piece, whole.data + off, (size_t)n));
         CHECK(ckpt_view_give(&views, &f, sizeof piece, off, add_given, &given, NULL) >= 0);
     }
     CHECK(given.len == size && (!size || !memcmp(given.data, whole.data, size)));
-    CHECK(ckpt_view_read(&views, &f, piece, 1, size, NULL) == 0 && ckpt_view_read(&views, &f, piece, 1, UINT64_MAX, NULL) == 0);
+    CHECK(ckpt_view_read(&views, &f, piece, 1, size, NULL) == 0 &&
+          ckpt_view_read(&views, &f, piece, 1, UINT64_MAX, NULL) == 0);
     ckpt_buf_clear(&given);
     ckpt_buf_addc(&whole, 0);
     whole.len--;
@@ -159,17 +172,50 @@ static void test_lookup(void)
         const char *path;
         int view; /* or an error */
     } cases[] = {
-        {"params", CKPT_VIEW_LISTED}, {"params/w.npy", CKPT_VIEW_LISTED}, {"step.json", CKPT_VIEW_LISTED}, {"metrics.json", CKPT_VIEW_LISTED},
-        {"empty", CKPT_VIEW_LISTED}, {"none.json", CKPT_VIEW_LISTED}, {"params/w", CKPT_VIEW_RAW}, {"step", CKPT_VIEW_RAW}, {"step.npy", CKPT_VIEW_NPY},
-        {"params/w.txt", CKPT_VIEW_TEXT}, {"params/w.meta.json", CKPT_VIEW_META}, {"step.meta.json", CKPT_VIEW_META},
-        {"metrics.json.meta.json", CKPT_VIEW_META}, {".tree.json", CKPT_VIEW_TREE}, {"params/.tree.json", CKPT_VIEW_TREE},
-        {"params.safetensors", CKPT_VIEW_SAFETENSORS}, {"params/.safetensors", CKPT_VIEW_SAFETENSORS}, {"params/w@0.npy", CKPT_VIEW_SLICE_NPY},
-        {"params/w@0,1:", CKPT_VIEW_SLICE}, {"x", CKPT_VIEW_LISTED} /* a directory, not the array beside it */, {"x.npy", CKPT_VIEW_LISTED},
-        {"x.txt", CKPT_VIEW_RAW} /* the value of that key, not the text of x */, {"x.txt.json", CKPT_VIEW_LISTED}, {"x.txt.txt", CKPT_VIEW_TEXT},
-        {"a@0", CKPT_VIEW_RAW}, {"a@0.npy", CKPT_VIEW_LISTED}, {"a@0@1.npy", CKPT_VIEW_SLICE_NPY},
-        {"params/w@7", -ENOENT}, {"params/w@", -ENOENT}, {"params/w@0,0,0", -ENOENT}, {"params/w@.npy", -ENOENT}, {"step@0", -ENOENT}, {"a@1", -ENOENT},
-        {"params/w.json", -ENOENT}, {"params.npy", -ENOENT}, {"params.txt", -ENOENT}, {"params.meta.json", -ENOENT}, {"w", -ENOENT}, {"metrics", -ENOENT},
-        {"empty.npy", -ENOENT}, {"step.safetensors", -ENOENT}, {"params/w.npy.npy", -ENOENT}, {"params/w.NPY", -ENOENT}, {".tree.jso", -ENOENT},
+        {"params", CKPT_VIEW_LISTED},
+        {"params/w.npy", CKPT_VIEW_LISTED},
+        {"step.json", CKPT_VIEW_LISTED},
+        {"metrics.json", CKPT_VIEW_LISTED},
+        {"empty", CKPT_VIEW_LISTED},
+        {"none.json", CKPT_VIEW_LISTED},
+        {"params/w", CKPT_VIEW_RAW},
+        {"step", CKPT_VIEW_RAW},
+        {"step.npy", CKPT_VIEW_NPY},
+        {"params/w.txt", CKPT_VIEW_TEXT},
+        {"params/w.meta.json", CKPT_VIEW_META},
+        {"step.meta.json", CKPT_VIEW_META},
+        {"metrics.json.meta.json", CKPT_VIEW_META},
+        {".tree.json", CKPT_VIEW_TREE},
+        {"params/.tree.json", CKPT_VIEW_TREE},
+        {"params.safetensors", CKPT_VIEW_SAFETENSORS},
+        {"params/.safetensors", CKPT_VIEW_SAFETENSORS},
+        {"params/w@0.npy", CKPT_VIEW_SLICE_NPY},
+        {"params/w@0,1:", CKPT_VIEW_SLICE},
+        {"x", CKPT_VIEW_LISTED} /* a directory, not the array beside it */,
+        {"x.npy", CKPT_VIEW_LISTED},
+        {"x.txt", CKPT_VIEW_RAW} /* the value of that key, not the text of x */,
+        {"x.txt.json", CKPT_VIEW_LISTED},
+        {"x.txt.txt", CKPT_VIEW_TEXT},
+        {"a@0", CKPT_VIEW_RAW},
+        {"a@0.npy", CKPT_VIEW_LISTED},
+        {"a@0@1.npy", CKPT_VIEW_SLICE_NPY},
+        {"params/w@7", -ENOENT},
+        {"params/w@", -ENOENT},
+        {"params/w@0,0,0", -ENOENT},
+        {"params/w@.npy", -ENOENT},
+        {"step@0", -ENOENT},
+        {"a@1", -ENOENT},
+        {"params/w.json", -ENOENT},
+        {"params.npy", -ENOENT},
+        {"params.txt", -ENOENT},
+        {"params.meta.json", -ENOENT},
+        {"w", -ENOENT},
+        {"metrics", -ENOENT},
+        {"empty.npy", -ENOENT},
+        {"step.safetensors", -ENOENT},
+        {"params/w.npy.npy", -ENOENT},
+        {"params/w.NPY", -ENOENT},
+        {".tree.jso", -ENOENT},
     };
     struct ckpt_viewed f;
     struct ckpt_selection sel;
@@ -216,7 +262,8 @@ static void test_leaves(void)
     uint8_t byte;
     CHECK(find("params/bad.npy", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, &err) == -EOPNOTSUPP);
     CHECK(ckpt_view_read(&views, &f, &byte, 1, 0, &err) == -EOPNOTSUPP && err.code == EOPNOTSUPP);
-    CHECK(find("name.npy", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, &err) == -ENOENT); /* no number */
+    CHECK(find("name.npy", &f, NULL) == 0 &&
+          ckpt_view_size(&views, &f, &size, &stored, &err) == -ENOENT); /* no number */
     CHECK(find("params", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, &err) == -EISDIR);
 }
 
@@ -268,14 +315,16 @@ static void test_json(void)
     ckpt_buf_clear(&text);
     const cJSON *leaves = ckpt_json_get(all, "leaves"), *containers = ckpt_json_get(all, "containers");
     check_member(all, "metadata", "{\"run\":\"\xc3\xa9 \\\"1\\\"\",\"n\":[1,2]}");
-    CHECK(cJSON_GetArraySize(leaves) == 15 && cJSON_GetArraySize(containers) == 5); /* 14 of the tree and metrics.json; the top, params, empty, l, x */
+    CHECK(cJSON_GetArraySize(leaves) == 15 &&
+          cJSON_GetArraySize(containers) == 5); /* 14 of the tree and metrics.json; the top, params, empty, l, x */
     check_member(cJSON_GetArrayItem(containers, 0), "path", "[]");
     bool seen_index = false;
     const cJSON *e;
     cJSON_ArrayForEach(e, leaves)
     {
         struct ckpt_viewed f;
-        CHECK(cJSON_IsString(ckpt_json_get(e, "file")) && find(ckpt_json_get(e, "file")->valuestring, &f, NULL) == 0 && f.view == CKPT_VIEW_LISTED);
+        CHECK(cJSON_IsString(ckpt_json_get(e, "file")) && find(ckpt_json_get(e, "file")->valuestring, &f, NULL) == 0 &&
+              f.view == CKPT_VIEW_LISTED);
         char *path = cJSON_PrintUnformatted(ckpt_json_get(e, "path"));
         seen_index |= !strcmp(path, "[\"l\",0]");
         free(path);
@@ -292,7 +341,8 @@ static void test_json(void)
 }
 
 /* One tensor of a safetensors file: its bytes. */
-static const uint8_t *tensor(const struct ckpt_buf *file, const cJSON *header, const char *name, const char *dtype, const char *shape, size_t len)
+static const uint8_t *tensor(const struct ckpt_buf *file, const cJSON *header, const char *name, const char *dtype,
+                             const char *shape, size_t len)
 {
     const cJSON *t = ckpt_json_get(header, name), *offsets = ckpt_json_get(t, "data_offsets");
     check_member(t, "dtype", dtype);
@@ -313,7 +363,8 @@ static void test_safetensors(void)
     CHECK(!memcmp(tensor(&file, header, "params.w", "\"F32\"", "[2,3]", 24), w, 24));
     CHECK(!memcmp(tensor(&file, header, "params.b", "\"BF16\"", "[4]", 8), b, 8));
     CHECK(!memcmp(tensor(&file, header, "step", "\"I64\"", "[]", 8), &step, 8));
-    CHECK(*tensor(&file, header, "l.0", "\"U8\"", "[]", 1) == 'A' && *tensor(&file, header, "x.txt", "\"BOOL\"", "[]", 1) == 1);
+    CHECK(*tensor(&file, header, "l.0", "\"U8\"", "[]", 1) == 'A' &&
+          *tensor(&file, header, "x.txt", "\"BOOL\"", "[]", 1) == 1);
     const cJSON *others = ckpt_json_get(header, "__metadata__"), *e;
     check_member(others, "name", "\"\\\"ad\\\\\\\"am\xc3\xa9\\\"\""); /* a string, of JSON */
     check_member(others, "none", "\"null\"");
@@ -324,7 +375,8 @@ static void test_safetensors(void)
         uint64_t from, to;
         if (!offsets)
             continue;
-        CHECK(ckpt_json_u64(cJSON_GetArrayItem(offsets, 0), &from) && ckpt_json_u64(cJSON_GetArrayItem(offsets, 1), &to));
+        CHECK(ckpt_json_u64(cJSON_GetArrayItem(offsets, 0), &from) &&
+              ckpt_json_u64(cJSON_GetArrayItem(offsets, 1), &to));
         CHECK(from == end && to >= from);
         end = to;
     }
@@ -336,8 +388,9 @@ static void test_safetensors(void)
 static void test_text(void)
 {
     struct ckpt_buf text = contents("params/w.txt");
-    static const char *const lines[] = {"dtype  float32\n", "shape  (2, 3)\n", "bytes  24\n", "min    0\n", "max    5.5\n", "mean   2.58333333\n",
-                                        "nan    0\n", "[[0.  1.  2. ]\n [3.  4.  5.5]]"};
+    static const char *const lines[] = {
+        "dtype  float32\n", "shape  (2, 3)\n",     "bytes  24\n", "min    0\n",
+        "max    5.5\n",     "mean   2.58333333\n", "nan    0\n",  "[[0.  1.  2. ]\n [3.  4.  5.5]]"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         if (!strstr((char *)text.data, lines[i])) {
             fprintf(stderr, "no \"%s\" in %s\n", lines[i], (char *)text.data);
@@ -345,7 +398,8 @@ static void test_text(void)
         }
     ckpt_buf_clear(&text);
     text = contents("params/b.txt");
-    CHECK(strstr((char *)text.data, "dtype  bfloat16\n") && strstr((char *)text.data, "nan    1\n") && strstr((char *)text.data, "shape  (4,)\n"));
+    CHECK(strstr((char *)text.data, "dtype  bfloat16\n") && strstr((char *)text.data, "nan    1\n") &&
+          strstr((char *)text.data, "shape  (4,)\n"));
     ckpt_buf_clear(&text);
     text = contents("step.txt");
     CHECK_STR((char *)text.data, "dtype  int64\n\n7\n");

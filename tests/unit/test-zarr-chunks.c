@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Zarr chunks: arrays that are encoded here, by the letter of the specification, with random chains of transposes, shards (nested,
- * index at either end, compressed as a whole) and codecs, must come back element by element. And shards that are damaged.
+ * Zarr chunks: arrays that are encoded here, by the letter of the specification, with random chains of transposes,
+ * shards (nested, index at either end, compressed as a whole) and codecs, must come back element by element. And shards
+ * that are damaged.
  */
 #include "core/format/zarr.h"
 
@@ -44,8 +45,10 @@ static uint64_t volume(unsigned n, const uint64_t *shape)
     return v;
 }
 
-/* Part of a block: out[i] = in[begin + i], as far as there is one; the rest is fill. order: out's dimension d is in's order[d]. */
-static struct block cut(unsigned n, const struct block *in, const uint64_t *begin, const uint64_t *shape, const unsigned *order)
+/* Part of a block: out[i] = in[begin + i], as far as there is one; the rest is fill. order: out's dimension d is in's
+ * order[d]. */
+static struct block cut(unsigned n, const struct block *in, const uint64_t *begin, const uint64_t *shape,
+                        const unsigned *order)
 {
     struct block out;
     memcpy(out.shape, shape, sizeof out.shape);
@@ -99,7 +102,8 @@ static void compress_gzip(struct ckpt_buf *b)
 {
     uint8_t out[1 << 16];
     z_stream z = {.next_in = b->data, .avail_in = (uInt)b->len, .next_out = out, .avail_out = sizeof out};
-    CHECK(deflateInit2(&z, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) == Z_OK && deflate(&z, Z_FINISH) == Z_STREAM_END);
+    CHECK(deflateInit2(&z, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) == Z_OK &&
+          deflate(&z, Z_FINISH) == Z_STREAM_END);
     b->len = 0;
     ckpt_buf_add(b, out, z.total_out);
     deflateEnd(&z);
@@ -187,7 +191,9 @@ static void describe(unsigned n, const struct chain *c, struct ckpt_buf *json)
         add_numbers(json, n, c->inner);
         ckpt_buf_adds(json, ",\"codecs\":");
         describe(n, c->deeper, json);
-        ckpt_buf_addf(json, ",\"index_codecs\":[{\"name\":\"bytes\",\"configuration\":{\"endian\":\"little\"}}%s],\"index_location\":\"%s\"}}",
+        ckpt_buf_addf(json,
+                      ",\"index_codecs\":[{\"name\":\"bytes\",\"configuration\":{\"endian\":\"little\"}}%s],\"index_"
+                      "location\":\"%s\"}}",
                       c->index_crc ? ",{\"name\":\"crc32c\"}" : "", c->index_first ? "start" : "end");
     } else
         ckpt_buf_addf(json, "{\"name\":\"bytes\",\"configuration\":{\"endian\":\"%s\"}}", c->big ? "big" : "little");
@@ -263,8 +269,8 @@ static int get(void *arg, const char *key, struct ckpt_extent *ret, struct ckpt_
     return -ENOENT;
 }
 
-static int stored_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
-                        struct ckpt_err *err)
+static int stored_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                        struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct stored *s = t->priv;
     struct ckpt_zarr_store store = {get, s};
@@ -293,7 +299,8 @@ static int read_whole(struct stored *s, struct ckpt_array *a, void *buf, struct 
     return r;
 }
 
-static void store_array(struct stored *s, unsigned n, const struct block *b, const uint64_t *chunk, const struct chain *c)
+static void store_array(struct stored *s, unsigned n, const struct block *b, const uint64_t *chunk,
+                        const struct chain *c)
 {
     uint64_t grid[DIMS], count = 1;
     for (unsigned d = 0; d < n; d++)
@@ -351,10 +358,12 @@ static void test_round(unsigned round)
     if (round % 2) {
         s.backend = ckpt_backend_new_memory();
         for (unsigned i = 0; i < s.count; i++)
-            CHECK(ckpt_backend_memory_add(s.backend, (char *)s.objects[i].key.data, s.objects[i].data.data, s.objects[i].data.len) == 0);
+            CHECK(ckpt_backend_memory_add(s.backend, (char *)s.objects[i].key.data, s.objects[i].data.data,
+                                          s.objects[i].data.len) == 0);
     }
     struct ckpt_buf json = CKPT_BUF_INIT;
-    ckpt_buf_adds(&json, "{\"zarr_format\":3,\"node_type\":\"array\",\"data_type\":\"uint16\",\"fill_value\":7,\"chunk_key_encoding\":\"default\",\"shape\":");
+    ckpt_buf_adds(&json, "{\"zarr_format\":3,\"node_type\":\"array\",\"data_type\":\"uint16\",\"fill_value\":7,\"chunk_"
+                         "key_encoding\":\"default\",\"shape\":");
     add_numbers(&json, n, b.shape);
     ckpt_buf_adds(&json, ",\"chunk_grid\":{\"name\":\"regular\",\"configuration\":{\"chunk_shape\":");
     add_numbers(&json, n, chunk);
@@ -364,7 +373,8 @@ static void test_round(unsigned round)
     struct ckpt_array *a;
     struct ckpt_err err = {0};
     uint16_t *got = malloc(count * 2);
-    if (ckpt_zarr_parse((char *)json.data, json.len, 3, &a, &err) < 0 || read_whole(&s, a, got, &err) < 0 || memcmp(got, b.data, count * 2)) {
+    if (ckpt_zarr_parse((char *)json.data, json.len, 3, &a, &err) < 0 || read_whole(&s, a, got, &err) < 0 ||
+        memcmp(got, b.data, count * 2)) {
         fprintf(stderr, "round %u: %s\n%.*s\n", round, err.text, (int)json.len, (char *)json.data);
         exit(1);
     }
@@ -378,13 +388,18 @@ static void test_round(unsigned round)
 
 /* --- byte for byte --- */
 
-#define INT4 "{\"zarr_format\":3,\"shape\":[4],\"data_type\":\"int4\",\"chunk_grid\":{\"name\":\"regular\",\"configuration\":{\"chunk_shape\":[4]}},"                \
-             "\"chunk_key_encoding\":{\"name\":\"default\"},\"fill_value\":-8,\"codecs\":[{\"name\":\"sharding_indexed\",\"configuration\":{\"chunk_shape\":[4],"   \
-             "\"codecs\":[{\"name\":\"bytes\"},{\"name\":\"zstd\",\"configuration\":{\"level\":3}}],\"index_codecs\":[{\"name\":\"bytes\",\"configuration\":"       \
-             "{\"endian\":\"little\"}},{\"name\":\"crc32c\"}]}}]}"
+#define INT4                                                                                                           \
+    "{\"zarr_format\":3,\"shape\":[4],\"data_type\":\"int4\",\"chunk_grid\":{\"name\":\"regular\",\"configuration\":{" \
+    "\"chunk_shape\":[4]}},"                                                                                           \
+    "\"chunk_key_encoding\":{\"name\":\"default\"},\"fill_value\":-8,\"codecs\":[{\"name\":\"sharding_indexed\","      \
+    "\"configuration\":{\"chunk_shape\":[4],"                                                                          \
+    "\"codecs\":[{\"name\":\"bytes\"},{\"name\":\"zstd\",\"configuration\":{\"level\":3}}],\"index_codecs\":[{"        \
+    "\"name\":\"bytes\",\"configuration\":"                                                                            \
+    "{\"endian\":\"little\"}},{\"name\":\"crc32c\"}]}}]}"
 
 /* The 33 bytes that TensorStore writes for [-8, -1, 0, 7]. */
-static const uint8_t int4[33] = "\x28\xb5\x2f\xfd\x20\x04\x21\x00\x00\x08\x0f\x00\x07\0\0\0\0\0\0\0\0\x0d\0\0\0\0\0\0\0\x7a\x61\x6a\x68";
+static const uint8_t int4[33] =
+    "\x28\xb5\x2f\xfd\x20\x04\x21\x00\x00\x08\x0f\x00\x07\0\0\0\0\0\0\0\0\x0d\0\0\0\0\0\0\0\x7a\x61\x6a\x68";
 
 static int read_int4(const void *data, size_t len, int8_t *got)
 {
@@ -416,7 +431,8 @@ static void test_shard_bytes(void)
         bad[i] ^= 0x40;
         CHECK(read_int4(bad, sizeof int4, got) == -EBADMSG);
     }
-    static const uint64_t pairs[][2] = {{1, 33}, {0, UINT64_MAX}, {UINT64_MAX, 1}, {34, 0}, {UINT64_MAX, 0}, {0, 12}, {0, 0}, {1, 12}};
+    static const uint64_t pairs[][2] = {{1, 33},         {0, UINT64_MAX}, {UINT64_MAX, 1}, {34, 0},
+                                        {UINT64_MAX, 0}, {0, 12},         {0, 0},          {1, 12}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         memcpy(bad, int4, sizeof int4);
         memcpy(bad + 13, pairs[i], 16);
@@ -434,8 +450,9 @@ static void test_shard_bytes(void)
 /* Version 2: F order, big-endian, an edge chunk that hangs over. */
 static void test_v2(void)
 {
-    static const char text[] = "{\"chunks\":[2,3],\"compressor\":null,\"dtype\":\">i2\",\"fill_value\":null,\"filters\":null,\"order\":\"F\","
-                               "\"shape\":[3,4],\"zarr_format\":2}";
+    static const char text[] =
+        "{\"chunks\":[2,3],\"compressor\":null,\"dtype\":\">i2\",\"fill_value\":null,\"filters\":null,\"order\":\"F\","
+        "\"shape\":[3,4],\"zarr_format\":2}";
     struct stored s = {.cache = ckpt_zarr_cache_new()};
     struct ckpt_array *a;
     struct ckpt_err err = {0};

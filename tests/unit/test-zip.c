@@ -45,12 +45,14 @@ static void expect_member(struct ckpt_zip *z, const char *name, const void *data
     CHECK(ckpt_zip_payload(z, i, &e, &c, NULL) == 0 && e.len == m.stored && c.count == (deflated ? 2 : 0));
     if (!deflated) {
         uint8_t byte;
-        CHECK(e.len == len && (!len || (ckpt_extent_read(&e, &byte, 1, len - 1) == 0 && byte == ((const uint8_t *)data)[len - 1])));
+        CHECK(e.len == len &&
+              (!len || (ckpt_extent_read(&e, &byte, 1, len - 1) == 0 && byte == ((const uint8_t *)data)[len - 1])));
     }
     ckpt_extent_clear(&e);
 }
 
-static const char *const names[] = {"a.npy", "archive/data/0", "archive/.data/serialization_id", "\xc3\xa4\xe2\x82\xac", "x/"};
+static const char *const names[] = {"a.npy", "archive/data/0", "archive/.data/serialization_id", "\xc3\xa4\xe2\x82\xac",
+                                    "x/"};
 
 /* Every way to write a member, in every kind of archive. */
 static void test_members(void)
@@ -66,13 +68,15 @@ static void test_members(void)
             struct opened o;
             for (unsigned i = 0; i < 5; i++)
                 zip_add(&m, names[i], content[i], lens[i], how);
-            zip_end(&m, kind & 1, kind & 2 ? "PK\5\6 is how a comment might begin, that is long enough to be an end" : "");
+            zip_end(&m, kind & 1,
+                    kind & 2 ? "PK\5\6 is how a comment might begin, that is long enough to be an end" : "");
             CHECK(zip_open(&o, m.all.data, m.all.len, 0, m.all.len) == 0 && ckpt_zip_count(o.zip) == 5);
             for (unsigned i = 0; i < 5; i++) {
                 CHECK(ckpt_zip_find(o.zip, names[i], strlen(names[i])) == i);
                 expect_member(o.zip, names[i], content[i], lens[i], how & ZIP_DEFLATE);
             }
-            CHECK(ckpt_zip_find(o.zip, "a.np", 4) == CKPT_ZIP_NONE && ckpt_zip_find(o.zip, "a.npy\0b", 7) == CKPT_ZIP_NONE);
+            CHECK(ckpt_zip_find(o.zip, "a.np", 4) == CKPT_ZIP_NONE &&
+                  ckpt_zip_find(o.zip, "a.npy\0b", 7) == CKPT_ZIP_NONE);
             CHECK(ckpt_zip_memory(o.zip) > 100 && ckpt_zip_memory(o.zip) < 4096);
             zip_close(&o);
             zip_maker_clear(&m);
@@ -135,7 +139,8 @@ static void test_cut(void)
 
 /* One change of an archive of "aa" (stored, 10 bytes, at 0, payload at 32), "bb" (deflated, at 42). */
 struct change {
-    char where;     /* 'l'ocal header of aa, 'c'entral entry of aa or b'C' of bb, 'e'nd record, 'z'ip64 end record, 'p': its locator */
+    char where; /* 'l'ocal header of aa, 'c'entral entry of aa or b'C' of bb, 'e'nd record, 'z'ip64 end record, 'p': its
+                   locator */
     unsigned at, bytes;
     uint64_t value;
     int open, payload; /* errors that are expected; payload: of aa, where it opens */
@@ -146,10 +151,10 @@ static const struct change changes[] = {
     {'e', 6, 2, 1, -EOPNOTSUPP, 0},
     {'e', 8, 2, 1, -EOPNOTSUPP, 0},
     {'e', 10, 2, 1, -EOPNOTSUPP, 0},
-    {'e', 8, 4, 1 | 1 << 16, -EUCLEAN, 0},           /* fewer entries than there are */
-    {'e', 8, 4, 3 | 3 << 16, -EUCLEAN, 0},           /* more */
+    {'e', 8, 4, 1 | 1 << 16, -EUCLEAN, 0}, /* fewer entries than there are */
+    {'e', 8, 4, 3 | 3 << 16, -EUCLEAN, 0}, /* more */
     {'e', 8, 4, 60000 | 60000u << 16, -EUCLEAN, 0},
-    {'e', 12, 4, 95, -EUCLEAN, 0},                   /* a directory that ends too early, or too late */
+    {'e', 12, 4, 95, -EUCLEAN, 0}, /* a directory that ends too early, or too late */
     {'e', 12, 4, 97, -EBADMSG, 0},
     {'e', 16, 4, 1, -EUCLEAN, 0},
     {'e', 16, 4, 0x7fffffff, -EBADMSG, 0},
@@ -165,34 +170,34 @@ static const struct change changes[] = {
     {'p', 8, 8, 5, -EUCLEAN, 0},
     {'p', 16, 4, 2, -EOPNOTSUPP, 0},
     {'c', 0, 4, 0x02014b51, -EUCLEAN, 0},
-    {'c', 8, 2, 1, -EOPNOTSUPP, 0},                  /* encrypted */
+    {'c', 8, 2, 1, -EOPNOTSUPP, 0}, /* encrypted */
     {'c', 8, 2, 1 << 6, -EOPNOTSUPP, 0},
-    {'c', 10, 2, 12, -EOPNOTSUPP, 0},                /* bzip2 */
+    {'c', 10, 2, 12, -EOPNOTSUPP, 0}, /* bzip2 */
     {'c', 10, 2, 99, -EOPNOTSUPP, 0},
-    {'c', 34, 2, 1, -EOPNOTSUPP, 0},                 /* another disk */
-    {'c', 20, 4, 11, -EUCLEAN, 0},                   /* stored with two sizes */
+    {'c', 34, 2, 1, -EOPNOTSUPP, 0}, /* another disk */
+    {'c', 20, 4, 11, -EUCLEAN, 0},   /* stored with two sizes */
     {'c', 24, 4, 9, -EUCLEAN, 0},
-    {'c', 20, 4, UINT32_MAX, -EUCLEAN, 0},           /* zip64 without its field */
+    {'c', 20, 4, UINT32_MAX, -EUCLEAN, 0}, /* zip64 without its field */
     {'c', 42, 4, UINT32_MAX, -EUCLEAN, 0},
-    {'c', 42, 4, 1 << 30, -EUCLEAN, 0},              /* beyond the directory */
-    {'c', 42, 4, 42, -EUCLEAN, 0},                   /* where bb is */
-    {'c', 42, 4, 2, -EUCLEAN, 0},                    /* into bb */
-    {'c', 28, 2, 0, -EUCLEAN, 0},                    /* no name */
+    {'c', 42, 4, 1 << 30, -EUCLEAN, 0}, /* beyond the directory */
+    {'c', 42, 4, 42, -EUCLEAN, 0},      /* where bb is */
+    {'c', 42, 4, 2, -EUCLEAN, 0},       /* into bb */
+    {'c', 28, 2, 0, -EUCLEAN, 0},       /* no name */
     {'c', 28, 2, UINT16_MAX, -EUCLEAN, 0},
     {'c', 30, 2, UINT16_MAX, -EUCLEAN, 0},
     {'c', 32, 2, UINT16_MAX, -EUCLEAN, 0},
-    {'c', 46, 2, 'b' | 'b' << 8, -EUCLEAN, 0},       /* the same name twice */
-    {'c', 46, 2, 'a', -EUCLEAN, 0},                  /* a NUL */
+    {'c', 46, 2, 'b' | 'b' << 8, -EUCLEAN, 0}, /* the same name twice */
+    {'c', 46, 2, 'a', -EUCLEAN, 0},            /* a NUL */
     {'c', 46, 2, 0xff | 'a' << 8, -EUCLEAN, 0},
-    {'C', 24, 4, 0x7fffffff, -EUCLEAN, 0},           /* more than deflate can do */
-    {'c', 46, 2, 'a' | 'x' << 8, 0, -EUCLEAN},       /* another name than the member's own */
+    {'C', 24, 4, 0x7fffffff, -EUCLEAN, 0},     /* more than deflate can do */
+    {'c', 46, 2, 'a' | 'x' << 8, 0, -EUCLEAN}, /* another name than the member's own */
     {'l', 0, 4, 0, 0, -EUCLEAN},
     {'l', 6, 2, 1, 0, -EUCLEAN},
     {'l', 8, 2, 8, 0, -EUCLEAN},
     {'l', 26, 2, 3, 0, -EUCLEAN},
-    {'l', 28, 2, 1, 0, -EUCLEAN},                    /* into bb */
+    {'l', 28, 2, 1, 0, -EUCLEAN}, /* into bb */
     {'l', 28, 2, UINT16_MAX, 0, -EUCLEAN},
-    {'l', 14, 4, 77, 0, 0},                          /* what the directory says counts */
+    {'l', 14, 4, 77, 0, 0}, /* what the directory says counts */
     {'l', 18, 8, 0x7700000077, 0, 0},
 };
 
@@ -206,7 +211,11 @@ static void test_refused(void)
         zip_add(&m, "bb", "0123456789", 10, ZIP_DEFLATE);
         zip_end(&m, c->where == 'z' || c->where == 'p', "");
         size_t end = m.all.len - 22;
-        size_t base = c->where == 'e' ? end : c->where == 'p' ? end - 20 : c->where == 'z' ? end - 76 : c->where == 'l' ? 0 : m.central;
+        size_t base = c->where == 'e'   ? end
+                      : c->where == 'p' ? end - 20
+                      : c->where == 'z' ? end - 76
+                      : c->where == 'l' ? 0
+                                        : m.central;
         memcpy(m.all.data + base + c->at + (c->where == 'C' ? 48 : 0), &c->value, c->bytes);
         int r = zip_open(&o, m.all.data, m.all.len, 0, m.all.len);
         if (r != c->open) {
@@ -243,7 +252,7 @@ static void test_damaged(void)
         unsigned how;
         int patch; /* 1: a byte of the payload, 2: the CRC, 3: a size one too large, 4: one too small, 0: nothing */
         int want;
-    } cases[] = {{0, 0, 0}, {ZIP_DEFLATE, 0, 0}, {0, 1, -EBADMSG}, {ZIP_DEFLATE, 1, -EBADMSG},
+    } cases[] = {{0, 0, 0},        {ZIP_DEFLATE, 0, 0},        {0, 1, -EBADMSG},           {ZIP_DEFLATE, 1, -EBADMSG},
                  {0, 2, -EBADMSG}, {ZIP_DEFLATE, 2, -EBADMSG}, {ZIP_DEFLATE, 3, -EBADMSG}, {ZIP_DEFLATE, 4, -EBADMSG}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct zip_maker m = {0};

@@ -11,10 +11,10 @@
 
 enum zip_how {
     ZIP_DEFLATE = 1,
-    ZIP_WIDE_LOCAL = 2,    /* sizes in the zip64 field of the local header, as NumPy writes them */
-    ZIP_WIDE_CENTRAL = 4,  /* and in that of the directory */
-    ZIP_DESCRIPTOR = 8,    /* sizes behind the data */
-    ZIP_ALIGN = 16,        /* the payload at a multiple of 64, as PyTorch has it */
+    ZIP_WIDE_LOCAL = 2,   /* sizes in the zip64 field of the local header, as NumPy writes them */
+    ZIP_WIDE_CENTRAL = 4, /* and in that of the directory */
+    ZIP_DESCRIPTOR = 8,   /* sizes behind the data */
+    ZIP_ALIGN = 16,       /* the payload at a multiple of 64, as PyTorch has it */
 };
 
 struct zip_maker {

@@ -7,10 +7,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define MAX_NDIM    64 /* NumPy's */
-#define MAX_BYTES   ((uint64_t)1 << 62)
-#define MAX_PIECES  (1u << 20)
-#define MAX_DTYPE   64 /* bytes of a name */
+#define MAX_NDIM   64 /* NumPy's */
+#define MAX_BYTES  ((uint64_t)1 << 62)
+#define MAX_PIECES (1u << 20)
+#define MAX_DTYPE  64 /* bytes of a name */
 
 void ckpt_flax_enter(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, uint64_t *saved)
 {
@@ -27,10 +27,12 @@ int ckpt_flax_leave(struct ckpt_mp *mp, uint64_t saved, struct ckpt_err *err)
 }
 
 /* A token that must be of a type; what: of what it is said to be. */
-static int take(struct ckpt_mp *mp, enum ckpt_mp_type type, const char *what, struct ckpt_mp_token *ret, struct ckpt_err *err)
+static int take(struct ckpt_mp *mp, enum ckpt_mp_type type, const char *what, struct ckpt_mp_token *ret,
+                struct ckpt_err *err)
 {
     int r = ckpt_mp_next(mp, ret, err);
-    return r == 0 && ret->type != type ? ckpt_fail(err, EUCLEAN, "%s is of another msgpack type than it must be", what) : r;
+    return r == 0 && ret->type != type ? ckpt_fail(err, EUCLEAN, "%s is of another msgpack type than it must be", what)
+                                       : r;
 }
 
 /* --- dtypes: NumPy would take much more for one, so this is a closed list --- */
@@ -81,7 +83,8 @@ static bool sized_type(const char *name, struct type *ret)
             return false;
         ret->itemsize = (uint32_t)(bits / 8);
         ret->lost = true;
-        snprintf(ret->descr, sizeof ret->descr, "%c%c%lu", kinds[i].code == 'U' ? '<' : '|', kinds[i].code, bits / kinds[i].bits);
+        snprintf(ret->descr, sizeof ret->descr, "%c%c%lu", kinds[i].code == 'U' ? '<' : '|', kinds[i].code,
+                 bits / kinds[i].bits);
         return true;
     }
     return false;
@@ -189,8 +192,8 @@ static int make_array(const struct type *type, const struct shape *shape, struct
 
 /* --- extension types 1 and 3: [shape, dtype, data] --- */
 
-static int take_ndarray(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct shape *ret_shape, struct type *ret_type,
-                        struct ckpt_range *ret_data, struct ckpt_err *err)
+static int take_ndarray(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct shape *ret_shape,
+                        struct type *ret_type, struct ckpt_range *ret_data, struct ckpt_err *err)
 {
     struct ckpt_mp_token t;
     uint64_t saved, bytes = 0;
@@ -215,8 +218,8 @@ static int take_ndarray(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, str
     return r == 0 ? ckpt_flax_leave(mp, saved, err) : r;
 }
 
-static int plain_array(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct ckpt_array **ret, struct ckpt_extent *ret_where,
-                       struct ckpt_err *err)
+static int plain_array(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct ckpt_array **ret,
+                       struct ckpt_extent *ret_where, struct ckpt_err *err)
 {
     struct shape shape;
     struct type type;
@@ -233,8 +236,8 @@ static int plain_array(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, stru
 
 /* --- extension type 2: [real, imaginary], in msgpack's byte order --- */
 
-static int complex_number(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct ckpt_array **ret, struct ckpt_extent *ret_where,
-                          struct ckpt_err *err)
+static int complex_number(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, struct ckpt_array **ret,
+                          struct ckpt_extent *ret_where, struct ckpt_err *err)
 {
     static const struct type type = {.dtype = CKPT_DT_C128, .itemsize = 16};
     struct ckpt_mp_token t;
@@ -388,13 +391,14 @@ static int take_parts(struct ckpt_mp *mp, struct pieces *p, struct ckpt_err *err
     return r;
 }
 
-static int pieced_array(struct ckpt_mp *mp, const struct ckpt_mp_token *map, struct ckpt_array **ret, struct ckpt_extent *ret_where,
-                        struct ckpt_err *err)
+static int pieced_array(struct ckpt_mp *mp, const struct ckpt_mp_token *map, struct ckpt_array **ret,
+                        struct ckpt_extent *ret_where, struct ckpt_err *err)
 {
     struct pieces p = {0};
     struct ckpt_file *joined = NULL;
     uint64_t bytes = 0;
-    int r = map->len == 3 ? take_parts(mp, &p, err) : ckpt_fail(err, EUCLEAN, "an array in pieces has other keys than shape and chunks");
+    int r = map->len == 3 ? take_parts(mp, &p, err)
+                          : ckpt_fail(err, EUCLEAN, "an array in pieces has other keys than shape and chunks");
     if (r == 0)
         r = count_bytes(&p.shape, p.type.itemsize, &bytes, err);
     if (r == 0 && bytes != p.bytes)
@@ -410,11 +414,13 @@ static int pieced_array(struct ckpt_mp *mp, const struct ckpt_mp_token *map, str
     return r;
 }
 
-int ckpt_flax_array(struct ckpt_mp *mp, const struct ckpt_mp_token *t, struct ckpt_array **ret, struct ckpt_extent *ret_where, struct ckpt_err *err)
+int ckpt_flax_array(struct ckpt_mp *mp, const struct ckpt_mp_token *t, struct ckpt_array **ret,
+                    struct ckpt_extent *ret_where, struct ckpt_err *err)
 {
     if (t->type == CKPT_MP_MAP)
         return pieced_array(mp, t, ret, ret_where, err);
     if (t->type != CKPT_MP_EXT) /* in a file that was written to since it was loaded anything may be there */
         return ckpt_fail(err, EUCLEAN, "what was an array is none");
-    return t->ext == FLAX_EXT_COMPLEX ? complex_number(mp, t, ret, ret_where, err) : plain_array(mp, t, ret, ret_where, err);
+    return t->ext == FLAX_EXT_COMPLEX ? complex_number(mp, t, ret, ret_where, err)
+                                      : plain_array(mp, t, ret, ret_where, err);
 }

@@ -11,12 +11,14 @@ static int flax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **r
     return ckpt_flax_state_layout(t->priv, t, node, ret, err);
 }
 
-static int flax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
+static int flax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                      struct ckpt_extent *ret, struct ckpt_err *err)
 {
     return ckpt_flax_state_elements(t->priv, t, node, ret, err);
 }
 
-static int flax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+static int flax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                       struct ckpt_err *err)
 {
     *ret = a->nbytes;
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What flax.training.checkpoints leaves in a folder: files PREFIX_STEP; PREFIXtmp, which is renamed when it is whole; and folders
- * PREFIX_STEP_gda, PREFIXtmp_gda with arrays that several processes share.
+ * What flax.training.checkpoints leaves in a folder: files PREFIX_STEP; PREFIXtmp, which is renamed when it is whole;
+ * and folders PREFIX_STEP_gda, PREFIXtmp_gda with arrays that several processes share.
  */
 #include "core/format/flax/probe.h"
 
@@ -11,9 +11,9 @@
 
 #include <stdio.h>
 
-#define TEMPORARY     "_tmp"
-#define SHARED        "_gda"
-#define LOOKED_AT     1024 /* names of a folder, so that many files of such names do not make a listing quadratic */
+#define TEMPORARY "_tmp"
+#define SHARED    "_gda"
+#define LOOKED_AT 1024 /* names of a folder, so that many files of such names do not make a listing quadratic */
 
 static bool is_string(uint8_t c)
 {
@@ -21,8 +21,8 @@ static bool is_string(uint8_t c)
 }
 
 /*
- * A map with a string as its first key, or an extension that stands for an array. The empty map must be all there is: pickles begin with the
- * same byte. As far as the bytes go.
+ * A map with a string as its first key, or an extension that stands for an array. The empty map must be all there is:
+ * pickles begin with the same byte. As far as the bytes go.
  */
 static bool begins_so(const uint8_t *p, size_t n, uint64_t size)
 {
@@ -77,8 +77,8 @@ static int is_sibling(void *arg, const char *name, enum ckpt_ftype type)
     char path[4096];
     if (++s->looked > LOOKED_AT)
         return -ENOENT;
-    if (type != CKPT_FT_FILE || strncmp(name, s->path + s->folder, s->prefix) || strchr(name + s->prefix, '_') || !is_step(name) ||
-        snprintf(path, sizeof path, "%.*s%s", (int)s->folder, s->path, name) >= (int)sizeof path)
+    if (type != CKPT_FT_FILE || strncmp(name, s->path + s->folder, s->prefix) || strchr(name + s->prefix, '_') ||
+        !is_step(name) || snprintf(path, sizeof path, "%.*s%s", (int)s->folder, s->path, name) >= (int)sizeof path)
         return 0;
     return looks_so(s->dir, path) == 1;
 }
@@ -94,7 +94,8 @@ static int probe_temporary(struct ckpt_backend *dir, const char *path, const cha
     }
     if (r == 1) {
         ret->bits = 2;
-        snprintf(ret->unfinished, sizeof ret->unfinished, "not finished: Flax writes a checkpoint under this name, and renames it when it is whole");
+        snprintf(ret->unfinished, sizeof ret->unfinished,
+                 "not finished: Flax writes a checkpoint under this name, and renames it when it is whole");
     }
     return r == -ENOMEM ? r : 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a node's ref names is a string of the tree: 0 and 8 bytes, the offset in the file where the leaf's value begins; or 'E' and a name, for an
- * array that is elsewhere. All else about the leaf is read again from there when it is wanted, so that a million leaves take little memory.
+ * What a node's ref names is a string of the tree: 0 and 8 bytes, the offset in the file where the leaf's value begins;
+ * or 'E' and a name, for an array that is elsewhere. All else about the leaf is read again from there when it is
+ * wanted, so that a million leaves take little memory.
  */
 #include "core/format/flax/state.h"
 
@@ -12,8 +13,9 @@
 #include <stdio.h>
 
 #define MAX_KEY    65535
-#define MAX_STRING ((uint64_t)4 << 20)   /* bytes of a string that is shown */
-#define MAX_TREE   ((uint64_t)128 << 20) /* of memory for nodes, keys and values, while the tree is built about twice that */
+#define MAX_STRING ((uint64_t)4 << 20) /* bytes of a string that is shown */
+#define MAX_TREE                                                                                                       \
+    ((uint64_t)128 << 20) /* of memory for nodes, keys and values, while the tree is built about twice that */
 #define PLACE      9
 #define LEAF_AHEAD 512 /* bytes that are fetched of a leaf at once: what is told before its data is shorter, mostly */
 #define RECENT     256
@@ -166,7 +168,8 @@ static int add_array(struct walk *w, const struct spot *at, const struct ckpt_mp
     if (r < 0)
         return r;
     enum ckpt_dtype_class klass = ckpt_dtype_info(a->dtype)->klass;
-    bool value = t->type == CKPT_MP_EXT && t->ext == FLAX_EXT_SCALAR && klass != CKPT_DC_COMPLEX && klass != CKPT_DC_OTHER;
+    bool value = t->type == CKPT_MP_EXT && t->ext == FLAX_EXT_SCALAR && klass != CKPT_DC_COMPLEX &&
+                 klass != CKPT_DC_OTHER;
     ckpt_array_unref(a);
     return add_place(w, at, value ? CKPT_NODE_VALUE : CKPT_NODE_ARRAY, off);
 }
@@ -320,7 +323,8 @@ static int walk_value(struct walk *w, const struct spot *at)
     case CKPT_MP_EXT:
         if (t.ext == FLAX_EXT_NDARRAY || t.ext == FLAX_EXT_COMPLEX || t.ext == FLAX_EXT_SCALAR)
             return add_array(w, at, &t, off);
-        return t.ext == FLAX_EXT_TUPLE && w->dialect->tuples ? walk_tuple(w, at, &t) : add_place(w, at, CKPT_NODE_BLOB, off);
+        return t.ext == FLAX_EXT_TUPLE && w->dialect->tuples ? walk_tuple(w, at, &t)
+                                                             : add_place(w, at, CKPT_NODE_BLOB, off);
     default:
         return add_number(w, at, &t);
     }
@@ -346,7 +350,8 @@ static int walk_top(struct walk *w, uint32_t top)
     return walk_value(w, &(struct spot){top, "", 0, false});
 }
 
-int ckpt_flax_state_load(struct flax_state *s, const struct flax_dialect *dialect, struct ckpt_tree *t, uint32_t top, struct ckpt_err *err)
+int ckpt_flax_state_load(struct flax_state *s, const struct flax_dialect *dialect, struct ckpt_tree *t, uint32_t top,
+                         struct ckpt_err *err)
 {
     struct walk w = {.tree = t, .dialect = dialect, .first = t->count, .err = err};
     ckpt_mp_init(&w.mp, s->file, 0, s->file->st.size);
@@ -386,8 +391,8 @@ const char *ckpt_flax_state_elsewhere(const struct ckpt_tree *t, uint32_t node, 
 }
 
 /* A cursor behind a leaf's first token: of an array in pieces behind its first key. */
-static int seek(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_mp *ret, struct ckpt_mp_token *ret_token,
-                struct ckpt_err *err)
+static int seek(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_mp *ret,
+                struct ckpt_mp_token *ret_token, struct ckpt_err *err)
 {
     struct ckpt_mp_token key;
     uint64_t off;
@@ -428,11 +433,13 @@ static int long_string(const struct ckpt_mp_token *t, struct ckpt_array **ret, s
     *ret = ckpt_array_new(CKPT_DT_OTHER, 0, NULL);
     if (!*ret)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    ckpt_array_refuse(*ret, "a string of %" PRIu64 " bytes: those over %" PRIu64 " MiB are not shown", t->len, MAX_STRING >> 20);
+    ckpt_array_refuse(*ret, "a string of %" PRIu64 " bytes: those over %" PRIu64 " MiB are not shown", t->len,
+                      MAX_STRING >> 20);
     return 0;
 }
 
-int ckpt_flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
+int ckpt_flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret,
+                           struct ckpt_err *err)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
@@ -447,7 +454,8 @@ int ckpt_flax_state_layout(struct flax_state *s, const struct ckpt_tree *t, uint
     return r;
 }
 
-int ckpt_flax_state_elements(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_flax_state_elements(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
+                             struct ckpt_err *err)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
@@ -460,7 +468,8 @@ int ckpt_flax_state_elements(struct flax_state *s, const struct ckpt_tree *t, ui
     return r;
 }
 
-int ckpt_flax_state_blob(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_flax_state_blob(struct flax_state *s, const struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
+                         struct ckpt_err *err)
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
@@ -474,6 +483,7 @@ void ckpt_flax_state_describe(struct flax_state *s, const struct ckpt_tree *t, u
 {
     struct ckpt_mp mp;
     struct ckpt_mp_token token;
-    if (t->nodes[node].kind == CKPT_NODE_BLOB && ckpt_flax_state_has(t, node) && seek(s, t, node, &mp, &token, NULL) == 0 && token.type == CKPT_MP_EXT)
+    if (t->nodes[node].kind == CKPT_NODE_BLOB && ckpt_flax_state_has(t, node) &&
+        seek(s, t, node, &mp, &token, NULL) == 0 && token.type == CKPT_MP_EXT)
         ckpt_buf_addf(json, ",\"ext\":%d", token.ext);
 }

@@ -22,8 +22,8 @@ static int get_tensor(struct ckpt_tree *t, uint32_t node, struct gguf_tensor *re
     struct ckpt_buf name = CKPT_BUF_INIT;
     uint64_t end;
     int r = ckpt_gguf_header_tensor(g->file, g->big_endian, t->nodes[node].ref, &name, ret, err);
-    if (r == 0 && (!ckpt_tree_is_named(t, node, (char *)name.data, name.len) || ckpt_add(g->data + ret->len, ret->off, &end) ||
-                   end > g->file->st.size))
+    if (r == 0 && (!ckpt_tree_is_named(t, node, (char *)name.data, name.len) ||
+                   ckpt_add(g->data + ret->len, ret->off, &end) || end > g->file->st.size))
         r = -EUCLEAN;
     if (r == -EUCLEAN) /* it was right when it was opened */
         r = ckpt_fail(err, ESTALE, "the header was changed since it was opened");
@@ -45,9 +45,11 @@ static int gguf_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **r
     if (r < 0)
         return r;
     if (tensor.type && tensor.type->block)
-        return ckpt_recent_layouts_get(&g->layouts, tensor.type->dtype, g->big_endian, tensor.ndim, tensor.shape, ret, err);
+        return ckpt_recent_layouts_get(&g->layouts, tensor.type->dtype, g->big_endian, tensor.ndim, tensor.shape, ret,
+                                       err);
     snprintf(type, sizeof type, "type %u", tensor.type_number);
-    snprintf(why, sizeof why, "tensors of %s%s have a size that is not known", tensor.type ? "type " : "", tensor.type ? tensor.type->name : type);
+    snprintf(why, sizeof why, "tensors of %s%s have a size that is not known", tensor.type ? "type " : "",
+             tensor.type ? tensor.type->name : type);
     return ckpt_layout_unsupported(tensor.type ? tensor.type->name : type, tensor.ndim, tensor.shape, why, ret, err);
 }
 
@@ -62,12 +64,14 @@ static int gguf_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret
 }
 
 /* All elements are one chunk. */
-static int gguf_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
+static int gguf_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                      struct ckpt_extent *ret, struct ckpt_err *err)
 {
     return gguf_blob(t, node, ret, err);
 }
 
-static int gguf_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+static int gguf_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                       struct ckpt_err *err)
 {
     *ret = a->nbytes;
     return 0;
@@ -121,8 +125,8 @@ static int add_tensor(void *arg, const struct ckpt_buf *name, uint64_t place, co
 {
     struct builder *b = arg;
     uint32_t node;
-    int r = ckpt_tree_add_named(b->tree, (char *)name->data, name->len, b->flat, b->round, is_array(tensor) ? CKPT_NODE_ARRAY : CKPT_NODE_BLOB,
-                                &node, b->err);
+    int r = ckpt_tree_add_named(b->tree, (char *)name->data, name->len, b->flat, b->round,
+                                is_array(tensor) ? CKPT_NODE_ARRAY : CKPT_NODE_BLOB, &node, b->err);
     if (r == 1)
         b->tree->nodes[node].ref = (uint32_t)place;
     return r < 0 ? r : 0;

@@ -6,13 +6,14 @@
 
 #define WINDOW        ((size_t)64 << 10)
 #define SMALL_WINDOW  ((size_t)512) /* for one tensor */
-#define MAX_NESTING   8 /* of arrays */
-#define PAIR_BYTES    13 /* the least that a key-value pair takes, and a tensor */
+#define MAX_NESTING   8             /* of arrays */
+#define PAIR_BYTES    13            /* the least that a key-value pair takes, and a tensor */
 #define TENSOR_BYTES  25
 #define DEFAULT_ALIGN 32
 #define MAX_ELEMENTS  ((uint64_t)1 << 59)
 
-/* The numbers that are left out were given to types which are gone. Q8_1 is never stored: what writes it disagrees about its size. */
+/* The numbers that are left out were given to types which are gone. Q8_1 is never stored: what writes it disagrees
+ * about its size. */
 static const struct gguf_type types[] = {
     [0] = {"F32", 1, 4, CKPT_DT_F32},
     [1] = {"F16", 1, 2, CKPT_DT_F16},
@@ -57,9 +58,10 @@ static const struct {
     const char *name;
     unsigned size;
 } values[VALUES] = {
-    [U8] = {"uint8", 1},     [I8] = {"int8", 1},      [U16] = {"uint16", 2}, [I16] = {"int16", 2},   [U32] = {"uint32", 4},
-    [I32] = {"int32", 4},    [F32] = {"float32", 4},  [BOOL] = {"bool", 1},  [STRING] = {"string", 8}, [ARRAY] = {"array", 12},
-    [U64] = {"uint64", 8},   [I64] = {"int64", 8},    [F64] = {"float64", 8},
+    [U8] = {"uint8", 1},      [I8] = {"int8", 1},      [U16] = {"uint16", 2},  [I16] = {"int16", 2},
+    [U32] = {"uint32", 4},    [I32] = {"int32", 4},    [F32] = {"float32", 4}, [BOOL] = {"bool", 1},
+    [STRING] = {"string", 8}, [ARRAY] = {"array", 12}, [U64] = {"uint64", 8},  [I64] = {"int64", 8},
+    [F64] = {"float64", 8},
 };
 
 /* --- the scan --- */
@@ -153,7 +155,8 @@ static int take_name(struct gguf_header *h, struct ckpt_buf *name)
     int r = take_length(h, &n);
     name->len = 0;
     if (r == 0 && n > GGUF_MAX_NAME)
-        return ckpt_fail(h->err, EOPNOTSUPP, "a name of %llu bytes: more than %zu", (unsigned long long)n, GGUF_MAX_NAME);
+        return ckpt_fail(h->err, EOPNOTSUPP, "a name of %llu bytes: more than %zu", (unsigned long long)n,
+                         GGUF_MAX_NAME);
     if (r == 0 && ckpt_buf_reserve(name, (size_t)n) < 0)
         return ckpt_fail(h->err, ENOMEM, "out of memory");
     if (r == 0)
@@ -187,8 +190,9 @@ static int take_string(struct gguf_header *h, struct ckpt_buf *json, uint64_t *r
 static int take_number(struct gguf_header *h, uint32_t type, struct ckpt_buf *json)
 {
     static const enum ckpt_dtype dtypes[VALUES] = {
-        [U8] = CKPT_DT_U8,   [I8] = CKPT_DT_I8,   [U16] = CKPT_DT_U16,   [I16] = CKPT_DT_I16, [U32] = CKPT_DT_U32, [I32] = CKPT_DT_I32,
-        [F32] = CKPT_DT_F32, [BOOL] = CKPT_DT_BOOL, [U64] = CKPT_DT_U64, [I64] = CKPT_DT_I64, [F64] = CKPT_DT_F64,
+        [U8] = CKPT_DT_U8,   [I8] = CKPT_DT_I8,   [U16] = CKPT_DT_U16, [I16] = CKPT_DT_I16,
+        [U32] = CKPT_DT_U32, [I32] = CKPT_DT_I32, [F32] = CKPT_DT_F32, [BOOL] = CKPT_DT_BOOL,
+        [U64] = CKPT_DT_U64, [I64] = CKPT_DT_I64, [F64] = CKPT_DT_F64,
     };
     uint8_t element[8];
     int r = take(h, element, values[type].size);
@@ -202,9 +206,11 @@ static int take_number(struct gguf_header *h, uint32_t type, struct ckpt_buf *js
     return 0;
 }
 
-static int take_value(struct gguf_header *h, uint32_t type, unsigned depth, struct ckpt_buf *json, uint32_t *ret_of, uint64_t *ret_count);
+static int take_value(struct gguf_header *h, uint32_t type, unsigned depth, struct ckpt_buf *json, uint32_t *ret_of,
+                      uint64_t *ret_count);
 
-static int take_array(struct gguf_header *h, unsigned depth, struct ckpt_buf *json, uint32_t *ret_of, uint64_t *ret_count)
+static int take_array(struct gguf_header *h, unsigned depth, struct ckpt_buf *json, uint32_t *ret_of,
+                      uint64_t *ret_count)
 {
     uint32_t of, inner_of;
     uint64_t count, inner_count;
@@ -214,7 +220,8 @@ static int take_array(struct gguf_header *h, unsigned depth, struct ckpt_buf *js
     if (r < 0)
         return r;
     if (of >= VALUES || depth >= MAX_NESTING)
-        return ckpt_fail(h->err, EUCLEAN, of >= VALUES ? "an array of a type that does not exist" : "arrays that are nested too deeply");
+        return ckpt_fail(h->err, EUCLEAN,
+                         of >= VALUES ? "an array of a type that does not exist" : "arrays that are nested too deeply");
     if (count > left(h) / values[of].size)
         return too_short(h);
     *ret_of = of;
@@ -232,7 +239,8 @@ static int take_array(struct gguf_header *h, unsigned depth, struct ckpt_buf *js
 }
 
 /* *ret_of and *ret_count: of an array, and of a string its bytes. */
-static int take_value(struct gguf_header *h, uint32_t type, unsigned depth, struct ckpt_buf *json, uint32_t *ret_of, uint64_t *ret_count)
+static int take_value(struct gguf_header *h, uint32_t type, unsigned depth, struct ckpt_buf *json, uint32_t *ret_of,
+                      uint64_t *ret_count)
 {
     if (type >= VALUES)
         return ckpt_fail(h->err, EUCLEAN, "a value of type %u, which does not exist", type);
@@ -276,7 +284,8 @@ static int take_pair(struct gguf_header *h, struct ckpt_buf *key, struct ckpt_bu
     if (type == STRING)
         ckpt_buf_addf(json, "{\"type\":\"string\",\"bytes\":%llu}", (unsigned long long)count);
     else
-        ckpt_buf_addf(json, "{\"type\":\"array\",\"of\":\"%s\",\"count\":%llu}", values[of].name, (unsigned long long)count);
+        ckpt_buf_addf(json, "{\"type\":\"array\",\"of\":\"%s\",\"count\":%llu}", values[of].name,
+                      (unsigned long long)count);
     return 0;
 }
 
@@ -313,7 +322,8 @@ static int settle_tensor(const struct gguf_header *h, struct gguf_tensor *t)
 {
     uint64_t row = t->ndim ? t->shape[t->ndim - 1] : 1, product = 1, end;
     bool empty = false;
-    for (unsigned i = 0; i < t->ndim; i++) { /* as if no dimension were 0, so that what is computed of the shape later cannot overflow */
+    for (unsigned i = 0; i < t->ndim;
+         i++) { /* as if no dimension were 0, so that what is computed of the shape later cannot overflow */
         empty |= !t->shape[i];
         if (ckpt_mul(product, CKPT_MAX(t->shape[i], (uint64_t)1), &product) || product > MAX_ELEMENTS)
             return ckpt_fail(h->err, EUCLEAN, "a tensor has too many elements");
@@ -322,7 +332,8 @@ static int settle_tensor(const struct gguf_header *h, struct gguf_tensor *t)
     if (!t->type || !t->type->block)
         return 0;
     if (row % t->type->block)
-        return ckpt_fail(h->err, EUCLEAN, "a row of %llu elements is no whole number of blocks of %s", (unsigned long long)row, t->type->name);
+        return ckpt_fail(h->err, EUCLEAN, "a row of %llu elements is no whole number of blocks of %s",
+                         (unsigned long long)row, t->type->name);
     if (!empty && ckpt_mul(product / t->type->block, t->type->bytes, &t->len))
         return ckpt_fail(h->err, EUCLEAN, "a tensor has too many elements");
     return ckpt_add(t->off, t->len, &end) ? ckpt_fail(h->err, EUCLEAN, "a tensor lies beyond 2^64 bytes") : 0;
@@ -426,12 +437,13 @@ static int take_head(struct gguf_header *h, uint64_t *ret_pairs)
     if (*ret_pairs > left(h) / PAIR_BYTES || h->tensors > left(h) / TENSOR_BYTES)
         return too_short(h);
     if (*ret_pairs > GGUF_MAX_PAIRS || h->tensors > GGUF_MAX_TENSORS)
-        return ckpt_fail(h->err, EOPNOTSUPP, "more than %llu key-value pairs, or %llu tensors", (unsigned long long)GGUF_MAX_PAIRS,
-                         (unsigned long long)GGUF_MAX_TENSORS);
+        return ckpt_fail(h->err, EOPNOTSUPP, "more than %llu key-value pairs, or %llu tensors",
+                         (unsigned long long)GGUF_MAX_PAIRS, (unsigned long long)GGUF_MAX_TENSORS);
     return 0;
 }
 
-int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata, struct ckpt_err *err)
+int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata,
+                          struct ckpt_err *err)
 {
     uint64_t pairs, align;
     *ret = (struct gguf_header){.file = file, .err = err, .window = malloc(WINDOW), .size = WINDOW};
@@ -453,9 +465,15 @@ void ckpt_gguf_header_close(struct gguf_header *h)
     free(h->window);
 }
 
-int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name, struct gguf_tensor *ret, struct ckpt_err *err)
+int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name,
+                            struct gguf_tensor *ret, struct ckpt_err *err)
 {
-    struct gguf_header h = {.file = file, .err = err, .big_endian = big_endian, .base = place, .window = malloc(SMALL_WINDOW), .size = SMALL_WINDOW};
+    struct gguf_header h = {.file = file,
+                            .err = err,
+                            .big_endian = big_endian,
+                            .base = place,
+                            .window = malloc(SMALL_WINDOW),
+                            .size = SMALL_WINDOW};
     if (!h.window)
         return ckpt_fail(err, ENOMEM, "out of memory");
     int r = take_tensor(&h, name, ret);

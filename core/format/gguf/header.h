@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The header of a GGUF file: counts, key-value pairs, and a list of tensors. It is scanned through a window, and strings are skipped
- * rather than kept, since vocabularies have tens of megabytes. A single tensor is read again where it lies (its place). One thread.
+ * The header of a GGUF file: counts, key-value pairs, and a list of tensors. It is scanned through a window, and
+ * strings are skipped rather than kept, since vocabularies have tens of megabytes. A single tensor is read again where
+ * it lies (its place). One thread.
  */
 #ifndef CKPT_FORMAT_GGUF_HEADER_H
 #define CKPT_FORMAT_GGUF_HEADER_H
@@ -35,9 +36,9 @@ struct gguf_tensor {
 struct gguf_header {
     struct ckpt_file *file; /* borrowed */
     bool big_endian;
-    uint64_t tensors;       /* how many */
-    uint64_t infos;         /* where the list of tensors begins */
-    uint64_t data;          /* where the data begin */
+    uint64_t tensors; /* how many */
+    uint64_t infos;   /* where the list of tensors begins */
+    uint64_t data;    /* where the data begin */
     /* the scan */
     struct ckpt_err *err;
     uint8_t *window;
@@ -46,16 +47,18 @@ struct gguf_header {
 };
 
 /*
- * Reads and checks all of it; *metadata gets the key-value pairs as a JSON object. -EBADMSG: the file ends too early for what it says; -EUCLEAN:
- * malformed; -EOPNOTSUPP: another version, beyond a maximum, or not one tensor of a type that is known.
+ * Reads and checks all of it; *metadata gets the key-value pairs as a JSON object. -EBADMSG: the file ends too early
+ * for what it says; -EUCLEAN: malformed; -EOPNOTSUPP: another version, beyond a maximum, or not one tensor of a type
+ * that is known.
  */
-int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata,
+                          struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_gguf_header_close(struct gguf_header *h);
 /* place: of the tensor's entry in the file. Returning below 0 stops the walk. */
 typedef int gguf_visit(void *arg, const struct ckpt_buf *name, uint64_t place, const struct gguf_tensor *tensor);
 int ckpt_gguf_header_each(struct gguf_header *h, gguf_visit *visit, void *arg) CKPT_MUST_USE;
 /* One of them again. *name is cleared first. */
-int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name, struct gguf_tensor *ret,
-                       struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t place, struct ckpt_buf *name,
+                            struct gguf_tensor *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An .npz file is a zip archive of .npy files, and of others. Each is listed with the bytes that it has; the header of an .npy file is
- * read when something else is asked of it. A bare .npy file is read in the same way, as the one file of a tree.
+ * An .npz file is a zip archive of .npy files, and of others. Each is listed with the bytes that it has; the header of
+ * an .npy file is read when something else is asked of it. A bare .npy file is read in the same way, as the one file of
+ * a tree.
  */
 #include "core/format/numpy/numpy.h"
 
@@ -32,18 +33,21 @@ static int numpy_content(struct ckpt_tree *t, uint32_t node, struct ckpt_extent 
 {
     struct numpy *n = t->priv;
     if (n->zip) /* chunk 0 is that of the elements */
-        return ckpt_zip_content(n->zip, t->nodes[node].ref, n->cache, &(struct ckpt_chunk_key){t->id, 1, node}, ret, err);
+        return ckpt_zip_content(n->zip, t->nodes[node].ref, n->cache, &(struct ckpt_chunk_key){t->id, 1, node}, ret,
+                                err);
     *ret = (struct ckpt_extent){.file = ckpt_file_ref(n->file), .len = n->file->st.size};
     return 0;
 }
 
 /* The file from its beginning, past the cache: of a deflated member no more is inflated than the header takes. */
-static int open_stream(struct ckpt_tree *t, uint32_t node, struct ckpt_stream **ret, uint64_t *ret_size, struct ckpt_err *err)
+static int open_stream(struct ckpt_tree *t, uint32_t node, struct ckpt_stream **ret, uint64_t *ret_size,
+                       struct ckpt_err *err)
 {
     struct numpy *n = t->priv;
     struct ckpt_extent extent;
     struct ckpt_codec_chain chain = {0};
-    int r = n->zip ? ckpt_zip_payload(n->zip, t->nodes[node].ref, &extent, &chain, err) : numpy_content(t, node, &extent, err);
+    int r = n->zip ? ckpt_zip_payload(n->zip, t->nodes[node].ref, &extent, &chain, err)
+                   : numpy_content(t, node, &extent, err);
     if (r < 0)
         return r;
     *ret_size = n->zip ? ckpt_zip_member(n->zip, t->nodes[node].ref).size : extent.len;
@@ -79,8 +83,8 @@ static int read_header(struct ckpt_tree *t, uint32_t node, struct ckpt_npy *ret,
     r = parse_header(s, size, ret, err);
     ckpt_stream_close(s);
     if (r == 0 && ret->nbytes > size - ret->header)
-        return ckpt_fail(err, EBADMSG, "the file ends too early: its header speaks of %llu bytes, and %llu follow", (unsigned long long)ret->nbytes,
-                         (unsigned long long)(size - ret->header));
+        return ckpt_fail(err, EBADMSG, "the file ends too early: its header speaks of %llu bytes, and %llu follow",
+                         (unsigned long long)ret->nbytes, (unsigned long long)(size - ret->header));
     return r;
 }
 
@@ -88,12 +92,14 @@ static int read_header(struct ckpt_tree *t, uint32_t node, struct ckpt_npy *ret,
 
 static bool same_layout(const struct ckpt_array *a, const struct ckpt_array *b)
 {
-    return a->dtype == b->dtype && a->itemsize == b->itemsize && a->big_endian == b->big_endian && a->origin == b->origin && a->ndim == b->ndim &&
-           !memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) && !memcmp(a->stride, b->stride, a->ndim * sizeof *a->stride) &&
-           !strcmp(a->codec_text, b->codec_text) && !strcmp(ckpt_array_descr(a), ckpt_array_descr(b));
+    return a->dtype == b->dtype && a->itemsize == b->itemsize && a->big_endian == b->big_endian &&
+           a->origin == b->origin && a->ndim == b->ndim && !memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) &&
+           !memcmp(a->stride, b->stride, a->ndim * sizeof *a->stride) && !strcmp(a->codec_text, b->codec_text) &&
+           !strcmp(ckpt_array_descr(a), ckpt_array_descr(b));
 }
 
-/* The object that others have of this layout, if one of the last few has; or it becomes one of them. Takes a's reference, and returns one. */
+/* The object that others have of this layout, if one of the last few has; or it becomes one of them. Takes a's
+ * reference, and returns one. */
 static struct ckpt_array *share(struct numpy *n, struct ckpt_array *a)
 {
     struct ckpt_array *old = a, *shared = NULL;
@@ -129,8 +135,8 @@ static int numpy_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **
 }
 
 /* All elements are one chunk, in the file behind its header. */
-static int numpy_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
-                       struct ckpt_err *err)
+static int numpy_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                       struct ckpt_extent *ret, struct ckpt_err *err)
 {
     int r = numpy_content(t, node, ret, err);
     if (r < 0)
@@ -142,7 +148,8 @@ static int numpy_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
 
 /* --- what is known of it --- */
 
-static int numpy_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+static int numpy_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                        struct ckpt_err *err)
 {
     const struct numpy *n = t->priv;
     *ret = n->zip ? ckpt_zip_member(n->zip, t->nodes[node].ref).stored : n->file->st.stored;
@@ -157,7 +164,8 @@ static void numpy_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
 }
 
 /* Checksums, which the reading of stored members does not check, and of deflated ones tells less of; and headers. */
-static int numpy_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+static int numpy_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                        struct ckpt_err *err)
 {
     const struct numpy *n = t->priv;
     int r = 0;
@@ -171,7 +179,8 @@ static int numpy_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_
         r = ckpt_tree_layout(t, node, &a, &own);
         if (r == 0)
             ckpt_array_unref(a);
-        r = r == 0 || r == -EOPNOTSUPP ? 0 : ckpt_fail(err, -r, "%s", own.text); /* what is not supported is no damage */
+        r = r == 0 || r == -EOPNOTSUPP ? 0
+                                       : ckpt_fail(err, -r, "%s", own.text); /* what is not supported is no damage */
     }
     return r;
 }
@@ -195,9 +204,9 @@ static void numpy_close(struct ckpt_tree *t)
 
 #define NUMPY_FORMAT(format)                                                                                           \
     {                                                                                                                  \
-        .name = (format), .layout = numpy_layout, .chunk = numpy_chunk, .stored = numpy_stored,                        \
-        .blob = numpy_content, .file = numpy_content, .describe = numpy_describe, .verify = numpy_verify,              \
-        .memory = numpy_memory, .close = numpy_close,                                                                  \
+        .name = (format), .layout = numpy_layout, .chunk = numpy_chunk, .stored = numpy_stored, .blob = numpy_content, \
+        .file = numpy_content, .describe = numpy_describe, .verify = numpy_verify, .memory = numpy_memory,             \
+        .close = numpy_close,                                                                                          \
     }
 
 static const struct ckpt_format npy_format = NUMPY_FORMAT("npy"), npz_format = NUMPY_FORMAT("npz");
@@ -216,8 +225,8 @@ static bool is_npy(const char *name, size_t len)
 }
 
 /* A tree without nodes yet, over the file that is to be opened. */
-static int begin(const struct ckpt_opening *o, const struct ckpt_format *format, struct ckpt_tree **ret, struct ckpt_file **ret_file,
-                 struct ckpt_err *err)
+static int begin(const struct ckpt_opening *o, const struct ckpt_format *format, struct ckpt_tree **ret,
+                 struct ckpt_file **ret_file, struct ckpt_err *err)
 {
     int r = ckpt_pins_open(o->pins, o->name, ret_file);
     if (r < 0)
@@ -288,7 +297,8 @@ static int add_member(struct ckpt_tree *t, uint32_t number, struct ckpt_err *err
     if (t->count >= MAX_NODES)
         return ckpt_fail(err, EOPNOTSUPP, "more than %u members and directories", MAX_NODES);
     bool array = is_npy(name, len);
-    r = ckpt_tree_add(t, parent, name, array ? len - strlen(SUFFIX) : len, false, array ? CKPT_NODE_ARRAY : CKPT_NODE_BLOB, &node, err);
+    r = ckpt_tree_add(t, parent, name, array ? len - strlen(SUFFIX) : len, false,
+                      array ? CKPT_NODE_ARRAY : CKPT_NODE_BLOB, &node, err);
     if (r == 0)
         t->nodes[node].ref = number;
     return r;

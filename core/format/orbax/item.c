@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A pytree item: the tree comes from `_METADATA`, entry by entry; from the msgpack file `checkpoint` of old versions; or, where
- * there is neither, from the names of the arrays. Strings are in `_strings.json`.
+ * A pytree item: the tree comes from `_METADATA`, entry by entry; from the msgpack file `checkpoint` of old versions;
+ * or, where there is neither, from the names of the arrays. Strings are in `_strings.json`.
  */
 #include "core/format/orbax/item.h"
 
@@ -11,7 +11,7 @@
 #include <stdio.h>
 
 #define MAX_ENTRY ((size_t)1 << 20)
-#define MAX_TEXT ((size_t)64 << 20)
+#define MAX_TEXT  ((size_t)64 << 20)
 
 char *ckpt_orbax_path(const struct orbax_item *item, const char *name)
 {
@@ -31,9 +31,9 @@ struct loading {
     struct orbax *o;
     struct orbax_item *item;
     struct ckpt_err *err;
-    cJSON *strings;           /* of _strings.json, read when first needed */
+    cJSON *strings;            /* of _strings.json, read when first needed */
     struct ckpt_tree *scratch; /* the msgpack file's tree, for leaves that it holds */
-    int ocdbt;                /* of _METADATA: -1 = not said */
+    int ocdbt;                 /* of _METADATA: -1 = not said */
 };
 
 /* --- strings: RFC 6901 pointer "/" + PARAM --- */
@@ -96,8 +96,8 @@ static int add_string(struct loading *l, uint32_t node)
     ckpt_orbax_param(t, node, &buf);
     const cJSON *s = ckpt_buf_error(&buf) ? NULL : find_string(l->strings, buf.data ? (char *)buf.data : "", buf.len);
     if (!cJSON_IsString(s))
-        r = ckpt_fail(l->err, EUCLEAN, "_strings.json: the string of leaf %.*s is missing", (int)CKPT_MIN(buf.len, (size_t)200),
-                      buf.data ? (char *)buf.data : "");
+        r = ckpt_fail(l->err, EUCLEAN, "_strings.json: the string of leaf %.*s is missing",
+                      (int)CKPT_MIN(buf.len, (size_t)200), buf.data ? (char *)buf.data : "");
     else {
         buf.len = 0;
         ckpt_buf_add_json_string(&buf, s->valuestring, strlen(s->valuestring));
@@ -182,7 +182,8 @@ static int take_from_scratch(struct loading *l, const cJSON *keys, uint32_t pare
     return r;
 }
 
-static int add_leaf(struct loading *l, const cJSON *keys, uint32_t parent, const char *key, bool index, const cJSON *value)
+static int add_leaf(struct loading *l, const cJSON *keys, uint32_t parent, const char *key, bool index,
+                    const cJSON *value)
 {
     static const char *const empties[] = {[CKPT_DICT] = "Dict", [CKPT_LIST] = "List", [CKPT_TUPLE] = "Tuple"};
     struct ckpt_tree *t = l->o->tree;
@@ -269,7 +270,8 @@ static int load_tree_metadata(struct loading *l, struct ckpt_json_reader *json)
     return r;
 }
 
-/* As Python's json module writes it: NaN, Infinity and -Infinity are numbers. The text is shown as it is, within other JSON. */
+/* As Python's json module writes it: NaN, Infinity and -Infinity are numbers. The text is shown as it is, within other
+ * JSON. */
 static bool is_python_json(const char *text, size_t len)
 {
     static const char *const words[] = {"NaN", "-Infinity", "Infinity"};
@@ -439,7 +441,8 @@ int ckpt_orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_e
     }
     if (r == 0)
         r = open_database(&l);
-    if (r == 0 && !has_metadata && !item->aggregate && o->tree->count == first) /* what made it an item went meanwhile */
+    if (r == 0 && !has_metadata && !item->aggregate &&
+        o->tree->count == first) /* what made it an item went meanwhile */
         r = ckpt_fail(err, ENOENT, "_METADATA is missing");
     if (r == 0)
         r = settle_scalars(&l, first);

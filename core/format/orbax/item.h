@@ -21,12 +21,13 @@ struct orbax_layout {
 #define ORBAX_LAYOUT_BUCKETS 1024
 
 struct orbax_item {
-    char *dir;           /* "" or "default" or "rng/jax_random_key" */
-    uint32_t root;       /* its top node */
+    char *dir;     /* "" or "default" or "rng/jax_random_key" */
+    uint32_t root; /* its top node */
     bool zarr3;
-    bool fill_missing;   /* a chunk that is not there holds the fill value */
-    struct ckpt_ocdbt *db; /* NULL: arrays are plain directories */
-    struct ckpt_rights rights; /* who may read its files, its arrays' own directories aside; all: these too. Under the tree's rights_lock */
+    bool fill_missing;         /* a chunk that is not there holds the fill value */
+    struct ckpt_ocdbt *db;     /* NULL: arrays are plain directories */
+    struct ckpt_rights rights; /* who may read its files, its arrays' own directories aside; all: these too. Under the
+                                  tree's rights_lock */
     struct ckpt_rights all;
     bool rights_known, all_known;
     struct flax_state *aggregate; /* the msgpack file `checkpoint`; NULL: there is none */
@@ -36,8 +37,8 @@ struct orbax {
     struct ckpt_tree *tree; /* borrowed */
     struct orbax_item *items;
     unsigned count;
-    bool incomplete;      /* something that belongs to it was not there when it was loaded */
-    bool guessed;              /* an item without any metadata: an old one, or what is left of one */
+    bool incomplete; /* something that belongs to it was not there when it was loaded */
+    bool guessed;    /* an item without any metadata: an old one, or what is left of one */
     atomic_uint_fast64_t loaded_print, stable_print; /* see is_vanishing(); 0 = none yet */
     atomic_bool vanished;
     struct ckpt_zarr_cache *shards;
@@ -58,7 +59,8 @@ int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
 /* The name of a leaf's array: its keys below the item, joined with dots. */
 void ckpt_orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf);
 /* rights.c */
-int ckpt_orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret,
+                      struct ckpt_err *err) CKPT_MUST_USE;
 /* A path in the item's directory; NUL-terminated. */
 char *ckpt_orbax_path(const struct orbax_item *item, const char *name);
 

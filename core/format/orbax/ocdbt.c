@@ -568,8 +568,13 @@ static int each_leaf(struct walk *w, const struct ckpt_ocdbt_node *leaf, uint32_
 int ckpt_ocdbt_each(struct ckpt_ocdbt *db, const void *prefix, size_t prefix_len, ckpt_ocdbt_fn *visit, void *arg,
                     struct ckpt_err *err)
 {
-    struct walk w = {.db = db, .prefix = prefix, .prefix_len = prefix_len, .get = node_get, .leaf = each_leaf,
-                     .visit = visit, .arg = arg};
+    struct walk w = {.db = db,
+                     .prefix = prefix,
+                     .prefix_len = prefix_len,
+                     .get = node_get,
+                     .leaf = each_leaf,
+                     .visit = visit,
+                     .arg = arg};
     return walk_run(&w, err);
 }
 
@@ -611,8 +616,13 @@ int ckpt_ocdbt_verify(struct ckpt_ocdbt *db, void (*progress)(void *arg, uint64_
                       struct ckpt_err *err)
 {
     /* Past the cache: what is in it was right when it was read. */
-    struct walk w = {.db = db, .prefix = (const uint8_t *)"", .get = node_read, .leaf = verify_leaf,
-                     .entered = verify_entered, .progress = progress, .arg = arg};
+    struct walk w = {.db = db,
+                     .prefix = (const uint8_t *)"",
+                     .get = node_read,
+                     .leaf = verify_leaf,
+                     .entered = verify_entered,
+                     .progress = progress,
+                     .arg = arg};
     return walk_run(&w, err);
 }
 

@@ -466,9 +466,8 @@ int ckpt_ocdbt_node_parse(const struct ckpt_ocdbt_ref *ref, uint8_t *taken, size
         return e;
     }
     node->bytes = sizeof *node + strlen(ref->path) + ref->prefix_len + node->files.bytes + node->key[node->count] +
-                  (size_t)node->count *
-                      (sizeof *node->key + sizeof *node->file + sizeof *node->pos + sizeof *node->len +
-                       (height ? sizeof *node->common : 0));
+                  (size_t)node->count * (sizeof *node->key + sizeof *node->file + sizeof *node->pos +
+                                         sizeof *node->len + (height ? sizeof *node->common : 0));
     if (!height && r.p != r.end)
         keep_values(node, &body, &r);
     *ret = node;
@@ -516,7 +515,7 @@ static int parse_versions(struct ckpt_ocdbt_reader *r, const struct ckpt_ocdbt_f
     uint64_t file = last_varint(r, n, files->count ? files->count - 1 : 0);
     uint64_t off = last_varint(r, n, UINT64_MAX);
     uint64_t len = last_varint(r, n, UINT64_MAX);
-    skip_varints(r, n * 3); /* keys, tree bytes, value bytes */
+    skip_varints(r, n * 3);    /* keys, tree bytes, value bytes */
     ckpt_ocdbt_take(r, n * 8); /* commit times */
     if (r->bad || !height)
         return fail_short(err);
@@ -539,7 +538,7 @@ static int parse_versions(struct ckpt_ocdbt_reader *r, const struct ckpt_ocdbt_f
 static void skip_version_tree(struct ckpt_ocdbt_reader *r)
 {
     uint64_t n = ckpt_ocdbt_varint(r, (uint64_t)(r->end - r->p));
-    skip_varints(r, n * 5); /* generation, file, offset, length, number of generations */
+    skip_varints(r, n * 5);    /* generation, file, offset, length, number of generations */
     ckpt_ocdbt_take(r, n * 8); /* commit times */
     ckpt_ocdbt_take(r, n);     /* heights */
 }

@@ -15,11 +15,11 @@
 #include <stdint.h>
 
 #define CKPT_OCDBT_BODY_MAX     ((size_t)512 << 20)
-#define CKPT_OCDBT_ENVELOPE_MIN 18                   /* magic, length, version, compression, crc */
-#define CKPT_OCDBT_KEY_MAX      65535                /* of a whole key */
-#define CKPT_OCDBT_PATH_MAX     65535                /* of a whole path */
-#define CKPT_OCDBT_ENTRIES_MAX  ((uint32_t)1 << 20)  /* of a node, and of a data file table */
-#define CKPT_OCDBT_INLINE_MAX   ((uint64_t)1 << 20)  /* of a value in a node */
+#define CKPT_OCDBT_ENVELOPE_MIN 18                    /* magic, length, version, compression, crc */
+#define CKPT_OCDBT_KEY_MAX      65535                 /* of a whole key */
+#define CKPT_OCDBT_PATH_MAX     65535                 /* of a whole path */
+#define CKPT_OCDBT_ENTRIES_MAX  ((uint32_t)1 << 20)   /* of a node, and of a data file table */
+#define CKPT_OCDBT_INLINE_MAX   ((uint64_t)1 << 20)   /* of a value in a node */
 #define CKPT_OCDBT_EXPANDED_MAX ((uint64_t)128 << 20) /* keys of a node, or paths of a table, prefixes repeated */
 
 enum ckpt_ocdbt_magic { CKPT_OCDBT_MANIFEST = 0x0cdb3a2a, CKPT_OCDBT_NODE = 0x0cdb20de };

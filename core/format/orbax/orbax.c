@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A tree of Orbax items. The items of a step are the top's containers, but for a lone `default`, whose tree is the top's own. An
- * item of one JSON file is the blob ITEM.json.
+ * A tree of Orbax items. The items of a step are the top's containers, but for a lone `default`, whose tree is the
+ * top's own. An item of one JSON file is the blob ITEM.json.
  */
 #include "core/format/orbax/orbax.h"
 
@@ -103,7 +103,8 @@ static int store_get(void *arg, const char *name, struct ckpt_extent *ret, struc
 
 #define QUIET_NS 5000000000ll /* whoever deletes a checkpoint may be held up for a while between two files */
 
-/* Whether anything changed between two looks at a directory and what it holds, two levels down; and when that was last. */
+/* Whether anything changed between two looks at a directory and what it holds, two levels down; and when that was last.
+ */
 struct print {
     struct ckpt_backend *dir;
     uint64_t sum;
@@ -164,9 +165,9 @@ static bool long_ago(int64_t ns)
 }
 
 /*
- * A file is missing: is the checkpoint damaged, or just being deleted (file by file, under its own name)? It is being deleted when its
- * directories have changed since it was opened, or go on changing now; so this waits until nothing has changed for QUIET_NS, but
- * does so once for each state of the directories.
+ * A file is missing: is the checkpoint damaged, or just being deleted (file by file, under its own name)? It is being
+ * deleted when its directories have changed since it was opened, or go on changing now; so this waits until nothing has
+ * changed for QUIET_NS, but does so once for each state of the directories.
  */
 static bool is_vanishing(struct orbax *o, const char *array)
 {
@@ -199,7 +200,8 @@ static bool array_vanishes(struct orbax *o, const struct array_store *s)
 
 /* --- layouts --- */
 
-static int layout_of_text(struct orbax *o, uint8_t *text, size_t len, int version, struct ckpt_array **ret, struct ckpt_err *err)
+static int layout_of_text(struct orbax *o, uint8_t *text, size_t len, int version, struct ckpt_array **ret,
+                          struct ckpt_err *err)
 {
     struct orbax_layout **bucket = &o->layouts[hash_text(text, len) % ORBAX_LAYOUT_BUCKETS];
     pthread_mutex_lock(&o->lock);
@@ -239,7 +241,8 @@ int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
     if (r == -ENOENT && !s.item->db && array_vanishes(o, &s))
         r = ckpt_fail(err, ENOENT, "the checkpoint is being deleted");
     else if (r == -ENOENT)
-        r = ckpt_fail(err, EUCLEAN, "%.*s: its %s is missing", (int)CKPT_MIN(s.key.len, (size_t)200), (char *)s.key.data, name);
+        r = ckpt_fail(err, EUCLEAN, "%.*s: its %s is missing", (int)CKPT_MIN(s.key.len, (size_t)200),
+                      (char *)s.key.data, name);
     if (r == 0 && e.len > MAX_ARRAY_METADATA)
         r = ckpt_fail(err, EUCLEAN, "%s is larger than %zu bytes", name, MAX_ARRAY_METADATA);
     CKPT_AUTOFREE uint8_t *text = r == 0 ? malloc(e.len + 1) : NULL;
@@ -254,8 +257,8 @@ int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
     return r;
 }
 
-static int orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
-                       struct ckpt_err *err)
+static int orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                       struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
     if (ckpt_flax_state_has(t, node))
@@ -287,7 +290,8 @@ static int add_length(void *arg, const void *key, size_t key_len, uint64_t value
     return 0;
 }
 
-static int orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+static int orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                        struct ckpt_err *err)
 {
     bool aggregated = ckpt_flax_state_has(t, node);
     *ret = aggregated ? a->nbytes : 0;
@@ -344,7 +348,8 @@ static int orbax_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *re
     return 0;
 }
 
-/* Files of plain arrays are pinned when a leaf is looked up; those of a database are few and were pinned at the opening. */
+/* Files of plain arrays are pinned when a leaf is looked up; those of a database are few and were pinned at the
+ * opening. */
 static void orbax_pin(struct ckpt_tree *t, uint32_t node)
 {
     struct ckpt_array *a;
@@ -376,7 +381,8 @@ static void orbax_pin(struct ckpt_tree *t, uint32_t node)
 
 /* --- advice for people: sharding, PRNG keys --- */
 
-static struct ckpt_json_reader *open_json(struct ckpt_tree *t, struct orbax_item *item, const char *name, struct ckpt_file **ret)
+static struct ckpt_json_reader *open_json(struct ckpt_tree *t, struct orbax_item *item, const char *name,
+                                          struct ckpt_file **ret)
 {
     CKPT_AUTOFREE char *path = ckpt_orbax_path(item, name);
     struct ckpt_json_reader *json;
@@ -388,7 +394,8 @@ static struct ckpt_json_reader *open_json(struct ckpt_tree *t, struct orbax_item
     return NULL;
 }
 
-static void describe_sharding(struct ckpt_tree *t, struct orbax_item *item, const struct ckpt_buf *param, struct ckpt_buf *out)
+static void describe_sharding(struct ckpt_tree *t, struct orbax_item *item, const struct ckpt_buf *param,
+                              struct ckpt_buf *out)
 {
     struct ckpt_file *f;
     struct ckpt_json_reader *json = open_json(t, item, "_sharding", &f);
@@ -427,7 +434,8 @@ static int first_name(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
-static void describe_key(struct ckpt_tree *t, struct orbax_item *item, const struct ckpt_buf *param, struct ckpt_buf *out)
+static void describe_key(struct ckpt_tree *t, struct orbax_item *item, const struct ckpt_buf *param,
+                         struct ckpt_buf *out)
 {
     char name[256] = "", path[300];
     CKPT_AUTOFREE char *dir = ckpt_orbax_path(item, "array_metadatas");
@@ -481,7 +489,8 @@ static void orbax_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
     ckpt_buf_clear(&param);
 }
 
-static int orbax_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+static int orbax_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                        struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
     for (unsigned i = 0; i < o->count; i++) {
@@ -497,7 +506,8 @@ static size_t orbax_memory(const struct ckpt_tree *t)
     const struct orbax *o = t->priv;
     size_t n = sizeof *o + ORBAX_MAX_ITEMS * sizeof *o->items;
     for (unsigned i = 0; i < o->count; i++)
-        n += (o->items[i].db ? ckpt_ocdbt_memory(o->items[i].db) : 0) + (o->items[i].aggregate ? ckpt_flax_state_memory(o->items[i].aggregate) : 0);
+        n += (o->items[i].db ? ckpt_ocdbt_memory(o->items[i].db) : 0) +
+             (o->items[i].aggregate ? ckpt_flax_state_memory(o->items[i].aggregate) : 0);
     return n;
 }
 
@@ -613,9 +623,11 @@ static int add_blob(struct orbax *o, uint32_t parent, const char *name, const ch
 }
 
 /* A directory of a step that is no pytree: a JSON item, a group of items, or another library's files. */
-static int add_other(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth, struct ckpt_err *err);
+static int add_other(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth,
+                     struct ckpt_err *err);
 
-static int add_dir(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth, struct ckpt_err *err)
+static int add_dir(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth,
+                   struct ckpt_err *err)
 {
     uint32_t node;
     if (!ckpt_orbax_is_item(ckpt_pins_dir(o->tree->pins), dir))
@@ -624,7 +636,8 @@ static int add_dir(struct orbax *o, uint32_t parent, const char *dir, const char
     return r < 0 ? r : add_item(o, dir, node, err);
 }
 
-static int add_other(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth, struct ckpt_err *err)
+static int add_other(struct orbax *o, uint32_t parent, const char *dir, const char *name, unsigned depth,
+                     struct ckpt_err *err)
 {
     struct entries e = {0};
     char path[1200], blob[300];
@@ -676,7 +689,8 @@ static void check_handlers(struct orbax *o)
     if (cJSON_IsObject(handlers))
         cJSON_ArrayForEach(e, handlers)
         {
-            o->incomplete |= !ckpt_path_safe(e->string, strlen(e->string)) || ckpt_backend_stat(dir, e->string, &st) < 0;
+            o->incomplete |= !ckpt_path_safe(e->string, strlen(e->string)) ||
+                             ckpt_backend_stat(dir, e->string, &st) < 0;
         }
     cJSON_Delete(root);
     free(text);
@@ -718,7 +732,8 @@ static void load_custom_metadata(struct orbax *o)
 {
     uint8_t *text;
     size_t len;
-    if (o->tree->metadata || ckpt_backend_read_all(ckpt_pins_dir(o->tree->pins), "_CHECKPOINT_METADATA", 16 << 20, &text, &len) < 0)
+    if (o->tree->metadata ||
+        ckpt_backend_read_all(ckpt_pins_dir(o->tree->pins), "_CHECKPOINT_METADATA", 16 << 20, &text, &len) < 0)
         return;
     cJSON *root = ckpt_json_parse((char *)text, len);
     const cJSON *custom = ckpt_json_get(root, "custom_metadata");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Checkpoints that Orbax wrote, of every generation (docs/orbax.md): a directory that is an item, or a step with items, as a tree.
+ * Checkpoints that Orbax wrote, of every generation (docs/orbax.md): a directory that is an item, or a step with items,
+ * as a tree.
  */
 #ifndef CKPT_FORMAT_ORBAX_ORBAX_H
 #define CKPT_FORMAT_ORBAX_ORBAX_H

@@ -8,7 +8,7 @@
 #include <ctype.h>
 #include <stdio.h>
 
-#define MARKER ".orbax-checkpoint-tmp"
+#define MARKER         ".orbax-checkpoint-tmp"
 #define PROBED_SUBDIRS 64
 
 bool ckpt_orbax_unfinished_name(const char *name, size_t *ret_len)
@@ -26,7 +26,8 @@ static bool is_msgpack(struct ckpt_backend *dir, const char *path)
     uint8_t c = 0;
     if (ckpt_backend_open(dir, path, &f) < 0)
         return false;
-    bool ok = ckpt_file_read(f, &c, 1, 0) == 1 && ((c & 0xf0) == 0x80 || c == 0xde || c == 0xdf || c >= 0xc7 || (c & 0xf0) == 0x90);
+    bool ok = ckpt_file_read(f, &c, 1, 0) == 1 &&
+              ((c & 0xf0) == 0x80 || c == 0xde || c == 0xdf || c >= 0xc7 || (c & 0xf0) == 0x90);
     ckpt_file_unref(f);
     return ok;
 }
@@ -82,7 +83,8 @@ bool ckpt_orbax_is_item(struct ckpt_backend *dir, const char *sub)
     bool found = false;
     if (ckpt_backend_list(dir, sub, note_entry, &c) == 0)
         for (size_t i = 0; i < c.count && !found; i++)
-            found = join(path, sizeof path, sub, c.subdirs[i]) && (has(dir, path, ".zarray") || has(dir, path, "zarr.json"));
+            found = join(path, sizeof path, sub, c.subdirs[i]) &&
+                    (has(dir, path, ".zarray") || has(dir, path, "zarr.json"));
     free(c.subdirs);
     return found;
 }
@@ -96,7 +98,8 @@ static bool numbered(const char *name)
     return n && !p[n];
 }
 
-/* A directory that holds something of its own, rather than being an item of a step: a single save, or a root with steps. */
+/* A directory that holds something of its own, rather than being an item of a step: a single save, or a root with
+ * steps. */
 static bool stands_alone(struct ckpt_backend *dir, const char *sub)
 {
     struct content c = {0};
@@ -108,8 +111,8 @@ static bool stands_alone(struct ckpt_backend *dir, const char *sub)
     return c.step_metadata || steps;
 }
 
-/* A step without `_CHECKPOINT_METADATA` (Orbax before 0.5.11, or made by hand): some of its directories are items, and none stands
- * alone. That is weak: a folder of single saves of such versions looks the same but for its name. */
+/* A step without `_CHECKPOINT_METADATA` (Orbax before 0.5.11, or made by hand): some of its directories are items, and
+ * none stands alone. That is weak: a folder of single saves of such versions looks the same but for its name. */
 static bool holds_items(struct ckpt_backend *dir, const struct content *c)
 {
     bool found = false;
@@ -130,9 +133,11 @@ static void read_step_metadata(struct ckpt_backend *dir, const struct content *c
     if (ckpt_backend_read_all(dir, "_CHECKPOINT_METADATA", 16 << 20, &text, &len) < 0)
         return;
     cJSON *root = ckpt_json_parse((char *)text, len);
-    const cJSON *init = ckpt_json_get(root, "init_timestamp_nsecs"), *commit = ckpt_json_get(root, "commit_timestamp_nsecs");
+    const cJSON *init = ckpt_json_get(root, "init_timestamp_nsecs"),
+                *commit = ckpt_json_get(root, "commit_timestamp_nsecs");
     if (cJSON_IsNumber(init) && !cJSON_IsNumber(commit) && !c->commit)
-        snprintf(ret->unfinished, sizeof ret->unfinished, "not committed: _CHECKPOINT_METADATA has no commit time and there is no commit_success.txt");
+        snprintf(ret->unfinished, sizeof ret->unfinished,
+                 "not committed: _CHECKPOINT_METADATA has no commit time and there is no commit_success.txt");
     const cJSON *handlers = ckpt_json_get(root, "item_handlers"), *e;
     struct ckpt_stat st;
     if (cJSON_IsObject(handlers))

@@ -9,7 +9,7 @@
 #include "core/base/util.h"
 #include "core/tree/rights.h"
 
-#define ITEM_LEVELS 4 /* ocdbt.process_0/d/FILE; PARAM/c/0/… are walked as the array's own */
+#define ITEM_LEVELS  4 /* ocdbt.process_0/d/FILE; PARAM/c/0/… are walked as the array's own */
 #define ARRAY_LEVELS 33
 
 /* The directories that lead to a path, from the checkpoint's own on, and what is there. */
@@ -44,7 +44,11 @@ static int item_rights(struct ckpt_tree *t, struct orbax_item *item, bool whole,
         *kept = everybody(t);
         r = join_path(t, path, kept);
         if (r == 0)
-            r = ckpt_rights_below(ckpt_pins_dir(t->pins), path, whole ? ITEM_LEVELS + ARRAY_LEVELS : item->db ? ITEM_LEVELS : 1, kept);
+            r = ckpt_rights_below(ckpt_pins_dir(t->pins), path,
+                                  whole      ? ITEM_LEVELS + ARRAY_LEVELS
+                                  : item->db ? ITEM_LEVELS
+                                             : 1,
+                                  kept);
         *known = r == 0;
     }
     if (r == 0)
@@ -97,13 +101,15 @@ static int other_rights(struct ckpt_tree *t, uint32_t node, struct ckpt_rights *
 static bool is_apart(const struct ckpt_tree *t, const struct orbax_item *item, uint32_t node)
 {
     const struct ckpt_node *n = &t->nodes[node];
-    return n->kind != CKPT_NODE_DIR && !item->db && !ckpt_flax_state_has(t, node) && !(n->kind == CKPT_NODE_VALUE && n->text);
+    return n->kind != CKPT_NODE_DIR && !item->db && !ckpt_flax_state_has(t, node) &&
+           !(n->kind == CKPT_NODE_VALUE && n->text);
 }
 
 int ckpt_orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
 {
     struct orbax *o = t->priv;
-    bool dir = t->nodes[node].kind == CKPT_NODE_DIR, file = t->nodes[node].kind == CKPT_NODE_BLOB && !ckpt_flax_state_has(t, node);
+    bool dir = t->nodes[node].kind == CKPT_NODE_DIR,
+         file = t->nodes[node].kind == CKPT_NODE_BLOB && !ckpt_flax_state_has(t, node);
     uint32_t at = node;
     while (at && !t->nodes[at].mark)
         at = t->nodes[at].parent;

@@ -8,7 +8,8 @@
 #include <stdio.h>
 
 /* How files began before the zip format: a pickle of the number 0x1950a86a20f9469cfc6c. */
-static const uint8_t old_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
+static const uint8_t old_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
+                                    0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
 
 /* A member of the folder; CKPT_ZIP_NONE: there is none. */
 static uint32_t find(const struct torch_archive *a, const char *name)
@@ -33,7 +34,8 @@ static int find_folder(struct torch_archive *a, struct ckpt_err *err)
             a->folder_len = slash ? (size_t)(slash + 1 - m.name) : 0;
         }
         if (a->folder_len < 2 || m.name_len < a->folder_len || memcmp(m.name, a->folder, a->folder_len))
-            return ckpt_fail(err, EUCLEAN, "the members of the archive are not all in one folder, so torch.save did not write it");
+            return ckpt_fail(err, EUCLEAN,
+                             "the members of the archive are not all in one folder, so torch.save did not write it");
     }
     return count ? 0 : ckpt_fail(err, EUCLEAN, "the archive is empty");
 }
@@ -57,13 +59,16 @@ static int read_byteorder(struct torch_archive *a, struct ckpt_err *err)
 static int check_old(struct ckpt_file *file, uint64_t off, uint64_t len, struct ckpt_err *err)
 {
     uint8_t head[sizeof old_magic];
-    if (len < sizeof head || ckpt_file_read(file, head, sizeof head, off) != sizeof head || memcmp(head, old_magic, sizeof head))
+    if (len < sizeof head || ckpt_file_read(file, head, sizeof head, off) != sizeof head ||
+        memcmp(head, old_magic, sizeof head))
         return 0;
-    return ckpt_fail(err, EOPNOTSUPP, "saved in the format that PyTorch had before 1.6, which is not a zip archive; convert it with "
-                                      "torch.save(torch.load(OLD), NEW)");
+    return ckpt_fail(err, EOPNOTSUPP,
+                     "saved in the format that PyTorch had before 1.6, which is not a zip archive; convert it with "
+                     "torch.save(torch.load(OLD), NEW)");
 }
 
-int ckpt_torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret, struct ckpt_err *err)
+int ckpt_torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret,
+                            struct ckpt_err *err)
 {
     struct torch_archive a = {0};
     int r = check_old(file, off, len, err);
@@ -73,7 +78,9 @@ int ckpt_torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, 
         return r;
     r = find_folder(&a, err);
     if (r == 0 && find(&a, "constants.pkl") != CKPT_ZIP_NONE)
-        r = ckpt_fail(err, EOPNOTSUPP, "a TorchScript archive (it has constants.pkl): a program, not a checkpoint; save the module's state_dict()");
+        r = ckpt_fail(err, EOPNOTSUPP,
+                      "a TorchScript archive (it has constants.pkl): a program, not a checkpoint; save the module's "
+                      "state_dict()");
     if (r == 0 && find(&a, "data.pkl") == CKPT_ZIP_NONE)
         r = ckpt_fail(err, EUCLEAN, "the archive has no data.pkl, so torch.save did not write it");
     if (r == 0)
@@ -110,7 +117,8 @@ bool ckpt_torch_archive_probe(struct ckpt_file *file)
     return found;
 }
 
-int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret, struct ckpt_err *err)
+int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number,
+                            struct torch_graph *ret, struct ckpt_err *err)
 {
     uint8_t *pickle;
     size_t len;
@@ -122,7 +130,8 @@ int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *reco
 
 /* --- storages --- */
 
-static int find_storage(const struct torch_archive *a, const struct torch_tensor *t, uint32_t *ret, struct ckpt_err *err)
+static int find_storage(const struct torch_archive *a, const struct torch_tensor *t, uint32_t *ret,
+                        struct ckpt_err *err)
 {
     char name[32];
     snprintf(name, sizeof name, "data/%llu", (unsigned long long)t->key);
@@ -131,7 +140,8 @@ static int find_storage(const struct torch_archive *a, const struct torch_tensor
         return ckpt_fail(err, EUCLEAN, "its storage %s is missing in the archive", name);
     uint64_t size = ckpt_zip_member(a->zip, *ret).size;
     if (size != t->size)
-        return ckpt_fail(err, EUCLEAN, "its storage %s has %llu bytes, not %llu", name, (unsigned long long)size, (unsigned long long)t->size);
+        return ckpt_fail(err, EUCLEAN, "its storage %s has %llu bytes, not %llu", name, (unsigned long long)size,
+                         (unsigned long long)t->size);
     return 0;
 }
 
@@ -147,8 +157,10 @@ static uint64_t span(const struct torch_tensor *t)
     return (last + 1) * ckpt_dtype_info(t->dtype)->size;
 }
 
-/* A deflated storage is decoded whole; of one that is not, the chunk is what the view spans, so that views alike have the same layout. */
-int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret, struct ckpt_err *err)
+/* A deflated storage is decoded whole; of one that is not, the chunk is what the view spans, so that views alike have
+ * the same layout. */
+int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret,
+                              struct ckpt_err *err)
 {
     uint32_t member;
     int r = find_storage(a, t, &member, err);
@@ -183,7 +195,8 @@ int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_
     return 0;
 }
 
-int ckpt_torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret,
+                             struct ckpt_err *err)
 {
     struct ckpt_codec_chain chain;
     uint32_t member;
@@ -197,7 +210,8 @@ int ckpt_torch_archive_chunk(const struct torch_archive *a, const struct torch_t
     return r;
 }
 
-uint64_t ckpt_torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t, const struct ckpt_array *layout)
+uint64_t ckpt_torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t,
+                                   const struct ckpt_array *layout)
 {
     uint32_t member;
     uint64_t bytes = CKPT_MIN(layout->nbytes, span(t));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The zip archive that torch.save writes: one folder with data.pkl, and the storages under data/. Immutable once opened; any thread. */
+/* The zip archive that torch.save writes: one folder with data.pkl, and the storages under data/. Immutable once
+ * opened; any thread. */
 #ifndef CKPT_FORMAT_PYTORCH_ARCHIVE_H
 #define CKPT_FORMAT_PYTORCH_ARCHIVE_H
 
@@ -14,22 +15,25 @@ struct torch_archive {
     bool big_endian;
 };
 
-/* The archive in bytes [off, off + len) of a file. Errors as of ckpt_zip_open; -EOPNOTSUPP also for what torch.save wrote otherwise. */
-int ckpt_torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The archive in bytes [off, off + len) of a file. Errors as of ckpt_zip_open; -EOPNOTSUPP also for what torch.save
+ * wrote otherwise. */
+int ckpt_torch_archive_open(struct ckpt_file *file, uint64_t off, uint64_t len, struct torch_archive *ret,
+                            struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_torch_archive_close(struct torch_archive *a);
 /* A zip archive of which some folder holds a data.pkl. */
 bool ckpt_torch_archive_probe(struct ckpt_file *file);
 /* Its objects; see ckpt_torch_pickle_load. */
-int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret,
-                       struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number,
+                            struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* The layout of a tensor that has no fault. Reads nothing of an archive that is not compressed. */
-int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret, struct ckpt_err *err)
-    CKPT_MUST_USE;
+int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_array **ret,
+                              struct ckpt_err *err) CKPT_MUST_USE;
 /* Where its elements are, in the only chunk of that layout. */
-int ckpt_torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret, struct ckpt_err *err)
-    CKPT_MUST_USE;
+int ckpt_torch_archive_chunk(const struct torch_archive *a, const struct torch_tensor *t, struct ckpt_extent *ret,
+                             struct ckpt_err *err) CKPT_MUST_USE;
 /* Bytes that the elements take, about. */
-uint64_t ckpt_torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t, const struct ckpt_array *layout);
+uint64_t ckpt_torch_archive_stored(const struct torch_archive *a, const struct torch_tensor *t,
+                                   const struct ckpt_array *layout);
 
 #endif

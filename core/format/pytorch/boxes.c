@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A sharded tensor as a file of its own, in C order: each range of it is put together from the boxes that it meets, whose pieces are opened
- * when they are first read. Its elements are looked at as one more dimension of bytes, so that ranges may begin anywhere. It holds no
- * descriptor, since a checkpoint may have more files than a process may open; the pins do.
+ * A sharded tensor as a file of its own, in C order: each range of it is put together from the boxes that it meets,
+ * whose pieces are opened when they are first read. Its elements are looked at as one more dimension of bytes, so that
+ * ranges may begin anywhere. It holds no descriptor, since a checkpoint may have more files than a process may open;
+ * the pins do.
  */
 #include "core/array/gather.h"
 #include "core/base/log.h"
@@ -49,7 +50,8 @@ static bool overlap(const struct torch_box *a, const struct torch_box *b, unsign
     return true;
 }
 
-static int check_overlaps(const struct torch *torch, const struct torch_sharded *s, struct bounds *bounds, uint32_t count, struct ckpt_err *err)
+static int check_overlaps(const struct torch *torch, const struct torch_sharded *s, struct bounds *bounds,
+                          uint32_t count, struct ckpt_err *err)
 {
     uint64_t pairs = 0;
     if (count)
@@ -88,7 +90,8 @@ static unsigned cut_dimension(const struct torch *torch, const struct torch_shar
     return best;
 }
 
-static int check_boxes(const struct torch *torch, const struct torch_sharded *s, size_t at, uint64_t elements, struct ckpt_err *err)
+static int check_boxes(const struct torch *torch, const struct torch_sharded *s, size_t at, uint64_t elements,
+                       struct ckpt_err *err)
 {
     unsigned cut = cut_dimension(torch, s, at);
     uint64_t covered = 0, own;
@@ -110,11 +113,13 @@ static int check_boxes(const struct torch *torch, const struct torch_sharded *s,
             return ckpt_fail(err, ENODATA, "the checkpoint does not say where a piece of it is");
         if (ckpt_add(covered, own, &covered) || covered > elements)
             return ckpt_fail(err, EUCLEAN, "its pieces overlap");
-        bounds[count++] = (struct bounds){s->ndim ? box.low[cut] : 0, s->ndim ? box.low[cut] + box.size[cut] : 1, begin};
+        bounds[count++] = (struct bounds){s->ndim ? box.low[cut] : 0, s->ndim ? box.low[cut] + box.size[cut] : 1,
+                                          begin};
     }
     int r = check_overlaps(torch, s, bounds, count, err);
     if (r == 0 && covered != elements)
-        r = ckpt_fail(err, ENODATA, "its pieces have %llu of %llu elements", (unsigned long long)covered, (unsigned long long)elements);
+        r = ckpt_fail(err, ENODATA, "its pieces have %llu of %llu elements", (unsigned long long)covered,
+                      (unsigned long long)elements);
     return r;
 }
 
@@ -205,8 +210,8 @@ static bool is_plain(const struct ckpt_array *a)
     return !a->flip && (!a->big_endian || ckpt_dtype_info(a->dtype)->swap == 1);
 }
 
-static int open_stored(struct ckpt_tree *t, const struct torch_sharded *s, const struct torch_box *box, size_t at, struct stored *ret,
-                       struct ckpt_err *err)
+static int open_stored(struct ckpt_tree *t, const struct torch_sharded *s, const struct torch_box *box, size_t at,
+                       struct stored *ret, struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct torch_payload known;
@@ -290,10 +295,10 @@ struct boxes_file {
 
 /* A box as rows, each of which lies together in the tensor. All in bytes. */
 struct rows {
-    unsigned outer;              /* dimensions that are not in a row */
-    uint64_t count, bytes;       /* rows, and of each */
+    unsigned outer;               /* dimensions that are not in a row */
+    uint64_t count, bytes;        /* rows, and of each */
     uint64_t step[CKPT_MAX_DIMS]; /* in the tensor, of the outer dimensions */
-    uint64_t first;              /* where the first row begins in the tensor */
+    uint64_t first;               /* where the first row begins in the tensor */
 };
 
 static void find_rows(const struct torch_sharded *s, const struct torch_box *box, struct rows *ret)
@@ -325,8 +330,8 @@ static uint64_t row_begin(const struct rows *rows, const struct torch_box *box, 
 }
 
 /* What the box has of bytes [off, off + len) of the tensor. */
-static int read_box(struct ckpt_tree *t, const struct torch_sharded *s, const struct torch_box *box, size_t at, uint8_t *buf, size_t len,
-                    uint64_t off, struct ckpt_err *err)
+static int read_box(struct ckpt_tree *t, const struct torch_sharded *s, const struct torch_box *box, size_t at,
+                    uint8_t *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     struct rows rows;
     struct stored p = {0};
@@ -343,7 +348,8 @@ static int read_box(struct ckpt_tree *t, const struct torch_sharded *s, const st
     }
     int r = 0;
     bool open = false;
-    for (uint64_t row = lo, begin; r == 0 && row < rows.count && (begin = row_begin(&rows, box, row)) < off + len; row++) {
+    for (uint64_t row = lo, begin; r == 0 && row < rows.count && (begin = row_begin(&rows, box, row)) < off + len;
+         row++) {
         uint64_t from = CKPT_MAX(begin, off), to = CKPT_MIN(begin + rows.bytes, off + len);
         if (!open && (r = open_stored(t, s, box, at, &p, err)) < 0)
             break;

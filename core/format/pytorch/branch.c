@@ -58,7 +58,8 @@ static bool same_key(const struct torch_graph *g, torch_value a, torch_value b)
     int64_t n, m;
     if (ckpt_torch_kind(g, a) != ckpt_torch_kind(g, b))
         return false;
-    return ckpt_torch_kind(g, a) == TORCH_STR ? ckpt_torch_same_str(g, a, b) : ckpt_torch_int(g, a, &n) && ckpt_torch_int(g, b, &m) && n == m;
+    return ckpt_torch_kind(g, a) == TORCH_STR ? ckpt_torch_same_str(g, a, b)
+                                              : ckpt_torch_int(g, a, &n) && ckpt_torch_int(g, b, &m) && n == m;
 }
 
 static uint32_t *slot_of(const struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key)
@@ -87,7 +88,8 @@ static int grow_slots(struct torch_branches *b, const struct torch_graph *g)
     return 0;
 }
 
-int ckpt_torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key, uint32_t *ret, bool *ret_new)
+int ckpt_torch_branch_step(struct torch_branches *b, const struct torch_graph *g, uint32_t parent, torch_value key,
+                           uint32_t *ret, bool *ret_new)
 {
     int r = grow_slots(b, g);
     if (r < 0)
@@ -104,7 +106,8 @@ int ckpt_torch_branch_step(struct torch_branches *b, const struct torch_graph *g
 }
 
 /* The values in order, if the keys are the integers from 0 on; 0: they are not. */
-static int sequence(const struct torch_branches *b, const struct torch_graph *g, uint32_t branch, uint32_t count, torch_value **ret)
+static int sequence(const struct torch_branches *b, const struct torch_graph *g, uint32_t branch, uint32_t count,
+                    torch_value **ret)
 {
     int64_t n;
     if (!count || ckpt_torch_kind(g, b->all[b->all[branch].first].key) != TORCH_INT)

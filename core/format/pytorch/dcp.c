@@ -22,13 +22,14 @@ static int dcp_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
         ret->bits = 48;
     else if (is_file(dir, ".metadata.tmp") || is_file(dir, "__0_0.distcp")) {
         ret->bits = 48;
-        snprintf(ret->unfinished, sizeof ret->unfinished, "not finished: a distributed checkpoint without .metadata, which is written last");
+        snprintf(ret->unfinished, sizeof ret->unfinished,
+                 "not finished: a distributed checkpoint without .metadata, which is written last");
     }
     return 0;
 }
 
-static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (*progress)(void *arg, uint64_t bytes), void *arg,
-                        struct ckpt_err *err)
+static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (*progress)(void *arg, uint64_t bytes),
+                        void *arg, struct ckpt_err *err)
 {
     struct torch_archive a;
     int r = ckpt_torch_piece_open(t, p, &a, err);
@@ -41,14 +42,16 @@ static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (
 }
 
 /* Every member's CRC-32 in the pieces of a leaf. */
-static int verify_leaf(struct ckpt_tree *t, uint32_t node, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+static int verify_leaf(struct ckpt_tree *t, uint32_t node, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                       struct ckpt_err *err)
 {
     const struct torch *torch = t->priv;
     struct torch_sharded s;
     struct torch_box box;
     size_t at;
     int r = 0;
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY ||
+        ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
         return 0;
     ckpt_torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
     for (uint32_t i = 0; i < s.boxes && r == 0; i++) {
@@ -77,7 +80,8 @@ static void dcp_pin(struct ckpt_tree *t, uint32_t node)
     size_t at;
     if (t->nodes[node].kind == CKPT_NODE_BLOB && ckpt_torch_blob(t, node, &e, NULL) == 0)
         ckpt_extent_clear(&e);
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY ||
+        ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
         return;
     ckpt_torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
     for (uint32_t i = 0; i < s.boxes && i < 65536; i++) {
@@ -116,7 +120,9 @@ static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
     size_t len;
     int r = ckpt_pins_open(t->pins, ".metadata", &f);
     if (r == -ENOENT)
-        return ckpt_fail(err, EOPNOTSUPP, "saved with metadata for each rank (__0.metadata and so on) instead of .metadata, which is not supported");
+        return ckpt_fail(
+            err, EOPNOTSUPP,
+            "saved with metadata for each rank (__0.metadata and so on) instead of .metadata, which is not supported");
     if (r < 0)
         return ckpt_fail(err, -r, ".metadata: %s", strerror(-r));
     r = ckpt_file_read_all(f, TORCH_MAX_PICKLE, &pickle, &len);
@@ -134,7 +140,8 @@ static int add_leaves(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
 
 static bool is_own(void *arg, const char *name)
 {
-    return !strncmp(name, ".metadata", 9) || ckpt_has_suffix(name, ".distcp") || (!strncmp(name, "__", 2) && strstr(name, ".metadata"));
+    return !strncmp(name, ".metadata", 9) || ckpt_has_suffix(name, ".distcp") ||
+           (!strncmp(name, "__", 2) && strstr(name, ".metadata"));
 }
 
 static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)

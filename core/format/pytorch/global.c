@@ -3,14 +3,29 @@
 
 #include <string.h>
 
-#define BOTH (TORCH_SAVE | TORCH_META)
+#define BOTH     (TORCH_SAVE | TORCH_META)
 #define METADATA "torch.distributed.checkpoint.metadata"
 
-#define CALL(module, name, meaning, dialects) {module, name, meaning, CKPT_DT_OTHER, 0, dialects}
-#define STORAGE(name, dtype, size) {"torch", name "Storage", TORCH_IS_STORAGE, dtype, size, TORCH_SAVE}
-#define DTYPE(name, dtype) {"torch", name, TORCH_IS_DTYPE, dtype, 0, BOTH}
-#define SCHEME(name) {"torch", name, TORCH_IS_SCHEME, CKPT_DT_OTHER, 0, TORCH_SAVE}
-#define CLASS(module, name) {module, name, TORCH_IS_CLASS, CKPT_DT_OTHER, 0, TORCH_META}
+#define CALL(module, name, meaning, dialects)                                                                          \
+    {                                                                                                                  \
+        module, name, meaning, CKPT_DT_OTHER, 0, dialects                                                              \
+    }
+#define STORAGE(name, dtype, size)                                                                                     \
+    {                                                                                                                  \
+        "torch", name "Storage", TORCH_IS_STORAGE, dtype, size, TORCH_SAVE                                             \
+    }
+#define DTYPE(name, dtype)                                                                                             \
+    {                                                                                                                  \
+        "torch", name, TORCH_IS_DTYPE, dtype, 0, BOTH                                                                  \
+    }
+#define SCHEME(name)                                                                                                   \
+    {                                                                                                                  \
+        "torch", name, TORCH_IS_SCHEME, CKPT_DT_OTHER, 0, TORCH_SAVE                                                   \
+    }
+#define CLASS(module, name)                                                                                            \
+    {                                                                                                                  \
+        module, name, TORCH_IS_CLASS, CKPT_DT_OTHER, 0, TORCH_META                                                     \
+    }
 
 static const struct torch_global globals[] = {
     CALL("collections", "OrderedDict", TORCH_IS_ORDERED_DICT, TORCH_SAVE),
@@ -121,10 +136,12 @@ static bool is(const char *text, const char *name, size_t len)
     return strlen(text) == len && !memcmp(text, name, len);
 }
 
-uint32_t ckpt_torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name, size_t name_len)
+uint32_t ckpt_torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name,
+                                size_t name_len)
 {
     for (uint32_t i = 0; i < sizeof globals / sizeof *globals; i++)
-        if (globals[i].dialects & dialect && is(globals[i].name, name, name_len) && is(globals[i].module, module, module_len))
+        if (globals[i].dialects & dialect && is(globals[i].name, name, name_len) &&
+            is(globals[i].module, module, module_len))
             return i;
     return TORCH_NO_GLOBAL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The names that a pickle may mention, and what each stands for here. Nothing is ever looked up or called: a name that is not in the
- * table refuses the pickle. Constant; any thread.
+ * The names that a pickle may mention, and what each stands for here. Nothing is ever looked up or called: a name that
+ * is not in the table refuses the pickle. Constant; any thread.
  */
 #ifndef CKPT_FORMAT_PYTORCH_GLOBAL_H
 #define CKPT_FORMAT_PYTORCH_GLOBAL_H
@@ -51,7 +51,8 @@ struct torch_global {
 #define TORCH_NO_GLOBAL UINT32_MAX
 
 /* The number of a name; TORCH_NO_GLOBAL: a pickle of this dialect may not have it. */
-uint32_t ckpt_torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name, size_t name_len);
+uint32_t ckpt_torch_global_find(enum torch_dialect dialect, const char *module, size_t module_len, const char *name,
+                                size_t name_len);
 const struct torch_global *ckpt_torch_global(uint32_t number);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The low two bits of a value say where it is. In the words, an object begins with its tag; a tuple's items follow it at once, those of
- * lists and dicts lie in blocks that are linked, since they come bit by bit.
+ * The low two bits of a value say where it is. In the words, an object begins with its tag; a tuple's items follow it
+ * at once, those of lists and dicts lie in blocks that are linked, since they come bit by bit.
  */
 #include "core/format/pytorch/graph.h"
 
@@ -205,9 +205,9 @@ static enum torch_kind kind_of_atom(uint8_t opcode)
 
 enum torch_kind ckpt_torch_kind(const struct torch_graph *g, torch_value v)
 {
-    static const enum torch_kind kinds[] = {[TUPLE] = TORCH_TUPLE,       [LIST] = TORCH_LIST,   [DICT] = TORCH_DICT,
-                                            [ORDERED_DICT] = TORCH_DICT, [CALLED] = TORCH_CALL, [OBJECT] = TORCH_OBJECT,
-                                            [STORAGE] = TORCH_STORAGE};
+    static const enum torch_kind kinds[] = {
+        [TUPLE] = TORCH_TUPLE, [LIST] = TORCH_LIST,     [DICT] = TORCH_DICT,      [ORDERED_DICT] = TORCH_DICT,
+        [CALLED] = TORCH_CALL, [OBJECT] = TORCH_OBJECT, [STORAGE] = TORCH_STORAGE};
     switch (place_of(v)) {
     case ATOM:
         return kind_of_atom(g->pickle[v >> 2]);

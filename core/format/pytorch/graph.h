@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a pickle describes, as plain values that refer to each other: a graph, since pickles share and may even have cycles. Values are
- * numbers: numbers and strings stay where they are in the pickle, tensors are records (tensor.h), the rest lies in one array of words.
- * Built by one thread, then immutable.
+ * What a pickle describes, as plain values that refer to each other: a graph, since pickles share and may even have
+ * cycles. Values are numbers: numbers and strings stay where they are in the pickle, tensors are records (tensor.h),
+ * the rest lies in one array of words. Built by one thread, then immutable.
  */
 #ifndef CKPT_FORMAT_PYTORCH_GRAPH_H
 #define CKPT_FORMAT_PYTORCH_GRAPH_H
@@ -52,11 +52,13 @@ struct torch_storage {
 void ckpt_torch_graph_clear(struct torch_graph *g);
 
 /* --- building; -ENOMEM, and -EFBIG beyond the maximum --- */
-int ckpt_torch_new_tuple(struct torch_graph *g, uint32_t items, torch_value *ret) CKPT_MUST_USE; /* the caller sets the items */
+int ckpt_torch_new_tuple(struct torch_graph *g, uint32_t items,
+                         torch_value *ret) CKPT_MUST_USE; /* the caller sets the items */
 void ckpt_torch_set_item(struct torch_graph *g, torch_value tuple, uint32_t i, torch_value item);
 int ckpt_torch_new_container(struct torch_graph *g, enum torch_kind kind, bool ordered, torch_value *ret) CKPT_MUST_USE;
 /* Items of a list; keys and values of a dict, one after the other. */
-int ckpt_torch_append(struct torch_graph *g, torch_value container, const torch_value *items, uint32_t count) CKPT_MUST_USE;
+int ckpt_torch_append(struct torch_graph *g, torch_value container, const torch_value *items,
+                      uint32_t count) CKPT_MUST_USE;
 int ckpt_torch_new_call(struct torch_graph *g, uint32_t global, torch_value args, torch_value *ret) CKPT_MUST_USE;
 int ckpt_torch_new_object(struct torch_graph *g, uint32_t global, torch_value *ret) CKPT_MUST_USE;
 void ckpt_torch_set_state(struct torch_graph *g, torch_value object, torch_value state);
@@ -75,8 +77,10 @@ void ckpt_torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt
 double ckpt_torch_float(const struct torch_graph *g, torch_value v);
 const char *ckpt_torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len); /* UTF-8 */
 bool ckpt_torch_same_str(const struct torch_graph *g, torch_value a, torch_value b);     /* of two strings */
-bool ckpt_torch_str_is(const struct torch_graph *g, torch_value v, const char *text); /* false, too, for what is no string */
-/* The name itself, or the one that was called, or the class of the object or storage; TORCH_NO_GLOBAL, NULL: it has none. */
+bool ckpt_torch_str_is(const struct torch_graph *g, torch_value v,
+                       const char *text); /* false, too, for what is no string */
+/* The name itself, or the one that was called, or the class of the object or storage; TORCH_NO_GLOBAL, NULL: it has
+ * none. */
 uint32_t ckpt_torch_global_number(const struct torch_graph *g, torch_value v);
 const struct torch_global *ckpt_torch_global_of(const struct torch_graph *g, torch_value v);
 bool ckpt_torch_is(const struct torch_graph *g, torch_value v, enum torch_kind kind, enum torch_meaning meaning);
@@ -87,7 +91,8 @@ torch_value ckpt_torch_args(const struct torch_graph *g, torch_value call);
 torch_value ckpt_torch_state(const struct torch_graph *g, torch_value object); /* TORCH_NOTHING: it has none */
 void ckpt_torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_storage *ret);
 size_t ckpt_torch_record_of(torch_value v); /* of a tensor */
-/* The value of a string key in a dict, the last one; TORCH_NOTHING. Only for dicts of few keys: one dict may be the state of many objects. */
+/* The value of a string key in a dict, the last one; TORCH_NOTHING. Only for dicts of few keys: one dict may be the
+ * state of many objects. */
 torch_value ckpt_torch_get(const struct torch_graph *g, torch_value dict, const char *key);
 
 /* All items of a tuple or list in order; of a dict keys and values. */

@@ -9,7 +9,8 @@ static size_t record_of(const struct ckpt_tree *t, uint32_t node)
 }
 
 /* The archive that a tensor's storage is in; to be closed. */
-static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, struct torch_archive *ret, struct ckpt_err *err)
+static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, struct torch_archive *ret,
+                      struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct torch_piece piece;
@@ -102,7 +103,8 @@ static int tensor_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *
     return r;
 }
 
-int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                     struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     size_t record = record_of(t, node);
@@ -116,13 +118,15 @@ int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array
     }
 }
 
-int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                      struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct torch_tensor tensor;
     struct torch_archive archive;
     *ret = a ? a->nbytes : 0;
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY ||
+        ckpt_torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
         return 0;
     ckpt_torch_get_tensor(&torch->records, record_of(t, node), &tensor);
     if (tensor.fault) {
@@ -266,7 +270,8 @@ void ckpt_torch_close(struct ckpt_tree *t)
     free(torch);
 }
 
-int ckpt_torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret, struct ckpt_err *err)
+int ckpt_torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret,
+                        struct ckpt_err *err)
 {
     struct ckpt_tree *t;
     struct torch *torch = calloc(1, sizeof *torch);

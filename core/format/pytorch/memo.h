@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The memo of a pickle: values by number, which may be any. Only those are kept that will be fetched, which must be told beforehand.
- * One thread.
+ * The memo of a pickle: values by number, which may be any. Only those are kept that will be fetched, which must be
+ * told beforehand. One thread.
  */
 #ifndef CKPT_FORMAT_PYTORCH_MEMO_H
 #define CKPT_FORMAT_PYTORCH_MEMO_H

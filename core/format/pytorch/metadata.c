@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Three tables by the name of a leaf: what it is, where it goes (from planner_data, since names are joined with dots and may have some of
- * their own), and where each of its pieces is. The tree is first made of branches, then of the graph's own dicts and lists.
+ * Three tables by the name of a leaf: what it is, where it goes (from planner_data, since names are joined with dots
+ * and may have some of their own), and where each of its pieces is. The tree is first made of branches, then of the
+ * graph's own dicts and lists.
  */
 #include "core/format/pytorch/metadata.h"
 
@@ -13,7 +14,7 @@
 #include <xxhash.h>
 
 #define MAX_NAME  65535
-#define MAX_DIMS  64 /* that PyTorch allows */
+#define MAX_DIMS  64     /* that PyTorch allows */
 #define MAX_BOXES 100000 /* beyond the values of the pickle: what it has in several places */
 
 /* --- tables --- */
@@ -94,7 +95,8 @@ static bool same_offsets(const struct torch_graph *g, torch_value a, torch_value
         return false;
     for (uint32_t i = 0; i < ckpt_torch_count(g, a); i++) {
         int64_t n, m;
-        if (!ckpt_torch_int(g, ckpt_torch_item(g, a, i), &n) || !ckpt_torch_int(g, ckpt_torch_item(g, b, i), &m) || n != m)
+        if (!ckpt_torch_int(g, ckpt_torch_item(g, a, i), &n) || !ckpt_torch_int(g, ckpt_torch_item(g, b, i), &m) ||
+            n != m)
             return false;
     }
     return true;
@@ -215,7 +217,8 @@ static bool number(const struct torch_graph *g, torch_value state, const char *n
 }
 
 /* Where a piece is. It has no length if that is not said. */
-static int load_piece(struct loader *l, torch_value name, torch_value offsets, struct torch_piece *ret, enum torch_fault *fault)
+static int load_piece(struct loader *l, torch_value name, torch_value offsets, struct torch_piece *ret,
+                      enum torch_fault *fault)
 {
     const struct torch_graph *g = &l->g;
     torch_value info = table_get(g, &l->places, name, offsets);
@@ -236,7 +239,8 @@ static int load_piece(struct loader *l, torch_value name, torch_value offsets, s
 }
 
 /* The numbers of a Size, at most CKPT_MAX_DIMS of them. False: there are others than `ndim`. */
-static bool numbers(const struct torch_graph *g, torch_value size, unsigned ndim, uint64_t *ret, enum torch_fault *fault)
+static bool numbers(const struct torch_graph *g, torch_value size, unsigned ndim, uint64_t *ret,
+                    enum torch_fault *fault)
 {
     torch_value tuple = as_tuple(g, size);
     if (tuple == TORCH_NOTHING || ckpt_torch_count(g, tuple) != ndim)
@@ -256,12 +260,14 @@ static int load_properties(struct loader *l, torch_value properties, struct torc
 {
     const struct torch_graph *g = &l->g;
     torch_value state = state_of(g, properties, "TensorProperties", TORCH_TUPLE);
-    if (state == TORCH_NOTHING || ckpt_torch_count(g, state) < 2 || !ckpt_torch_is(g, ckpt_torch_item(g, state, 0), TORCH_GLOBAL, TORCH_IS_DTYPE))
+    if (state == TORCH_NOTHING || ckpt_torch_count(g, state) < 2 ||
+        !ckpt_torch_is(g, ckpt_torch_item(g, state, 0), TORCH_GLOBAL, TORCH_IS_DTYPE))
         return malformed(l, "a tensor has no type");
     torch_value layout = ckpt_torch_item(g, state, 1);
     s->dtype = (enum ckpt_dtype)ckpt_torch_global_of(g, ckpt_torch_item(g, state, 0))->dtype;
     s->type = ckpt_torch_global_number(g, ckpt_torch_item(g, state, 0));
-    if (!ckpt_torch_is(g, layout, TORCH_CALL, TORCH_IS_LAYOUT) || !ckpt_torch_str_is(g, ckpt_torch_item(g, ckpt_torch_args(g, layout), 0), "torch.strided"))
+    if (!ckpt_torch_is(g, layout, TORCH_CALL, TORCH_IS_LAYOUT) ||
+        !ckpt_torch_str_is(g, ckpt_torch_item(g, ckpt_torch_args(g, layout), 0), "torch.strided"))
         s->fault = TORCH_SPARSE;
     else if (s->dtype == CKPT_DT_OTHER)
         s->fault = TORCH_ODD_TYPE;
@@ -269,7 +275,8 @@ static int load_properties(struct loader *l, torch_value properties, struct torc
 }
 
 /* The boxes are appended to `ret` while it is not known yet whether they are all well. */
-static int load_boxes(struct loader *l, torch_value name, torch_value chunks, struct torch_sharded *s, struct ckpt_buf *ret)
+static int load_boxes(struct loader *l, torch_value name, torch_value chunks, struct torch_sharded *s,
+                      struct ckpt_buf *ret)
 {
     const struct torch_graph *g = &l->g;
     struct torch_walk w;
@@ -339,7 +346,8 @@ static int load_leaf(struct loader *l, torch_value name, torch_value metadata, t
         return r;
     if (!faulty.fault && !piece.len)
         faulty.fault = TORCH_BAD_NUMBER;
-    *ret = ckpt_torch_tensor_value(faulty.fault ? ckpt_torch_add_tensor(l->records, &faulty) : ckpt_torch_add_piece(l->records, &piece));
+    *ret = ckpt_torch_tensor_value(faulty.fault ? ckpt_torch_add_tensor(l->records, &faulty)
+                                                : ckpt_torch_add_piece(l->records, &piece));
     return 0;
 }
 
@@ -391,7 +399,9 @@ static int load_leaves(struct loader *l, torch_value leaves)
     if (r < 0)
         return r;
     r = ckpt_torch_branches_make(&l->branches, &l->g, &l->g.top);
-    return r == -EFBIG ? ckpt_fail(l->err, EUCLEAN, ".metadata describes more than is read of one") : r < 0 ? memory(l) : 0;
+    return r == -EFBIG ? ckpt_fail(l->err, EUCLEAN, ".metadata describes more than is read of one")
+           : r < 0     ? memory(l)
+                       : 0;
 }
 
 static int load(struct loader *l)
@@ -407,8 +417,8 @@ static int load(struct loader *l)
     return r < 0 ? r : load_leaves(l, leaves);
 }
 
-int ckpt_torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, struct ckpt_buf *records, struct torch_graph *ret,
-                        struct ckpt_err *err)
+int ckpt_torch_metadata_load(uint8_t *pickle, size_t len, struct ckpt_tree *tree, struct ckpt_buf *records,
+                             struct torch_graph *ret, struct ckpt_err *err)
 {
     struct loader l = {.tree = tree, .records = records, .err = err};
     int r = ckpt_torch_pickle_load(pickle, len, TORCH_META, records, 0, &l.g, err);

@@ -8,15 +8,16 @@
 #include <stdio.h>
 
 #define MAX_NODES  (1u << 21)
-#define MAX_SHARED 100000 /* nodes beyond the values of the pickle: what it has in several places */
-#define PER_NODE   256    /* bytes of text that count as one more */
+#define MAX_SHARED 100000                /* nodes beyond the values of the pickle: what it has in several places */
+#define PER_NODE   256                   /* bytes of text that count as one more */
 #define MAX_PIECES ((uint64_t)128 << 20) /* bytes of all objects that are pieces of their own */
 #define MAX_KEY    65535
 #define MAX_TEXT   ((size_t)4 << 20) /* of a value that is shown */
 
 struct walk {
     const struct torch_nodes *n;
-    uint64_t left; /* nodes that may be added, with their text: a small pickle may put one long string in a million places */
+    uint64_t
+        left; /* nodes that may be added, with their text: a small pickle may put one long string in a million places */
     uint64_t pieces_left;
     struct ckpt_err *err;
 };
@@ -37,7 +38,8 @@ static int memory(struct walk *w)
 static int spend(struct walk *w, uint64_t nodes)
 {
     if (nodes > w->left)
-        return ckpt_fail(w->err, EUCLEAN, "its objects contain each other so often that they are more than can be shown");
+        return ckpt_fail(w->err, EUCLEAN,
+                         "its objects contain each other so often that they are more than can be shown");
     w->left -= nodes;
     return 0;
 }
@@ -91,7 +93,8 @@ static int add_record(struct walk *w, const struct place *p, enum ckpt_node_kind
 static int add_complex(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
 {
     torch_value re = ckpt_torch_item(g, ckpt_torch_args(g, v), 0), im = ckpt_torch_item(g, ckpt_torch_args(g, v), 1);
-    return add_record(w, p, CKPT_NODE_ARRAY, ckpt_torch_add_complex(w->n->records, ckpt_torch_float(g, re), ckpt_torch_float(g, im)));
+    return add_record(w, p, CKPT_NODE_ARRAY,
+                      ckpt_torch_add_complex(w->n->records, ckpt_torch_float(g, re), ckpt_torch_float(g, im)));
 }
 
 /* What it takes to make the text of a value, in nodes. */
@@ -106,7 +109,9 @@ static uint64_t cost(const struct torch_graph *g, torch_value v)
         return 0;
     torch_value first = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
     enum torch_kind kind = ckpt_torch_kind(g, first);
-    return kind == TORCH_TUPLE || kind == TORCH_LIST ? ckpt_torch_count(g, first) : kind == TORCH_STR || kind == TORCH_CALL ? cost(g, first) : 0;
+    return kind == TORCH_TUPLE || kind == TORCH_LIST ? ckpt_torch_count(g, first)
+           : kind == TORCH_STR || kind == TORCH_CALL ? cost(g, first)
+                                                     : 0;
 }
 
 static int add_json(struct walk *w, const struct torch_graph *g, torch_value v, const struct place *p)
@@ -114,9 +119,11 @@ static int add_json(struct walk *w, const struct torch_graph *g, torch_value v, 
     struct ckpt_buf json = {.max = MAX_TEXT};
     int r;
     if (!ckpt_torch_add_json(g, v, &json))
-        r = ckpt_fail(w->err, EOPNOTSUPP, "%.*s: an object of a kind that is not shown", (int)CKPT_MIN(p->len, (size_t)200), p->key);
+        r = ckpt_fail(w->err, EOPNOTSUPP, "%.*s: an object of a kind that is not shown",
+                      (int)CKPT_MIN(p->len, (size_t)200), p->key);
     else if (ckpt_buf_error(&json) == -EFBIG)
-        r = add_record(w, p, CKPT_NODE_VALUE, ckpt_torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}));
+        r = add_record(w, p, CKPT_NODE_VALUE,
+                       ckpt_torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = TORCH_LONG}));
     else
         r = add_text(w, p, CKPT_NODE_VALUE, &json);
     ckpt_buf_clear(&json);
@@ -176,9 +183,11 @@ static int add_dict(struct walk *w, const struct torch_graph *g, torch_value v, 
             ckpt_torch_add_str(g, key, &text);
             r = ckpt_buf_error(&text) ? memory(w) : 0;
             if (r == 0 && text.len > MAX_KEY)
-                r = ckpt_fail(w->err, EOPNOTSUPP, "a dict has a key of %zu bytes; at most %d are shown", text.len, MAX_KEY);
+                r = ckpt_fail(w->err, EOPNOTSUPP, "a dict has a key of %zu bytes; at most %d are shown", text.len,
+                              MAX_KEY);
             if (r == 0)
-                r = add_value(w, g, value, &(struct place){node, text.len ? (char *)text.data : "", text.len, .dotted = dotted});
+                r = add_value(w, g, value,
+                              &(struct place){node, text.len ? (char *)text.data : "", text.len, .dotted = dotted});
         }
     }
     ckpt_buf_clear(&text);
@@ -202,7 +211,8 @@ static int add_piece(struct walk *w, size_t record, const struct place *p)
         return r;
     if (bytes > w->pieces_left) {
         ckpt_torch_graph_clear(&piece);
-        return ckpt_fail(w->err, EUCLEAN, "its objects have more than %llu MiB", (unsigned long long)(MAX_PIECES >> 20));
+        return ckpt_fail(w->err, EUCLEAN, "its objects have more than %llu MiB",
+                         (unsigned long long)(MAX_PIECES >> 20));
     }
     w->pieces_left -= bytes;
     if (r < 0) {
@@ -222,7 +232,8 @@ static int add_storage(struct walk *w, const struct torch_graph *g, torch_value 
     struct torch_storage s;
     ckpt_torch_storage_of(g, v, &s);
     const struct torch_global *class = ckpt_torch_global(s.global);
-    struct torch_tensor t = {.fault = (enum torch_fault)s.fault, .dtype = (enum ckpt_dtype)class->dtype, .archive = g->archive, .ndim = 1};
+    struct torch_tensor t = {
+        .fault = (enum torch_fault)s.fault, .dtype = (enum ckpt_dtype) class->dtype, .archive = g->archive, .ndim = 1};
     t.key = s.key;
     t.size = s.size;
     if (!t.fault && t.dtype == CKPT_DT_OTHER) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A graph as the nodes of a tree: containers as directories, numbers and the like as values, tensors as arrays whose ref is their record. */
+/* A graph as the nodes of a tree: containers as directories, numbers and the like as values, tensors as arrays whose
+ * ref is their record. */
 #ifndef CKPT_FORMAT_PYTORCH_NODES_H
 #define CKPT_FORMAT_PYTORCH_NODES_H
 
@@ -10,8 +11,8 @@ struct torch_nodes {
     struct ckpt_tree *tree;
     struct ckpt_buf *records;
     bool flat; /* keys with dots are kept whole */
-    /* The graph that a record TORCH_R_PIECE stands for, and (in any case) what it took to get it, in bytes; an error but -ENOMEM makes it an
-     * array that cannot be read. NULL: there are none. */
+    /* The graph that a record TORCH_R_PIECE stands for, and (in any case) what it took to get it, in bytes; an error
+     * but -ENOMEM makes it an array that cannot be read. NULL: there are none. */
     int (*piece)(void *arg, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err);
     void *arg;
 };

@@ -3,7 +3,7 @@
 
 #include "core/base/util.h"
 
-#define BOTH (TORCH_SAVE | TORCH_META)
+#define BOTH     (TORCH_SAVE | TORCH_META)
 #define MAX_LINE ((size_t)256)
 
 /* The argument: so many bytes, or a length in front of it, or lines. */
@@ -98,7 +98,8 @@ static size_t lines_length(const uint8_t *p, size_t left)
     return len;
 }
 
-int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret, struct ckpt_err *err)
+int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret,
+                       struct ckpt_err *err)
 {
     if (*at == len)
         return ckpt_fail(err, EBADMSG, "the pickle ends without STOP");
@@ -108,7 +109,8 @@ int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch
     if (!opcodes[op.code].name)
         return ckpt_fail(err, EUCLEAN, "the pickle has an unknown opcode, 0x%02x", op.code);
     if (!(opcodes[op.code].dialects & dialect))
-        return ckpt_fail(err, EOPNOTSUPP, "the pickle has the opcode %s, which such files may not have", opcodes[op.code].name);
+        return ckpt_fail(err, EOPNOTSUPP, "the pickle has the opcode %s, which such files may not have",
+                         opcodes[op.code].name);
     size_t arg = opcodes[op.code].arg, before = arg == LENGTH1 ? 1 : arg == LENGTH4 ? 4 : 0;
     if (left < before)
         return ckpt_fail(err, EBADMSG, "the pickle ends in the middle of %s", opcodes[op.code].name);

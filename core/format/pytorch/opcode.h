@@ -54,8 +54,9 @@ struct torch_op {
     size_t len;
 };
 
-/* The opcode at *at, which is moved behind it and its argument. -EBADMSG: the pickle ends; -EUCLEAN, -EOPNOTSUPP: it may not be there. */
-int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret, struct ckpt_err *err)
-    CKPT_MUST_USE;
+/* The opcode at *at, which is moved behind it and its argument. -EBADMSG: the pickle ends; -EUCLEAN, -EOPNOTSUPP: it
+ * may not be there. */
+int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret,
+                       struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

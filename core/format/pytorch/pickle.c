@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two passes. The first only finds out which entries of the memo are ever fetched: pickles memoise all that they make, and all but few of
- * it is never asked for again. The second builds the graph.
+ * Two passes. The first only finds out which entries of the memo are ever fetched: pickles memoise all that they make,
+ * and all but few of it is never asked for again. The second builds the graph.
  *
- * What goes into a tensor, some ten objects, is given back when its record has been made, since a checkpoint has many of them: each value
- * on the stack knows where the words ended when its making began, and the words from there on are of nobody else, unless something was put
- * into the memo or into a container since (`floor`).
+ * What goes into a tensor, some ten objects, is given back when its record has been made, since a checkpoint has many
+ * of them: each value on the stack knows where the words ended when its making began, and the words from there on are
+ * of nobody else, unless something was put into the memo or into a container since (`floor`).
  */
 #include "core/format/pytorch/pickle.h"
 
@@ -16,10 +16,11 @@
 
 #include <stdio.h>
 
-#define MAX_STACK    (1u << 21)
-#define MAX_MARKS    (1u << 20)
-#define MAX_KEY_DEPTH 8         /* of tuples in a key */
-#define MAX_LOOKS    (1u << 28) /* at items: what is in a tuple or list that many others share is looked at for each of them */
+#define MAX_STACK     (1u << 21)
+#define MAX_MARKS     (1u << 20)
+#define MAX_KEY_DEPTH 8 /* of tuples in a key */
+#define MAX_LOOKS                                                                                                      \
+    (1u << 28) /* at items: what is in a tuple or list that many others share is looked at for each of them */
 
 struct entry {
     torch_value value;
@@ -78,7 +79,8 @@ static void memo_put(struct machine *m, uint32_t key, torch_value value)
 static int check_protocol(struct machine *m, uint8_t protocol)
 {
     if (m->dialect == TORCH_SAVE && protocol != 2)
-        return ckpt_fail(m->err, EOPNOTSUPP, "pickled with protocol %u instead of 2; save it again without pickle_protocol", protocol);
+        return ckpt_fail(m->err, EOPNOTSUPP,
+                         "pickled with protocol %u instead of 2; save it again without pickle_protocol", protocol);
     return protocol > 5 ? ckpt_fail(m->err, EOPNOTSUPP, "pickled with protocol %u, which is not known", protocol) : 0;
 }
 
@@ -177,11 +179,13 @@ static int push_global(struct machine *m, const char *module, size_t module_len,
         return push(m, ckpt_torch_global_value(global));
     char full[200];
     struct ckpt_buf text = CKPT_BUF_INIT; /* without control characters */
-    int len = snprintf(full, sizeof full, "%.*s.%.*s", (int)CKPT_MIN(module_len, (size_t)90), module, (int)CKPT_MIN(name_len, (size_t)90), name);
+    int len = snprintf(full, sizeof full, "%.*s.%.*s", (int)CKPT_MIN(module_len, (size_t)90), module,
+                       (int)CKPT_MIN(name_len, (size_t)90), name);
     ckpt_buf_add_json_string(&text, full, (size_t)len);
     ckpt_buf_addc(&text, 0);
     int r = ckpt_buf_error(&text) ? no_room(m, -ENOMEM)
-                                  : ckpt_fail(m->err, EOPNOTSUPP, "the pickle asks for %.300s, which is not plain data", (char *)text.data);
+                                  : ckpt_fail(m->err, EOPNOTSUPP, "the pickle asks for %.300s, which is not plain data",
+                                              (char *)text.data);
     ckpt_buf_clear(&text);
     return r;
 }
@@ -283,12 +287,14 @@ static int fill(struct machine *m, enum torch_kind kind, uint32_t from)
         return malformed(m, "something is taken from an empty stack");
     container = m->stack[from - 1].value;
     if (ckpt_torch_kind(&m->g, container) != kind)
-        return malformed(m, kind == TORCH_LIST ? "something is appended to what is no list" : "a key is set in what is no dict");
+        return malformed(m, kind == TORCH_LIST ? "something is appended to what is no list"
+                                               : "a key is set in what is no dict");
     if (kind == TORCH_DICT && count % 2)
         return malformed(m, "a key has no value");
     for (uint32_t i = 0; kind == TORCH_DICT && i < count; i += 2)
         if (!is_key(m, m->stack[from + i].value, 0))
-            return ckpt_fail(m->err, EUCLEAN, "a dict has a key that is neither a string nor a number, nor a tuple of them");
+            return ckpt_fail(m->err, EUCLEAN,
+                             "a dict has a key that is neither a string nor a number, nor a tuple of them");
     while (at < m->depth) {
         uint32_t n = 0;
         while (at < m->depth && n < sizeof items / sizeof *items)
@@ -337,7 +343,8 @@ static int replace_by_tensor(struct machine *m, uint32_t start, const struct tor
     size_t at = ckpt_torch_add_tensor(m->records, t);
     m->depth -= 2;
     give_back(m, start);
-    return ckpt_buf_error(m->records) < 0 ? no_room(m, ckpt_buf_error(m->records)) : push_from(m, ckpt_torch_tensor_value(at), start);
+    return ckpt_buf_error(m->records) < 0 ? no_room(m, ckpt_buf_error(m->records))
+                                          : push_from(m, ckpt_torch_tensor_value(at), start);
 }
 
 static bool is_bytes(const struct torch_graph *g, torch_value v)
@@ -359,7 +366,8 @@ static bool encodes(struct machine *m, torch_value args, const char *codec)
 {
     const struct torch_graph *g = &m->g;
     size_t len;
-    if (ckpt_torch_count(g, args) != 2 || ckpt_torch_kind(g, ckpt_torch_item(g, args, 0)) != TORCH_STR || !ckpt_torch_str_is(g, ckpt_torch_item(g, args, 1), codec))
+    if (ckpt_torch_count(g, args) != 2 || ckpt_torch_kind(g, ckpt_torch_item(g, args, 0)) != TORCH_STR ||
+        !ckpt_torch_str_is(g, ckpt_torch_item(g, args, 1), codec))
         return false;
     const char *text = ckpt_torch_str(g, ckpt_torch_item(g, args, 0), &len);
     return look(m, (uint32_t)len) && is_latin1(text, len);
@@ -399,12 +407,14 @@ static bool fits(struct machine *m, const struct torch_global *callee, torch_val
 {
     const struct torch_graph *g = &m->g;
     uint32_t n = ckpt_torch_count(g, args);
-    torch_value first = n ? ckpt_torch_item(g, args, 0) : TORCH_NOTHING, second = n > 1 ? ckpt_torch_item(g, args, 1) : TORCH_NOTHING;
+    torch_value first = n ? ckpt_torch_item(g, args, 0) : TORCH_NOTHING,
+                second = n > 1 ? ckpt_torch_item(g, args, 1) : TORCH_NOTHING;
     switch (callee->meaning) {
     case TORCH_IS_SIZE:
         return n == 1 && are_integers(m, first);
     case TORCH_IS_DEVICE:
-        return (n == 1 || (n == 2 && ckpt_torch_kind(g, second) == TORCH_INT)) && ckpt_torch_kind(g, first) == TORCH_STR;
+        return (n == 1 || (n == 2 && ckpt_torch_kind(g, second) == TORCH_INT)) &&
+               ckpt_torch_kind(g, first) == TORCH_STR;
     case TORCH_IS_ENCODE:
         return encodes(m, args, "latin1");
     case TORCH_IS_BYTES:
@@ -420,7 +430,8 @@ static bool fits(struct machine *m, const struct torch_global *callee, torch_val
     case TORCH_IS_OPAQUE:
         return true;
     case TORCH_IS_GETATTR:
-        return n == 2 && ckpt_torch_is(g, first, TORCH_GLOBAL, TORCH_IS_OPAQUE) && ckpt_torch_kind(g, second) == TORCH_STR;
+        return n == 2 && ckpt_torch_is(g, first, TORCH_GLOBAL, TORCH_IS_OPAQUE) &&
+               ckpt_torch_kind(g, second) == TORCH_STR;
     default:
         return false;
     }
@@ -429,7 +440,8 @@ static bool fits(struct machine *m, const struct torch_global *callee, torch_val
 /* (tensor, requires_grad, hooks[, state]): its tensor. */
 static int rebuild_parameter(struct machine *m, torch_value args, uint32_t count, uint32_t start)
 {
-    if (ckpt_torch_count(&m->g, args) != count || ckpt_torch_kind(&m->g, ckpt_torch_item(&m->g, args, 0)) != TORCH_TENSOR)
+    if (ckpt_torch_count(&m->g, args) != count ||
+        ckpt_torch_kind(&m->g, ckpt_torch_item(&m->g, args, 0)) != TORCH_TENSOR)
         return malformed(m, "a parameter has no tensor");
     torch_value tensor = ckpt_torch_item(&m->g, args, 0);
     m->depth -= 2;
@@ -472,7 +484,8 @@ static int op_reduce(struct machine *m)
         return new_container(m, TORCH_DICT, true, start);
     default:
         if (!fits(m, global, args))
-            return ckpt_fail(m->err, EUCLEAN, "the pickle calls %s.%s with arguments that it never has", global->module, global->name);
+            return ckpt_fail(m->err, EUCLEAN, "the pickle calls %s.%s with arguments that it never has", global->module,
+                             global->name);
         m->depth -= 2;
         r = made(m, ckpt_torch_new_call(&m->g, ckpt_torch_global_number(&m->g, callee), args, &v));
         return r < 0 ? r : push_from(m, v, start);
@@ -499,7 +512,8 @@ static int op_new_object(struct machine *m)
     return r < 0 ? r : push_from(m, v, start);
 }
 
-/* The state of an object is kept; that of an OrderedDict, its attributes (a state dict's _metadata), is of no use here. */
+/* The state of an object is kept; that of an OrderedDict, its attributes (a state dict's _metadata), is of no use here.
+ */
 static int op_build(struct machine *m)
 {
     int r = need(m, 2);
@@ -507,7 +521,8 @@ static int op_build(struct machine *m)
         return r;
     torch_value object = m->stack[m->depth - 2].value, state = m->stack[m->depth - 1].value;
     enum torch_kind kind = ckpt_torch_kind(&m->g, state), of = ckpt_torch_kind(&m->g, object);
-    if (of == TORCH_OBJECT ? kind != TORCH_DICT && kind != TORCH_TUPLE : kind != TORCH_DICT || of != TORCH_DICT || !ckpt_torch_ordered(&m->g, object))
+    if (of == TORCH_OBJECT ? kind != TORCH_DICT && kind != TORCH_TUPLE
+                           : kind != TORCH_DICT || of != TORCH_DICT || !ckpt_torch_ordered(&m->g, object))
         return malformed(m, "BUILD of what has no state");
     m->depth--;
     if (of == TORCH_OBJECT) {
@@ -532,7 +547,8 @@ static int op_empty_set(struct machine *m)
 static int op_get(struct machine *m, uint32_t key)
 {
     torch_value v = ckpt_torch_memo_get(&m->memo, key);
-    return v == TORCH_NOTHING ? malformed(m, "something is fetched from the memo that was never put there") : push(m, v);
+    return v == TORCH_NOTHING ? malformed(m, "something is fetched from the memo that was never put there")
+                              : push(m, v);
 }
 
 static int op_put(struct machine *m, uint32_t key)
@@ -636,11 +652,14 @@ static int run(struct machine *m)
     return r;
 }
 
-int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records, uint64_t archive,
-                      struct torch_graph *ret, struct ckpt_err *err)
+int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
+                           uint64_t archive, struct torch_graph *ret, struct ckpt_err *err)
 {
-    struct machine m = {.g = {.pickle = pickle, .len = len, .archive = archive}, .dialect = dialect, .records = records, .err = err};
-    int r = len > TORCH_MAX_PICKLE ? ckpt_fail(err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", len, TORCH_MAX_PICKLE) : run(&m);
+    struct machine m = {
+        .g = {.pickle = pickle, .len = len, .archive = archive}, .dialect = dialect, .records = records, .err = err};
+    int r = len > TORCH_MAX_PICKLE
+                ? ckpt_fail(err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", len, TORCH_MAX_PICKLE)
+                : run(&m);
     free(m.stack);
     free(m.marks);
     ckpt_torch_memo_clear(&m.memo);

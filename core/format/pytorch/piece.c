@@ -5,7 +5,8 @@
 #define MEMBER_COST 64
 #define DAMAGE_COST ((uint64_t)1 << 20) /* at most, of a piece that cannot be read */
 
-int ckpt_torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret, struct ckpt_err *err)
+int ckpt_torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, struct ckpt_file **ret,
+                          struct ckpt_err *err)
 {
     size_t len;
     const char *path = ckpt_tree_text(t, p->file, &len);
@@ -17,7 +18,8 @@ int ckpt_torch_piece_file(struct ckpt_tree *t, const struct torch_piece *p, stru
     return r < 0 ? ckpt_fail(err, -r, "%.200s: %s", path, strerror(-r)) : 0;
 }
 
-int ckpt_torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct torch_archive *ret, struct ckpt_err *err)
+int ckpt_torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, struct torch_archive *ret,
+                          struct ckpt_err *err)
 {
     struct ckpt_file *f;
     size_t len;
@@ -25,15 +27,16 @@ int ckpt_torch_piece_open(struct ckpt_tree *t, const struct torch_piece *p, stru
     if (r < 0)
         return r;
     if (p->off > f->st.size || p->len > f->st.size - p->off)
-        r = ckpt_fail(err, EBADMSG, "the file ends before the piece does (%llu bytes at offset %llu)", (unsigned long long)p->len,
-                      (unsigned long long)p->off);
+        r = ckpt_fail(err, EBADMSG, "the file ends before the piece does (%llu bytes at offset %llu)",
+                      (unsigned long long)p->len, (unsigned long long)p->off);
     if (r == 0)
         r = ckpt_torch_archive_open(f, p->off, p->len, ret, err);
     ckpt_file_unref(f);
     return r < 0 ? ckpt_fail_in(err, -r, "%.200s", ckpt_tree_text(t, p->file, &len)) : 0;
 }
 
-int ckpt_torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err)
+int ckpt_torch_piece_load(struct ckpt_tree *t, size_t record, struct torch_graph *ret, uint64_t *ret_cost,
+                          struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct torch_piece piece;

@@ -25,7 +25,8 @@ static int probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_pr
 }
 
 /* Every member's CRC-32, of those too that no leaf shows. */
-static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
+static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                          struct ckpt_err *err)
 {
     struct torch *torch = t->priv;
     struct ckpt_zip *zip = torch->archive.zip;

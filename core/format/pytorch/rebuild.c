@@ -25,11 +25,15 @@ static bool digits(const char *p, size_t len, uint64_t *ret)
 }
 
 /* ('storage', class, key, location, number of elements) */
-int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret, struct ckpt_err *err)
+int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret,
+                               struct ckpt_err *err)
 {
-    if (ckpt_torch_kind(g, id) != TORCH_TUPLE || ckpt_torch_count(g, id) != 5 || !ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") ||
-        !ckpt_torch_is(g, ckpt_torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) || ckpt_torch_kind(g, ckpt_torch_item(g, id, 2)) != TORCH_STR ||
-        ckpt_torch_kind(g, ckpt_torch_item(g, id, 3)) != TORCH_STR || ckpt_torch_kind(g, ckpt_torch_item(g, id, 4)) != TORCH_INT)
+    if (ckpt_torch_kind(g, id) != TORCH_TUPLE || ckpt_torch_count(g, id) != 5 ||
+        !ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") ||
+        !ckpt_torch_is(g, ckpt_torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) ||
+        ckpt_torch_kind(g, ckpt_torch_item(g, id, 2)) != TORCH_STR ||
+        ckpt_torch_kind(g, ckpt_torch_item(g, id, 3)) != TORCH_STR ||
+        ckpt_torch_kind(g, ckpt_torch_item(g, id, 4)) != TORCH_INT)
         return malformed(err, "a persistent id is not that of a storage");
     size_t len;
     int64_t count;
@@ -37,14 +41,15 @@ int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, stru
     *ret = (struct torch_storage){.global = ckpt_torch_global_number(g, ckpt_torch_item(g, id, 1))};
     if (!digits(key, len, &ret->key))
         ret->fault = TORCH_BAD_KEY;
-    else if (!ckpt_torch_int(g, ckpt_torch_item(g, id, 4), &count) || count < 0 || ckpt_mul((uint64_t)count, ckpt_torch_global(ret->global)->itemsize, &ret->size))
+    else if (!ckpt_torch_int(g, ckpt_torch_item(g, id, 4), &count) || count < 0 ||
+             ckpt_mul((uint64_t)count, ckpt_torch_global(ret->global)->itemsize, &ret->size))
         ret->fault = TORCH_BAD_SIZE;
     return 0;
 }
 
 /* The numbers of a size or stride, of which the record keeps CKPT_MAX_DIMS. */
-static int read_numbers(const struct torch_graph *g, torch_value v, uint64_t ret[CKPT_MAX_DIMS], unsigned *ret_count, enum torch_fault *fault,
-                        struct ckpt_err *err)
+static int read_numbers(const struct torch_graph *g, torch_value v, uint64_t ret[CKPT_MAX_DIMS], unsigned *ret_count,
+                        enum torch_fault *fault, struct ckpt_err *err)
 {
     if (ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_SIZE))
         v = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
@@ -103,20 +108,23 @@ static enum torch_fault fault_of(const struct torch_tensor *t, unsigned strides)
     if (t->ndim > CKPT_MAX_DIMS)
         return TORCH_MANY_DIMS;
     const struct ckpt_dtype_info *info = ckpt_dtype_info(t->dtype);
-    if (t->flip && info->klass != CKPT_DC_COMPLEX && (info->klass != CKPT_DC_FLOAT || info->size == 1)) /* the sign is not one bit */
+    if (t->flip && info->klass != CKPT_DC_COMPLEX &&
+        (info->klass != CKPT_DC_FLOAT || info->size == 1)) /* the sign is not one bit */
         return TORCH_NEGATED;
     return inside(t) ? TORCH_FINE : TORCH_OUTSIDE;
 }
 
 /* (storage, offset, size, stride, requires_grad, hooks[, dtype][, metadata]) */
-int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *t, struct ckpt_err *err)
+int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *t,
+                              struct ckpt_err *err)
 {
     uint32_t count = ckpt_torch_count(g, args), fixed = v3 ? 7 : 6;
     unsigned strides;
     int64_t offset;
     if (count != fixed && count != fixed + 1)
         return malformed(err, "a tensor has too few or too many arguments");
-    torch_value storage = ckpt_torch_item(g, args, 0), type = v3 ? ckpt_torch_item(g, args, 6) : ckpt_torch_item(g, args, 0);
+    torch_value storage = ckpt_torch_item(g, args, 0),
+                type = v3 ? ckpt_torch_item(g, args, 6) : ckpt_torch_item(g, args, 0);
     if (ckpt_torch_kind(g, storage) != TORCH_STORAGE)
         return malformed(err, "a tensor has no storage");
     if (ckpt_torch_kind(g, ckpt_torch_item(g, args, 1)) != TORCH_INT)

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Storages and tensors from the tuples that a pickle describes them with. -EUCLEAN: torch.save does not write such; what only makes the
- * tensor impossible is noted as its fault. No state, any thread. */
+/* Storages and tensors from the tuples that a pickle describes them with. -EUCLEAN: torch.save does not write such;
+ * what only makes the tensor impossible is noted as its fault. No state, any thread. */
 #ifndef CKPT_FORMAT_PYTORCH_REBUILD_H
 #define CKPT_FORMAT_PYTORCH_REBUILD_H
 
 #include "core/format/pytorch/graph.h"
 #include "core/format/pytorch/record.h"
 
-int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret,
+                               struct ckpt_err *err) CKPT_MUST_USE;
 /* v3: with a type of its own. */
-int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *ret,
+                              struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

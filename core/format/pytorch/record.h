@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is kept of each array, one after another in a buffer: some twenty bytes, since a checkpoint may have a million. A node's ref says
- * where its record begins. Appended by one thread, then immutable.
+ * What is kept of each array, one after another in a buffer: some twenty bytes, since a checkpoint may have a million.
+ * A node's ref says where its record begins. Appended by one thread, then immutable.
  */
 #ifndef CKPT_FORMAT_PYTORCH_RECORD_H
 #define CKPT_FORMAT_PYTORCH_RECORD_H
@@ -73,11 +73,13 @@ struct torch_sharded {
 size_t ckpt_torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
 size_t ckpt_torch_add_complex(struct ckpt_buf *records, double re, double im);
 size_t ckpt_torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
-size_t ckpt_torch_add_sharded(struct ckpt_buf *records, const struct torch_sharded *s); /* s->boxes of ckpt_torch_add_box follow */
+size_t ckpt_torch_add_sharded(struct ckpt_buf *records,
+                              const struct torch_sharded *s); /* s->boxes of ckpt_torch_add_box follow */
 void ckpt_torch_add_box(struct ckpt_buf *records, unsigned ndim, const struct torch_box *b);
 
 /* For a tensor with a fault: a layout that says what is not supported, or the error of a malformed one. */
-int ckpt_torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_array **ret,
+                            struct ckpt_err *err) CKPT_MUST_USE;
 
 enum torch_record ckpt_torch_record_kind(const struct ckpt_buf *records, size_t at);
 void ckpt_torch_get_tensor(const struct ckpt_buf *records, size_t at, struct torch_tensor *ret);

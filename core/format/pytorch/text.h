@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values of a graph as text: JSON for what is shown as a value, Python's str() for what is a key. No state, any thread. */
+/* Values of a graph as text: JSON for what is shown as a value, Python's str() for what is a key. No state, any thread.
+ */
 #ifndef CKPT_FORMAT_PYTORCH_TEXT_H
 #define CKPT_FORMAT_PYTORCH_TEXT_H
 

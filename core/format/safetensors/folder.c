@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A folder of shards as one tree. The index says which names there are, and in which file each is; only the headers of the files say
- * whether a tensor is an array, so these are read when the folder is opened, and their places are kept. A shard that is missing or
- * malformed spoils its own tensors alone. What else is in the folder are blobs.
+ * A folder of shards as one tree. The index says which names there are, and in which file each is; only the headers of
+ * the files say whether a tensor is an array, so these are read when the folder is opened, and their places are kept. A
+ * shard that is missing or malformed spoils its own tensors alone. What else is in the folder are blobs.
  */
 #include "core/format/safetensors/safetensors_private.h"
 
@@ -133,9 +133,10 @@ static int read_shard(struct folder *f, uint32_t number, struct ckpt_buf *metada
     int r = ckpt_pins_open(f->tree->pins, ckpt_tree_text(f->tree, shard->name, &len), &file);
     if (r < 0)
         return ckpt_fail(err, r == -ENOENT ? EIO : -r, "%s",
-                         r == -ENOENT    ? "this shard is missing"
-                         : r == -EUCLEAN ? "a link that leads out of the source; a folder that holds both can be mounted instead"
-                                         : strerror(-r));
+                         r == -ENOENT ? "this shard is missing"
+                         : r == -EUCLEAN
+                             ? "a link that leads out of the source; a folder that holds both can be mounted instead"
+                             : strerror(-r));
     shard->ino = file->st.ino;
     shard->size = file->st.size;
     shard->mtime_ns = file->st.mtime_ns;
@@ -167,7 +168,8 @@ static int read_shards(struct folder *f, struct ckpt_buf *metadata)
     return 0;
 }
 
-int ckpt_safetensors_folder_locate(struct ckpt_tree *t, uint32_t entry, struct ckpt_file **ret, uint64_t *ret_place, struct ckpt_err *err)
+int ckpt_safetensors_folder_locate(struct ckpt_tree *t, uint32_t entry, struct ckpt_file **ret, uint64_t *ret_place,
+                                   struct ckpt_err *err)
 {
     const struct safetensors *s = t->priv;
     const struct safetensors_entry *e = &s->entries[entry];
@@ -261,7 +263,8 @@ static int join_metadata(struct folder *f, struct ckpt_buf *index, const struct 
 
 static int load(struct folder *f)
 {
-    struct ckpt_buf metadata = {.max = SAFETENSORS_MAX_METADATA}, shard_metadata = {.max = SAFETENSORS_MAX_METADATA + 1};
+    struct ckpt_buf metadata = {.max = SAFETENSORS_MAX_METADATA},
+                    shard_metadata = {.max = SAFETENSORS_MAX_METADATA + 1};
     int r = ckpt_safetensors_index_each(f->index, note_entry, f, &metadata, f->err);
     if (r == 0)
         r = number_shards(f);
@@ -301,7 +304,8 @@ int ckpt_safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree 
     if (r == 0)
         r = ckpt_pins_open(o->pins, f.index_name, &f.index);
     if (r < 0)
-        return ckpt_fail(err, -r, "%s: %s", f.index_name, r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
+        return ckpt_fail(err, -r, "%s: %s", f.index_name,
+                         r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
     r = ckpt_safetensors_tree_new(o, &f.tree, err);
     if (r == 0) {
         f.own = f.tree->priv;

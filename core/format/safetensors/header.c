@@ -13,16 +13,18 @@ static int open_header(struct ckpt_file *file, size_t max_window, struct safeten
 {
     uint64_t size = file->st.size, n = 0;
     if (size < LENGTH)
-        return ckpt_fail(err, EBADMSG, "the file has %llu bytes, fewer than the length that it should begin with", (unsigned long long)size);
+        return ckpt_fail(err, EBADMSG, "the file has %llu bytes, fewer than the length that it should begin with",
+                         (unsigned long long)size);
     ssize_t got = ckpt_file_read(file, &n, LENGTH, 0);
     if (got != LENGTH)
-        return ckpt_fail(err, got < 0 ? (int)-got : EBADMSG, "%s", got < 0 ? strerror((int)-got) : "the file ends too early");
+        return ckpt_fail(err, got < 0 ? (int)-got : EBADMSG, "%s",
+                         got < 0 ? strerror((int)-got) : "the file ends too early");
     if (n > SAFETENSORS_MAX_HEADER)
         return ckpt_fail(err, EUCLEAN, "a header of %llu bytes: more than %llu", (unsigned long long)n,
                          (unsigned long long)SAFETENSORS_MAX_HEADER);
     if (n > size - LENGTH)
-        return ckpt_fail(err, EBADMSG, "the file ends within its header: it has %llu bytes, the header alone %llu", (unsigned long long)size,
-                         (unsigned long long)n);
+        return ckpt_fail(err, EBADMSG, "the file ends within its header: it has %llu bytes, the header alone %llu",
+                         (unsigned long long)size, (unsigned long long)n);
     size_t window = (size_t)CKPT_MIN(n, (uint64_t)max_window);
     uint8_t *p = malloc(window + 1);
     if (!p)
@@ -30,7 +32,8 @@ static int open_header(struct ckpt_file *file, size_t max_window, struct safeten
     *ret = (struct safetensors_header){
         .file = file,
         .data = LENGTH + n,
-        .tokens = {.file = file, .begin = LENGTH, .end = LENGTH + n, .window = p, .size = window, .base = LENGTH, .err = err},
+        .tokens =
+            {.file = file, .begin = LENGTH, .end = LENGTH + n, .window = p, .size = window, .base = LENGTH, .err = err},
     };
     return 0;
 }
@@ -75,7 +78,8 @@ static int take_type(struct tokens *t, struct safetensors_tensor *ret, unsigned 
     return 0;
 }
 
-/* *ret_elements: the product. It is checked as if no dimension were 0, so that what is computed of the shape later cannot overflow. */
+/* *ret_elements: the product. It is checked as if no dimension were 0, so that what is computed of the shape later
+ * cannot overflow. */
 static int take_shape(struct tokens *t, struct safetensors_tensor *ret, uint64_t *ret_elements)
 {
     uint64_t size, product = 1;
@@ -128,7 +132,9 @@ static int take_member(struct tokens *t, const struct ckpt_buf *key, struct memb
     if (*seen[which])
         return ckpt_tokens_fail(t, "a member of a tensor that is there twice");
     *seen[which] = true;
-    return which == 0 ? take_type(t, ret, &m->bits) : which == 1 ? take_shape(t, ret, &m->elements) : take_offsets(t, &m->begin, &m->end);
+    return which == 0   ? take_type(t, ret, &m->bits)
+           : which == 1 ? take_shape(t, ret, &m->elements)
+                        : take_offsets(t, &m->begin, &m->end);
 }
 
 static int settle_tensor(struct safetensors_header *h, const struct member *m, struct safetensors_tensor *ret)
@@ -144,8 +150,9 @@ static int settle_tensor(struct safetensors_header *h, const struct member *m, s
     if (m->begin > m->end || m->end - m->begin != bits / 8)
         return ckpt_tokens_fail(t, "data_offsets that do not fit dtype and shape");
     if (m->end > size)
-        return ckpt_fail(t->err, EBADMSG, "the file ends within its data: it has %llu bytes of them, and a tensor ends at %llu", (unsigned long long)size,
-                         (unsigned long long)m->end);
+        return ckpt_fail(t->err, EBADMSG,
+                         "the file ends within its data: it has %llu bytes of them, and a tensor ends at %llu",
+                         (unsigned long long)size, (unsigned long long)m->end);
     ret->off = h->data + m->begin;
     ret->len = bits / 8;
     return 0;
@@ -171,7 +178,8 @@ static int take_tensor(struct safetensors_header *h, struct safetensors_tensor *
     return r < 0 ? r : settle_tensor(h, &m, ret);
 }
 
-int ckpt_safetensors_header_tensor(struct ckpt_file *file, uint64_t place, struct ckpt_buf *name, struct safetensors_tensor *ret, struct ckpt_err *err)
+int ckpt_safetensors_header_tensor(struct ckpt_file *file, uint64_t place, struct ckpt_buf *name,
+                                   struct safetensors_tensor *ret, struct ckpt_err *err)
 {
     struct safetensors_header h;
     int r = open_header(file, SMALL_WINDOW, &h, err);
@@ -225,7 +233,8 @@ static int take_metadata(struct tokens *t, struct ckpt_buf *out)
 
 /* --- all of it --- */
 
-static int walk(struct safetensors_header *h, struct ckpt_buf *metadata, safetensors_visit *visit, void *arg, struct ckpt_err *err)
+static int walk(struct safetensors_header *h, struct ckpt_buf *metadata, safetensors_visit *visit, void *arg,
+                struct ckpt_err *err)
 {
     struct tokens *t = &h->tokens;
     struct safetensors_tensor tensor;
@@ -239,8 +248,8 @@ static int walk(struct safetensors_header *h, struct ckpt_buf *metadata, safeten
         name.len = 0;
         r = ckpt_tokens_string(t, &name);
         if (r == 0 && ckpt_buf_error(&name))
-            r = ckpt_fail(err, ckpt_buf_error(&name) == -ENOMEM ? ENOMEM : EOPNOTSUPP, "the name of a tensor is longer than %zu bytes",
-                          SAFETENSORS_MAX_NAME);
+            r = ckpt_fail(err, ckpt_buf_error(&name) == -ENOMEM ? ENOMEM : EOPNOTSUPP,
+                          "the name of a tensor is longer than %zu bytes", SAFETENSORS_MAX_NAME);
         if (r == 0)
             r = ckpt_tokens_take(t, ':');
         if (r < 0)
@@ -258,7 +267,8 @@ static int walk(struct safetensors_header *h, struct ckpt_buf *metadata, safeten
     return r < 0 ? r : ckpt_tokens_end(t);
 }
 
-int ckpt_safetensors_header_each(struct safetensors_header *h, safetensors_visit *visit, void *arg, struct ckpt_err *err)
+int ckpt_safetensors_header_each(struct safetensors_header *h, safetensors_visit *visit, void *arg,
+                                 struct ckpt_err *err)
 {
     return walk(h, NULL, visit, arg, err);
 }
@@ -307,12 +317,14 @@ static int check_ranges(const struct safetensors_header *h, struct ranges *all)
         qsort(all->ranges, all->count, sizeof *all->ranges, by_place);
     for (size_t i = 0; i < all->count; i++) {
         if (all->ranges[i].off != at)
-            return ckpt_fail(all->err, EUCLEAN, "the data of the tensors %s at byte %llu", all->ranges[i].off < at ? "overlap" : "have a hole",
+            return ckpt_fail(all->err, EUCLEAN, "the data of the tensors %s at byte %llu",
+                             all->ranges[i].off < at ? "overlap" : "have a hole",
                              (unsigned long long)CKPT_MIN(at, all->ranges[i].off));
         at += all->ranges[i].len;
     }
     if (at != h->file->st.size)
-        return ckpt_fail(all->err, EUCLEAN, "%llu bytes follow the last tensor", (unsigned long long)(h->file->st.size - at));
+        return ckpt_fail(all->err, EUCLEAN, "%llu bytes follow the last tensor",
+                         (unsigned long long)(h->file->st.size - at));
     return 0;
 }
 

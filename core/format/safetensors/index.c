@@ -18,8 +18,8 @@ static int take_entry(struct tokens *t, struct ckpt_buf *tensor, struct ckpt_buf
     tensor->len = shard->len = 0;
     int r = ckpt_tokens_string(t, tensor);
     if (r == 0 && ckpt_buf_error(tensor))
-        return ckpt_fail(t->err, ckpt_buf_error(tensor) == -ENOMEM ? ENOMEM : EOPNOTSUPP, "the name of a tensor is longer than %zu bytes",
-                         SAFETENSORS_MAX_NAME);
+        return ckpt_fail(t->err, ckpt_buf_error(tensor) == -ENOMEM ? ENOMEM : EOPNOTSUPP,
+                         "the name of a tensor is longer than %zu bytes", SAFETENSORS_MAX_NAME);
     if (r == 0)
         r = ckpt_tokens_take(t, ':');
     if (r == 0 && ckpt_tokens_peek(t) != '"')
@@ -47,7 +47,8 @@ static int take_map(struct tokens *t, safetensors_index_visit *visit, void *arg)
     return r;
 }
 
-int ckpt_safetensors_index_each(struct ckpt_file *file, safetensors_index_visit *visit, void *arg, struct ckpt_buf *metadata, struct ckpt_err *err)
+int ckpt_safetensors_index_each(struct ckpt_file *file, safetensors_index_visit *visit, void *arg,
+                                struct ckpt_buf *metadata, struct ckpt_err *err)
 {
     if (file->st.size > SAFETENSORS_MAX_HEADER)
         return ckpt_fail(err, EUCLEAN, "an index of %llu bytes: more than %llu", (unsigned long long)file->st.size,
@@ -72,7 +73,8 @@ int ckpt_safetensors_index_each(struct ckpt_file *file, safetensors_index_visit 
             has_map = true;
         } else if (key.len == 8 && !memcmp(key.data, "metadata", 8)) {
             bool object = ckpt_tokens_peek(&t) == '{';
-            r = has_metadata ? ckpt_tokens_fail(&t, "metadata is there twice") : ckpt_tokens_value(&t, object ? metadata : NULL);
+            r = has_metadata ? ckpt_tokens_fail(&t, "metadata is there twice")
+                             : ckpt_tokens_value(&t, object ? metadata : NULL);
             has_metadata = true;
         } else
             r = ckpt_tokens_value(&t, NULL);

@@ -8,7 +8,8 @@
 /* --- a tensor --- */
 
 /* Where the tensor of a node is, read again from its header. The caller unrefs the file. */
-static int locate(struct ckpt_tree *t, uint32_t node, struct ckpt_file **ret_file, struct safetensors_tensor *ret, struct ckpt_err *err)
+static int locate(struct ckpt_tree *t, uint32_t node, struct ckpt_file **ret_file, struct safetensors_tensor *ret,
+                  struct ckpt_err *err)
 {
     struct safetensors *s = t->priv;
     struct ckpt_buf name = {.max = SAFETENSORS_MAX_NAME};
@@ -44,7 +45,8 @@ static int safetensors_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_ar
         return r;
     ckpt_file_unref(f);
     if (tensor.ndim > CKPT_MAX_DIMS)
-        return ckpt_layout_unsupported(tensor.type, CKPT_MAX_DIMS, tensor.shape, "an array of more than 32 dimensions", ret, err);
+        return ckpt_layout_unsupported(tensor.type, CKPT_MAX_DIMS, tensor.shape, "an array of more than 32 dimensions",
+                                       ret, err);
     return ckpt_recent_layouts_get(&s->layouts, tensor.dtype, false, (unsigned)tensor.ndim, tensor.shape, ret, err);
 }
 
@@ -57,7 +59,8 @@ static int safetensors_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_exte
         const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
         int r = ckpt_pins_open(t->pins, path, &f);
         if (r < 0)
-            return ckpt_fail(err, -r, "%s: %s", path, r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
+            return ckpt_fail(err, -r, "%s: %s", path,
+                             r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
         *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
         return 0;
     }
@@ -68,13 +71,14 @@ static int safetensors_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_exte
 }
 
 /* All elements are one chunk. */
-static int safetensors_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index, struct ckpt_extent *ret,
-                             struct ckpt_err *err)
+static int safetensors_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                             struct ckpt_extent *ret, struct ckpt_err *err)
 {
     return safetensors_blob(t, node, ret, err);
 }
 
-static int safetensors_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret, struct ckpt_err *err)
+static int safetensors_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                              struct ckpt_err *err)
 {
     *ret = a->nbytes;
     return 0;
@@ -84,7 +88,8 @@ static int safetensors_stored(struct ckpt_tree *t, uint32_t node, const struct c
 static void safetensors_pin(struct ckpt_tree *t, uint32_t node)
 {
     struct ckpt_extent e = {0};
-    if (!((struct safetensors *)t->priv)->file && t->nodes[node].kind != CKPT_NODE_DIR && safetensors_blob(t, node, &e, NULL) == 0)
+    if (!((struct safetensors *)t->priv)->file && t->nodes[node].kind != CKPT_NODE_DIR &&
+        safetensors_blob(t, node, &e, NULL) == 0)
         ckpt_extent_clear(&e);
 }
 
@@ -111,7 +116,8 @@ static void safetensors_describe(struct ckpt_tree *t, uint32_t node, struct ckpt
     ckpt_buf_add_json_string(json, shard, len);
 }
 
-static int safetensors_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
+static int safetensors_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret,
+                              struct ckpt_err *err)
 {
     const struct safetensors *s = t->priv;
     return s->file ? 1 : ckpt_rights_of_folder(t, node, whole, ret, err);
@@ -120,7 +126,8 @@ static int safetensors_rights(struct ckpt_tree *t, uint32_t node, bool whole, st
 static size_t safetensors_memory(const struct ckpt_tree *t)
 {
     const struct safetensors *s = t->priv;
-    return sizeof *s + s->shard_count * sizeof *s->shards + s->entry_cap * sizeof *s->entries + (t->metadata ? strlen(t->metadata) : 0);
+    return sizeof *s + s->shard_count * sizeof *s->shards + s->entry_cap * sizeof *s->entries +
+           (t->metadata ? strlen(t->metadata) : 0);
 }
 
 static void safetensors_close(struct ckpt_tree *t)

@@ -8,7 +8,8 @@
 int ckpt_tokens_fail(struct tokens *t, const char *what)
 {
     if (t->error)
-        return ckpt_fail(t->err, -t->error, "%s", t->error == -EBADMSG ? "the file ends too early" : strerror(-t->error));
+        return ckpt_fail(t->err, -t->error, "%s",
+                         t->error == -EBADMSG ? "the file ends too early" : strerror(-t->error));
     return ckpt_fail(t->err, EUCLEAN, "not valid JSON at byte %llu: %s", (unsigned long long)(t->base + t->at), what);
 }
 
@@ -135,7 +136,9 @@ static int take_hex(struct tokens *t, uint32_t *ret)
 {
     *ret = 0;
     for (int i = 0; i < 4; i++) {
-        int c = next(t), digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        int c = next(t), digit = c >= '0' && c <= '9'                 ? c - '0'
+                                 : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                                      : -1;
         if (c < 0 || digit < 0)
             return ckpt_tokens_fail(t, "an escape is not four hex digits");
         *ret = *ret << 4 | (uint32_t)digit;
@@ -274,10 +277,14 @@ static int take_literal(struct tokens *t, struct ckpt_buf *out)
         ckpt_buf_clear(&string);
         return r;
     }
-    case 't': return take_word(t, "true", out);
-    case 'f': return take_word(t, "false", out);
-    case 'n': return take_word(t, "null", out);
-    default: return take_number(t, out);
+    case 't':
+        return take_word(t, "true", out);
+    case 'f':
+        return take_word(t, "false", out);
+    case 'n':
+        return take_word(t, "null", out);
+    default:
+        return take_number(t, out);
     }
 }
 

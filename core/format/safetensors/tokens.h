@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * JSON in a range of a file, token by token, and strictly: exactly RFC 8259, well-formed UTF-8, paired surrogates, whole numbers without
- * sign, point or exponent. Nothing is kept but a window, so memory depends neither on the length of the text nor on what it holds. An
- * error is told in *err with the byte where it was seen. One thread.
+ * JSON in a range of a file, token by token, and strictly: exactly RFC 8259, well-formed UTF-8, paired surrogates,
+ * whole numbers without sign, point or exponent. Nothing is kept but a window, so memory depends neither on the length
+ * of the text nor on what it holds. An error is told in *err with the byte where it was seen. One thread.
  */
 #ifndef CKPT_FORMAT_SAFETENSORS_TOKENS_H
 #define CKPT_FORMAT_SAFETENSORS_TOKENS_H
@@ -15,9 +15,9 @@ struct tokens {
     uint64_t begin, end;    /* of the text in the file */
     uint8_t *window;        /* the caller's, size bytes */
     size_t size;
-    uint64_t base;          /* of what is in the window, in the file */
+    uint64_t base; /* of what is in the window, in the file */
     size_t at, len;
-    int error;              /* of the medium */
+    int error; /* of the medium */
     struct ckpt_err *err;
 };
 
@@ -32,9 +32,11 @@ int ckpt_tokens_fail(struct tokens *t, const char *what);
 
 /* Take what must come: one of {}[]:, */
 int ckpt_tokens_take(struct tokens *t, char c) CKPT_MUST_USE;
-/* After the beginning of an object or array (*first is true), or behind an element of it: 1, or 0 for its end, which is taken. */
+/* After the beginning of an object or array (*first is true), or behind an element of it: 1, or 0 for its end, which is
+ * taken. */
 int ckpt_tokens_more(struct tokens *t, char end, bool *first) CKPT_MUST_USE;
-/* A string, decoded, to the end of *out (NULL: nowhere). What does not fit there is an error of the buffer's, none of the text's. */
+/* A string, decoded, to the end of *out (NULL: nowhere). What does not fit there is an error of the buffer's, none of
+ * the text's. */
 int ckpt_tokens_string(struct tokens *t, struct ckpt_buf *out) CKPT_MUST_USE;
 int ckpt_tokens_u64(struct tokens *t, uint64_t *ret) CKPT_MUST_USE;
 /* Any value; its text without white space goes to the end of *out (NULL: nowhere). */
