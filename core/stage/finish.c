@@ -75,7 +75,9 @@ int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwr
     r = ckpt_store_config_read(set->store, &config, err);
     if (!*id)
         ckpt_random_hex(id, 16);
-    if (r == 0 && (r = ckpt_disk_replace(step->work, "commit", id, strlen(id))) < 0)
+    if (r == 0 && !put) /* a part's id is noted by who puts it */
+        r = ckpt_disk_replace(step->work, "commit", id, strlen(id));
+    if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     struct ckpt_commit c = {
         .store = set->store,

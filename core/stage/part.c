@@ -13,12 +13,24 @@
 struct putting {
     struct ckpt_writers *writers;
     const struct ckpt_stage_options *opt;
+    const char *id;              /* of the part */
+    char before[STAGE_PART_IDS]; /* of the parts that may be there from earlier commits, a line each */
 };
 
+/* While the part takes the place of the one before it, either may be the one that the whole is made of. A process that
+ * is killed meanwhile must find its step among the committed ones by either id. */
 static int put_part(void *arg, int work, const char *manifest, struct ckpt_err *err)
 {
     struct putting *p = arg;
-    return ckpt_writers_put(p->writers, p->opt->writer, p->opt->writers, work, manifest, err);
+    char ids[STAGE_PART_IDS];
+    snprintf(ids, sizeof ids, "%s\n%.*s", p->id, STAGE_PART_IDS - CKPT_MANIFEST_ID - 1, p->before);
+    int r = ckpt_disk_replace(work, "commit", ids, strlen(ids));
+    if (r < 0)
+        return ckpt_fail(err, -r, "the part's id cannot be noted: %s", strerror(-r));
+    r = ckpt_writers_put(p->writers, p->opt->writer, p->opt->writers, work, manifest, err);
+    if (r == 0 && *p->before)
+        (void)!ckpt_disk_replace(work, "commit", p->id, strlen(p->id)); /* else one id too many is noted, of no part */
+    return r;
 }
 
 /* --- the whole --- */
@@ -111,14 +123,14 @@ static bool is_committed(struct ckpt_stages *set, const char *name)
 int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted, struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
-    struct putting p = {.opt = &set->opt};
-    char part[33] = "", before[64] = "";
+    char part[CKPT_MANIFEST_ID] = "";
+    struct putting p = {.opt = &set->opt, .id = part};
     if (*step->base_id)
         return ckpt_fail(
             err, EOPNOTSUPP,
             "%s: several writers make a new step; a committed one is changed in a mount without writers=", name);
-    (void)!ckpt_stage_read_text(step->work, "commit", before, sizeof before);
-    int r = ckpt_writers_open(set->store, name, before, &p.writers, err);
+    (void)!ckpt_stage_read_text(step->work, "commit", p.before, sizeof p.before);
+    int r = ckpt_writers_open(set->store, name, p.before, &p.writers, err);
     if (r < 0)
         return r;
     if (!set->opt.overwrite && !ckpt_writers_made(p.writers) && is_committed(set, name))

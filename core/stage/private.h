@@ -249,6 +249,8 @@ int ckpt_stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_
  * JSON object. */
 #define STAGE_METADATA     "metadata"
 #define STAGE_METADATA_MAX CKPT_MANIFEST_HEAD_MAX
+#define STAGE_PART_IDS     (16 * CKPT_MANIFEST_ID + 1) /* of the file `commit`: ids, a line each; older ones are cut off \
+                                                        */
 int ckpt_stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* --- stage_commit.c --- */

@@ -161,20 +161,23 @@ static void *settler(void *arg)
 /* Did the commit that this step was in the middle of happen? */
 static bool was_committed(struct stage_step *step, const char *name)
 {
-    char id[64];
-    if (ckpt_stage_read_text(step->work, "commit", id, sizeof id) < 0)
+    char ids[STAGE_PART_IDS];
+    if (ckpt_stage_read_text(step->work, "commit", ids, sizeof ids) < 0)
         return false;
-    if (ckpt_writers_was_done(step->set->store, name, id))
+    if (ckpt_writers_was_done(step->set->store, name, ids))
+        return true;
+    ids[strcspn(ids, "\n")] = 0;
+    if (ckpt_store_step_is(step->set->store, name, ids) == 1)
         return true;
     /* It may have been committed under another name, by a rename: then the name in the head tells nothing of ours. */
     struct ckpt_store_step *steps;
     size_t count;
-    bool found = ckpt_store_step_is(step->set->store, name, id) == 1;
-    if (!found && ckpt_store_steps(step->set->store, true, &steps, &count, NULL) == 0) {
-        for (size_t i = 0; i < count; i++)
-            found |= !strcmp(steps[i].id, id);
-        ckpt_store_steps_free(steps, count);
-    }
+    bool found = false;
+    if (ckpt_store_steps(step->set->store, true, &steps, &count, NULL) < 0)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        found |= !strcmp(steps[i].id, ids);
+    ckpt_store_steps_free(steps, count);
     return found;
 }
 

@@ -136,6 +136,19 @@ static int open_place(struct ckpt_writers *w)
     return w->dir < 0 ? -errno : 0;
 }
 
+/* Is one of the ids, a line each, among those in `done`? */
+static bool names_any(const char *done, const char *ids)
+{
+    char id[CKPT_MANIFEST_ID];
+    for (const char *p = ids; *p; p += strcspn(p, "\n"), p += *p == '\n') {
+        size_t len = strcspn(p, "\n");
+        snprintf(id, sizeof id, "%.*s", (int)len, p);
+        if (len && len < sizeof id && strstr(done, id))
+            return true;
+    }
+    return false;
+}
+
 int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret,
                       struct ckpt_err *err)
 {
@@ -156,7 +169,7 @@ int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before
         r = CKPT_MIN(lock, 0);
         CKPT_AUTOFREE char *done = NULL;
         if (r == 0 && read_text(w->dir, "done", &done) == 0) {
-            w->made = *before && strstr(done, before);
+            w->made = names_any(done, before);
             if (!w->made && (r = put_aside(s, step)) == 0) /* of a step of that name that was there before */
                 r = -ESTALE;
         }
@@ -579,7 +592,7 @@ bool ckpt_writers_made(const struct ckpt_writers *w)
     return w->made;
 }
 
-bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *part)
+bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *ids)
 {
     char path[CKPT_STEP_NAME + 16];
     struct ckpt_writers w = {.store = s, .dir = -1};
@@ -592,7 +605,7 @@ bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *p
     if (dir < 0)
         return false;
     CKPT_AUTOFD int lock = lock_place(&w); /* who has made the step may have been killed before saying so */
-    return lock >= 0 && read_text(dir, "done", &text) == 0 && strstr(text, part);
+    return lock >= 0 && read_text(dir, "done", &text) == 0 && names_any(text, ids);
 }
 
 static int any_part(void *arg, int dir, const char *name)

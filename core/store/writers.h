@@ -15,7 +15,7 @@
 struct ckpt_writers; /* of one step */
 
 /* The place where the parts of a step meet, made if need be. What an earlier step of that name has left is put aside,
- * but for one that the part `before`, which this writer had there before (""), has become part of. */
+ * but for one that a part of this writer has become part of: `before` has the ids of those, a line each. */
 int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret,
                       struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_writers_close(struct ckpt_writers *w);
@@ -45,8 +45,8 @@ int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_er
 /* Those that are not there, as text ("1, 3"). */
 void ckpt_writers_missing(struct ckpt_writers *w, unsigned n, char *buf, size_t len);
 
-/* Was a part with this id made into a step of that name? */
-bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *part);
+/* Was a part with one of these ids (a line each) made into a step of that name? */
+bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *ids);
 /* A writer gives its part up. */
 int ckpt_writers_withdraw(struct ckpt_store *s, const char *step, unsigned k, unsigned n) CKPT_MUST_USE;
 /* Each part that still waits; what it names must stay. -ENOENT of a part that goes meanwhile is no error. */

@@ -567,3 +567,52 @@ def test_both_killed_when_the_step_is_made(mount, root, tmp_path):
             assert state(m / f"{step}") == "committed" and sorted(os.listdir(m / f"{step}")) == ["0", "1"]
         return
     raise AssertionError(f"none of {calls} calls lies between the step and the word")
+
+
+def test_killed_when_it_comes_again(mount, root):
+    """One of two writers has come, waits in vain, and is killed at each call when it comes again; then the other one comes. Whether the step has the first
+    part or the second: the mounts show what is committed, and not what was staged of it."""
+    def pair(*prefix):
+        return [mount(root, "writers=2", f"writer={k}", "commit_timeout=0.2" if k else "commit_timeout=20", prefix=prefix if k else ()) for k in range(2)]
+
+    def sync(m, step, expected):
+        try:
+            trees.commit(m / f"{step}")
+        except OSError as e:
+            assert e.errno in expected, e
+            return e.errno
+        return 0
+
+    dead, killed, late = (errno.ENOTCONN, errno.ECONNABORTED), 0, 0
+    for turn in range(1, 1000):
+        try:
+            mounts = pair("env", f"CKPTFS_DISK_FAIL={turn}:KILL")
+        except AssertionError:                             # at a call that the mount itself makes
+            mount(root, "writers=2", "writer=0").stop()
+            continue
+        said = 0
+        try:
+            (mounts[1] / f"{turn}").mkdir()
+            (mounts[1] / f"{turn}/1").write_text("1")
+            said = sync(mounts[1], turn, (errno.ETIMEDOUT, *dead))
+            if said == errno.ETIMEDOUT:
+                said = sync(mounts[1], turn, (errno.ETIMEDOUT, *dead))
+                killed += said in dead
+        except OSError as e:
+            assert e.errno in dead, e
+        if said == errno.ETIMEDOUT:
+            break                                          # the call comes later than all that is looked at
+        mounts[1].crash()
+        (mounts[0] / f"{turn}").mkdir()
+        (mounts[0] / f"{turn}/0").write_text("0")
+        has_part = (root / f".ckptstore/writers/{turn}/1-of-2.json").exists()
+        if has_part:
+            assert sync(mounts[0], turn, ()) == 0
+        again = mount(root, "writers=2", "writer=1")
+        if has_part:
+            late += 1
+            for m in mounts[0], again:
+                assert state(m / f"{turn}") == "committed" and sorted(os.listdir(m / f"{turn}")) == ["0", "1"], turn
+        again.stop()
+        mounts[0].stop()
+    assert killed > 3 and late > 3, (killed, late)
