@@ -54,6 +54,13 @@ def read_tree(top, mine=lambda path: True):
     return found
 
 
+def read_links(top, tree):
+    """{path: a name of the file} of the files in a tree that share theirs with others."""
+    inodes = {path: os.lstat(os.path.join(top, path)).st_ino for path, state in tree.items() if state[0] == "file"}
+    names = Counter(inodes.values())
+    return {path: f"inode {number}" for path, number in inodes.items() if names[number] > 1}
+
+
 def said(state):
     """A state, in short."""
     if state is None:
@@ -371,7 +378,8 @@ class Worker:
         self.under_way = self.syncing = None
         self.tree, self.history, self.since = found, [found], 0
         self.committed.append(found)
-        self.links = {p: n for p, n in self.links.items() if p in found}
+        self.links = read_links(self.path(""), found)      # a call that died may have made one, or moved one
+        self.trace = self.trace[-30:] + ["crash"]
 
     def explain(self, found, moments):
         mixed = all(any(found.get(p) == m.get(p) for m in moments) for p in {*found, *(q for m in moments for q in m)})
