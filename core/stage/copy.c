@@ -124,12 +124,6 @@ static int copy_content(struct stage_step *step, int fd, const struct ckpt_manif
     return r < 0 ? r : ckpt_stage_make_ref(fd, &ref);
 }
 
-static int set_leaf_time(int fd, const struct ckpt_manifest_node *n)
-{
-    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
-    return ckpt_disk_set_times(fd, times);
-}
-
 /* A new file with its content and attributes: a descriptor. */
 static int make_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n,
                      struct ckpt_err *err)
@@ -148,8 +142,9 @@ static int make_leaf(struct stage_step *step, int dir, const char *path, const s
 /* The length that it should have on disk, though it does not count, and the time. */
 static int finish_leaf(int fd, const struct ckpt_manifest_node *n)
 {
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
     int r = is_ref(n) ? ckpt_disk_truncate(fd, n->size) : 0;
-    return r < 0 ? r : set_leaf_time(fd, n);
+    return r < 0 ? r : ckpt_disk_set_times(fd, times);
 }
 
 int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, const struct ckpt_manifest_node *n,
@@ -171,7 +166,7 @@ int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name, con
     CKPT_AUTOFD int fd = make_leaf(step, step->work, temp, n, NULL);
     if (fd < 0)
         return fd;
-    int r = set_leaf_time(fd, n);
+    int r = finish_leaf(fd, n); /* before others see it, who may make it longer */
     if (r == 0)
         r = ckpt_disk_rename(step->work, temp, dir, name, RENAME_NOREPLACE);
     if (r < 0) {
@@ -179,7 +174,6 @@ int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name, con
         return r;
     }
     atomic_store(&step->unsynced, true);
-    (void)!finish_leaf(fd, n); /* it is all there */
     return 0;
 }
 

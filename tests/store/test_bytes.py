@@ -222,6 +222,30 @@ def test_a_link_is_whole_or_not_there(mount, root):
     assert os.stat(m / "2/f").st_mtime_ns == os.stat(m / "1/f").st_mtime_ns
 
 
+def test_append_while_a_link_is_made(mount, root):
+    """A link that others see is all there: what they write to it at once stays. The directory is reached in two ways, so that the kernel
+    keeps nobody out of it."""
+    old, new = bytes(range(256)) * 1000, b"appended"
+    m = mount(root, trees.EXPLICIT)
+    for name in "1", "2":
+        (m / name).mkdir()
+        (m / name / "f").write_bytes(old + name.encode())
+        commit(m / name)
+    m.stop()
+    m = mount(root, trees.EXPLICIT, prefix=("env", "CKPTFS_DISK_SLOW=rename:1000"))
+    committed = os.open(m / "2", os.O_RDONLY | os.O_DIRECTORY)
+    (m / "2/other").write_bytes(b"makes a staged copy")
+    maker = threading.Thread(target=os.link, args=(m / "1/f", "g"), kwargs={"dst_dir_fd": committed})
+    maker.start()
+    util.wait_for(lambda: (m / "2/g").exists(), every=0.01)
+    with open(m / "2/g", "ab") as f:
+        f.write(new)
+    assert maker.is_alive()
+    maker.join()
+    os.close(committed)
+    assert (m / "2/g").read_bytes() == old + b"1" + new
+
+
 def test_mode_after_a_commit_that_was_killed(mount, root, tmp_path):
     """A commit is killed before a file has become an object, at each call of it; then the file gets another mode, and that is committed."""
     data, trace = np.random.default_rng(0).bytes(100_000), tmp_path / "trace"
