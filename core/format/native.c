@@ -337,7 +337,7 @@ static void store_close(struct ckpt_tree *t)
     free(s);
 }
 
-static const struct ckpt_format store_format = {
+static const struct ckpt_tree_ops store_ops = {
     .name = "ckptfs",
     .layout = store_layout,
     .chunk = store_chunk,
@@ -515,7 +515,7 @@ static int store_open(const struct ckpt_opening *o, struct ckpt_tree **ret, stru
 {
     struct ckpt_tree *t;
     struct store *s = calloc(1, sizeof *s);
-    if (!s || ckpt_tree_new(&store_format, o->pins, &t) < 0) {
+    if (!s || ckpt_tree_new(&store_ops, o->pins, &t) < 0) {
         free(s);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }

@@ -146,7 +146,7 @@ static int check_leaf(struct verifier *v, uint32_t node, struct ckpt_err *err)
         r = check_object(v, n.object, err);
     if (r < 0 || (n.kind != CKPT_NODE_VALUE && own && has_hash(&v->right, n.sha256)))
         return r;
-    r = v->tree->format->file(v->tree, node, &e, err);
+    r = v->tree->ops->file(v->tree, node, &e, err);
     if (r == 0)
         r = ckpt_manifest_is_sparse(&n) ? check_sparse(v, &e, n.object, err) : check_extent(v, &e, n.sha256, err);
     ckpt_extent_clear(&e);

@@ -53,9 +53,9 @@ void ckpt_source_node_attr(const struct node *n, struct ckpt_attr *ret)
 int ckpt_source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret, struct ckpt_err *err)
 {
     const struct node *n = t->node;
-    const struct ckpt_format *format = t->tree->format;
+    const struct ckpt_tree_ops *ops = t->tree->ops;
     struct ckpt_rights top = ckpt_rights_of(n->st.mode, n->st.uid, n->st.gid, n->st.type == CKPT_FT_DIR);
-    int r = format->rights ? format->rights(t->tree, node, whole, ret, err) : 1;
+    int r = ops->rights ? ops->rights(t->tree, node, whole, ret, err) : 1;
     if (r == 1)
         *ret = top;
     else if (r == 0 && !node) /* its own directory is told by the node */
@@ -76,17 +76,17 @@ static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_e
 {
     struct ckpt_leaf_attrs own;
     struct ckpt_rights rights;
-    const struct ckpt_format *format = t->tree->format;
+    const struct ckpt_tree_ops *ops = t->tree->ops;
     bool dir = t->tree->nodes[t->file.node].kind == CKPT_NODE_DIR, view = t->file.view != CKPT_VIEW_LISTED;
-    if ((dir && view) || (!format->attrs && format->rights)) {
+    if ((dir && view) || (!ops->attrs && ops->rights)) {
         int r = ckpt_source_rights(t, t->file.node, view, &rights, err);
         if (r == 0)
             set_rights(&rights, dir && !view, ret);
         return r;
     }
-    if (!format->attrs)
+    if (!ops->attrs)
         return 0;
-    int r = format->attrs(t->tree, t->file.node, &own, err);
+    int r = ops->attrs(t->tree, t->file.node, &own, err);
     if (r < 0)
         return r;
     ret->mode = own.mode & (t->node->writable ? 07777 : 0555);

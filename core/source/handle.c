@@ -96,8 +96,8 @@ int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
     int fd, r = -1;
     if (id & CKPT_STAGED || ckpt_source_target(src, id, &t, NULL) < 0)
         return -1;
-    if (t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && t.tree->format->file &&
-        t.tree->format->file(t.tree, t.file.node, &e, NULL) == 0) {
+    if (t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && t.tree->ops->file &&
+        t.tree->ops->file(t.tree, t.file.node, &e, NULL) == 0) {
         if (e.file && !e.off && ckpt_object_raw_fd(e.file, &fd) && e.len == e.file->st.size)
             r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         ckpt_extent_clear(&e);

@@ -62,8 +62,8 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
         pthread_mutex_unlock(&src->lock);
     }
     uint64_t id = (uint64_t)n->serial << 40 | (uint64_t)t.file.view << 32 | number;
-    if (dir->tree->format->pin && t.file.view != CKPT_VIEW_META)
-        dir->tree->format->pin(dir->tree, t.file.node);
+    if (dir->tree->ops->pin && t.file.view != CKPT_VIEW_META)
+        dir->tree->ops->pin(dir->tree, t.file.node);
     r = ckpt_source_inner_attr(src, &t, id, ret, err);
     if (r < 0)
         ckpt_forget(src, id, 1);

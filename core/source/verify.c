@@ -67,8 +67,8 @@ static void verify_tree(struct verifier *v, uint64_t id, const char *path)
     if (!t.tree && t.node->kind == NODE_TREE) {
         r = ckpt_source_enter(v->src, &t, &node, &err);
         v->path = path;
-        if (r == 0 && t.tree->format->verify)
-            r = t.tree->format->verify(t.tree, format_progress, v, &err);
+        if (r == 0 && t.tree->ops->verify)
+            r = t.tree->ops->verify(t.tree, format_progress, v, &err);
         if (r < 0)
             fault(v, path, -r, &err);
     }

@@ -28,7 +28,7 @@ struct job {
 static int locate(void *arg, const struct ckpt_chunk_key *key, struct ckpt_chunk_source *ret, struct ckpt_err *err)
 {
     struct job *j = arg;
-    int r = j->tree->format->chunk(j->tree, j->node, j->a, key->index, &ret->extent, err);
+    int r = j->tree->ops->chunk(j->tree, j->node, j->a, key->index, &ret->extent, err);
     if (r < 0)
         return r;
     ret->missing = r == 1;

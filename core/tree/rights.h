@@ -12,7 +12,7 @@
  * to them. What has gone meanwhile counts for nothing. */
 int ckpt_rights_below(struct ckpt_backend *dir, const char *path, unsigned levels,
                       struct ckpt_rights *ret) CKPT_MUST_USE;
-/* As struct ckpt_format's, for a tree whose leaves may be in any of the files of its folder: all of these, looked at
+/* As struct ckpt_tree_ops's, for a tree whose leaves may be in any of the files of its folder: all of these, looked at
  * once. */
 int ckpt_rights_of_folder(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret,
                           struct ckpt_err *err) CKPT_MUST_USE;

@@ -133,14 +133,14 @@ static int new_node(struct ckpt_tree *t, uint32_t *ret)
     return 0;
 }
 
-int ckpt_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret)
+int ckpt_tree_new(const struct ckpt_tree_ops *ops, struct ckpt_pins *pins, struct ckpt_tree **ret)
 {
     struct ckpt_tree *t = calloc(1, sizeof *t);
     uint32_t empty, top;
     if (!t)
         return -ENOMEM;
     atomic_init(&t->refs, 1);
-    t->format = format;
+    t->ops = ops;
     t->pins = ckpt_pins_ref(pins);
     t->id = atomic_fetch_add(&next_id, 1);
     pthread_mutex_init(&t->lock, NULL);
@@ -495,7 +495,7 @@ void ckpt_tree_unref(struct ckpt_tree *t)
     if (!t || atomic_fetch_sub(&t->refs, 1) != 1)
         return;
     if (t->priv)
-        t->format->close(t);
+        t->ops->close(t);
     ckpt_pins_unref(t->pins);
     free_builder(t);
     for (uint32_t i = 0; i < t->layout_count; i++)
@@ -522,7 +522,7 @@ int ckpt_tree_give(struct ckpt_tree *t, int r, struct ckpt_tree **ret)
 size_t ckpt_tree_memory(const struct ckpt_tree *t)
 {
     return sizeof *t + t->cap * sizeof *t->nodes + t->strings_cap + t->table_size * sizeof *t->table +
-           t->layout_cap * 8ull + t->layout_count * 400ull + t->format->memory(t);
+           t->layout_cap * 8ull + t->layout_count * 400ull + t->ops->memory(t);
 }
 
 int ckpt_tree_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
@@ -535,7 +535,7 @@ int ckpt_tree_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret
     if (known)
         return 0;
     struct ckpt_array *a;
-    int r = t->format->layout(t, node, &a, err);
+    int r = t->ops->layout(t, node, &a, err);
     if (r < 0)
         return r;
     CKPT_GUARD(&t->lock);
@@ -580,7 +580,7 @@ static int read_element(struct ckpt_tree *t, uint32_t node, struct ckpt_value *r
     else if (a->nbytes != a->itemsize || a->chunk_bytes > 65536)
         r = ckpt_fail(err, EUCLEAN, "a scalar is stored as an array of %llu bytes", (unsigned long long)a->nbytes);
     else
-        r = t->format->chunk(t, node, a, 0, &extent, err);
+        r = t->ops->chunk(t, node, a, 0, &extent, err);
     if (r == 1) {
         memcpy(ret->element, a->fill, a->itemsize);
         r = 0;

@@ -57,7 +57,7 @@ struct ckpt_leaf_attrs {
 };
 
 /* What a format does for its trees. All but close may run at once. */
-struct ckpt_format {
+struct ckpt_tree_ops {
     const char *name;      /* "orbax" */
     const char *framework; /* whose tensors they are, as loaders of safetensors ask for it: "pt"; NULL: they have no
                               name for it */
@@ -90,7 +90,7 @@ struct ckpt_format {
 };
 
 struct ckpt_tree {
-    const struct ckpt_format *format;
+    const struct ckpt_tree_ops *ops;
     void *priv;             /* the format's */
     struct ckpt_pins *pins; /* the checkpoint's files; referenced */
     uint64_t id;            /* of this opening, for the chunk cache */
@@ -113,7 +113,7 @@ struct ckpt_tree {
 };
 
 /* --- building: one thread --- */
-int ckpt_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret);
+int ckpt_tree_new(const struct ckpt_tree_ops *ops, struct ckpt_pins *pins, struct ckpt_tree **ret);
 /* Intern a string; 0 when it is empty. */
 int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t *ret);
 /* A new leaf, or a container (an existing one of that key is returned, unless the tree is exact). -EUCLEAN beyond the

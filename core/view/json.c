@@ -105,7 +105,7 @@ int ckpt_view_meta(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *out, str
     const struct ckpt_node *n = &t->nodes[node];
     ckpt_buf_adds(out, "{\"path\":");
     add_path(t, 0, node, out);
-    ckpt_buf_addf(out, ",\"kind\":\"%s\",\"format\":\"%s\"", kind_name(n), t->format->name);
+    ckpt_buf_addf(out, ",\"kind\":\"%s\",\"format\":\"%s\"", kind_name(n), t->ops->name);
     if (n->kind == CKPT_NODE_ARRAY) {
         struct ckpt_array *a;
         uint64_t stored;
@@ -113,7 +113,7 @@ int ckpt_view_meta(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *out, str
         if (r < 0)
             return r;
         add_array(a, out);
-        if (t->format->stored(t, node, a, &stored, NULL) == 0)
+        if (t->ops->stored(t, node, a, &stored, NULL) == 0)
             ckpt_buf_addf(out, ",\"stored\":%llu", (unsigned long long)stored);
         ckpt_buf_adds(out, ",\"codec\":");
         ckpt_buf_add_json_string(out, a->codec_text, strlen(a->codec_text));
@@ -128,17 +128,17 @@ int ckpt_view_meta(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *out, str
         add_value(t, node, out);
     else if (n->kind == CKPT_NODE_BLOB) {
         struct ckpt_extent e = {0};
-        int r = t->format->blob(t, node, &e, err);
+        int r = t->ops->blob(t, node, &e, err);
         if (r < 0)
             return r;
         uint64_t stored = e.len;
-        if (t->format->file && t->format->stored(t, node, NULL, &stored, NULL) < 0)
+        if (t->ops->file && t->ops->stored(t, node, NULL, &stored, NULL) < 0)
             stored = e.len;
         ckpt_buf_addf(out, ",\"bytes\":%llu,\"stored\":%llu", (unsigned long long)e.len, (unsigned long long)stored);
         ckpt_extent_clear(&e);
     }
-    if (t->format->describe)
-        t->format->describe(t, node, out);
+    if (t->ops->describe)
+        t->ops->describe(t, node, out);
     ckpt_buf_adds(out, "}\n");
     return ckpt_buf_error(out);
 }
@@ -170,7 +170,7 @@ static void add_leaf(struct ckpt_tree *t, uint32_t top, uint32_t node, struct ck
         add_value(t, node, out);
     else {
         struct ckpt_extent e = {0};
-        if (t->format->blob(t, node, &e, &err) < 0)
+        if (t->ops->blob(t, node, &e, &err) < 0)
             add_error(out, &err);
         else
             ckpt_buf_addf(out, ",\"bytes\":%llu", (unsigned long long)e.len);
@@ -196,7 +196,7 @@ int ckpt_render_tree(struct ckpt_views *v, const struct ckpt_viewed *f, struct c
 {
     struct ckpt_tree *t = f->tree;
     struct ckpt_buf *out = &r->text;
-    ckpt_buf_addf(out, "{\"format\":\"%s\",\"metadata\":%s,\"containers\":[", t->format->name,
+    ckpt_buf_addf(out, "{\"format\":\"%s\",\"metadata\":%s,\"containers\":[", t->ops->name,
                   t->metadata ? t->metadata : "{}");
     for (int leaves = 0; leaves < 2; leaves++) {
         const char *comma = "\n";

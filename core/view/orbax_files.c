@@ -110,10 +110,10 @@ void ckpt_orbax_maker_key_impl(const struct maker *m, uint32_t node, const struc
 {
     struct ckpt_buf json = CKPT_BUF_INIT;
     ret->len = 0;
-    if (!m->tree->format->describe || a->dtype != CKPT_DT_U32 || !a->ndim)
+    if (!m->tree->ops->describe || a->dtype != CKPT_DT_U32 || !a->ndim)
         return;
     ckpt_buf_adds(&json, "{\"\":0");
-    m->tree->format->describe(m->tree, node, &json);
+    m->tree->ops->describe(m->tree, node, &json);
     ckpt_buf_addc(&json, '}');
     cJSON *root = ckpt_buf_error(&json) ? NULL : ckpt_json_parse((char *)json.data, json.len);
     const cJSON *impl = ckpt_json_get(root, "prng_impl");

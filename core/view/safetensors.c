@@ -274,8 +274,8 @@ static int add_members(struct maker *m, uint64_t *hashes, struct ckpt_json_reade
  * themselves. */
 static int add_own_metadata(struct maker *m)
 {
-    const char *text = m->tree->metadata ? m->tree->metadata : "{}", *format = m->tree->format->framework;
-    format = format ? format : m->tree->format->name;
+    const char *text = m->tree->metadata ? m->tree->metadata : "{}", *format = m->tree->ops->framework;
+    format = format ? format : m->tree->ops->name;
     struct ckpt_buf key = CKPT_BUF_INIT;
     CKPT_AUTOFREE uint64_t *hashes = malloc((MAX_MEMBERS + 1) * sizeof *hashes);
     struct ckpt_backend *b = ckpt_backend_new_memory();

@@ -181,10 +181,10 @@ static int open_viewed(struct ckpt_views *v, const struct ckpt_viewed *f, struct
         return r;
     }
     }
-    const struct ckpt_format *format = f->tree->format;
+    const struct ckpt_tree_ops *ops = f->tree->ops;
     enum ckpt_node_kind kind = f->tree->nodes[f->node].kind;
-    if (f->view == CKPT_VIEW_LISTED && format->file && kind != CKPT_NODE_DIR) {
-        int r = format->file(f->tree, f->node, &o->file, err);
+    if (f->view == CKPT_VIEW_LISTED && ops->file && kind != CKPT_NODE_DIR) {
+        int r = ops->file(f->tree, f->node, &o->file, err);
         o->body = o->file.len;
         return r;
     }
@@ -194,7 +194,7 @@ static int open_viewed(struct ckpt_views *v, const struct ckpt_viewed *f, struct
     case CKPT_NODE_VALUE:
         return open_value(f, o, err);
     case CKPT_NODE_BLOB: {
-        int r = format->blob(f->tree, f->node, &o->file, err);
+        int r = ops->blob(f->tree, f->node, &o->file, err);
         o->body = o->file.len;
         return r;
     }
@@ -210,10 +210,10 @@ int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *
     int r = open_viewed(v, f, &o, err);
     if (r == 0) {
         *ret_size = o.head.len + o.body;
-        const struct ckpt_format *format = f->tree->format;
+        const struct ckpt_tree_ops *ops = f->tree->ops;
         *ret_stored = o.file.len;
-        if (f->view == CKPT_VIEW_LISTED && (o.array || format->file)) {
-            if (format->stored(f->tree, f->node, o.array, ret_stored, NULL) < 0)
+        if (f->view == CKPT_VIEW_LISTED && (o.array || ops->file)) {
+            if (ops->stored(f->tree, f->node, o.array, ret_stored, NULL) < 0)
                 *ret_stored = o.array ? o.array->nbytes : o.file.len;
         } else if (!o.array && f->tree->nodes[f->node].kind == CKPT_NODE_VALUE)
             *ret_stored = o.head.len;

@@ -130,7 +130,7 @@ static void check_array(struct ckpt_tree *t, const char *name, const char *type,
     CHECK(t->nodes[node].kind == CKPT_NODE_ARRAY && ckpt_tree_layout(t, node, &a, &err) == 0 && !a->unsupported);
     CHECK_STR(ckpt_array_type(a), type);
     CHECK(a->ndim == ndim && a->nbytes == len && a->nchunks == (len != 0) && (!len || a->chunk_bytes == len));
-    CHECK(t->format->chunk(t, node, a, 0, &e, &err) == 0 && e.len == len);
+    CHECK(t->ops->chunk(t, node, a, 0, &e, &err) == 0 && e.len == len);
     CKPT_AUTOFREE uint8_t *got = malloc(len + 1);
     CHECK(ckpt_extent_read(&e, got, len, 0) == 0 && !memcmp(got, data, len));
     ckpt_extent_clear(&e);
@@ -204,15 +204,15 @@ static void test_leaves(void)
     check_unsupported(t, "deep.npy", 0);
     struct ckpt_extent e;
     uint8_t got[8];
-    CHECK(t->nodes[find(t, "blob")].kind == CKPT_NODE_BLOB && t->format->blob(t, find(t, "blob"), &e, &err) == 0 &&
+    CHECK(t->nodes[find(t, "blob")].kind == CKPT_NODE_BLOB && t->ops->blob(t, find(t, "blob"), &e, &err) == 0 &&
           e.len == 4);
     CHECK(ckpt_extent_read(&e, got, 4, 0) == 0 && !memcmp(got, "\0xyz", 4));
     ckpt_extent_clear(&e);
-    CHECK(t->format->blob(t, find(t, "other"), &e, &err) == 0 && e.len == 8 && ckpt_extent_read(&e, got, 8, 0) == 0 &&
+    CHECK(t->ops->blob(t, find(t, "other"), &e, &err) == 0 && e.len == 8 && ckpt_extent_read(&e, got, 8, 0) == 0 &&
           !memcmp(got, data, 8));
     ckpt_extent_clear(&e);
     struct ckpt_buf json = CKPT_BUF_INIT;
-    t->format->describe(t, find(t, "other"), &json);
+    t->ops->describe(t, find(t, "other"), &json);
     ckpt_buf_addc(&json, 0);
     CHECK_STR((char *)json.data, ",\"ext\":9");
     ckpt_buf_clear(&json);

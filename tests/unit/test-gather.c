@@ -270,7 +270,7 @@ static unsigned check_mapped(struct ckpt_reader_state *state, struct ckpt_tree *
     return 1;
 }
 
-static const struct ckpt_format sample_format = {.name = "sample", .chunk = sample_chunk, .close = sample_close};
+static const struct ckpt_tree_ops sample_ops = {.name = "sample", .chunk = sample_chunk, .close = sample_close};
 
 static void test_bytes(void)
 {
@@ -284,7 +284,7 @@ static void test_bytes(void)
         struct sample s;
         struct ckpt_tree *t;
         sample_init(&s, round % 2);
-        CHECK(ckpt_tree_new(&sample_format, pins, &t) == 0);
+        CHECK(ckpt_tree_new(&sample_ops, pins, &t) == 0);
         t->priv = &s;
         uint64_t bytes = s.count * s.a->itemsize;
         for (unsigned i = 0; i < 6; i++) {
@@ -321,7 +321,7 @@ static void test_sparse(void)
     fill_chunks(&s);
     s.sel = (struct ckpt_selection){.ndim = 2, .start = {63, 4095}, .step = {-7, -301}, .count = {10, 14}};
     fill_want(&s);
-    CHECK(ckpt_tree_new(&sample_format, pins, &t) == 0);
+    CHECK(ckpt_tree_new(&sample_ops, pins, &t) == 0);
     t->priv = &s;
     for (uint64_t off = 0; off < s.count * 4; off += 3) {
         uint8_t buf[700];

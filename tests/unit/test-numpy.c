@@ -120,16 +120,16 @@ static void test_lazy(void)
     uint32_t node = ckpt_tree_lookup(o.tree, 0, "c.npy", 5);
     read_elements(&o, "c.npy", buf, sizeof buf, 3 * MIB);
     CHECK(!memcmp(buf, file + (len - 8 * MIB) + 3 * MIB, sizeof buf));
-    CHECK(o.tree->format->file(o.tree, node, &e, NULL) == 0 && e.len == len &&
+    CHECK(o.tree->ops->file(o.tree, node, &e, NULL) == 0 && e.len == len &&
           ckpt_extent_read(&e, buf, sizeof buf, 0) == 0);
     CHECK(!memcmp(buf, file, sizeof buf));
     ckpt_extent_clear(&e);
     ckpt_cache_stats(o.reader.cache, &st);
     CHECK(st.decoded == 1);
     uint64_t stored;
-    CHECK(o.tree->format->stored(o.tree, node, NULL, &stored, NULL) == 0 && stored < MIB &&
+    CHECK(o.tree->ops->stored(o.tree, node, NULL, &stored, NULL) == 0 && stored < MIB &&
           ckpt_tree_memory(o.tree) < 10000);
-    CHECK(o.tree->format->verify(o.tree, NULL, NULL, NULL) == 0);
+    CHECK(o.tree->ops->verify(o.tree, NULL, NULL, NULL) == 0);
     tree_close(&o);
     zip_maker_clear(&m);
 }

@@ -426,10 +426,10 @@ static void test_attrs(void)
     struct ckpt_leaf_attrs a;
     struct ckpt_viewed f;
     uint64_t size, stored;
-    CHECK(tree->format->attrs(tree, 0, &a, NULL) == 0 && a.mode == 0751 && a.uid == 3 && a.gid == 4 && a.mtime_ns == 5);
-    CHECK(find("params", &f, NULL) == 0 && tree->format->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0750 &&
+    CHECK(tree->ops->attrs(tree, 0, &a, NULL) == 0 && a.mode == 0751 && a.uid == 3 && a.gid == 4 && a.mtime_ns == 5);
+    CHECK(find("params", &f, NULL) == 0 && tree->ops->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0750 &&
           a.uid == 1 && a.mtime_ns == 1000);
-    CHECK(find("params/w", &f, NULL) == 0 && tree->format->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0640 &&
+    CHECK(find("params/w", &f, NULL) == 0 && tree->ops->attrs(tree, f.node, &a, NULL) == 0 && a.mode == 0640 &&
           a.gid == 2);
     CHECK(find("params/w.npy", &f, NULL) == 0 && ckpt_view_size(&views, &f, &size, &stored, NULL) == 0 && size == 152 &&
           stored == 153);
@@ -439,7 +439,7 @@ static void test_attrs(void)
           stored == 4);
     CHECK(find("none", &f, NULL) == -ENOENT && find("params/.npy", &f, NULL) == -ENOENT);
     for (uint32_t node = 1; node < tree->count; node++)
-        tree->format->pin(tree, node);
+        tree->ops->pin(tree, node);
     CHECK(ckpt_tree_memory(tree) > 0);
 }
 
@@ -457,7 +457,7 @@ static void test_step(void)
     test_leaves();
     test_json();
     test_attrs();
-    CHECK(tree->format->verify(tree, count_bytes, &bytes, &err) == 0);
+    CHECK(tree->ops->verify(tree, count_bytes, &bytes, &err) == 0);
     CHECK(bytes == 152 + 136 + 134 + 140 + 138 + 132 + 128 + 129 + 3 + 4 + 9 + 6);
     close_store();
     CHECK(open_store("steps/8.json", &err) == -ENOENT);
@@ -597,7 +597,7 @@ static void test_objects(void)
         CHECK(leaves[i].error ? error_of(leaves[i].name) == leaves[i].error : error_of(leaves[i].name) >= 0);
     check_bytes("in", data + 5, 10);
     check_bytes("own", data + 64 + 128, 8);
-    CHECK(tree->format->verify(tree, NULL, NULL, &err) == -EUCLEAN && strstr(err.text, "behind: ") &&
+    CHECK(tree->ops->verify(tree, NULL, NULL, &err) == -EUCLEAN && strstr(err.text, "behind: ") &&
           strstr(err.text, "(and 3 more)"));
     /* The manifest is not what it was. */
     uint32_t node = ckpt_tree_lookup(tree, 0, "own.npy", 7);
@@ -608,7 +608,7 @@ static void test_objects(void)
     CHECK(ckpt_tree_layout(tree, node, &a, &err) == 0); /* known already */
     ckpt_array_unref(a);
     struct ckpt_buf json = CKPT_BUF_INIT;
-    CHECK(tree->format->layout(tree, node, &a, &err) == -EBADMSG);
+    CHECK(tree->ops->layout(tree, node, &a, &err) == -EBADMSG);
     ckpt_buf_clear(&json);
     close_store();
     forget_files();

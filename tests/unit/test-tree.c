@@ -34,7 +34,7 @@ static size_t own_memory(const struct ckpt_tree *t)
     return 1000;
 }
 
-static const struct ckpt_format format = {
+static const struct ckpt_tree_ops ops = {
     .name = "test", .layout = make_layout, .chunk = get_chunk, .memory = own_memory};
 
 static struct ckpt_pins *pins;
@@ -42,7 +42,7 @@ static struct ckpt_pins *pins;
 static struct ckpt_tree *new_tree(void)
 {
     struct ckpt_tree *t;
-    CHECK(ckpt_tree_new(&format, pins, &t) == 0);
+    CHECK(ckpt_tree_new(&ops, pins, &t) == 0);
     return t;
 }
 

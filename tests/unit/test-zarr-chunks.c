@@ -281,7 +281,7 @@ static void stored_close(struct ckpt_tree *t)
 {
 }
 
-static const struct ckpt_format stored_format = {.name = "stored", .chunk = stored_chunk, .close = stored_close};
+static const struct ckpt_tree_ops stored_ops = {.name = "stored", .chunk = stored_chunk, .close = stored_close};
 
 static struct ckpt_reader_state state;
 static struct ckpt_pins *pins;
@@ -290,7 +290,7 @@ static int read_whole(struct stored *s, struct ckpt_array *a, void *buf, struct 
 {
     struct ckpt_tree *t;
     struct ckpt_selection all;
-    CHECK(ckpt_tree_new(&stored_format, pins, &t) == 0);
+    CHECK(ckpt_tree_new(&stored_ops, pins, &t) == 0);
     t->priv = s;
     ckpt_selection_all(&all, a->ndim, a->shape);
     int r = ckpt_read_array(&state, t, 0, a, &all, buf, a->nbytes, 0, err);

@@ -45,7 +45,7 @@ static void flax_close(struct ckpt_tree *t)
 }
 
 /* There is no checksum to verify: what can be checked without one is checked at the opening. */
-static const struct ckpt_format flax_format = {
+static const struct ckpt_tree_ops flax_ops = {
     .name = "flax-msgpack",
     .layout = flax_layout,
     .chunk = flax_chunk,
@@ -66,7 +66,7 @@ static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
         return ckpt_fail(err, -r, "%s", strerror(-r));
     r = ckpt_flax_state_new(f, &s);
     ckpt_file_unref(f);
-    if (r == 0 && (r = ckpt_tree_new(&flax_format, o->pins, &t)) < 0)
+    if (r == 0 && (r = ckpt_tree_new(&flax_ops, o->pins, &t)) < 0)
         ckpt_flax_state_free(s);
     if (r < 0)
         return ckpt_fail(err, -r, "out of memory");

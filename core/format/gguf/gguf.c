@@ -101,7 +101,7 @@ static void gguf_close(struct ckpt_tree *t)
     free(g);
 }
 
-static const struct ckpt_format gguf_format = {
+static const struct ckpt_tree_ops gguf_ops = {
     .name = "gguf",
     .layout = gguf_layout,
     .chunk = gguf_chunk,
@@ -158,7 +158,7 @@ static int gguf_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
 {
     struct ckpt_tree *t;
     struct gguf *g = calloc(1, sizeof *g);
-    if (!g || ckpt_tree_new(&gguf_format, o->pins, &t) < 0) {
+    if (!g || ckpt_tree_new(&gguf_ops, o->pins, &t) < 0) {
         free(g);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }

@@ -202,14 +202,14 @@ static void numpy_close(struct ckpt_tree *t)
     free(n);
 }
 
-#define NUMPY_FORMAT(format)                                                                                           \
+#define NUMPY_OPS(title)                                                                                               \
     {                                                                                                                  \
-        .name = (format), .layout = numpy_layout, .chunk = numpy_chunk, .stored = numpy_stored, .blob = numpy_content, \
+        .name = (title), .layout = numpy_layout, .chunk = numpy_chunk, .stored = numpy_stored, .blob = numpy_content,  \
         .file = numpy_content, .describe = numpy_describe, .verify = numpy_verify, .memory = numpy_memory,             \
         .close = numpy_close,                                                                                          \
     }
 
-static const struct ckpt_format npy_format = NUMPY_FORMAT("npy"), npz_format = NUMPY_FORMAT("npz");
+static const struct ckpt_tree_ops npy_ops = NUMPY_OPS("npy"), npz_ops = NUMPY_OPS("npz");
 
 /* --- opening --- */
 
@@ -225,14 +225,14 @@ static bool is_npy(const char *name, size_t len)
 }
 
 /* A tree without nodes yet, over the file that is to be opened. */
-static int begin(const struct ckpt_opening *o, const struct ckpt_format *format, struct ckpt_tree **ret,
+static int begin(const struct ckpt_opening *o, const struct ckpt_tree_ops *ops, struct ckpt_tree **ret,
                  struct ckpt_file **ret_file, struct ckpt_err *err)
 {
     int r = ckpt_pins_open(o->pins, o->name, ret_file);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", o->name, strerror(-r));
     struct numpy *n = calloc(1, sizeof *n);
-    if (!n || ckpt_tree_new(format, o->pins, ret) < 0) {
+    if (!n || ckpt_tree_new(ops, o->pins, ret) < 0) {
         ckpt_file_unref(*ret_file);
         free(n);
         return ckpt_fail(err, ENOMEM, "out of memory");
@@ -267,7 +267,7 @@ static int npy_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
     struct ckpt_file *file;
     uint32_t node;
     const char *name = last_part(o->name);
-    int r = begin(o, &npy_format, &t, &file, err);
+    int r = begin(o, &npy_ops, &t, &file, err);
     if (r < 0)
         return r;
     ((struct numpy *)t->priv)->file = file;
@@ -308,7 +308,7 @@ static int npz_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
 {
     struct ckpt_tree *t;
     struct ckpt_file *file;
-    int r = begin(o, &npz_format, &t, &file, err);
+    int r = begin(o, &npz_ops, &t, &file, err);
     if (r < 0)
         return r;
     struct numpy *n = t->priv;

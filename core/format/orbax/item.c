@@ -135,7 +135,7 @@ static int take_from_scratch(struct loading *l, const cJSON *keys, uint32_t pare
     if (!s) {
         if ((r = open_in_item(l->o, l->item, "checkpoint", &f)) < 0)
             return ckpt_fail(l->err, r == -ENOENT ? EUCLEAN : -r, "checkpoint: %s", strerror(-r));
-        r = ckpt_tree_new(t->format, t->pins, &l->scratch);
+        r = ckpt_tree_new(t->ops, t->pins, &l->scratch);
         if (r < 0) {
             ckpt_file_unref(f);
             return ckpt_fail(l->err, -r, "out of memory");

@@ -531,7 +531,7 @@ static void orbax_close(struct ckpt_tree *t)
     free(o);
 }
 
-static const struct ckpt_format orbax_format = {
+static const struct ckpt_tree_ops orbax_ops = {
     .name = "orbax",
     .layout = ckpt_orbax_layout,
     .chunk = orbax_chunk,
@@ -749,7 +749,7 @@ static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret
 {
     struct ckpt_pins *pins = opening->pins;
     struct ckpt_tree *t;
-    int r = ckpt_tree_new(&orbax_format, pins, &t);
+    int r = ckpt_tree_new(&orbax_ops, pins, &t);
     if (r < 0)
         return ckpt_fail(err, -r, "out of memory");
     struct orbax *o = calloc(1, sizeof *o);

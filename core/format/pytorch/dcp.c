@@ -91,7 +91,7 @@ static void dcp_pin(struct ckpt_tree *t, uint32_t node)
     }
 }
 
-static const struct ckpt_format dcp_format = {
+static const struct ckpt_tree_ops dcp_ops = {
     .name = "torch-dcp",
     .framework = "pt",
     .layout = ckpt_torch_layout,
@@ -147,7 +147,7 @@ static bool is_own(void *arg, const char *name)
 static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
-    int r = ckpt_torch_tree_new(&dcp_format, o->pins, &t, err);
+    int r = ckpt_torch_tree_new(&dcp_ops, o->pins, &t, err);
     if (r < 0)
         return r;
     r = add_leaves(t, o->flat, err);

@@ -270,12 +270,12 @@ void ckpt_torch_close(struct ckpt_tree *t)
     free(torch);
 }
 
-int ckpt_torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret,
+int ckpt_torch_tree_new(const struct ckpt_tree_ops *ops, struct ckpt_pins *pins, struct ckpt_tree **ret,
                         struct ckpt_err *err)
 {
     struct ckpt_tree *t;
     struct torch *torch = calloc(1, sizeof *torch);
-    if (!torch || ckpt_tree_new(format, pins, &t) < 0) {
+    if (!torch || ckpt_tree_new(ops, pins, &t) < 0) {
         free(torch);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }

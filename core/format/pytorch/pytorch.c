@@ -36,7 +36,7 @@ static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint6
     return r;
 }
 
-static const struct ckpt_format pytorch_format = {
+static const struct ckpt_tree_ops pytorch_ops = {
     .name = "pytorch",
     .framework = "pt",
     .layout = ckpt_torch_layout,
@@ -71,7 +71,7 @@ static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_e
 static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
-    int r = ckpt_torch_tree_new(&pytorch_format, o->pins, &t, err);
+    int r = ckpt_torch_tree_new(&pytorch_ops, o->pins, &t, err);
     if (r < 0)
         return r;
     r = load(t, o, err);

@@ -25,10 +25,10 @@ struct torch {
 };
 
 /* A tree without nodes yet. */
-int ckpt_torch_tree_new(const struct ckpt_format *format, struct ckpt_pins *pins, struct ckpt_tree **ret,
+int ckpt_torch_tree_new(const struct ckpt_tree_ops *ops, struct ckpt_pins *pins, struct ckpt_tree **ret,
                         struct ckpt_err *err) CKPT_MUST_USE;
 
-/* --- leaves.c: the calls of struct ckpt_format --- */
+/* --- leaves.c: the calls of struct ckpt_tree_ops --- */
 int ckpt_torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err);
 int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
                      struct ckpt_extent *ret, struct ckpt_err *err);

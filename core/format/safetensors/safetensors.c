@@ -140,7 +140,7 @@ static void safetensors_close(struct ckpt_tree *t)
     free(s);
 }
 
-static const struct ckpt_format safetensors_format = {
+static const struct ckpt_tree_ops safetensors_ops = {
     .name = "safetensors",
     .layout = safetensors_layout,
     .chunk = safetensors_chunk,
@@ -158,7 +158,7 @@ static const struct ckpt_format safetensors_format = {
 int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct safetensors *s = calloc(1, sizeof *s);
-    if (!s || ckpt_tree_new(&safetensors_format, o->pins, ret) < 0) {
+    if (!s || ckpt_tree_new(&safetensors_ops, o->pins, ret) < 0) {
         free(s);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }
