@@ -25,7 +25,7 @@ struct ckpt_opening {
     bool flat;                /* names that the format joins with dots are kept whole */
 };
 
-struct ckpt_reader {
+struct ckpt_format {
     const char *name;
     int (*probe)(struct ckpt_backend *dir, struct ckpt_probe *ret); /* NULL: none of its checkpoints is a directory */
     /*
@@ -43,14 +43,14 @@ struct ckpt_reader {
     bool (*plain_name)(const char *name);
 };
 
-/* The reader whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the
+/* The format whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the
  * medium is returned. */
-int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_reader **ret_reader, struct ckpt_probe *ret);
+int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_format **ret_format, struct ckpt_probe *ret);
 /* The same for a file. */
-int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_reader **ret_reader,
+int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_format **ret_format,
                     struct ckpt_probe *ret);
 /* For a step that is one by its name alone. */
-const struct ckpt_reader *ckpt_empty_reader(void);
+const struct ckpt_format *ckpt_empty_format(void);
 /* A name that some format gives to what is not finished. */
 bool ckpt_unfinished_name(const char *name, size_t *ret_len);
 /* A name that some format gives to directories that are never looked at for checkpoints. */

@@ -540,7 +540,7 @@ static int store_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
     return 0;
 }
 
-const struct ckpt_reader ckpt_store_reader = {
+const struct ckpt_format ckpt_store_format = {
     .name = "ckptfs",
     .probe = store_probe,
     .open = store_open,

@@ -10,7 +10,7 @@
 #include "core/format/format.h"
 #include "core/object/manifest.h"
 
-extern const struct ckpt_reader ckpt_store_reader;
+extern const struct ckpt_format ckpt_store_format;
 
 /* What the manifest says of a node of such a tree; clear it. */
 int ckpt_store_tree_record(struct ckpt_tree *tree, uint32_t node, struct ckpt_manifest_node *ret,

@@ -80,7 +80,7 @@ static int visit_steps(void *arg, const char *path, const struct ckpt_listing *l
     for (size_t i = 0; i < n && r == 0; i++) {
         struct ckpt_step s = {.root = path, .name = steps[i]->name, .mtime_ns = steps[i]->st.mtime_ns};
         s.number = steps[i]->is_step ? steps[i]->number : NAN;
-        s.format = steps[i]->reader ? steps[i]->reader->name : "orbax";
+        s.format = steps[i]->format ? steps[i]->format->name : "orbax";
         s.latest = steps[i]->is_step && (i + 1 == n || !steps[i + 1]->is_step);
         r = w->visit(w->arg, &s);
     }

@@ -123,10 +123,10 @@ static int hide(struct ckpt_listing *l, struct ckpt_entry *e, const char *why)
     return e->hidden ? 0 : -ENOMEM;
 }
 
-static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_reader *reader,
+static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_format *format,
                       const struct ckpt_probe *p)
 {
-    e->reader = reader;
+    e->format = format;
     e->bits = (uint16_t)CKPT_MIN(p->bits, (unsigned)UINT16_MAX);
     e->weak = p->weak;
     e->settled = p->settled;
@@ -137,7 +137,7 @@ static int take_probe(struct ckpt_listing *l, struct ckpt_entry *e, const struct
 /* What was found of it before, where it was not hidden. */
 static int take_old(struct ckpt_listing *l, struct ckpt_entry *e, const struct ckpt_entry *old)
 {
-    e->reader = old->reader;
+    e->format = old->format;
     e->bits = old->bits;
     e->weak = old->weak;
     e->settled = old->settled;
@@ -176,13 +176,13 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
 static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
 {
     const struct ckpt_entry *old = m->old ? ckpt_listing_find(m->old, e->name) : NULL;
-    const struct ckpt_reader *reader = NULL;
+    const struct ckpt_format *format = NULL;
     struct ckpt_probe probe = {0};
     int r = 0;
     if (old && old->kind != CKPT_ENTRY_HIDDEN && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st))
         r = take_old(m->l, e, old);
-    else if ((r = ckpt_probe_file(m->source, path, &reader, &probe)) != -ENOMEM)
-        r = take_probe(m->l, e, reader, &probe);
+    else if ((r = ckpt_probe_file(m->source, path, &format, &probe)) != -ENOMEM)
+        r = take_probe(m->l, e, format, &probe);
     if (r == -ENOMEM)
         return r;
     if (e->hidden)
@@ -200,15 +200,15 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
     bool unchanged = same && ckpt_stat_same(&old->st, &e->st);
     if (unchanged && old->kind != CKPT_ENTRY_HIDDEN && (old->settled || old->bits))
         return take_old(m->l, e, old);
-    const struct ckpt_reader *reader = NULL;
+    const struct ckpt_format *format = NULL;
     struct ckpt_probe probe = {0};
     struct ckpt_backend *dir;
     int r = ckpt_backend_sub(m->source, path, &dir);
     if (r == 0) {
-        r = ckpt_probe_dir(dir, &reader, &probe);
+        r = ckpt_probe_dir(dir, &format, &probe);
         ckpt_backend_unref(dir);
     }
-    if (r == -ENOMEM || take_probe(m->l, e, reader, &probe) < 0)
+    if (r == -ENOMEM || take_probe(m->l, e, format, &probe) < 0)
         return -ENOMEM;
     e->unreadable = r < 0;
     struct ckpt_stat after;
@@ -241,7 +241,7 @@ static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
     e->kind = CKPT_ENTRY_TREE;
     e->number = number;
     e->is_step = e->step_name = true;
-    e->reader = &ckpt_store_reader;
+    e->format = &ckpt_store_format;
     e->bits = 64;
     e->settled = e->stored = true;
     return 0;
@@ -336,8 +336,8 @@ static int settle_entries(struct maker *m)
                 continue;
             }
             e->kind = CKPT_ENTRY_TREE;
-            if (!e->reader) /* by its name alone: an empty step */
-                e->reader = ckpt_empty_reader();
+            if (!e->format) /* by its name alone: an empty step */
+                e->format = ckpt_empty_format();
         }
         if (e->kind == CKPT_ENTRY_FILE && e->bits && !e->weak) {
             e->kind = CKPT_ENTRY_TREE;

@@ -15,7 +15,7 @@ enum ckpt_entry_kind { CKPT_ENTRY_FILE, CKPT_ENTRY_DIR, CKPT_ENTRY_TREE, CKPT_EN
 struct ckpt_entry {
     const char *name;                 /* this and other texts are in the listing's blocks */
     const char *hidden;               /* HIDDEN: why; else why its probe says that it is not finished, NULL: it is */
-    const struct ckpt_reader *reader; /* TREE; FILE that has views */
+    const struct ckpt_format *format; /* TREE; FILE that has views */
     double number;
     struct ckpt_stat st;
     uint16_t bits; /* as its probe has them: see struct ckpt_probe */

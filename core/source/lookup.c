@@ -154,7 +154,7 @@ static const struct ckpt_entry *npy_of_key(const struct ckpt_listing *l, const c
     memcpy(file, name, len);
     strcpy(file + len, ".npy");
     const struct ckpt_entry *e = ckpt_listing_find(l, file);
-    return e && e->kind == CKPT_ENTRY_FILE && e->reader ? e : NULL;
+    return e && e->kind == CKPT_ENTRY_FILE && e->format ? e : NULL;
 }
 
 /* The node of an .npy file as a tree, which is found under a name that no file has. */
@@ -168,11 +168,11 @@ static int take_npy(struct ckpt_source *src, struct node *dir, const char *file,
 
 int ckpt_source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err)
 {
-    struct ckpt_entry e = {.reader = file->reader};
+    struct ckpt_entry e = {.format = file->format};
     struct target dir;
     struct node *node;
     uint32_t top;
-    if (file->kind != NODE_FILE || !file->reader)
+    if (file->kind != NODE_FILE || !file->format)
         return -ENODATA;
     int r = ckpt_source_target(src, file->parent, &dir, err);
     if (r < 0)
@@ -268,8 +268,8 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
         ckpt_forget(src, at.id, 1);
         return -ENOMEM;
     }
-    r = ckpt_probe_file(blob, name, &e.reader, &probe);
-    if (r == 0 && (!e.reader || probe.weak || *probe.unfinished))
+    r = ckpt_probe_file(blob, name, &e.format, &probe);
+    if (r == 0 && (!e.format || probe.weak || *probe.unfinished))
         r = -ENOENT;
     snprintf(key, sizeof key, "%u/", leaf); /* no name has a slash */
     struct node *fresh = r == 0 ? ckpt_node_new(dir->node->id, path, key, NODE_TREE, &st) : NULL;

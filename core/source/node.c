@@ -256,7 +256,7 @@ static struct node *known(struct node_table *t, uint64_t parent, const char *nam
 
 static void tell(struct node *n, const struct ckpt_entry *e, bool writable)
 {
-    n->reader = e->reader;
+    n->format = e->format;
     n->is_step = e->is_step;
     n->writable = writable;
 }

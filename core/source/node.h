@@ -72,7 +72,7 @@ struct node {
     struct ckpt_stages *stages;
     struct ckpt_source *source; /* of a root with stages: for what they call */
     struct removal *removal;    /* TREE of a store: what was removed of it, and is not in a staged copy yet */
-    const struct ckpt_reader *reader;
+    const struct ckpt_format *format;
     const char *inside; /* the checkpoint's name below the directory that it is read from ("" : it is the directory),
                            unless it is stored */
     struct ckpt_backend *files; /* FACE, FILE of a step of a store: what it is read from, under `inside` */

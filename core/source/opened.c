@@ -234,7 +234,7 @@ static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, 
         return ckpt_fail(err, -r, "%s", strerror(-r));
     r = keep_file(src, n, o, &at, pins);
     if (r == 0)
-        r = n->reader->open(&(struct ckpt_opening){pins, at.inside, src->cache, src->opt.flat}, ret, err);
+        r = n->format->open(&(struct ckpt_opening){pins, at.inside, src->cache, src->opt.flat}, ret, err);
     ckpt_pins_unref(pins);
     if (shortages == ckpt_shortages())
         return r;

@@ -120,19 +120,19 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
 {
     struct ckpt_stat st, none = {.type = CKPT_FT_DIR};
     struct ckpt_probe probe;
-    const struct ckpt_reader *reader;
+    const struct ckpt_format *format;
     int r = ckpt_backend_stat(src->backend, file, &st);
     if (r == 0)
-        r = *file ? ckpt_probe_file(src->backend, file, &reader, &probe)
-                  : ckpt_probe_dir(src->backend, &reader, &probe);
+        r = *file ? ckpt_probe_file(src->backend, file, &format, &probe)
+                  : ckpt_probe_dir(src->backend, &format, &probe);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r));
-    if (*file && !reader)
+    if (*file && !format)
         return ckpt_fail(
             err, EOPNOTSUPP,
             "%s: neither a directory nor a checkpoint file: none of the formats that can be read begins or is named so",
             src->path);
-    bool tree = reader && (*file || !probe.weak);
+    bool tree = format && (*file || !probe.weak);
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
     src->root = ckpt_node_new(0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
@@ -159,7 +159,7 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     face->refs = 1;
     ckpt_node_insert(&src->nodes, face, CKPT_FACE);
     src->nodes.next_id = 16;
-    src->root->reader = reader;
+    src->root->format = format;
     src->root->uses = 1; /* never reaped */
     struct ckpt_tree *t;
     if (!tree)

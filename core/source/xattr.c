@@ -112,7 +112,7 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
     struct ckpt_err err = {0};
     uint32_t node;
     if (ckpt_source_enter(src, t, &node, &err) < 0) {
-        set_string(all, "format", n->reader ? n->reader->name : "orbax");
+        set_string(all, "format", n->format ? n->format->name : "orbax");
         set_string(all, "error",
                    may_know(src, n, who) ? err.text : "it cannot be opened; who may read all of it is told why");
         return;

@@ -120,7 +120,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                     ckpt_backend_memory_add(b, object_path, object, sizeof object) == 0 &&
                     ckpt_backend_memory_add(b, sums_path, sums.data, sums.len) == 0,
                 "no memory");
-    look_at(&ckpt_store_reader, b, "steps/1.json");
+    look_at(&ckpt_store_format, b, "steps/1.json");
     ckpt_backend_unref(b);
     ckpt_buf_clear(&m);
     return 0;

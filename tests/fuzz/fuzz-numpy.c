@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool archive = size && *data == 'P';
     const char *name = archive ? "dir/x.npz" : "x.npy";
     look_expect(b && ckpt_backend_memory_add(b, name, data, size) == 0, "no file");
-    look_at(archive ? &ckpt_npz_reader : &ckpt_npy_reader, b, name);
+    look_at(archive ? &ckpt_npz_format : &ckpt_npy_format, b, name);
     ckpt_backend_unref(b);
     return 0;
 }

@@ -36,13 +36,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t metadata = CKPT_MIN((size_t)ckpt_le16(data), size - 2);
         look_expect(ckpt_backend_memory_add(b, ".metadata", data + 2, metadata) == 0, "no memory");
         add_archive(b, "__0_0.distcp", &zip, data + 2 + metadata, size - 2 - metadata, false, 0);
-        look_at(&ckpt_dcp_reader, b, "");
+        look_at(&ckpt_dcp_format, b, "");
     } else if (kind == 'z') {
         look_expect(ckpt_backend_memory_add(b, "x.pt", data, size) == 0, "no memory");
-        look_at(&ckpt_pytorch_reader, b, "x.pt");
+        look_at(&ckpt_pytorch_format, b, "x.pt");
     } else if (kind == 'p' || kind == 'b' || kind == 'd') {
         add_archive(b, "x.pt", &zip, data, size, kind == 'b', kind == 'd' ? ZIP_DEFLATE : ZIP_ALIGN | ZIP_DESCRIPTOR);
-        look_at(&ckpt_pytorch_reader, b, "x.pt");
+        look_at(&ckpt_pytorch_format, b, "x.pt");
     }
     ckpt_backend_unref(b);
     zip_maker_clear(&zip);

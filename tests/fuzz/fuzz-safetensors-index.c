@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                     ckpt_backend_memory_add(b, "t.safetensors", whole, sizeof whole - 1) == 0 &&
                     ckpt_backend_memory_add(b, "config.json", "{}", 2) == 0,
                 "no memory");
-    look_at(&ckpt_safetensors_reader, b, "");
+    look_at(&ckpt_safetensors_format, b, "");
     ckpt_backend_unref(b);
     return 0;
 }

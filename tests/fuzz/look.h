@@ -96,7 +96,7 @@ static inline void look_at_node(struct ckpt_views *v, struct ckpt_tree *t, uint3
     }
 }
 
-static inline void look_at(const struct ckpt_reader *reader, struct ckpt_backend *b, const char *name)
+static inline void look_at(const struct ckpt_format *format, struct ckpt_backend *b, const char *name)
 {
     static struct ckpt_pool *pool; /* threads are slow to make */
     struct ckpt_pins *pins = NULL;
@@ -108,7 +108,7 @@ static inline void look_at(const struct ckpt_reader *reader, struct ckpt_backend
     look_expect((pool || ckpt_pool_new(1, &pool) == 0) && ckpt_pins_new(b, &pins) == 0, "no threads");
     look_expect(ckpt_cache_new(&(struct ckpt_cache_options){8 << 20, 0, "/tmp"}, pool, &cache) == 0, "no cache");
     look_expect(ckpt_views_init(&views, cache, "/tmp") == 0, "no views");
-    int r = reader->open(&(struct ckpt_opening){pins, name, cache}, &t, &err);
+    int r = format->open(&(struct ckpt_opening){pins, name, cache}, &t, &err);
     look_expect(r == 0 || (err.code == -r && *err.text), "an item fails without a reason");
     if (r == 0) {
         for (uint32_t node = 1; node < t->count && node < LOOK_NODES; node++)
@@ -132,7 +132,7 @@ static inline void look_at(const struct ckpt_reader *reader, struct ckpt_backend
 
 static inline void look_at_tree(struct ckpt_backend *b)
 {
-    look_at(&ckpt_orbax_reader, b, "");
+    look_at(&ckpt_orbax_format, b, "");
 }
 
 #endif

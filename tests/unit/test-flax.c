@@ -91,7 +91,7 @@ static int open_made(struct ckpt_tree **ret)
     CHECK(!ckpt_buf_error(&m) && ckpt_backend_memory_add(b, "f.msgpack", m.data, m.len) == 0 &&
           ckpt_pins_new(b, &pins) == 0);
     err = (struct ckpt_err){0};
-    int r = ckpt_flax_reader.open(&(struct ckpt_opening){.pins = pins, .name = "f.msgpack"}, ret, &err);
+    int r = ckpt_flax_format.open(&(struct ckpt_opening){.pins = pins, .name = "f.msgpack"}, ret, &err);
     CHECK(r == 0 || (err.code == -r && *err.text));
     ckpt_pins_unref(pins);
     ckpt_backend_unref(b);
@@ -446,7 +446,7 @@ static void test_long_string(void)
 static struct ckpt_probe probe(struct ckpt_backend *b, const char *path)
 {
     struct ckpt_probe p = {.settled = true};
-    CHECK(ckpt_flax_reader.probe_file(b, path, &p) == 0);
+    CHECK(ckpt_flax_format.probe_file(b, path, &p) == 0);
     return p;
 }
 

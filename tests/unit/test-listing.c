@@ -92,7 +92,7 @@ static char kind(const struct ckpt_listing *l, const char *name)
     CHECK_STR(e->name, name);
     char c = "fdtlh"[e->kind];
     CHECK((e->kind == CKPT_ENTRY_HIDDEN) == (e->hidden != NULL));
-    CHECK(e->kind != CKPT_ENTRY_TREE || e->reader);
+    CHECK(e->kind != CKPT_ENTRY_TREE || e->format);
     return e->is_step ? (char)(c - 'a' + 'A') : c;
 }
 

@@ -17,21 +17,21 @@ struct opened {
     struct ckpt_err err;
 };
 
-static int tree_open_with(struct opened *o, uint64_t memory, const struct ckpt_reader *reader, const char *name,
+static int tree_open_with(struct opened *o, uint64_t memory, const struct ckpt_format *format, const char *name,
                           const void *data, size_t len)
 {
     *o = (struct opened){.b = ckpt_backend_new_memory()};
     CHECK(ckpt_backend_memory_add(o->b, name, data, len) == 0 && ckpt_pins_new(o->b, &o->pins) == 0 &&
           ckpt_pool_new(1, &o->pool) == 0);
     CHECK(ckpt_cache_new(&(struct ckpt_cache_options){memory, 0, "/tmp"}, o->pool, &o->reader.cache) == 0);
-    int r = reader->open(&(struct ckpt_opening){o->pins, name, o->reader.cache, false}, &o->tree, &o->err);
+    int r = format->open(&(struct ckpt_opening){o->pins, name, o->reader.cache, false}, &o->tree, &o->err);
     CHECK(r == -o->err.code && (r == 0) == !*o->err.text);
     return r;
 }
 
-static int tree_open(struct opened *o, const struct ckpt_reader *reader, const char *name, const void *data, size_t len)
+static int tree_open(struct opened *o, const struct ckpt_format *format, const char *name, const void *data, size_t len)
 {
-    return tree_open_with(o, 64 * MIB, reader, name, data, len);
+    return tree_open_with(o, 64 * MIB, format, name, data, len);
 }
 
 static void tree_close(struct opened *o)
@@ -97,7 +97,7 @@ static void test_lazy(void)
     zip_add(&m, "d.npy", file, len, ZIP_DEFLATE | ZIP_DESCRIPTOR);
     zip_end(&m, true, "");
     uint64_t before = bytes_read();
-    CHECK(tree_open(&o, &ckpt_npz_reader, "x.npz", m.all.data, m.all.len) == 0);
+    CHECK(tree_open(&o, &ckpt_npz_format, "x.npz", m.all.data, m.all.len) == 0);
     CHECK(bytes_read() - before < 4096);
     uint8_t buf[1000];
     before = bytes_read();
@@ -172,7 +172,7 @@ static void test_crowd(void)
         zip_add(&m, name, file[i % 2], len[i % 2], ZIP_DEFLATE);
     }
     zip_end(&m, false, "");
-    CHECK(tree_open_with(&o, 8 * MIB, &ckpt_npz_reader, "x.npz", m.all.data, m.all.len) == 0);
+    CHECK(tree_open_with(&o, 8 * MIB, &ckpt_npz_format, "x.npz", m.all.data, m.all.len) == 0);
     for (unsigned i = 0; i < CROWD; i++) {
         readers[i] = (struct reader){&o, {file[0] + (len[0] - 2 * MIB), file[1] + (len[1] - 4 * MIB)}, i};
         CHECK(pthread_create(&threads[i], NULL, read_much, &readers[i]) == 0);
@@ -210,7 +210,7 @@ static void test_which_open(void)
         for (unsigned k = 0; k < cases[i].good; k++)
             zip_add(&m, "good.npy", file, len, 0);
         zip_end(&m, false, "");
-        CHECK(tree_open(&o, &ckpt_npz_reader, "dir/x.npz", m.all.data, m.all.len) == cases[i].want);
+        CHECK(tree_open(&o, &ckpt_npz_format, "dir/x.npz", m.all.data, m.all.len) == cases[i].want);
         CHECK(cases[i].want || o.tree->count == 1 + cases[i].bad + cases[i].good + cases[i].blobs);
         CHECK(!cases[i].want || strstr(o.err.text, "bad0.npy: "));
         tree_close(&o);
@@ -225,12 +225,12 @@ static void test_npy(void)
     size_t len;
     CKPT_AUTOFREE uint8_t *file = npy_file(1000, &len);
     uint8_t buf[10];
-    CHECK(tree_open(&o, &ckpt_npy_reader, "some/a%b.npy", file, len) == 0 && o.tree->count == 2);
+    CHECK(tree_open(&o, &ckpt_npy_format, "some/a%b.npy", file, len) == 0 && o.tree->count == 2);
     read_elements(&o, "a%b.npy", buf, sizeof buf, 990);
     CHECK(!memcmp(buf, file + len - 10, 10));
     tree_close(&o);
     for (size_t cut = 0; cut < len; cut += 7) {
-        CHECK(tree_open(&o, &ckpt_npy_reader, "w.npy", file, cut) == -EBADMSG);
+        CHECK(tree_open(&o, &ckpt_npy_format, "w.npy", file, cut) == -EBADMSG);
         tree_close(&o);
     }
 }
@@ -244,9 +244,9 @@ static void test_probes(void)
                  {"d/.npz", 0, 0}, {"a.npy.bak", 0, 0}, {"npz", 0, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct ckpt_probe p = {0}, q = {0};
-        CHECK(ckpt_npy_reader.probe_file(NULL, cases[i].path, &p) == 0 && p.bits == cases[i].npy &&
+        CHECK(ckpt_npy_format.probe_file(NULL, cases[i].path, &p) == 0 && p.bits == cases[i].npy &&
               p.weak == (p.bits > 0));
-        CHECK(ckpt_npz_reader.probe_file(NULL, cases[i].path, &q) == 0 && q.bits == cases[i].npz && !q.weak);
+        CHECK(ckpt_npz_format.probe_file(NULL, cases[i].path, &q) == 0 && q.bits == cases[i].npz && !q.weak);
     }
 }
 

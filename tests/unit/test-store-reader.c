@@ -184,7 +184,7 @@ static int open_store(const char *name, struct ckpt_err *err)
     CHECK(ckpt_pins_new(backend, &pins) == 0 && ckpt_pool_new(1, &pool) == 0);
     CHECK(ckpt_cache_new(&(struct ckpt_cache_options){8 << 20, 8 << 20, "/tmp"}, pool, &cache) == 0);
     CHECK(ckpt_views_init(&views, cache, "/tmp") == 0);
-    int r = ckpt_store_reader.open(&(struct ckpt_opening){pins, name, cache}, &tree, err);
+    int r = ckpt_store_format.open(&(struct ckpt_opening){pins, name, cache}, &tree, err);
     CHECK(r == 0 || (err->code == -r && !strncmp(err->text, name, strlen(name))));
     return r;
 }

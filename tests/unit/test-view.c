@@ -416,7 +416,7 @@ int main(void)
     CHECK(ckpt_pins_new(backend, &pins) == 0 && ckpt_pool_new(1, &pool) == 0);
     CHECK(ckpt_cache_new(&(struct ckpt_cache_options){8 << 20, 8 << 20, "/tmp"}, pool, &cache) == 0);
     CHECK(ckpt_views_init(&views, cache, "/tmp") == 0);
-    if (ckpt_orbax_reader.open(&(struct ckpt_opening){pins, "", cache}, &tree, &err) < 0) {
+    if (ckpt_orbax_format.open(&(struct ckpt_opening){pins, "", cache}, &tree, &err) < 0) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }

@@ -77,7 +77,7 @@ static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
     return ckpt_tree_give(t, r, ret);
 }
 
-const struct ckpt_reader ckpt_flax_reader = {
+const struct ckpt_format ckpt_flax_format = {
     .name = "flax-msgpack",
     .probe_file = ckpt_flax_probe_file,
     .open = flax_open,

@@ -5,6 +5,6 @@
 
 #include "core/format/format.h"
 
-extern const struct ckpt_reader ckpt_flax_reader;
+extern const struct ckpt_format ckpt_flax_format;
 
 #endif

@@ -180,7 +180,7 @@ static int gguf_probe_file(struct ckpt_backend *dir, const char *path, struct ck
     return 0;
 }
 
-const struct ckpt_reader ckpt_gguf_reader = {
+const struct ckpt_format ckpt_gguf_format = {
     .name = "gguf",
     .probe_file = gguf_probe_file,
     .open = gguf_open,

@@ -5,6 +5,6 @@
 
 #include "core/format/format.h"
 
-extern const struct ckpt_reader ckpt_gguf_reader;
+extern const struct ckpt_format ckpt_gguf_format;
 
 #endif

@@ -334,13 +334,13 @@ static int npz_probe(struct ckpt_backend *dir, const char *path, struct ckpt_pro
     return 0;
 }
 
-const struct ckpt_reader ckpt_npy_reader = {
+const struct ckpt_format ckpt_npy_format = {
     .name = "npy",
     .probe_file = npy_probe,
     .open = npy_open,
 };
 
-const struct ckpt_reader ckpt_npz_reader = {
+const struct ckpt_format ckpt_npz_format = {
     .name = "npz",
     .probe_file = npz_probe,
     .open = npz_open,

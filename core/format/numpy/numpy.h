@@ -5,7 +5,7 @@
 
 #include "core/format/format.h"
 
-extern const struct ckpt_reader ckpt_npy_reader;
-extern const struct ckpt_reader ckpt_npz_reader;
+extern const struct ckpt_format ckpt_npy_format;
+extern const struct ckpt_format ckpt_npz_format;
 
 #endif

@@ -787,7 +787,7 @@ static int orbax_open(const struct ckpt_opening *opening, struct ckpt_tree **ret
     return ckpt_tree_give(t, r, ret);
 }
 
-const struct ckpt_reader ckpt_orbax_reader = {
+const struct ckpt_format ckpt_orbax_format = {
     .name = "orbax",
     .probe = ckpt_orbax_probe,
     .open = orbax_open,

@@ -8,6 +8,6 @@
 
 #include "core/format/format.h"
 
-extern const struct ckpt_reader ckpt_orbax_reader;
+extern const struct ckpt_format ckpt_orbax_format;
 
 #endif

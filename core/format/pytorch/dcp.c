@@ -158,7 +158,7 @@ static int dcp_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
     return ckpt_tree_give(t, r, ret);
 }
 
-const struct ckpt_reader ckpt_dcp_reader = {
+const struct ckpt_format ckpt_dcp_format = {
     .name = "torch-dcp",
     .probe = dcp_probe,
     .open = dcp_open,

@@ -78,7 +78,7 @@ static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, st
     return ckpt_tree_give(t, r, ret);
 }
 
-const struct ckpt_reader ckpt_pytorch_reader = {
+const struct ckpt_format ckpt_pytorch_format = {
     .name = "pytorch",
     .probe_file = probe_file,
     .open = pytorch_open,

@@ -5,7 +5,7 @@
 
 #include "core/format/format.h"
 
-extern const struct ckpt_reader ckpt_pytorch_reader;
-extern const struct ckpt_reader ckpt_dcp_reader;
+extern const struct ckpt_format ckpt_pytorch_format;
+extern const struct ckpt_format ckpt_dcp_format;
 
 #endif

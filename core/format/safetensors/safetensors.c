@@ -252,7 +252,7 @@ static int safetensors_probe_file(struct ckpt_backend *dir, const char *path, st
     return 0;
 }
 
-const struct ckpt_reader ckpt_safetensors_reader = {
+const struct ckpt_format ckpt_safetensors_format = {
     .name = "safetensors",
     .probe = safetensors_probe,
     .probe_file = safetensors_probe_file,

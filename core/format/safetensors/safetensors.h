@@ -5,6 +5,6 @@
 
 #include "core/format/format.h"
 
-extern const struct ckpt_reader ckpt_safetensors_reader;
+extern const struct ckpt_format ckpt_safetensors_format;
 
 #endif
