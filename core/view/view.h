@@ -6,7 +6,7 @@
 #ifndef CKPT_VIEW_VIEW_H
 #define CKPT_VIEW_VIEW_H
 
-#include "core/tree/reader.h"
+#include "core/tree/array_reader.h"
 
 #include <sys/uio.h>
 
@@ -35,7 +35,7 @@ struct ckpt_viewed {
 struct ckpt_renderings;
 
 struct ckpt_views {
-    struct ckpt_reader_state reader;
+    struct ckpt_array_reader reader;
     struct ckpt_renderings *renderings;
     const char *spill_dir;
 };

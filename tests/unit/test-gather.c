@@ -7,7 +7,7 @@
 
 #include "core/base/util.h"
 #include "core/codec/crc32c.h"
-#include "core/tree/reader.h"
+#include "core/tree/array_reader.h"
 #include "tests/unit/check.h"
 #include "tests/unit/random.h"
 
@@ -257,7 +257,7 @@ static struct ckpt_pins *no_files(void)
 }
 
 /* The same bytes without a copy, where they lie together. */
-static unsigned check_mapped(struct ckpt_reader_state *state, struct ckpt_tree *t, const struct sample *s, size_t len,
+static unsigned check_mapped(struct ckpt_array_reader *state, struct ckpt_tree *t, const struct sample *s, size_t len,
                              uint64_t off)
 {
     const void *mapped;
@@ -275,7 +275,7 @@ static const struct ckpt_tree_ops sample_ops = {.name = "sample", .chunk = sampl
 static void test_bytes(void)
 {
     struct ckpt_pool *pool;
-    struct ckpt_reader_state state = {0};
+    struct ckpt_array_reader state = {0};
     struct ckpt_pins *pins = no_files();
     unsigned mapped = 0;
     CHECK(ckpt_pool_new(2, &pool) == 0);
@@ -312,7 +312,7 @@ static void test_sparse(void)
     struct sample s = {.stored = {true}};
     struct ckpt_tree *t;
     struct ckpt_pool *pool;
-    struct ckpt_reader_state state = {0};
+    struct ckpt_array_reader state = {0};
     struct ckpt_pins *pins = no_files();
     CHECK(ckpt_pool_new(1, &pool) == 0);
     CHECK(ckpt_cache_new(&(struct ckpt_cache_options){4 << 20, 8 << 20, "/tmp"}, pool, &state.cache) == 0);

@@ -2,7 +2,7 @@
 #include "core/format/numpy/numpy.h"
 
 #include "core/format/zip_content.h"
-#include "core/tree/reader.h"
+#include "core/tree/array_reader.h"
 #include "tests/unit/zips.h"
 
 #define MIB ((size_t)1 << 20)
@@ -12,7 +12,7 @@ struct opened {
     struct ckpt_backend *b;
     struct ckpt_pins *pins;
     struct ckpt_pool *pool;
-    struct ckpt_reader_state reader;
+    struct ckpt_array_reader reader;
     struct ckpt_tree *tree;
     struct ckpt_err err;
 };

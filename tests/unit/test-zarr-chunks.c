@@ -9,7 +9,7 @@
 #include "core/array/gather.h"
 #include "core/base/util.h"
 #include "core/codec/crc32c.h"
-#include "core/tree/reader.h"
+#include "core/tree/array_reader.h"
 #include "tests/unit/check.h"
 #include "tests/unit/random.h"
 
@@ -283,7 +283,7 @@ static void stored_close(struct ckpt_tree *t)
 
 static const struct ckpt_tree_ops stored_ops = {.name = "stored", .chunk = stored_chunk, .close = stored_close};
 
-static struct ckpt_reader_state state;
+static struct ckpt_array_reader state;
 static struct ckpt_pins *pins;
 
 static int read_whole(struct stored *s, struct ckpt_array *a, void *buf, struct ckpt_err *err)

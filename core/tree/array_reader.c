@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/tree/reader.h"
+#include "core/tree/array_reader.h"
 
 #include "core/array/gather.h"
 #include "core/base/util.h"
@@ -9,7 +9,7 @@
 #define LOOK_AHEAD ((uint64_t)4 << 20)
 
 struct job {
-    struct ckpt_reader_state *state;
+    struct ckpt_array_reader *state;
     struct ckpt_tree *tree;
     uint32_t node;
     const struct ckpt_array *a;
@@ -124,15 +124,15 @@ static int take_piece(void *arg, const struct ckpt_piece *p)
 
 /* Notes where this read ends, and says whether it goes on where the last one ended, or near (requests overtake each
  * other). */
-static bool track(struct ckpt_reader_state *s, const struct ckpt_tree *t, uint32_t node, uint64_t off, uint64_t len)
+static bool track(struct ckpt_array_reader *s, const struct ckpt_tree *t, uint32_t node, uint64_t off, uint64_t len)
 {
     atomic_uint_fast64_t *slot =
-        &s->track[(t->id * 0x9e3779b97f4a7c15 ^ node * 0xbf58476d1ce4e5b9) >> 32 & (CKPT_READER_TRACKS - 1)];
+        &s->track[(t->id * 0x9e3779b97f4a7c15 ^ node * 0xbf58476d1ce4e5b9) >> 32 & (CKPT_ARRAY_READER_TRACKS - 1)];
     uint64_t last = atomic_exchange_explicit(slot, off + len, memory_order_relaxed);
     return !off || (off + LOOK_AHEAD >= last && off <= last + LOOK_AHEAD);
 }
 
-int ckpt_read_array(struct ckpt_reader_state *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
+int ckpt_read_array(struct ckpt_array_reader *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
                     const struct ckpt_selection *sel, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (a->unsupported)
@@ -175,7 +175,7 @@ static int only_piece(void *arg, const struct ckpt_piece *p)
     return 0;
 }
 
-int ckpt_map_array(struct ckpt_reader_state *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
+int ckpt_map_array(struct ckpt_array_reader *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
                    const struct ckpt_selection *sel, size_t len, uint64_t off, const void **ret,
                    struct ckpt_chunk **ret_hold, struct ckpt_err *err)
 {
