@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct fs_command *find(const char *name)
 {
@@ -44,6 +45,18 @@ static int overview(FILE *out)
     return out == stdout ? FS_OK : FS_USAGE;
 }
 
+/* A word that is neither a path nor there is a command that was mistyped. */
+static bool is_source(const char *word)
+{
+    return strchr(word, '/') || access(word, F_OK) == 0;
+}
+
+static int no_such_command(const char *word)
+{
+    fprintf(stderr, "ckptfs: there is no command %s (a source of that name is mounted as ./%s)\n\n", word, word);
+    return overview(stderr);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2)
@@ -55,14 +68,12 @@ int main(int argc, char **argv)
         return FS_OK;
     }
     const struct fs_command *c = find(argv[1]);
-    if (!c && argc >= 3) { /* SOURCE MOUNTPOINT, as mount(8) and fstab call it */
+    if (!c && argc >= 3 && is_source(argv[1])) { /* SOURCE MOUNTPOINT, as mount(8) and fstab call it */
         c = find("mount");
         return c->run(argc, argv);
     }
-    if (!c) {
-        fprintf(stderr, "ckptfs: there is no command %s\n\n", argv[1]);
-        return overview(stderr);
-    }
+    if (!c)
+        return no_such_command(argv[1]);
     for (int i = 2; i < argc && strcmp(argv[i], "--"); i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             fs_help(c, stdout);

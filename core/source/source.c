@@ -237,6 +237,16 @@ static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *e
     return r < 0 ? r : open_root(src, file, err);
 }
 
+static int fail_to_find(const char *path, int error, struct ckpt_err *err)
+{
+    size_t scheme = strspn(path, "abcdefghijklmnopqrstuvwxyz0123456789+.-");
+    bool is_address = error == ENOENT && scheme && !strncmp(path + scheme, "://", 3);
+    if (is_address)
+        return ckpt_fail(err, EOPNOTSUPP, "%s: addresses (%.*s://) cannot be read, only files and folders", path,
+                         (int)scheme, path);
+    return ckpt_fail(err, error, "%s: %s", path, strerror(error));
+}
+
 int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret,
                      struct ckpt_err *err)
 {
@@ -266,7 +276,7 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
     if (r < 0)
         ckpt_fail(err, -r, "%s", strerror(-r));
     else if (stat(path, &st) < 0)
-        r = ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
+        r = fail_to_find(path, errno, err);
     else {
         r = open_backend(src, S_ISDIR(st.st_mode), err);
         if (r == 0 && src->opt.write)

@@ -79,3 +79,18 @@ void fs_compare_block(struct fs_compare *c, const uint8_t *a, const uint8_t *b, 
         if (memcmp(a + i, b + i, c->itemsize))
             compare_element(c, a + i, b + i);
 }
+
+void fs_compare_mixed(struct fs_compare *c, const uint8_t *a, const uint8_t *b, size_t n)
+{
+    size_t step = ckpt_dtype_info(c->dtype)->size, other_step = ckpt_dtype_info(c->other)->size;
+    for (size_t i = 0; i < n; i++) {
+        double x = ckpt_dtype_to_double(c->dtype, a + i * step), y = ckpt_dtype_to_double(c->other, b + i * other_step);
+        bool is_equal = x == y || (isnan(x) && isnan(y));
+        double d = fabs(x - y);
+        if (is_equal || d <= c->atol + c->rtol * fabs(y))
+            continue;
+        c->different++;
+        if (isnan(d) || d > c->max)
+            c->max = d;
+    }
+}

@@ -3,6 +3,7 @@
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
 #include "fs/commands/compare.h"
+#include "fs/commands/elements.h"
 #include "fs/commands/resolve.h"
 
 #include "core/base/util.h"
@@ -13,6 +14,8 @@
 #define BLOCK     ((size_t)4 << 20)
 #define SHOWN     60 /* bytes of a value */
 #define MAX_DEPTH 1024
+/* --rtol alone: nothing is near zero by its own size, so NumPy's allclose has this too. */
+#define ZERO_TOLERANCE 1e-8
 
 struct diff {
     struct fs_place side[2];
@@ -122,6 +125,7 @@ struct pair {
     struct ckpt_attr at[2];
     cJSON *meta[2];
     const char *kind[2];
+    bool is_plain[2]; /* a file of a plain folder: what it is, its name and its first bytes say */
 };
 
 /* One block of both; the bytes of it, 0 at the end, or -1 when that was told. */
@@ -150,15 +154,13 @@ static uint64_t skip_zeros(struct diff *d, const struct pair *p, uint64_t off)
     return CKPT_MIN(end[0], end[1]);
 }
 
-/* What follows the first `head` bytes of two files of one size. False: told. */
-static bool compare_bytes(struct diff *d, const struct pair *p, uint64_t head, struct fs_compare *c)
+/* Two files of one size. False: an error was told. */
+static bool compare_bytes(struct diff *d, const struct pair *p, struct fs_compare *c)
 {
-    size_t len = c->itemsize <= BLOCK ? BLOCK - BLOCK % c->itemsize : BLOCK;
     ssize_t n;
-    for (uint64_t off = 0; (n = read_both(d, p, len, head + off)) > 0;) {
+    for (uint64_t off = 0; (n = read_both(d, p, BLOCK, off)) > 0;) {
         fs_compare_block(c, d->block[0], d->block[1], (size_t)n, off);
-        off += (uint64_t)n;
-        off += (skip_zeros(d, p, head + off) - head - off) / c->itemsize * c->itemsize;
+        off = skip_zeros(d, p, off + (uint64_t)n);
     }
     return n == 0;
 }
@@ -171,21 +173,45 @@ static void compare_files(struct diff *d, const struct pair *p)
     snprintf(b, sizeof b, "%llu", (unsigned long long)p->at[1].size);
     if (p->at[0].size != p->at[1].size)
         tell_texts(d, "size", p->path, NULL, a, b);
-    else if (!d->meta && compare_bytes(d, p, 0, &c) && c.different)
+    else if (!d->meta && compare_bytes(d, p, &c) && c.different)
         tell_values(d, p->path, NULL, &c, p->at[0].size, "bytes");
 }
 
 /* --- leaves --- */
 
-static bool compare_dtypes(struct diff *d, const struct pair *p, const char **ret)
+/* What an .npy file says of the type, where the type's name is known. */
+static const char *descr_of(const char *dtype)
 {
-    const char *a = cJSON_GetStringValue(ckpt_json_get(p->meta[0], "dtype")),
-               *b = cJSON_GetStringValue(ckpt_json_get(p->meta[1], "dtype"));
-    *ret = a ? a : "";
-    if (strcmp(*ret, b ? b : "") == 0)
-        return true;
-    tell_texts(d, "dtype", p->path, p->kind[0], a ? a : "none", b ? b : "none");
-    return false;
+    enum ckpt_dtype known;
+    return ckpt_dtype_by_name(dtype, &known) && known != CKPT_DT_OTHER ? ckpt_dtype_info(known)->descr : dtype;
+}
+
+static bool is_real_number(const char *dtype, enum ckpt_dtype *ret)
+{
+    if (!ckpt_dtype_by_name(dtype, ret) || *ret == CKPT_DT_OTHER)
+        return false;
+    return ckpt_dtype_info(*ret)->klass != CKPT_DC_COMPLEX;
+}
+
+/* Of the two sides; "" where none is known. */
+static void get_dtypes(const struct pair *p, const char *ret[2])
+{
+    for (int i = 0; i < 2; i++) {
+        const char *dtype = cJSON_GetStringValue(ckpt_json_get(p->meta[i], "dtype"));
+        ret[i] = dtype ? dtype : "";
+    }
+}
+
+/* Types that share a descr are one where a plain .npy file is a side, since it can say no more. */
+static bool is_same_dtype(const struct pair *p, const char *const dtype[2])
+{
+    bool plain = p->is_plain[0] || p->is_plain[1];
+    return !strcmp(dtype[0], dtype[1]) || (plain && !strcmp(descr_of(dtype[0]), descr_of(dtype[1])));
+}
+
+static void tell_dtypes(struct diff *d, const struct pair *p, const char *const dtype[2])
+{
+    tell_texts(d, "dtype", p->path, p->kind[0], *dtype[0] ? dtype[0] : "none", *dtype[1] ? dtype[1] : "none");
 }
 
 static bool compare_shapes(struct diff *d, const struct pair *p)
@@ -205,29 +231,93 @@ static bool compare_shapes(struct diff *d, const struct pair *p)
     return false;
 }
 
+/* One block of both, from element `first` on: the elements in it, 0 at the end, -1 when an error was told. */
+static int64_t read_elements(struct diff *d, const struct pair *p, struct fs_elements *e, uint64_t first)
+{
+    uint64_t room = BLOCK / CKPT_MAX(e[0].npy.itemsize, e[1].npy.itemsize);
+    for (int i = 0; i < 2; i++) {
+        struct ckpt_err err = {0};
+        ssize_t n = fs_elements_read(&e[i], d->block[i], room * e[i].npy.itemsize, first, &err);
+        if (n < 0) {
+            tell_error(d, i, p->path, (int)n, &err);
+            return -1;
+        }
+        room = (uint64_t)n / e[i].npy.itemsize;
+    }
+    fs_progress_add(&d->progress, p->path, room * e[0].npy.itemsize);
+    return (int64_t)room;
+}
+
+static void compare_elements(struct diff *d, const struct pair *p, struct fs_elements *e, struct fs_compare *c)
+{
+    int64_t n;
+    for (uint64_t first = 0; (n = read_elements(d, p, e, first)) > 0;) {
+        if (c->is_mixed)
+            fs_compare_mixed(c, d->block[0], d->block[1], (size_t)n);
+        else
+            fs_compare_block(c, d->block[0], d->block[1], (size_t)n * c->itemsize, first * c->itemsize);
+        first += (uint64_t)n;
+        uint64_t a = fs_elements_skip(&e[0], first), b = fs_elements_skip(&e[1], first);
+        first = CKPT_MIN(a, b);
+    }
+    if (n == 0 && c->different)
+        tell_values(d, p->path, p->kind[0], c, e[0].count, "elements");
+}
+
+/* An array whose elements cannot be told apart (objects, strings that are larger than a block) is compared as a file.
+ */
+static bool are_elements(const struct fs_elements *e, const struct fs_compare *c)
+{
+    for (int i = 0; i < 2; i++)
+        if (!e[i].npy.itemsize || e[i].npy.itemsize > BLOCK)
+            return false;
+    return e[0].count == e[1].count && (c->is_mixed || e[0].npy.itemsize == e[1].npy.itemsize);
+}
+
+/* 0, or the error that ends the comparison, which was told; 1: it is to be compared as a file. */
+static int open_elements(struct diff *d, const struct pair *p, struct fs_elements *e)
+{
+    for (int i = 0; i < 2; i++) {
+        struct ckpt_err err = {0};
+        int r = fs_elements_open(d->side[i].src, d->side[i].at.id, p->path, &p->at[i], &e[i], &err);
+        if (r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP)
+            return 1;
+        if (r < 0) {
+            tell_error(d, i, p->path, r, &err);
+            return r;
+        }
+    }
+    return 0;
+}
+
 static void compare_arrays(struct diff *d, const struct pair *p)
 {
     struct fs_compare c = {.dtype = CKPT_DT_OTHER, .rtol = d->rtol, .atol = d->atol};
-    const char *dtype;
-    uint64_t bytes = 0, elements = 1, dim;
-    const cJSON *e;
-    bool same = compare_shapes(d, p);
-    if (!compare_dtypes(d, p, &dtype) || !same || d->meta)
+    struct fs_elements e[2] = {0};
+    enum ckpt_dtype known[2];
+    const char *dtype[2];
+    get_dtypes(p, dtype);
+    bool same_shape = compare_shapes(d, p), same_dtype = is_same_dtype(p, dtype);
+    bool has_tolerance = !d->meta && (d->rtol > 0 || d->atol > 0);
+    c.is_mixed = !same_dtype && has_tolerance && is_real_number(dtype[0], &known[0]) &&
+                 is_real_number(dtype[1], &known[1]);
+    if (!same_dtype && !c.is_mixed)
+        tell_dtypes(d, p, dtype);
+    if (!same_shape || d->meta || !(same_dtype || c.is_mixed))
         return;
-    cJSON_ArrayForEach(e, ckpt_json_get(p->meta[0], "shape"))
-    {
-        if (!ckpt_json_u64(e, &dim) || ckpt_mul(elements, dim, &elements))
-            elements = 0;
-    }
-    if (!ckpt_json_u64(ckpt_json_get(p->meta[0], "bytes"), &bytes) || !elements || p->at[0].size != p->at[1].size ||
-        bytes > p->at[0].size || !(c.itemsize = bytes / elements)) { /* no elements, or not to be told apart */
+    int r = open_elements(d, p, e);
+    if (r == 0 && are_elements(e, &c)) {
+        c.itemsize = e[0].npy.itemsize;
+        bool is_known = ckpt_dtype_by_name(dtype[0], &c.dtype) && ckpt_dtype_info(c.dtype)->size == c.itemsize;
+        if (!is_known)
+            c.dtype = CKPT_DT_OTHER;
+        c.other = c.is_mixed ? known[1] : c.dtype;
+        compare_elements(d, p, e, &c);
+    } else if (r >= 0)
         compare_files(d, p);
-        return;
-    }
-    if (!ckpt_dtype_by_name(dtype, &c.dtype) || ckpt_dtype_info(c.dtype)->size != c.itemsize)
-        c.dtype = CKPT_DT_OTHER;
-    if (compare_bytes(d, p, p->at[0].size - bytes, &c) && c.different)
-        tell_values(d, p->path, p->kind[0], &c, elements, "elements");
+    for (int i = 0; i < 2; i++)
+        if (e[i].src)
+            fs_elements_close(&e[i]);
 }
 
 /* Texts of values, shortened; true when they are numbers that are near enough. */
@@ -269,11 +359,15 @@ static bool same_json(const struct diff *d, const struct pair *p)
 static void compare_values(struct diff *d, const struct pair *p)
 {
     struct fs_compare c = {.dtype = CKPT_DT_OTHER, .itemsize = 1};
-    const char *dtype;
+    const char *dtype[2];
     char shown[2][SHOWN + 4], *text[2] = {shown[0], shown[1]};
-    if (!compare_dtypes(d, p, &dtype) || d->meta)
+    get_dtypes(p, dtype);
+    bool same_dtype = p->is_plain[0] || p->is_plain[1] || !strcmp(dtype[0], dtype[1]);
+    if (!same_dtype)
+        tell_dtypes(d, p, dtype);
+    if (!same_dtype || d->meta)
         return;
-    if (p->at[0].size == p->at[1].size && (!compare_bytes(d, p, 0, &c) || !c.different))
+    if (p->at[0].size == p->at[1].size && (!compare_bytes(d, p, &c) || !c.different))
         return;
     if (same_json(d, p))
         return;
@@ -301,6 +395,24 @@ static const char *class_of(const struct pair *p, int side)
     return kind && (!strcmp(kind, "array") || !strcmp(kind, "value")) ? kind : "file";
 }
 
+/* An .npy file of a plain folder is the array that its header tells. NULL: it is none, or cannot be read. */
+static cJSON *describe_plain(struct diff *d, const struct pair *p, int side)
+{
+    struct fs_elements e;
+    const char *name = *p->path ? p->path : "";
+    if (!ckpt_has_suffix(name, ".npy") ||
+        fs_elements_open(d->side[side].src, d->side[side].at.id, p->path, &p->at[side], &e, NULL) < 0)
+        return NULL;
+    cJSON *meta = cJSON_CreateObject(), *shape = cJSON_AddArrayToObject(meta, "shape");
+    bool is_known = e.npy.dtype != CKPT_DT_OTHER;
+    cJSON_AddStringToObject(meta, "dtype", is_known ? ckpt_dtype_info(e.npy.dtype)->name : e.npy.descr);
+    cJSON_AddStringToObject(meta, "kind", "array");
+    for (unsigned i = 0; i < e.npy.ndim; i++)
+        cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)e.npy.shape[i]));
+    fs_elements_close(&e);
+    return meta;
+}
+
 static bool describe(struct diff *d, struct pair *p, int side)
 {
     struct ckpt_err err = {0};
@@ -311,6 +423,9 @@ static bool describe(struct diff *d, struct pair *p, int side)
     int r = fs_describe(d->side[side].src, p->at[side].id, &p->meta[side], &err);
     if (r < 0 && r != -ENODATA)
         tell_error(d, side, p->path, r, &err);
+    p->is_plain[side] = r == -ENODATA;
+    if (p->is_plain[side])
+        p->meta[side] = describe_plain(d, p, side);
     if (p->at[side].view &&
         !(ckpt_json_u64(ckpt_json_get(p->meta[side], "bytes"), &bytes) && bytes == p->at[side].size))
         return r == 0; /* not the elements, but a slice or a text: to be compared as it is */
@@ -323,6 +438,11 @@ static void compare_pair(struct diff *d, struct pair *p, unsigned depth)
     if (!describe(d, p, 0) || !describe(d, p, 1))
         return;
     const char *a = class_of(p, 0), *b = class_of(p, 1);
+    bool is_json = ckpt_has_suffix(p->path, ".json");
+    if (is_json && *a == 'v' && p->is_plain[1] && *b == 'f') /* values are files in a plain folder */
+        b = a;
+    else if (is_json && *b == 'v' && p->is_plain[0] && *a == 'f')
+        a = b;
     if (strcmp(a, b))
         tell_texts(d, "kind", p->path, p->kind[0], a, b);
     else if (p->at[0].type == CKPT_DIR) {
@@ -497,7 +617,7 @@ int fs_diff_main(int argc, char **argv)
                                             {"atol", required_argument, NULL, 'a'},
                                             {0}};
     struct diff d = {0};
-    bool good = true;
+    bool good = true, has_atol = false;
     opterr = 0;
     for (int o; good && (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
@@ -511,13 +631,16 @@ int fs_diff_main(int argc, char **argv)
             good = parse_tolerance(optarg, &d.rtol);
             break;
         case 'a':
-            good = parse_tolerance(optarg, &d.atol);
+            good = has_atol = parse_tolerance(optarg, &d.atol);
             break;
         default:
             return fs_bad_option("diff", argv);
         }
     if (!good)
         return fs_usage("diff", "%s: not a tolerance", optarg);
+    bool only_relative = d.rtol > 0 && !has_atol;
+    if (only_relative)
+        d.atol = ZERO_TOLERANCE;
     if (argc - optind != 2)
         return fs_usage("diff", "two trees are wanted");
     int status = run(&d, argv + optind);

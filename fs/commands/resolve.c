@@ -97,6 +97,8 @@ int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
         there = stat(part, &st) == 0;
     if (there && *rest && !strcmp(part, "/")) /* nothing of it is there */
         return ckpt_fail(err, ENOENT, "%s: %s", path, strerror(ENOENT));
+    if (strstr(path, "://") && *rest) /* what it says of an address */
+        return try_source(path, "", ret, err);
     CKPT_AUTOFREE char *source = there ? realpath(part, NULL) : NULL;
     if (!source)
         return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));

@@ -1,4 +1,5 @@
 """The commands: help, JSON, exit statuses, and the same bytes as through a mount."""
+import itertools
 import json
 import os
 import pty
@@ -462,6 +463,67 @@ def test_diff_of_parts(pair):
 def test_diff_of_what_is_not_there(damaged):
     ckptfs("diff", STEPS, STEPS / "5", check=UNREACHABLE)
     ckptfs("diff", STEPS / "4", damaged / "4", check=INTEGRITY)
+
+
+ORDERED = np.arange(9, dtype="<f4").reshape(3, 3)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """One array in the ways in which files store it, and others whose bytes in the file are the same as theirs."""
+    folder = tmp_path_factory.mktemp("stored")
+    arrays = {"c": ORDERED, "f": np.asfortranarray(ORDERED), "be": ORDERED.astype(">f4"), "both": np.asfortranarray(ORDERED.astype(">f4")),
+              "t": np.ascontiguousarray(ORDERED.T), "sw": ORDERED.astype(">f4").view("<f4")}
+    for name, array in arrays.items():
+        np.savez(folder / name, w=array)
+        (folder / f"{name}.d").mkdir()
+        np.save(folder / f"{name}.d/w", array)
+    return folder
+
+
+@pytest.mark.parametrize("kind", [".npz", ".d"])
+def test_diff_is_of_numbers(stored, kind):
+    """However an array is stored: the same numbers are the same, others are not."""
+    same = [stored / f"{name}{kind}" for name in ("c", "f", "be", "both")]
+    for a, b in itertools.product([*same, stored / "c.npz"], same):
+        assert read_json(ckptfs("diff", "--json", a, b))["equal"] is True
+    for a, b in ("f", "t"), ("be", "sw"), ("t", "c"), ("sw", "c"):
+        for one, other in (a, b), (b, a):
+            got = read_json(ckptfs("diff", "--json", stored / f"{one}{kind}", stored / f"{other}{kind}", check=DIFFERS))
+            assert [(x["type"], x["path"]) for x in got["differences"]] == [("value", "w")]
+
+
+def test_diff_of_a_plain_folder(tmp_path):
+    """The .npy files of a folder are arrays; an export is equal to its source, whatever its types."""
+    from ml_dtypes import bfloat16, float8_e4m3fn
+    save(tmp_path / "a", {"w": ORDERED, "h": ORDERED.astype(bfloat16), "f8": ORDERED.astype(float8_e4m3fn), "n": 1, "s": "x", "none": None})
+    ckptfs("export", tmp_path / "a", tmp_path / "e", "--format=npy")
+    assert ckptfs("diff", tmp_path / "a", tmp_path / "e").stdout == ckptfs("diff", tmp_path / "e", tmp_path / "a").stdout == ""
+    np.save(tmp_path / "e/w.npy", ORDERED + np.float32(1e-3))
+    got = read_json(ckptfs("diff", "--json", tmp_path / "a", tmp_path / "e", check=DIFFERS))
+    assert [(x["type"], x["path"], x["different"]) for x in got["differences"]] == [("value", "w", 9)]
+    ckptfs("diff", "--atol=0.002", tmp_path / "a", tmp_path / "e")
+
+
+def test_diff_of_two_types(tmp_path):
+    """With a tolerance, numbers of two types are compared; 1e-8 is near zero where only --rtol is given."""
+    from ml_dtypes import bfloat16
+    for name, w in ("a", ORDERED / 3), ("b", (ORDERED / 3).astype(bfloat16)), ("c", ORDERED / 3 + np.float32(1e-9)):
+        save(tmp_path / name, {"w": w})
+    assert "dtype: w float32 bfloat16" in ckptfs("diff", tmp_path / "a", tmp_path / "b", check=DIFFERS).stdout
+    ckptfs("diff", "--rtol=0.01", tmp_path / "a", tmp_path / "b")
+    assert "value: w" in ckptfs("diff", "--rtol=1e-5", tmp_path / "a", tmp_path / "b", check=DIFFERS).stdout
+    ckptfs("diff", "--rtol=1e-5", tmp_path / "a", tmp_path / "c")
+    ckptfs("diff", "--rtol=1e-5", "--atol=0", tmp_path / "a", tmp_path / "c", check=DIFFERS)
+
+
+def test_words_that_are_no_commands(tmp_path):
+    """A mistyped command is no source that is missing."""
+    for word in "lss", "tree", "unmount":
+        done = ckptfs(word, tmp_path, check=None, cwd=tmp_path)
+        assert done.returncode == USAGE and f"no command {word}" in done.stderr
+    assert "gs://" in ckptfs("ls", "gs://b/x", check=None).stderr and "addresses" in ckptfs("info", "s3://b/x/y", check=None).stderr
+    assert "addresses" in ckptfs("diff", "s3://b/x/y", tmp_path, check=None).stderr
 
 
 # --- wait
