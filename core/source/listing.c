@@ -285,7 +285,8 @@ static int stat_entry(struct maker *m, struct ckpt_entry *e)
         if (ckpt_backend_stat(m->source, path, &st) < 0)
             return hide(m->l, e, "");
         e->st = st; /* of what it points to */
-        e->step_name = st.type == CKPT_FT_DIR && ckpt_step_number(e->name, false, &e->number);
+        e->step_name = st.type == CKPT_FT_DIR && ckpt_step_is_plain(e->name) &&
+                       ckpt_step_number(e->name, false, &e->number);
         /* A download cache has its files under such names: a checkpoint opens up, whatever its file is called. */
         int r = st.type == CKPT_FT_FILE ? probe_file(m, e, path) : 0;
         if (r == 0 && e->kind == CKPT_ENTRY_LINK && e->bits && !e->weak)
@@ -301,17 +302,62 @@ static int stat_entry(struct maker *m, struct ckpt_entry *e)
         return hide(m->l, e, "a temporary name: the save has not finished, or died");
     if (m->plain || ckpt_plain_name(e->name))
         return 0;
-    e->step_name = ckpt_step_number(e->name, false, &e->number);
+    e->step_name = ckpt_step_is_plain(e->name) && ckpt_step_number(e->name, false, &e->number);
     r = probe_entry(m, e, path);
     if (r == 0 && e->kind == CKPT_ENTRY_DIR && !e->step_name && e->bits)
-        e->step_name = ckpt_step_number(e->name, true, &e->number);
+        e->step_name = ckpt_step_number(e->name, true, &e->number) || ckpt_step_number_glued(e->name, &e->number);
     return r;
+}
+
+static int by_number(const void *pa, const void *pb)
+{
+    const struct ckpt_entry *a = *(struct ckpt_entry *const *)pa, *b = *(struct ckpt_entry *const *)pb;
+    return (a->number > b->number) - (a->number < b->number);
+}
+
+/* A model and its optimizer are saved side by side, as model_0 and optimizer_0: both have a prefix, and not the same.
+ */
+static bool are_parts(const struct ckpt_entry *a, const struct ckpt_entry *b)
+{
+    size_t n = ckpt_step_prefix(a->name), m = ckpt_step_prefix(b->name);
+    return n && m && (n != m || memcmp(a->name, b->name, n) != 0);
+}
+
+/* Those of one number, if there are such parts among them. */
+static void drop_parts(struct ckpt_entry **entries, size_t count)
+{
+    bool parts = false;
+    for (size_t i = 1; i < count; i++)
+        parts |= are_parts(entries[0], entries[i]);
+    for (size_t i = 0; i < count && parts; i++)
+        entries[i]->step_name = false;
+}
+
+/* Checkpoints that share a number, and are therefore none of a row. */
+static int drop_numbered_parts(struct ckpt_listing *l)
+{
+    size_t n = 0;
+    CKPT_AUTOFREE struct ckpt_entry **named = calloc(CKPT_MAX(l->count, (size_t)1), sizeof *named);
+    if (!named)
+        return -ENOMEM;
+    for (size_t i = 0; i < l->count; i++)
+        if (l->entries[i].step_name && l->entries[i].bits && !l->entries[i].stored)
+            named[n++] = &l->entries[i];
+    qsort(named, n, sizeof *named, by_number);
+    for (size_t begin = 0, end = 0; begin < n; begin = end) {
+        while (end < n && named[end]->number == named[begin]->number)
+            end++;
+        drop_parts(named + begin, end - begin);
+    }
+    return 0;
 }
 
 /* With all entries known: is this a root, and what does that make of them? */
 static int settle_entries(struct maker *m)
 {
     struct ckpt_listing *l = m->l;
+    if (drop_numbered_parts(l) < 0)
+        return -ENOMEM;
     for (size_t i = 0; i < l->count; i++)
         l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK &&
                    l->entries[i].step_name && l->entries[i].bits > 1;

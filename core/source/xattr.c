@@ -86,8 +86,8 @@ static double number_of(struct ckpt_source *src, const struct node *n)
     char name[CKPT_NAME_MAX + 1];
     double number = 0;
     ckpt_source_step_name(src, n, name);
-    if (!ckpt_step_number(name, false, &number))
-        (void)!ckpt_step_number(name, true, &number);
+    if (!ckpt_step_number(name, true, &number))
+        (void)!ckpt_step_number_glued(name, &number);
     return number;
 }
 

@@ -43,7 +43,19 @@ static void test_numbers(void)
         {"x_1e+", false, false, 0},
         {"x_-", false, false, 0},
         {"x_1.5.2", false, false, 0},
-        {"x-5", false, false, 0},
+        {"x-5", true, true, 5},
+        {"checkpoint-500", true, true, 500},
+        {"step=500", true, true, 500},
+        {"epoch=3-step=1000", true, true, 1000},
+        {"step-500a", false, false, 0},
+        {"step-1.5", false, false, 0},
+        {"v1.2-500", false, false, 0},
+        {"lr=0.001", false, false, 0},
+        {"1e-5", false, true, 1e-5},
+        {"lr=1e-5", false, false, 0},
+        {"x=-5", false, false, 0},
+        {"-5", false, true, -5},
+        {"=5", false, false, 0},
         {"7.orbax-checkpoint-tmp", false, false, 0},
         {"7.tmp", false, false, 0},
     };
@@ -57,6 +69,16 @@ static void test_numbers(void)
             fprintf(stderr, "%s: %g\n", cases[i].name, n);
             exit(1);
         }
+    }
+    static const char *const glued[] = {"global_step500", "epoch500", "a-b500"};
+    static const char *const others[] = {"500", "step_500", "v1.2a500", "step500a", "", "a"};
+    for (size_t i = 0; i < sizeof glued / sizeof *glued; i++) {
+        double n = 0;
+        CHECK(ckpt_step_number_glued(glued[i], &n) && n == 500);
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        double n = 0;
+        CHECK(!ckpt_step_number_glued(others[i], &n));
     }
 }
 
