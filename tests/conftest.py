@@ -1,4 +1,5 @@
 """Fixtures of all tests."""
+
 import os
 
 # before a test imports JAX: eight devices of the CPU
@@ -35,7 +36,7 @@ def mount(tmp_path):
     faults = []
     for m in reversed(mounts):
         try:
-            if m.top.exists():                             # else the test has stopped it
+            if m.top.exists():  # else the test has stopped it
                 m.stop()
         except AssertionError as e:
             faults.append(str(e))

@@ -1,9 +1,10 @@
 """The examples of a page of docs/, run as tests.
 
-A block ```console holds commands ("$ ", continued with "> ") and what they print, stderr included. Each block runs in a bash of its own.
-In the output "..." stands for any text in a line, and alone in a line for any lines. A block ```python holds a session of Python, as doctest has
-them; those of a page are one session.
+A block ```console holds commands ("$ ", continued with "> ") and what they print, stderr included. Each block runs in a
+bash of its own. In the output "..." stands for any text in a line, and alone in a line for any lines. A block ```python
+holds a session of Python, as doctest has them; those of a page are one session.
 """
+
 import doctest
 import os
 import re
@@ -17,8 +18,8 @@ import util
 @dataclass
 class Block:
     language: str
-    heading: str                                           # that it stands under
-    number: int                                            # of its first line
+    heading: str  # that it stands under
+    number: int  # of its first line
     lines: list
 
 
@@ -67,15 +68,24 @@ def matches(want, got):
 def run(steps, folder, limit=util.LIMIT):
     """Run the commands in one shell; the output of each, as lines."""
     mark = "@@@ the end of a command @@@"
-    script = "".join(f"{command}\n{{ s=$?; printf '\\n%s\\n' '{mark}'; (exit $s); }} 2>/dev/null\n" for command, _ in steps)
+    script = "".join(
+        f"{command}\n{{ s=$?; printf '\\n%s\\n' '{mark}'; (exit $s); }} 2>/dev/null\n" for command, _ in steps
+    )
     bin_folder = folder.parent / "bin"
     bin_folder.mkdir(exist_ok=True)
     for name, target in ("ckptfs", util.CKPTFS), ("python3", sys.executable):
         (bin_folder / name).write_text(f'#!/bin/sh\nexec "{target}" "$@"\n')
         (bin_folder / name).chmod(0o755)
     env = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", "umask 022\n" + script], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=limit)
+    done = subprocess.run(
+        ["bash", "-c", "umask 022\n" + script],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=limit,
+    )
     said = done.stdout.decode(errors="replace")
     assert not util.SUSPICIOUS.search(said), said
     parts = said.split(f"\n{mark}\n")
@@ -93,7 +103,9 @@ def check_console(block, folder):
 
 def check_python(block, page, variables):
     """The same of a session; variables are left to the page's next one."""
-    test = doctest.DocTestParser().get_doctest("\n".join(block.lines) + "\n", {}, page.name, str(page), block.number - 1)
+    test = doctest.DocTestParser().get_doctest(
+        "\n".join(block.lines) + "\n", {}, page.name, str(page), block.number - 1
+    )
     assert test.examples, f"{page.name}, line {block.number}: a block without an example"
     test.globs, said = variables, []
     failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append, clear_globs=False).failed
@@ -110,4 +122,4 @@ def check_page(page, folder):
             else:
                 check_python(block, page, variables)
     finally:
-        variables.clear()                                  # what is open in the mount
+        variables.clear()  # what is open in the mount

@@ -2,6 +2,7 @@
 
 Pickles are made by Python's own pickle module, with modules of the names that PyTorch's have for as long as that takes.
 """
+
 import collections
 import contextlib
 import dataclasses
@@ -14,8 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-STORAGES = {"float64": "Double", "float32": "Float", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long", "int32": "Int", "int16": "Short",
-            "int8": "Char", "uint8": "Byte", "bool": "Bool", "complex64": "ComplexFloat", "complex128": "ComplexDouble"}
+STORAGES = {
+    "float64": "Double",
+    "float32": "Float",
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "int64": "Long",
+    "int32": "Int",
+    "int16": "Short",
+    "int8": "Char",
+    "uint8": "Byte",
+    "bool": "Bool",
+    "complex64": "ComplexFloat",
+    "complex128": "ComplexDouble",
+}
 
 
 class Storage:
@@ -28,6 +41,7 @@ class Storage:
 @dataclasses.dataclass
 class Flagged:
     """A view that is conjugated or negated when it is read: flags is {'conj': True}, say."""
+
     array: np.ndarray
     flags: dict
 
@@ -40,6 +54,7 @@ def base_of(array):
 
 # --- PyTorch's names
 
+
 def module(name):
     made = types.ModuleType(name)
     sys.modules[name] = made
@@ -49,6 +64,7 @@ def module(name):
 def function(of, name):
     def called(*_):
         raise AssertionError("only ever named")
+
     called.__module__, called.__name__, called.__qualname__ = of.__name__, name, name
     setattr(of, name, called)
     return called
@@ -75,7 +91,9 @@ class Names:
         m = module("torch.distributed.checkpoint.metadata")
         f = module("torch.distributed.checkpoint.filesystem")
         self.layout = function(module("torch.serialization"), "_get_layout")
-        self.Metadata = named_class(m, "Metadata", "state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version")
+        self.Metadata = named_class(
+            m, "Metadata", "state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version"
+        )
         self.Tensor = named_class(m, "TensorStorageMetadata", "properties", "size", "chunks")
         self.Bytes = named_class(m, "BytesStorageMetadata")
         self.Properties = named_class(m, "TensorProperties", "dtype", "names")
@@ -107,6 +125,7 @@ def torch_names():
 
 # --- torch.save
 
+
 class Pickler(pickle.Pickler):
     def __init__(self, file, names):
         super().__init__(file, protocol=2)
@@ -129,7 +148,15 @@ class Pickler(pickle.Pickler):
         base, item = base_of(obj), obj.itemsize
         offset = (obj.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // item if obj.size else 0
         stride = tuple(s // item for s in obj.strides)
-        return self.names.tensor, (self.storage(base), offset, obj.shape, stride, False, collections.OrderedDict(), *flags)
+        return self.names.tensor, (
+            self.storage(base),
+            offset,
+            obj.shape,
+            stride,
+            False,
+            collections.OrderedDict(),
+            *flags,
+        )
 
 
 def archive(tree, names, big=False, deflate=False):
@@ -157,8 +184,11 @@ def save(path, tree, **how):
 
 # --- torch.distributed.checkpoint
 
+
 def save_distributed(folder, tensors, objects=(), paths=None, files=2, **how):
-    """tensors: {name: (shape, dtype, [(offsets, array)])}, each array saved as a piece; objects: {name: any}. paths: planner_data."""
+    """tensors: {name: (shape, dtype, [(offsets, array)])}, each array saved as a piece; objects: {name: any}. paths:
+    planner_data.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True)
     contents = [io.BytesIO() for _ in range(files)]

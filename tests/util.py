@@ -1,22 +1,37 @@
 """Mounts, commands and data for the tests."""
-import contextlib, gc, os, re, shutil, signal, subprocess, threading, time
+
+import contextlib
+import gc
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 DATA = TESTS / "data"
 ORBAX = DATA / "orbax"
 CKPTFS = os.path.abspath(os.environ.get("CKPTFS", TESTS.parent / "build/fs/ckptfs"))
-LIMIT = 60                                                 # seconds for a command, or for a mount to appear or go
+LIMIT = 60  # seconds for a command, or for a mount to appear or go
 PROGRAM = Path(CKPTFS).read_bytes() if os.path.exists(CKPTFS) else b""
-SANITIZED = next((name for name, mark in (("address", b"__asan_init"), ("thread", b"__tsan_init")) if mark in PROGRAM), None)
+SANITIZED = next(
+    (name for name, mark in (("address", b"__asan_init"), ("thread", b"__tsan_init")) if mark in PROGRAM), None
+)
 del PROGRAM
-SUSPICIOUS = re.compile(r"Sanitizer|runtime error:|Assertion .* failed|assertion failed|stack smashing|double free|corrupted", re.I)
+SUSPICIOUS = re.compile(
+    r"Sanitizer|runtime error:|Assertion .* failed|assertion failed|stack smashing|double free|corrupted", re.I
+)
 
 
 def run(*command, check=0, limit=LIMIT, **kwargs):
     """Run a command; stdout and stderr are text unless text=False. check: the exit status to expect, None for any."""
     kwargs.setdefault("text", True)
-    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, **kwargs)
+    done = subprocess.run(
+        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, **kwargs
+    )
     said = done.stderr if kwargs["text"] else done.stderr.decode(errors="replace")
     assert not SUSPICIOUS.search(said), said
     assert check is None or done.returncode == check, f"exit {done.returncode}: {said.strip() or done.stdout}"
@@ -56,8 +71,8 @@ def unmount(top, how=None):
 class Mount:
     """One mount with its daemon in the foreground; use as a context, or start() and stop().
 
-    A daemon that stops answering for `patience` seconds is killed, which makes blocked calls return. prefix is a command that
-    runs the daemon, in the same process. stop() fails if the daemon
+    A daemon that stops answering for `patience` seconds is killed, which makes blocked calls return. prefix is a
+    command that runs the daemon, in the same process. stop() fails if the daemon
     did not end well, or if its log (self.log) holds a sanitizer's report.
     """
 
@@ -76,7 +91,7 @@ class Mount:
         try:
             wait_for(lambda: mounted(self.top) or self.daemon.poll() is not None)
             assert self.daemon.poll() is None, f"mount failed ({self.daemon.returncode}): {self.said()}"
-            os.stat(self.top)                              # answers
+            os.stat(self.top)  # answers
         except BaseException:
             self.abort()
             raise
@@ -103,7 +118,7 @@ class Mount:
             end = time.monotonic() + 10
             while (done := unmount(self.top)).returncode:
                 busy = done.stderr.strip()
-                gc.collect()                               # an exception's frames keep what a test had mapped or open
+                gc.collect()  # an exception's frames keep what a test had mapped or open
                 if time.monotonic() > end:
                     break
                 time.sleep(0.1)
@@ -137,7 +152,7 @@ class Mount:
         """No report of a sanitizer, however much was said after it."""
         log = self.log.read_text(errors="replace")
         found = SUSPICIOUS.search(log)
-        assert not found, log[max(0, found.start() - 1000):found.start() + 20000]
+        assert not found, log[max(0, found.start() - 1000) : found.start() + 20000]
 
     def __enter__(self):
         return self.start()
@@ -146,7 +161,7 @@ class Mount:
         try:
             self.stop()
         except AssertionError:
-            if kind is None:                               # else the test's own failure says more
+            if kind is None:  # else the test's own failure says more
                 raise
 
     def __truediv__(self, path):

@@ -9,9 +9,11 @@
     with ckptfs.CheckpointManager("mnt", max_to_keep=3) as manager:
         manager.save(8, state)
 
-NumPy is all that it needs. With ml_dtypes, arrays of bfloat16, float8 and int4 have their types; without they are the bytes (V2, V1) or the int8 of
-their files. What JAX has registered as a node of trees is one, if the program has imported JAX.
+NumPy is all that it needs. With ml_dtypes, arrays of bfloat16, float8 and int4 have their types; without they are the
+bytes (V2, V1) or the int8 of their files. What JAX has registered as a node of trees is one, if the program has
+imported JAX.
 """
+
 from .background import AsyncCheckpointer
 from .manager import CheckpointManager
 from .reading import Spec, describe, metadata, metrics, restore

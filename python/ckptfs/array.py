@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays as the files of a mount: types that NumPy has no code for, whole files, mapped files, slices."""
+
 from __future__ import annotations
 
 import io
@@ -10,17 +11,18 @@ import numpy as np
 
 try:
     import ml_dtypes
-except ImportError:                                        # such arrays are then read as the bytes they are stored in
-    ml_dtypes = None
+except ImportError:  # such arrays are then read as the bytes they are stored in
+    ml_dtypes = None  # type: ignore[assignment]
 
 from .tree import jax_module
 
 HEADER_MAX = 1 << 16
-BLOCK = 1 << 24                                            # bytes of an array that is written piece by piece
-Box = tuple[tuple[int, int], ...]                          # (start, stop) in each dimension
+BLOCK = 1 << 24  # bytes of an array that is written piece by piece
+Box = tuple[tuple[int, int], ...]  # (start, stop) in each dimension
 
 
 # --- types
+
 
 def dtype_of(name: str) -> np.dtype | None:
     """The type that user.ckpt.dtype names; None where there is none here."""
@@ -44,7 +46,7 @@ def is_key(leaf: Any) -> bool:
 
 def stored(a: np.ndarray) -> tuple[np.ndarray, str | None]:
     """An array as its file has it, and the type's name where the file cannot tell it."""
-    if a.dtype.isbuiltin == 2:                             # of ml_dtypes
+    if a.dtype.isbuiltin == 2:  # of ml_dtypes
         name = a.dtype.name
         if name in ("int4", "int2"):
             return a.astype(np.int8), name
@@ -66,6 +68,7 @@ def _shown(a: np.ndarray, name: str) -> np.ndarray:
 
 # --- files
 
+
 def write(path: str, a: np.ndarray) -> None:
     """Write a new .npy file. The array may be of any layout; what is not contiguous is copied 16 MiB at a time."""
     a, name = stored(a)
@@ -74,7 +77,7 @@ def write(path: str, a: np.ndarray) -> None:
     header = {"descr": descr, "fortran_order": False, "shape": a.shape}
     try:
         np.lib.format.write_array_header_1_0(head, header)
-    except ValueError:                                     # longer than version 1.0 can say
+    except ValueError:  # longer than version 1.0 can say
         np.lib.format.write_array_header_2_0(head, header)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -84,7 +87,7 @@ def write(path: str, a: np.ndarray) -> None:
             _write(fd, head.getbuffer())
             rows = max(1, BLOCK // max(1, a[:1].nbytes))
             for i in range(0, len(a), rows):
-                _write(fd, _bytes(np.ascontiguousarray(a[i:i + rows])))
+                _write(fd, _bytes(np.ascontiguousarray(a[i : i + rows])))
         if name:
             os.setxattr(fd, "user.ckpt.dtype", name.encode())
     finally:
@@ -100,7 +103,7 @@ def write_bytes(path: str, data: bytes) -> None:
 
 
 def _bytes(a: np.ndarray) -> memoryview:
-    return memoryview(a.reshape(-1).view(np.uint8)) if a.nbytes else memoryview(b"")
+    return memoryview(a.reshape(-1).view(np.uint8).data) if a.nbytes else memoryview(b"")
 
 
 def _write(fd: int, *parts: memoryview) -> None:
@@ -125,7 +128,7 @@ def read(path: str, name: str, shape: Sequence[int], mmap: bool = False, folder:
         _read(fd, 0, path, memoryview(head), _bytes(a))
         if not head.startswith(b"\x93NUMPY"):
             raise ValueError(f"{path} is not an array of type {name} and shape {shape}")
-        if b"'fortran_order': True" in head or b"'descr': '>" in head:       # as somebody else wrote it
+        if b"'fortran_order': True" in head or b"'descr': '>" in head:  # as somebody else wrote it
             a = _load(fd, path, shape, False)
         return _shown(a, name)
     finally:
@@ -149,7 +152,9 @@ def _load(fd: int, path: str, shape: tuple[int, ...], mmap: bool) -> np.ndarray:
 
 
 def read_box(stem: str, name: str, shape: Sequence[int], box: Box, folder: int | None = None) -> np.ndarray:
-    """A part of an array, by the view STEM@SLICE: only the chunks that it meets are read. box: (start, stop) in each dimension."""
+    """A part of an array, by the view STEM@SLICE: only the chunks that it meets are read. box: (start, stop) in each
+    dimension.
+    """
     dtype = _file_dtype(name)
     if not shape or dtype is None or all(part == (0, size) for part, size in zip(box, shape)):
         return read(f"{stem}.npy", name, shape, folder=folder)[tuple(slice(*part) for part in box)]

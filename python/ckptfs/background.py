@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saving while the program goes on."""
+
 from __future__ import annotations
 
 import atexit
@@ -11,27 +12,41 @@ from typing import Any, Callable
 
 from . import parallel, reading, writing
 
-# Threads that write while the program computes: with more of them its own steps wait for a CPU, and the save ends little sooner.
+# Threads that write while the program computes: with more of them its own steps wait for a CPU, and the save ends
+# little sooner.
 WRITERS = max(1, min(parallel.WORKERS, len(os.sched_getaffinity(0)) // 2))
 
 
 class AsyncCheckpointer:
     """Saves steps on another thread, one after the other in the order of the calls.
 
-    save() returns as soon as the tree may change: what is on devices has been fetched, and NumPy's arrays have been copied. A save first waits
-    for the one before, so at most one copy exists. An error of a save is raised by the next call of any method. The interpreter does not end
-    before a save has; an error that nobody asked for is then printed. Use it as a context, or call close(). For one thread at a time.
+    save() returns as soon as the tree may change: what is on devices has been fetched, and NumPy's arrays have been
+    copied. A save first waits for the one before, so at most one copy exists. An error of a save is raised by the next
+    call of any method. The interpreter does not end before a save has; an error that nobody asked for is then printed.
+    Use it as a context, or call close(). For one thread at a time.
     """
 
     def __init__(self, *, workers: int | None = None):
-        """workers: threads that copy and write. If None 4 copy, which save() waits for, and one for each two CPUs, 4 at most, write."""
+        """workers: threads that copy and write. If None 4 copy, which save() waits for, and one for each two CPUs, 4 at
+        most, write.
+        """
         self._workers = workers
         self._thread: threading.Thread | None = None
         self._error: list[BaseException] = []
         atexit.register(_report, self._error)
 
-    def save(self, path: str | os.PathLike, target: Any, *, metrics: dict | None = None, metadata: dict | None = None, overwrite: bool = False,
-             together: bool | None = None, copy: bool = True, then: Callable[[], None] | None = None) -> None:
+    def save(
+        self,
+        path: str | os.PathLike,
+        target: Any,
+        *,
+        metrics: dict | None = None,
+        metadata: dict | None = None,
+        overwrite: bool = False,
+        together: bool | None = None,
+        copy: bool = True,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """As ckptfs.save(), in the background.
 
         copy  False hands NumPy's arrays over: the caller does not change them until the save has ended.

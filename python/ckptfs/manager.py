@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The steps of a root: which there are, which is the latest and the best, which are kept."""
+
 from __future__ import annotations
 
 import errno
@@ -16,21 +17,38 @@ from .reading import attribute
 class CheckpointManager:
     """Saves numbered steps under a directory of a mount, and deletes those that are no longer wanted.
 
-    What is kept, is decided after each save by the rules given here, and by the root's own (`ckptfs config ROOT keep_last=3`), each deleting what it
-    does not keep. The rules here delete steps as `rm -r` does; the latest step and pinned ones always stay. Names are read anew at each call.
+    What is kept, is decided after each save by the rules given here, and by the root's own (`ckptfs config ROOT
+    keep_last=3`), each deleting what it does not keep. The rules here delete steps as `rm -r` does; the latest step and
+    pinned ones always stay. Names are read anew at each call.
     """
 
-    def __init__(self, root: str | os.PathLike, *, max_to_keep: int | None = None, keep_period: int | None = None, best_metric: str | None = None,
-                 best_fn: Callable[[dict], float] | None = None, best_mode: Literal["max", "min"] = "max",
-                 keep_checkpoints_without_metrics: bool = True, save_interval_steps: int = 1, step_prefix: str | None = None,
-                 step_format_fixed_length: int | None = None, asynchronous: bool = False, cleanup_tmp_directories: bool = False,
-                 read_only: bool = False, workers: int | None = None):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        *,
+        max_to_keep: int | None = None,
+        keep_period: int | None = None,
+        best_metric: str | None = None,
+        best_fn: Callable[[dict], float] | None = None,
+        best_mode: Literal["max", "min"] = "max",
+        keep_checkpoints_without_metrics: bool = True,
+        save_interval_steps: int = 1,
+        step_prefix: str | None = None,
+        step_format_fixed_length: int | None = None,
+        asynchronous: bool = False,
+        cleanup_tmp_directories: bool = False,
+        read_only: bool = False,
+        workers: int | None = None,
+    ):
         """
-        root          the top of a mount of a native root, or of an empty directory. To read: any directory with steps in any mount.
+        root          the top of a mount of a native root, or of an empty directory. To read: any directory with steps
+                      in any mount.
         max_to_keep   steps that are kept, the latest ones; with best_metric or best_fn the best ones. None: all.
         keep_period   steps whose number it divides are kept, too.
-        best_metric   the member of metrics that a step is judged by; best_fn(metrics) does it by a function. best_mode: what is better.
-        keep_checkpoints_without_metrics  steps that have none, or not a number (NaN), are kept, too, where the best are.
+        best_metric   the member of metrics that a step is judged by; best_fn(metrics) does it by a function. best_mode:
+                      what is better.
+        keep_checkpoints_without_metrics  steps that have none, or not a number (NaN), are kept, too, where the best
+                                          are.
         save_interval_steps  save() does nothing for steps that it does not divide.
         step_prefix, step_format_fixed_length  names of steps: "checkpoint", 8 are checkpoint_00000007.
         asynchronous  save() as AsyncCheckpointer does.
@@ -41,18 +59,31 @@ class CheckpointManager:
             raise ValueError("best_metric or best_fn, not both")
         if best_mode not in ("max", "min"):
             raise ValueError(f'best_mode is "max" or "min", not {best_mode!r}')
-        for name, value in (("max_to_keep", max_to_keep), ("keep_period", keep_period), ("save_interval_steps", save_interval_steps)):
+        for name, value in (
+            ("max_to_keep", max_to_keep),
+            ("keep_period", keep_period),
+            ("save_interval_steps", save_interval_steps),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is at least 1, not {value}")
-        self.directory = os.fspath(root)
-        self._max_to_keep, self._keep_period, self._keep_unmeasured = max_to_keep, keep_period, keep_checkpoints_without_metrics
+        self.directory: str = os.fspath(root)
+        self._max_to_keep, self._keep_period, self._keep_unmeasured = (
+            max_to_keep,
+            keep_period,
+            keep_checkpoints_without_metrics,
+        )
         self._score = best_fn or (None if best_metric is None else lambda found: found[best_metric])
-        self._best_mode, self._interval, self._read_only, self._workers = best_mode, save_interval_steps, read_only, workers
+        self._best_mode, self._interval, self._read_only, self._workers = (
+            best_mode,
+            save_interval_steps,
+            read_only,
+            workers,
+        )
         self._prefix, self._digits = step_prefix, step_format_fixed_length
         self._scores: dict[int, float | None] = {}
         self._saver = AsyncCheckpointer(workers=workers) if asynchronous else None
         self._saving: int | None = None
-        os.scandir(root).close()                           # or say now why not
+        os.scandir(self.directory).close()  # or say now why not
         if cleanup_tmp_directories and not read_only:
             for name in os.listdir(root):
                 if name.startswith(".") and writing.STAGED in name:
@@ -69,14 +100,20 @@ class CheckpointManager:
         return self._link("latest")
 
     def best_step(self) -> int | None:
-        """The best step by best_metric or best_fn, the later of equal ones. Without these the root's own, as MOUNT/best has it. None if there is none."""
+        """The best step by best_metric or best_fn, the later of equal ones. Without these the root's own, as MOUNT/best
+        has it. None if there is none.
+        """
         if self._score is None:
             return self._link("best")
-        scored = [(score, step) for step, name in self._steps().items() if (score := self._score_of(step, name)) is not None]
+        scored = [
+            (score, step) for step, name in self._steps().items() if (score := self._score_of(step, name)) is not None
+        ]
         return max(scored)[1] if scored else None
 
     def reload(self) -> None:
-        """Forget the metrics that were read. (Steps are looked up anew each time; those of other mounts appear within the refresh time.)"""
+        """Forget the metrics that were read. (Steps are looked up anew each time; those of other mounts appear within
+        the refresh time.)
+        """
         self._scores.clear()
 
     def path(self, step: int) -> str:
@@ -104,9 +141,18 @@ class CheckpointManager:
         latest = max((n for n in (self.latest_step(), self._saving) if n is not None), default=-1)
         return not self._read_only and step % self._interval == 0 and step > latest
 
-    def save(self, step: int, target: Any, *, metrics: dict | None = None, metadata: dict | None = None, force: bool = False,
-             overwrite: bool = False) -> bool:
-        """Save a pytree as a step, then delete what is no longer kept. False if should_save() says no and neither force nor overwrite does.
+    def save(
+        self,
+        step: int,
+        target: Any,
+        *,
+        metrics: dict | None = None,
+        metadata: dict | None = None,
+        force: bool = False,
+        overwrite: bool = False,
+    ) -> bool:
+        """Save a pytree as a step, then delete what is no longer kept. False if should_save() says no and neither force
+        nor overwrite does.
 
         Errors: as ckptfs.save(). With asynchronous=True those of writing come with the next call that waits.
         """
@@ -135,7 +181,7 @@ class CheckpointManager:
                 return reading.restore(self.path(step), target, **options)
             except OSError as e:
                 if e.errno not in (None, errno.ENOENT, errno.ESTALE) or self.latest_step() == step:
-                    raise                                  # else it was deleted, and there is a later one
+                    raise  # else it was deleted, and there is a later one
         raise FileNotFoundError(f"{self.directory} has no step")
 
     def delete(self, step: int) -> None:
@@ -195,10 +241,12 @@ class CheckpointManager:
         """How good a step is, more is better; None if it has no metrics to tell, or is gone."""
         if step not in self._scores:
             found = reading.metrics(os.path.join(self.directory, name))
-            try:
-                score = float(self._score(found)) if found is not None else math.nan
-            except KeyError:
-                score = math.nan
+            score = math.nan
+            if found is not None and self._score is not None:
+                try:
+                    score = float(self._score(found))
+                except KeyError:
+                    pass
             self._scores[step] = None if math.isnan(score) else score if self._best_mode == "max" else -score
         return self._scores[step]
 
@@ -210,10 +258,14 @@ class CheckpointManager:
         order = sorted(steps)
         keep = set(order[-1:])
         if self._score is None:
-            keep.update(order[-self._max_to_keep:])
+            keep.update(order[-self._max_to_keep :])
         else:
             scores = {step: self._score_of(step, steps[step]) for step in order}
-            keep.update(sorted((step for step in order if scores[step] is not None), key=lambda step: (scores[step], step))[-self._max_to_keep:])
+            keep.update(
+                sorted((step for step in order if scores[step] is not None), key=lambda step: (scores[step], step))[
+                    -self._max_to_keep :
+                ]
+            )
             if self._keep_unmeasured:
                 keep.update(step for step in order if scores[step] is None)
         if self._keep_period:
@@ -223,6 +275,6 @@ class CheckpointManager:
             if step not in keep and attribute(path, "pinned") != "1":
                 try:
                     shutil.rmtree(path)
-                except FileNotFoundError:                  # the root's rules have just deleted it
+                except FileNotFoundError:  # the root's rules have just deleted it
                     pass
                 self._scores.pop(step, None)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys of a tree as names of files, and names of steps. docs/semantics.md, "Names", has the rules."""
+
 from __future__ import annotations
 
 import hashlib
@@ -9,7 +10,7 @@ NAME_MAX = 255
 SUFFIX = {"array": ".npy", "value": ".json"}
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f/%]")
 _SEQUENCE = re.compile(rb"%[0-9A-F]{2}")
-_SLICE = re.compile(r"@(?=[-0-9:,.\s]+$)")                 # the key of an array would be taken for a piece
+_SLICE = re.compile(r"@(?=[-0-9:,.\s]+$)")  # the key of an array would be taken for a piece
 _STEP = re.compile(r"(?:(?P<prefix>.+)_)?(?P<number>[0-9]+)")
 
 
@@ -20,7 +21,8 @@ def _hex(match: re.Match) -> str:
 def escape(key: str, kind: str = "dict") -> str:
     """The name of a key's node, cut to 255 bytes with its suffix. kind: array, value, blob, or that of a container.
 
-    Escaped where the contract says, and also where the name would mean something else: a piece of an array, a view, another kind of leaf.
+    Escaped where the contract says, and also where the name would mean something else: a piece of an array, a view,
+    another kind of leaf.
     """
     suffix = SUFFIX.get(kind, "")
     name = "%" if not key else key.replace(".", "%2E") if key in (".", "..") else _ESCAPED.sub(_hex, key)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work on several threads. Plain threads, since executors take no more work once the interpreter begins to end."""
+
 from __future__ import annotations
 
 import threading
@@ -13,14 +14,16 @@ def each(work: Callable[[T], None], items: Iterable[T], workers: int | None = No
     """work(item) for all items, in any order. The first error stops the rest, and is raised."""
     items = list(items)
     count = min(workers or WORKERS, len(items))
-    left, lock, errors = iter(items), threading.Lock(), []
+    left, lock = iter(items), threading.Lock()
+    errors: list[BaseException] = []
 
     def run() -> None:
         while not errors:
             with lock:
-                item = next(left, left)
-            if item is left:
-                return
+                try:
+                    item = next(left)
+                except StopIteration:
+                    return
             try:
                 work(item)
             except BaseException as e:
@@ -33,7 +36,7 @@ def each(work: Callable[[T], None], items: Iterable[T], workers: int | None = No
     try:
         for thread in threads:
             thread.join()
-    except BaseException as e:                             # interrupted: no thread works on behind the caller's back
+    except BaseException as e:  # interrupted: no thread works on behind the caller's back
         errors.append(e)
         for thread in threads:
             thread.join()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints in a mount, read: as they are, or into the structure of a target."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -12,19 +13,23 @@ import numpy as np
 from . import array, names, parallel, tree
 from .tree import Path, jax_module
 
-NAMED = 10                                                 # paths that an error names
+NAMED = 10  # paths that an error names
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """The shape and the type of an array that has not been read; good as a leaf of a target."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """A leaf of a checkpoint: an array, a value or a blob. Its file's path begins at the open directory `folder`, if there is one."""
+    """A leaf of a checkpoint: an array, a value or a blob. Its file's path begins at the open directory `folder`, if
+    there is one.
+    """
+
     folder: int | None
     file: str
     kind: str
@@ -43,9 +48,11 @@ class Leaf:
 
 
 class Checkpoint:
-    """What .tree.json tells of a checkpoint, or of a directory or leaf in one: its containers and leaves. Reads no data of leaves.
+    """What .tree.json tells of a checkpoint, or of a directory or leaf in one: its containers and leaves. Reads no data
+    of leaves.
 
-    Its directory is held open and all is opened from there, so that all is of one step, wherever `latest` leads or what takes the name meanwhile.
+    Its directory is held open and all is opened from there, so that all is of one step, wherever `latest` leads or what
+    takes the name meanwhile.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -65,7 +72,11 @@ class Checkpoint:
             staged = isinstance(e, FileNotFoundError) and attribute(self.path, "state") == "staged"
             self.close()
             if isinstance(e, OSError):
-                raise type(e)(e.errno, "this step is staged, and not yet committed" if staged else os.strerror(e.errno), self.path) from None
+                raise type(e)(
+                    e.errno,
+                    "this step is staged, and not yet committed" if staged else os.strerror(e.errno or 0),
+                    self.path,
+                ) from None
             raise
 
     def close(self) -> None:
@@ -80,16 +91,17 @@ class Checkpoint:
         self.close()
 
     def _read_tree(self, listed: dict) -> None:
+        assert self.folder is not None  # it is open
         native = listed.get("format") == "ckptfs"
         self.kinds = {tuple(map(str, c["path"])): c["kind"] for c in listed["containers"]}
         for entry in listed["leaves"]:
             file, kind, path = entry["file"], entry["kind"], tuple(map(str, entry["path"]))
             if file == "metrics.json" and kind == "blob" and attribute(self.folder, "state"):
-                continue                                   # of the step, and not of its tree
+                continue  # of the step, and not of its tree
             if native and path and isinstance(entry["path"][-1], str):
                 path = (*path[:-1], names.unescape(os.path.basename(file).removesuffix(names.SUFFIX.get(kind, ""))))
             self.leaves[path] = self._leaf(file, entry)
-        if len(self.leaves) == 1 and len(self.kinds) <= 1 and next(iter(self.leaves)) in ((), ("",)):        # one bare leaf
+        if len(self.leaves) == 1 and len(self.kinds) <= 1 and next(iter(self.leaves)) in ((), ("",)):  # one bare leaf
             self.kinds, self.leaves = {}, {(): next(iter(self.leaves.values()))}
 
     def _read_leaf(self) -> None:
@@ -101,7 +113,9 @@ class Checkpoint:
         self.leaves[()] = self._leaf(stem + names.SUFFIX.get(entry["kind"], ""), entry)
 
     def _leaf(self, file: str, entry: dict) -> Leaf:
-        return Leaf(self.folder, file, entry["kind"], entry.get("dtype"), tuple(entry.get("shape", ())), entry.get("value"))
+        return Leaf(
+            self.folder, file, entry["kind"], entry.get("dtype"), tuple(entry.get("shape", ())), entry.get("value")
+        )
 
     def find(self, path: Path) -> Leaf | None:
         """The leaf at a path of keys, also of keys that were too long for a name."""
@@ -138,7 +152,10 @@ def metrics(path: str | os.PathLike) -> dict | None:
 
 
 def describe(path: str | os.PathLike) -> Any:
-    """The tree of a checkpoint without its data: a Spec for each array, values as they are, b"" for each blob. A target for restore(), too."""
+    """The tree of a checkpoint without its data: a Spec for each array, values as they are, b"" for each blob. A target
+    for restore(), too.
+    """
+
     def spec(leaf: Leaf) -> Any:
         if leaf.kind == "array":
             return Spec(leaf.shape, array.dtype_of(leaf.dtype or "V") or np.dtype("V"))
@@ -148,25 +165,38 @@ def describe(path: str | os.PathLike) -> Any:
         return tree.raw(found.kinds, {at: spec(leaf) for at, leaf in found.leaves.items()})
 
 
-def restore(path: str | os.PathLike, target: Any = None, *, missing: Literal["error", "target"] = "error", cast: bool = False,
-            check: bool = True, mmap: bool = False, sharding: Any = None, workers: int | None = None) -> Any:
+def restore(
+    path: str | os.PathLike,
+    target: Any = None,
+    *,
+    missing: Literal["error", "target"] = "error",
+    cast: bool = False,
+    check: bool = True,
+    mmap: bool = False,
+    sharding: Any = None,
+    workers: int | None = None,
+) -> Any:
     """Read a checkpoint, or a directory or leaf of one.
 
     path      a step, MOUNT/latest, an item or any directory in a step, or one leaf, with its suffix or without.
-    target    None: nested dicts, lists and tuples, as the checkpoint has them. Arrays are np.ndarray, values Python's, blobs bytes.
-              A pytree: its structure and its types. Only what it has is read; what the checkpoint has besides is ignored. Its leaves say
-              what comes back: of a jax.Array, or a jax.ShapeDtypeStruct with a sharding, a jax.Array with that sharding; of other arrays, and
-              whatever else has a shape and a dtype, an np.ndarray; of Python's numbers, str and bytes the same. None stays None, unread.
-    missing   what to do about leaves of the target that the checkpoint lacks, or has as null: "error", or "target" to take the target's.
+    target    None: nested dicts, lists and tuples, as the checkpoint has them. Arrays are np.ndarray, values Python's,
+              blobs bytes. A pytree: its structure and its types. Only what it has is read; what the checkpoint has
+              besides is ignored. Its leaves say what comes back: of a jax.Array, or a jax.ShapeDtypeStruct with a
+              sharding, a jax.Array with that sharding; of other arrays, and whatever else has a shape and a dtype, an
+              np.ndarray; of Python's numbers, str and bytes the same. None stays None, unread.
+    missing   what to do about leaves of the target that the checkpoint lacks, or has as null: "error", or "target" to
+              take the target's.
     cast      convert arrays to the target's types. Without, another type is an error.
     check     False: shapes, types and kinds of leaves are the checkpoint's, whatever the target's.
     mmap      arrays are read-only np.memmap, in which only what is touched is read.
-    sharding  for all arrays, a jax.sharding.Sharding, or a function (path, shape, dtype) that returns one, or None for an np.ndarray. It goes
-              before the target's. Only the slices that this process addresses are read, each once.
+    sharding  for all arrays, a jax.sharding.Sharding, or a function (path, shape, dtype) that returns one, or None for
+              an np.ndarray. It goes before the target's. Only the slices that this process addresses are read, each
+              once.
     workers   threads that read; 4 if None.
 
-    Errors: FileNotFoundError; KeyError with the paths that are missing; ValueError with what does not fit, stored and wanted, and then nothing
-    has been read; TypeError for a leaf of the target that is of no such type; OSError as the mount says (EBADMSG: damaged).
+    Errors: FileNotFoundError; KeyError with the paths that are missing; ValueError with what does not fit, stored and
+    wanted, and then nothing has been read; TypeError for a leaf of the target that is of no such type; OSError as the
+    mount says (EBADMSG: damaged).
     """
     if missing not in ("error", "target"):
         raise ValueError(f'missing is "error" or "target", not {missing!r}')
@@ -174,14 +204,18 @@ def restore(path: str | os.PathLike, target: Any = None, *, missing: Literal["er
         raise ValueError("an array is mapped, or has a sharding, not both")
     with Checkpoint(path) as found:
         done: dict[Path, Any] = {}
-        jobs = [(at, leaf, None) for at, leaf in found.leaves.items()] if target is None else _match(found, target, missing, cast, check, done)
+        jobs = (
+            [(at, leaf, None) for at, leaf in found.leaves.items()]
+            if target is None
+            else _match(found, target, missing, cast, check, done)
+        )
 
         def load(job: tuple[Path, Leaf, Any]) -> None:
             at, leaf, want = job
             done[at] = _load(at, leaf, want, cast, mmap, sharding)
 
         for job in jobs:
-            if job[1].kind == "value":                     # has been read with the tree
+            if job[1].kind == "value":  # has been read with the tree
                 load(job)
         parallel.each(load, (job for job in jobs if job[1].kind != "value"), workers)
         return tree.raw(found.kinds, done) if target is None else tree.rebuild(target, done)
@@ -189,8 +223,13 @@ def restore(path: str | os.PathLike, target: Any = None, *, missing: Literal["er
 
 # --- what a target wants
 
-def _match(found: Checkpoint, target: Any, missing: str, cast: bool, check: bool, done: dict[Path, Any]) -> list[tuple[Path, Leaf, Any]]:
-    """(path, stored, wanted) of each leaf of the target that is to be read; the others go to `done`. Says of all what is missing or does not fit."""
+
+def _match(
+    found: Checkpoint, target: Any, missing: str, cast: bool, check: bool, done: dict[Path, Any]
+) -> list[tuple[Path, Leaf, Any]]:
+    """(path, stored, wanted) of each leaf of the target that is to be read; the others go to `done`. Says of all what
+    is missing or does not fit.
+    """
     jobs, lacking, faults = [], [], []
     for at, kind, want in tree.walk(target):
         if kind:
@@ -259,19 +298,27 @@ def _takes(dtype: np.dtype, value: bool | int | float) -> bool:
 
 def _loose(leaf: Leaf, want: Any) -> Any:
     """What is wanted where only the target's structure counts: its sharding, if it has one."""
-    if leaf.kind == "array" and leaf.shape and _is_array(want) and not array.is_key(want) and (placed := getattr(want, "sharding", None)) is not None:
+    if (
+        leaf.kind == "array"
+        and leaf.shape
+        and _is_array(want)
+        and not array.is_key(want)
+        and (placed := getattr(want, "sharding", None)) is not None
+    ):
+        assert leaf.dtype is not None  # as every array has
         return jax_module().ShapeDtypeStruct(leaf.shape, array.dtype_of(leaf.dtype), sharding=placed)
     return want if isinstance(want, (int, float)) and leaf.kind == "array" and leaf.shape == () else None
 
 
 # --- reading one leaf
 
+
 def _load(at: Path, leaf: Leaf, want: Any, cast: bool, mmap: bool, sharding: Any) -> Any:
     if leaf.kind == "blob":
         return array.read_bytes(leaf.file, leaf.folder)
     if leaf.kind == "value":
         return leaf.value if not _is_array(want) else _host(np.asarray(leaf.value, np.dtype(want.dtype)), want)
-    if leaf.dtype is None:                                 # the mount cannot decode it: opening says why
+    if leaf.dtype is None:  # the mount cannot decode it: opening says why
         return array.read(leaf.file, "", leaf.shape, folder=leaf.folder)
     if want is not None and not _is_array(want):
         return array.read(leaf.file, leaf.dtype, leaf.shape, folder=leaf.folder).item()
@@ -288,13 +335,14 @@ def _host(a: np.ndarray, want: Any) -> Any:
     jax = jax_module()
     if array.is_key(want):
         return jax.random.wrap_key_data(a, impl=jax.random.key_impl(want))
-    if jax and isinstance(want, jax.Array):                # has no place of its own: stays free to go where it is used
+    if jax and isinstance(want, jax.Array):  # has no place of its own: stays free to go where it is used
         return jax.numpy.asarray(a)
     return a[()] if isinstance(want, np.generic) else a
 
 
 def _sharding(at: Path, leaf: Leaf, want: Any, sharding: Any) -> Any:
     """Where an array belongs; None for the host."""
+    assert leaf.dtype is not None  # as every array has
     dtype = array.dtype_of(leaf.dtype)
     if dtype is None or (dtype.isbuiltin != 2 and dtype.kind not in "biufc"):
         return None
@@ -307,6 +355,7 @@ def _sharding(at: Path, leaf: Leaf, want: Any, sharding: Any) -> Any:
 
 def _placed(leaf: Leaf, sharding: Any, dtype: np.dtype | None) -> Any:
     """A jax.Array, of the slices that this process addresses; each is read once, and given to all its devices."""
+    assert leaf.dtype is not None  # as every array has
     jax = jax_module()
     pieces: dict[array.Box, np.ndarray] = {}
     arrays = []
@@ -320,6 +369,7 @@ def _placed(leaf: Leaf, sharding: Any, dtype: np.dtype | None) -> Any:
 
 
 # --- for people
+
 
 def _text(path: Path) -> str:
     return "/".join(path) or "(the leaf)"

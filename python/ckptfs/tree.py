@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pytrees: what is in a node, and the same node around other children.
 
-dicts, lists, tuples and named tuples are walked here; other nodes as JAX's registry says, if the program has imported JAX (what it has not
-imported cannot be in its trees), and dataclasses by their fields. None is a leaf.
+dicts, lists, tuples and named tuples are walked here; other nodes as JAX's registry says, if the program has imported
+JAX (what it has not imported cannot be in its trees), and dataclasses by their fields. None is a leaf.
 """
+
 from __future__ import annotations
 
 import collections
@@ -57,15 +58,20 @@ def _registered(node: Any) -> tuple[str, list[tuple[str, Any]], Rebuild] | None:
         return None
     keys = [path[0] for path, _ in found]
     names = [str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name))) for key in keys]
-    sequence = bool(keys) and all(not hasattr(key, "name") and isinstance(getattr(key, "idx", getattr(key, "key", None)), int) for key in keys)
+    sequence = bool(keys) and all(
+        not hasattr(key, "name") and isinstance(getattr(key, "idx", getattr(key, "key", None)), int) for key in keys
+    )
     kind = "list" if sequence and names == [str(i) for i in range(len(names))] else "dict"
     return kind, list(zip(names, (child for _, child in found))), treedef.unflatten
 
 
 def _dataclass(node: Any) -> tuple[str, list[tuple[str, Any]], Rebuild]:
     """A dataclass: its fields, but for those that Flax or JAX mark as no part of the tree."""
-    names = [field.name for field in dataclasses.fields(node)
-             if field.metadata.get("pytree_node", True) and not field.metadata.get("static", False)]
+    names = [
+        field.name
+        for field in dataclasses.fields(node)
+        if field.metadata.get("pytree_node", True) and not field.metadata.get("static", False)
+    ]
 
     def rebuild(new: list) -> Any:
         other = copy.copy(node)
@@ -93,13 +99,15 @@ def rebuild(node: Any, new: dict[Path, Any], path: Path = ()) -> Any:
 
 
 def raw(kinds: dict[Path, str], leaves: dict[Path, Any]) -> Any:
-    """A tree of dicts, lists and tuples from the kinds of its containers and its leaves. Sequences that have gaps become dicts."""
+    """A tree of dicts, lists and tuples from the kinds of its containers and its leaves. Sequences that have gaps
+    become dicts.
+    """
     if not kinds:
         return leaves[()]
     inside: dict[Path, dict] = {path: {} for path in kinds}
     for path, leaf in leaves.items():
         inside[path[:-1]][path[-1]] = leaf
-    for path in sorted(kinds, key=len, reverse=True):      # what is deepest first
+    for path in sorted(kinds, key=len, reverse=True):  # what is deepest first
         made: Any = inside[path]
         if kinds[path] in ("list", "tuple") and all(str(i) in made for i in range(len(made))):
             made = [made[str(i)] for i in range(len(made))]

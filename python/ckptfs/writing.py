@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees written: files in a staged step, and the commit that makes them a step."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,13 +17,16 @@ from . import array, names, parallel, tree
 from .reading import attribute
 from .tree import Path, jax_module
 
-VALUE_MAX = 65536                                          # bytes of the JSON of a value, docs/format.md
-STAGED = ".saving-"                                        # in the name of what is not committed
+VALUE_MAX = 65536  # bytes of the JSON of a value, docs/format.md
+STAGED = ".saving-"  # in the name of what is not committed
 
 
 @dataclasses.dataclass
 class File:
-    """One file of a step: its path in it, and its content, which is bytes, an np.ndarray or a jax.Array on one device."""
+    """One file of a step: its path in it, and its content, which is bytes, an np.ndarray or a jax.Array on one
+    device.
+    """
+
     path: str
     content: Any
 
@@ -39,10 +43,12 @@ class Snapshot:
 
     def __init__(self, target: Any, metrics: dict | None = None, metadata: dict | None = None):
         self.metadata = None if metadata is None else json.dumps(_object(metadata, "metadata")).encode()
-        self.directories: list[tuple[str, str]] = []       # (path, kind), what holds others before them
+        self.directories: list[tuple[str, str]] = []  # (path, kind), what holds others before them
         self.files: list[File] = []
         if metrics is not None:
-            self.files.append(File("metrics.json", json.dumps(_object(metrics, "metrics"), default=_plain).encode() + b"\n"))
+            self.files.append(
+                File("metrics.json", json.dumps(_object(metrics, "metrics"), default=_plain).encode() + b"\n")
+            )
         places: dict[Path, str] = {}
         for path, kind, node in tree.walk(target):
             if kind:
@@ -66,7 +72,10 @@ class Snapshot:
         elif leaf is None or isinstance(leaf, (bool, int, float, str)) and not isinstance(leaf, np.generic):
             text = json.dumps(leaf).encode() + b"\n"
             if len(text) > VALUE_MAX:
-                raise ValueError(f"{where}: as JSON this is {len(text)} bytes, and a value has at most {VALUE_MAX}: save it as bytes, or as an array")
+                raise ValueError(
+                    f"{where}: as JSON this is {len(text)} bytes, and a value has at most {VALUE_MAX}: "
+                    "save it as bytes, or as an array"
+                )
             self.files.append(File(folder + names.escape(key, "value"), text))
         elif jax_module() and isinstance(leaf, jax_module().Array):
             self._add_shards(folder + names.escape(key, "array"), leaf)
@@ -80,21 +89,25 @@ class Snapshot:
 
     def _add_shards(self, file: str, leaf: Any) -> None:
         """A jax.Array: one file, or one for each of its shards that this process is the first to have."""
-        own = {array.box_of(shard.index, leaf.shape): shard for shard in leaf.addressable_shards if shard.replica_id == 0}
+        own = {
+            array.box_of(shard.index, leaf.shape): shard for shard in leaf.addressable_shards if shard.replica_id == 0
+        }
         for box, shard in own.items():
             whole = all(part == (0, size) for part, size in zip(box, leaf.shape))
             name = file if whole else f"{file.removesuffix('.npy')}@{array.slice_text(box)}.npy"
             self.files.append(File(name, shard.data))
 
     def hold(self, copy: bool = True, workers: int | None = None) -> "Snapshot":
-        """Fetch what is on devices, and copy NumPy's arrays, so that the tree may be changed, deleted or donated. copy=False: but for those."""
+        """Fetch what is on devices, and copy NumPy's arrays, so that the tree may be changed, deleted or donated.
+        copy=False: but for those.
+        """
         for file in self.files:
             if hasattr(file.content, "copy_to_host_async"):
                 file.content.copy_to_host_async()
 
         def fetch(file: File) -> None:
             if not isinstance(file.content, (bytes, np.ndarray)):
-                file.content = np.asarray(file.content)    # while this lives, JAX gives its buffer to nobody else
+                file.content = np.asarray(file.content)  # while this lives, JAX gives its buffer to nobody else
             elif copy and isinstance(file.content, np.ndarray):
                 file.content = file.content.copy()
 
@@ -115,7 +128,9 @@ class Snapshot:
                 os.setxattr(top, "user.ckpt.metadata", self.metadata)
             except OSError as e:
                 if e.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE):
-                    raise OSError(e.errno, f"no room for an attribute of {len(self.metadata)} bytes, the metadata", top) from None
+                    raise OSError(
+                        e.errno, f"no room for an attribute of {len(self.metadata)} bytes, the metadata", top
+                    ) from None
                 raise
 
 
@@ -132,26 +147,44 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no metric")
 
 
-def save(path: str | os.PathLike, target: Any, *, metrics: dict | None = None, metadata: dict | None = None, overwrite: bool = False,
-         together: bool | None = None, workers: int | None = None) -> None:
-    """Write a pytree as a step, and commit it: when this returns, the step is on stable storage and seen by all, whole. Until then by nobody.
+def save(
+    path: str | os.PathLike,
+    target: Any,
+    *,
+    metrics: dict | None = None,
+    metadata: dict | None = None,
+    overwrite: bool = False,
+    together: bool | None = None,
+    workers: int | None = None,
+) -> None:
+    """Write a pytree as a step, and commit it: when this returns, the step is on stable storage and seen by all, whole.
+    Until then by nobody.
 
     path       MOUNT/STEP; STEP is digits, or a prefix, "_" and digits.
-    target     a pytree, see restore(). Arrays become KEY.npy; int, float, bool, str and None KEY.json; bytes the file KEY. Arrays of JAX with several
-               shards are written as pieces, shard by shard, one replica of each.
+    target     a pytree, see restore(). Arrays become KEY.npy; int, float, bool, str and None KEY.json; bytes the file
+               KEY. Arrays of JAX with several shards are written as pieces, shard by shard, one replica of each.
     metrics    a dict of numbers, written as metrics.json, which retention and best_step() go by.
     metadata   a dict that JSON can hold, of up to 64 KiB; the attribute user.ckpt.metadata.
-    overwrite  replace the step if it exists: at once in a mount with -o overwrite; in others it is deleted just before the new one takes its name.
-    together   several processes write this step, each what it holds, in mounts with -o writers=N (see docs/semantics.md). None: if JAX has several.
+    overwrite  replace the step if it exists: at once in a mount with -o overwrite; in others it is deleted just before
+               the new one takes its name.
+    together   several processes write this step, each what it holds, in mounts with -o writers=N (see
+               docs/semantics.md). None: if JAX has several.
     workers    threads that write; 4 if None.
 
-    Errors: FileExistsError; TypeError for what is no leaf, ValueError for a string of over 64 KiB, before anything is written; OSError as the mount says, with its reason: EROFS not a native
-    root, ENODEV no mount of ckptfs, EBADMSG, ENODATA, ENOSPC. Nothing is left behind then.
+    Errors: FileExistsError; TypeError for what is no leaf, ValueError for a string of over 64 KiB, before anything is
+    written; OSError as the mount says, with its reason: EROFS not a native root, ENODEV no mount of ckptfs, EBADMSG,
+    ENODATA, ENOSPC. Nothing is left behind then.
     """
     commit(path, Snapshot(target, metrics, metadata), overwrite, together, workers)
 
 
-def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False, together: bool | None = None, workers: int | None = None) -> None:
+def commit(
+    path: str | os.PathLike,
+    snapshot: Snapshot,
+    overwrite: bool = False,
+    together: bool | None = None,
+    workers: int | None = None,
+) -> None:
     """As save(), of a tree that is a snapshot already."""
     path = os.path.normpath(os.fspath(path))
     folder, name = os.path.split(path)
@@ -169,7 +202,7 @@ def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False,
         snapshot.write(path, workers)
         _sync(path)
         return
-    if not overwrite and os.path.lexists(path):            # rename would say so too, after all has been written
+    if not overwrite and os.path.lexists(path):  # rename would say so too, after all has been written
         raise exists
     staged = os.path.join(folder, f".{name}{STAGED}{uuid.uuid4().hex[:12]}")
     try:
@@ -181,14 +214,16 @@ def commit(path: str | os.PathLike, snapshot: Snapshot, overwrite: bool = False,
         reason = attribute(staged, "error")
         shutil.rmtree(staged, ignore_errors=True)
         if isinstance(e, OSError) and reason:
-            raise type(e)(e.errno, f"{os.strerror(e.errno)}: {reason}", path) from None
+            raise type(e)(e.errno, f"{os.strerror(e.errno or 0)}: {reason}", path) from None
         raise
 
 
 def _check_staged(path: str) -> None:
     """Elsewhere files can be written too, but nothing would make a step of them."""
     if attribute(path, "state") is None:
-        raise OSError(errno.ENODEV, "not in a ckptfs mount, so nothing would be committed; is it mounted?", os.path.dirname(path))
+        raise OSError(
+            errno.ENODEV, "not in a ckptfs mount, so nothing would be committed; is it mounted?", os.path.dirname(path)
+        )
 
 
 def _sync(path: str) -> None:
@@ -196,7 +231,9 @@ def _sync(path: str) -> None:
     try:
         os.fsync(fd)
     except OSError as e:
-        raise type(e)(e.errno, f"{os.strerror(e.errno)}: {attribute(path, 'error') or 'not committed'}", path) from None
+        raise type(e)(
+            e.errno, f"{os.strerror(e.errno or 0)}: {attribute(path, 'error') or 'not committed'}", path
+        ) from None
     finally:
         os.close(fd)
 

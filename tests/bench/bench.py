@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bench's main program: data, rounds, report. See docs/performance.md for how to read what it finds."""
+
 import argparse
 import fcntl
 import fnmatch
@@ -22,7 +23,7 @@ from worker import HERE, Worker, WorkerError
 TOP = os.path.dirname(os.path.dirname(HERE))
 PUBLISH_ROUNDS = 5  # fewer say too little to be printed in the documentation
 
-SETTLE = 5 << 29     # bytes: what a restore, its page cache and the daemon together need, and some
+SETTLE = 5 << 29  # bytes: what a restore, its page cache and the daemon together need, and some
 QUICK_OPS = ("load", "leaf", "command", "metadata")  # that need little memory
 
 
@@ -37,9 +38,9 @@ class Bench:
         self.round = 0
         self.orbax, self.files = Worker("orbax_worker.py"), Worker("files_worker.py")
         self.trainers = {library: Worker("train_worker.py") for library in ("orbax", "ckptfs")}
-        self.samples = {}     # name: seconds of each round
-        self.cpu = {}         # name: CPU seconds, of the process that asked
-        self.errors = {}      # name: the last failure
+        self.samples = {}  # name: seconds of each round
+        self.cpu = {}  # name: CPU seconds, of the process that asked
+        self.errors = {}  # name: the last failure
         self.high_water = {}  # dataset: bytes the daemon held at most
 
     def fail(self, name, error):
@@ -68,8 +69,12 @@ class Bench:
         return BenchMount(self, dataset)
 
     def data_files(self):
-        return [os.path.join(directory, name)
-                for dataset in self.sets for directory, _, names in os.walk(dataset.dir) for name in names]
+        return [
+            os.path.join(directory, name)
+            for dataset in self.sets
+            for directory, _, names in os.walk(dataset.dir)
+            for name in names
+        ]
 
     def warm_caches(self):
         for path in self.data_files():
@@ -109,8 +114,11 @@ class BenchMount(Mount):
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description="Compares ckptfs with Orbax and with ext4.")
     parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS", 7)), help="of each measurement")
-    parser.add_argument("--scratch", default="/var/tmp/ckptfs-bench", help="where the data are kept between runs, "
-                        "4 GB on a disk (default %(default)s)")
+    parser.add_argument(
+        "--scratch",
+        default="/var/tmp/ckptfs-bench",
+        help="where the data are kept between runs, 4 GB on a disk (default %(default)s)",
+    )
     parser.add_argument("--fresh", action="store_true", help="make the data anew")
     parser.add_argument("--quick", action="store_true", help="little data, to see that the bench itself works")
     parser.add_argument("--only", metavar="PATTERN", help="scenarios by name, as in full-* (--only list names them)")
@@ -156,11 +164,18 @@ def show(text):
 def describe_machine(bench, args):
     with open("/proc/cpuinfo") as file:
         model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
-    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", args.scratch], capture_output=True,
-                          text=True).stdout.strip()
-    return {"cpus": len(os.sched_getaffinity(0)), "model": model, "kernel": platform.release(),
-            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "filesystem": kind,
-            "python": platform.python_version(), "versions": bench.orbax.ask("versions")}
+    kind = subprocess.run(
+        ["findmnt", "-n", "-o", "FSTYPE", "-T", args.scratch], capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "model": model,
+        "kernel": platform.release(),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "filesystem": kind,
+        "python": platform.python_version(),
+        "versions": bench.orbax.ask("versions"),
+    }
 
 
 def all_scenarios(sets):
@@ -178,13 +193,22 @@ def run(args, bench, sets, chosen):
     if not args.no_ckptfs:
         check_data(bench, sets)
     bench.warm_caches()
-    result = {"machine": describe_machine(bench, args), "rounds": args.rounds, "time": time.strftime("%Y-%m-%d"),
-              "load_before": os.getloadavg()}
+    result = {
+        "machine": describe_machine(bench, args),
+        "rounds": args.rounds,
+        "time": time.strftime("%Y-%m-%d"),
+        "load_before": os.getloadavg(),
+    }
     run_rounds(bench, chosen, args.rounds)
     if not args.no_ckptfs and not args.only:
         result["laziness"] = laziness(bench, sets["float32"])
-    result.update(load_after=os.getloadavg(), samples=bench.samples, cpu=bench.cpu, errors=bench.errors,
-                  high_water=bench.high_water)
+    result.update(
+        load_after=os.getloadavg(),
+        samples=bench.samples,
+        cpu=bench.cpu,
+        errors=bench.errors,
+        high_water=bench.high_water,
+    )
     if args.profile:
         result["profiles"] = profile(bench, sets, report.missed(result), args.scratch)
     return result
@@ -202,15 +226,18 @@ def main():
         print(f"bench: {args.binary} is not built", file=sys.stderr)
         return 1
     os.makedirs(args.scratch, exist_ok=True)
-    lock = open(os.path.join(args.scratch, "lock"), "w")   # until the end: two runs would delete each other's roots
+    lock = open(os.path.join(args.scratch, "lock"), "w")  # until the end: two runs would delete each other's roots
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print(f"bench: another run uses {args.scratch}", file=sys.stderr)
         return 1
     options = [f"--{name}" for name in ("fresh", "quick") if getattr(args, name)]
-    subprocess.run([sys.executable, os.path.join(HERE, "datasets.py"), args.scratch, *options], check=True,
-                   env=dict(os.environ, JAX_PLATFORMS="cpu"))
+    subprocess.run(
+        [sys.executable, os.path.join(HERE, "datasets.py"), args.scratch, *options],
+        check=True,
+        env=dict(os.environ, JAX_PLATFORMS="cpu"),
+    )
     directory = tempfile.mkdtemp(prefix="ckptfs-bench-")
     bench = Bench(args, datasets.QUICK if args.quick else datasets.FULL, sets.values(), directory)
     try:

@@ -4,6 +4,7 @@
 Run as a program (`datasets.py SCRATCH [--fresh] [--quick]`) it makes what is missing. Only then are JAX and Orbax
 imported: the bench itself needs the names and sizes alone.
 """
+
 import argparse
 import json
 import os
@@ -18,6 +19,7 @@ VERSION = 1  # of the data: raise it when a tree below changes, kept sets are th
 @dataclass(frozen=True)
 class Shape:
     """A transformer: 12 leaves a layer, and two more; the small set is `small` leaves of 1 KiB beside it."""
+
     width: int
     layers: int
     vocabulary: int
@@ -29,7 +31,7 @@ QUICK = Shape(width=128, layers=3, vocabulary=2000, small=300)
 SMALL_PER_DIR = 100
 
 LARGE_LEAF = ("mlp", "up", "kernel")  # 16 MiB as float32
-SMALL_LEAF = ("ln1", "scale")         # 4 KiB as float32
+SMALL_LEAF = ("ln1", "scale")  # 4 KiB as float32
 
 
 class Dataset:
@@ -44,8 +46,10 @@ class Dataset:
 
 
 def datasets(scratch):
-    return {name: Dataset(scratch, name, dtype)
-            for name, dtype in (("float32", "float32"), ("bfloat16", "bfloat16"), ("small", "float32"))}
+    return {
+        name: Dataset(scratch, name, dtype)
+        for name, dtype in (("float32", "float32"), ("bfloat16", "bfloat16"), ("small", "float32"))
+    }
 
 
 def leaf_keys(layer, tail):
@@ -61,10 +65,14 @@ def transformer(shape, dtype):
 
     def layer():
         return {
-            "attn": {"qkv": {"kernel": weights(d, 3 * d), "bias": weights(3 * d)},
-                     "out": {"kernel": weights(d, d), "bias": weights(d)}},
-            "mlp": {"up": {"kernel": weights(d, 4 * d), "bias": weights(4 * d)},
-                    "down": {"kernel": weights(4 * d, d), "bias": weights(d)}},
+            "attn": {
+                "qkv": {"kernel": weights(d, 3 * d), "bias": weights(3 * d)},
+                "out": {"kernel": weights(d, d), "bias": weights(d)},
+            },
+            "mlp": {
+                "up": {"kernel": weights(d, 4 * d), "bias": weights(4 * d)},
+                "down": {"kernel": weights(4 * d, d), "bias": weights(d)},
+            },
             "ln1": {"scale": weights(d), "bias": weights(d)},
             "ln2": {"scale": weights(d), "bias": weights(d)},
         }
@@ -97,6 +105,7 @@ def save_npy(tree, directory):
 def save_orbax(tree, path):
     import jax
     import orbax.checkpoint as ocp
+
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path, jax.tree.map(jax.numpy.asarray, tree))
         checkpointer.wait_until_finished()
@@ -121,6 +130,7 @@ def is_ready(dataset, shape):
 
 def make(dataset, shape):
     import ml_dtypes
+
     print(f"bench: making the {dataset.name} set", flush=True)
     shutil.rmtree(dataset.dir, ignore_errors=True)
     os.makedirs(dataset.dir)

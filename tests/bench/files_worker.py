@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files' side: reads a directory of .npy files, be it a mount or a plain one, the ways a user would."""
+
 import gc
 import os
 import subprocess
@@ -15,8 +16,12 @@ arrays = {}
 
 
 def npy_files(root):
-    return [os.path.join(directory, name)
-            for directory, _, names in os.walk(root) for name in names if name.endswith(".npy")]
+    return [
+        os.path.join(directory, name)
+        for directory, _, names in os.walk(root)
+        for name in names
+        if name.endswith(".npy")
+    ]
 
 
 def load_threads(root):
@@ -99,6 +104,7 @@ def large_read(root, above):
             while os.readv(fd, [buffer]):
                 pass
             os.close(fd)
+
     return timed(read_all)
 
 
@@ -108,6 +114,7 @@ def large_load(root, above):
     def load_each():
         for path in paths:
             np.load(path)
+
     return timed(load_each)
 
 
@@ -129,6 +136,7 @@ def small_read(root, names_from):
             fd = os.open(path, os.O_RDONLY)
             os.readv(fd, [buffer])
             os.close(fd)
+
     return timed(read_each)
 
 
@@ -138,14 +146,23 @@ def small_load(root):
     def load_each():
         for path in paths:
             np.load(path)
+
     return timed(load_each)
 
 
 def command(argv):
     """A program from start to end, its output thrown away."""
+
     def run():
-        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                       check=True, close_fds=False)
+        subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            close_fds=False,
+        )
+
     return timed(run)
 
 
@@ -182,6 +199,7 @@ def save_copy(source, target, commit=None):
     def run():
         subprocess.run(["cp", "-r", source, target], check=True, stdin=subprocess.DEVNULL, close_fds=False)
         finish(target, commit)
+
     return timed(run)
 
 
@@ -194,25 +212,34 @@ def save_arrays(target, reference, commit=None):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             np.save(path, array)
         finish(target, commit)
+
     return timed(run)
 
 
 def save_safetensors(path, reference):
     import ml_dtypes
     from safetensors.numpy import save_file
-    tensors = {name.removesuffix(".npy").replace("/", "."): array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" else array
-               for name, array in arrays[reference].items()}
+
+    tensors = {
+        name.removesuffix(".npy").replace("/", "."): array.view(ml_dtypes.bfloat16)
+        if array.dtype.kind == "V"
+        else array
+        for name, array in arrays[reference].items()
+    }
 
     def run():
         save_file(tensors, path)
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
+
     return timed(run)
 
 
 def wait_beside(source, root, copies, way):
-    """Writes `copies` copies as one step and commits it, while this thread lists the root and reads 4 KB of another step."""
+    """Writes `copies` copies as one step and commits it, while this thread lists the root and reads 4 KB of another
+    step.
+    """
     step = {"rename": "20", "sync": "21"}[way]
     if not os.path.exists(os.path.join(root, "1")):
         os.mkdir(os.path.join(root, ".small"))
@@ -223,7 +250,7 @@ def wait_beside(source, root, copies, way):
 
     def write():
         os.mkdir(target)
-        for n in range(copies):                            # each with bytes of its own, or they would be stored once
+        for n in range(copies):  # each with bytes of its own, or they would be stored once
             for path in npy_files(source):
                 name = os.path.join(target, str(n), os.path.relpath(path, source))
                 os.makedirs(os.path.dirname(name), exist_ok=True)
@@ -247,7 +274,9 @@ def wait_beside(source, root, copies, way):
             for what in ("ls", "read"):
                 start = time.perf_counter()
                 if what == "ls":
-                    subprocess.run(["ls", root], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, close_fds=False)
+                    subprocess.run(
+                        ["ls", root], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, close_fds=False
+                    )
                 else:
                     fd = os.open(os.path.join(root, "1", f"{n % 100}.npy"), os.O_RDONLY)
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -268,7 +297,24 @@ def walk(root):
 
 
 if __name__ == "__main__":
-    worker.serve({"full": full, "prepare": prepare, "forget": forget, "large_read": large_read, "large_load": large_load,
-                  "load": load, "small_read": small_read, "small_load": small_load, "command": command,
-                  "save_copy": save_copy, "save_arrays": save_arrays, "save_safetensors": save_safetensors, "wait_beside": wait_beside,
-                  "compare": compare, "settle": settle, "read_text": read_text, "walk": walk})
+    worker.serve(
+        {
+            "full": full,
+            "prepare": prepare,
+            "forget": forget,
+            "large_read": large_read,
+            "large_load": large_load,
+            "load": load,
+            "small_read": small_read,
+            "small_load": small_load,
+            "command": command,
+            "save_copy": save_copy,
+            "save_arrays": save_arrays,
+            "save_safetensors": save_safetensors,
+            "wait_beside": wait_beside,
+            "compare": compare,
+            "settle": settle,
+            "read_text": read_text,
+            "walk": walk,
+        }
+    )

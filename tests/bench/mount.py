@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ckptfs mount for the time of a `with` block: its own mount point, time limits, and gone afterwards."""
+
 import os
 import re
 import subprocess
@@ -42,8 +43,8 @@ class Mount:
         self.binary, self.source, self.options = binary, source, options
         self.directory, self.log = directory, log
         self.point = self.pid = None
-        self.seconds = None   # that `ckptfs mount` took
-        self.high_water = 0   # bytes, of the daemon, read before it went
+        self.seconds = None  # that `ckptfs mount` took
+        self.high_water = 0  # bytes, of the daemon, read before it went
 
     def __enter__(self):
         self.point = tempfile.mkdtemp(prefix="mount-", dir=self.directory)
@@ -85,8 +86,13 @@ class Mount:
 
     def leave(self):
         """The gentle ways first; `umount -f` aborts the connection, so that whatever hangs on it wakes up."""
-        for argv in ([self.binary, "umount", self.point], ["fusermount3", "-u", self.point], ["umount", self.point],
-                     ["umount", "-f", self.point], ["umount", "-l", self.point]):
+        for argv in (
+            [self.binary, "umount", self.point],
+            ["fusermount3", "-u", self.point],
+            ["umount", self.point],
+            ["umount", "-f", self.point],
+            ["umount", "-l", self.point],
+        ):
             if not is_mounted(self.point):
                 break
             run(argv)

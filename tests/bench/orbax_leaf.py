@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `cat LEAF` is compared with: a Python that starts, imports Orbax, restores one leaf and writes its bytes."""
+
 import os
 import sys
 

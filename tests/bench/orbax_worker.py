@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Orbax side: restores in a process that has imported Orbax and JAX already."""
+
 import gc
 import importlib.metadata
 import logging
@@ -27,9 +28,11 @@ def described(path):
     """The tree of the checkpoint with its shapes and types, as a user's own model would give it."""
     if path not in trees:
         metadata = ocp.StandardCheckpointer().metadata(path).item_metadata
-        trees[path] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-                                   getattr(metadata, "tree", metadata),
-                                   is_leaf=lambda node: hasattr(node, "shape") and hasattr(node, "dtype"))
+        trees[path] = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            getattr(metadata, "tree", metadata),
+            is_leaf=lambda node: hasattr(node, "shape") and hasattr(node, "dtype"),
+        )
     return trees[path]
 
 
@@ -110,6 +113,7 @@ def save(path, reference, dtype):
             checkpointer.save(path, saved[reference])
             checkpointer.wait_until_finished()
         return ()
+
     return timed(run)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of a missed aim goes: the whole machine sampled with perf while the work is repeated."""
+
 import os
 import shutil
 import signal
@@ -53,8 +54,12 @@ WORK = {
 
 
 def sample(work, data):
-    recorder = subprocess.Popen(["perf", "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", "499", "-o", data],
-                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    recorder = subprocess.Popen(
+        ["perf", "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", "499", "-o", data],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         time.sleep(0.5)
         end = time.monotonic() + SECONDS
@@ -67,12 +72,32 @@ def sample(work, data):
 
 def top(data):
     """The hottest functions of all but the idle task, in percent of the samples."""
-    text = subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "-g", "none", "--percent-limit",
-                           "0.5", "--sort", "comm,dso,symbol"], capture_output=True, text=True, timeout=120).stdout
+    text = subprocess.run(
+        [
+            "perf",
+            "report",
+            "-i",
+            data,
+            "--stdio",
+            "--no-children",
+            "-g",
+            "none",
+            "--percent-limit",
+            "0.5",
+            "--sort",
+            "comm,dso,symbol",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     lines = [fields for fields in lines if not fields[1].startswith("swapper")]
-    return [{"percent": float(fields[0].rstrip("%")), "process": fields[1], "where": fields[2],
-             "function": fields[4]} for fields in lines if len(fields) > 4][:LINES]
+    return [
+        {"percent": float(fields[0].rstrip("%")), "process": fields[1], "where": fields[2], "function": fields[4]}
+        for fields in lines
+        if len(fields) > 4
+    ][:LINES]
 
 
 def profile(bench, sets, missed, scratch):

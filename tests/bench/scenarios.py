@@ -6,6 +6,7 @@
 STATE is `fresh` (first thing in a new mount), `first` (never read in this mount, source in the page cache), `again`
 (read before in this mount), `warm` (page cache, no mount involved) or `cold` (nothing in the page cache).
 """
+
 import json
 import os
 import sys
@@ -66,8 +67,13 @@ def single_leaf(bench, dataset, size):
     name = f"{dataset.name} leaf_{size}"
 
     def load(side, root, state, keys):
-        bench.record(f"{name} {side} load {state}", bench.files, "load", paths=[leaf_file(root, key) for key in keys],
-                     warm=leaf_file(dataset.npy, other))
+        bench.record(
+            f"{name} {side} load {state}",
+            bench.files,
+            "load",
+            paths=[leaf_file(root, key) for key in keys],
+            warm=leaf_file(dataset.npy, other),
+        )
 
     def orbax():
         bench.record(f"{name} orbax partial warm", bench.orbax, "leaf", path=dataset.orbax, leaves=keys, warm=other)
@@ -115,8 +121,12 @@ def listing(bench, dataset):
         for what, argv in commands.items():
             with bench.mount(dataset) as mount:
                 for state in ("first", "again"):
-                    bench.record(f"{dataset.name} listing ckptfs {what} {state}", bench.files, "command",
-                                 argv=[*argv, mount.point])
+                    bench.record(
+                        f"{dataset.name} listing ckptfs {what} {state}",
+                        bench.files,
+                        "command",
+                        argv=[*argv, mount.point],
+                    )
 
     def ext4():
         for what, argv in commands.items():
@@ -129,13 +139,19 @@ def large_leaves(bench, dataset):
     def ckptfs():
         with bench.mount(dataset) as mount:
             for way, state in (("read", "first"), ("read", "again"), ("load", "again")):
-                bench.record(f"{dataset.name} large ckptfs {way} {state}", bench.files, f"large_{way}",
-                             root=mount.point, above=LARGE)
+                bench.record(
+                    f"{dataset.name} large ckptfs {way} {state}",
+                    bench.files,
+                    f"large_{way}",
+                    root=mount.point,
+                    above=LARGE,
+                )
 
     def ext4():
         for way in ("read", "load"):
-            bench.record(f"{dataset.name} large ext4 {way} warm", bench.files, f"large_{way}", root=dataset.npy,
-                         above=LARGE)
+            bench.record(
+                f"{dataset.name} large ext4 {way} warm", bench.files, f"large_{way}", root=dataset.npy, above=LARGE
+            )
 
     sides(bench, ckptfs, ext4)
 
@@ -147,13 +163,19 @@ def small_leaves(bench, dataset):
     def ckptfs():
         with bench.mount(dataset) as mount:
             for state in ("first", "again"):
-                bench.record(f"small files ckptfs read {state}", bench.files, "small_read", root=mount.point,
-                             names_from=dataset.npy)
+                bench.record(
+                    f"small files ckptfs read {state}",
+                    bench.files,
+                    "small_read",
+                    root=mount.point,
+                    names_from=dataset.npy,
+                )
             bench.record("small files ckptfs load again", bench.files, "small_load", root=mount.point)
         with bench.mount(dataset) as mount:
             bench.files.ask("walk", root=mount.point)
-            bench.record("small files ckptfs read walked", bench.files, "small_read", root=mount.point,
-                         names_from=mount.point)
+            bench.record(
+                "small files ckptfs read walked", bench.files, "small_read", root=mount.point, names_from=mount.point
+            )
 
     def ext4():
         bench.record("small files ext4 read warm", bench.files, "small_read", root=dataset.npy, names_from=dataset.npy)
@@ -164,14 +186,22 @@ def small_leaves(bench, dataset):
 
 def cold(bench, dataset):
     """With nothing in the page cache, not even ckptfs itself; all sides wait for the disk."""
+
     def orbax():
         bench.drop_caches()
-        bench.record(f"{dataset.name} full orbax pytree_numpy cold", bench.orbax, "full", path=dataset.orbax,
-                     way="pytree_numpy")
+        bench.record(
+            f"{dataset.name} full orbax pytree_numpy cold", bench.orbax, "full", path=dataset.orbax, way="pytree_numpy"
+        )
         for size, tail in LEAVES.items():
             bench.drop_caches()
-            bench.record(f"{dataset.name} leaf_{size} orbax partial cold", bench.orbax, "leaf", path=dataset.orbax,
-                         leaves=[leaf_keys(0, tail)], warm=None)
+            bench.record(
+                f"{dataset.name} leaf_{size} orbax partial cold",
+                bench.orbax,
+                "leaf",
+                path=dataset.orbax,
+                leaves=[leaf_keys(0, tail)],
+                warm=None,
+            )
 
     def files(side, root):
         bench.drop_caches()
@@ -180,8 +210,13 @@ def cold(bench, dataset):
         for size, tail in LEAVES.items():
             bench.drop_caches()
             with root() as point:
-                bench.record(f"{dataset.name} leaf_{size} {side} load cold", bench.files, "load",
-                             paths=[leaf_file(point, leaf_keys(0, tail))], warm=None)
+                bench.record(
+                    f"{dataset.name} leaf_{size} {side} load cold",
+                    bench.files,
+                    "load",
+                    paths=[leaf_file(point, leaf_keys(0, tail))],
+                    warm=None,
+                )
 
     @contextmanager
     def mounted():

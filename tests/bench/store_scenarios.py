@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of the store: durable saves, saves in the background of a loop, restores, bytes on disk, and what others notice while a large step commits.
+"""What is measured of the store: durable saves, saves in the background of a loop, restores, bytes on disk, and what
+others notice while a large step commits.
 
-Names are as in scenarios.py. A save is durable when it returns: through the mount by the rename that commits, elsewhere by fsync or syncfs.
+Names are as in scenarios.py. A save is durable when it returns: through the mount by the rename that commits, elsewhere
+by fsync or syncfs.
 """
+
 import os
 import shutil
 
@@ -10,7 +13,12 @@ from mount import Mount
 from scenarios import sides
 from worker import WorkerError
 
-SAVES, STEPS = 3, 16   # of a training loop: STEPS steps before each save and after the last; a save should have ended before the next begins
+SAVES, STEPS = (
+    3,
+    16,
+    # of a training loop: STEPS steps before each save and after the last; a save should have ended before the next
+    # begins
+)
 
 
 class Root:
@@ -64,8 +72,13 @@ def save(bench, dataset):
     def safetensors():
         gone()
         os.makedirs(other)
-        bench.record(f"{name} safetensors", bench.files, "save_safetensors", path=os.path.join(other, "model.safetensors"),
-                     reference=dataset.npy)
+        bench.record(
+            f"{name} safetensors",
+            bench.files,
+            "save_safetensors",
+            path=os.path.join(other, "model.safetensors"),
+            reference=dataset.npy,
+        )
         bench.note(f"{dataset.name} bytes safetensors", tree_size(other))
         gone()
 
@@ -80,14 +93,22 @@ def save(bench, dataset):
         for codec in ("auto", "none"):
             gone()
             with Root(bench, f"codec={codec}") as root:
-                for way, op in (("cp", "save_copy"), ("np.save", "save_arrays")) if codec == "auto" else (("cp", "save_copy"),):
+                for way, op in (
+                    (("cp", "save_copy"), ("np.save", "save_arrays")) if codec == "auto" else (("cp", "save_copy"),)
+                ):
                     step = 1 if way == "cp" else 2
                     if step == 2:
                         root.__exit__(None, None, None)
                         root.__enter__()
                     extra = {"source": dataset.npy} if op == "save_copy" else {"reference": dataset.npy}
-                    bench.record(f"{name} ckptfs {codec} {way}", bench.files, op, target=os.path.join(root.mount.point, ".new"),
-                                 commit=os.path.join(root.mount.point, str(step)), **extra)
+                    bench.record(
+                        f"{name} ckptfs {codec} {way}",
+                        bench.files,
+                        op,
+                        target=os.path.join(root.mount.point, ".new"),
+                        commit=os.path.join(root.mount.point, str(step)),
+                        **extra,
+                    )
                 bench.note(f"{dataset.name} bytes ckptfs {codec}", root.objects())
                 bench.note(f"{name} ckptfs {codec} memory", root.mount.status_bytes("VmHWM"))
 
@@ -112,7 +133,9 @@ def restore(bench, dataset):
         for codec, options in (("auto", "ro"), ("none", "rw,passthrough")):
             with Root(bench, f"codec={codec}") as root:
                 step = os.path.join(root.mount.point, "1")
-                bench.files.ask("save_copy", source=dataset.npy, target=os.path.join(root.mount.point, ".new"), commit=step)
+                bench.files.ask(
+                    "save_copy", source=dataset.npy, target=os.path.join(root.mount.point, ".new"), commit=step
+                )
                 for way in ("full", "large_read"):
                     root.mount.__exit__(None, None, None)
                     root.remount(options)
@@ -125,7 +148,13 @@ def restore(bench, dataset):
                     bench.drop_caches()
                     root.mount.__exit__(None, None, None)
                     root.remount(options)
-                    bench.record(f"{name} ckptfs {codec} cold", bench.files, "full", root=os.path.join(root.mount.point, "1"), way="threads")
+                    bench.record(
+                        f"{name} ckptfs {codec} cold",
+                        bench.files,
+                        "full",
+                        root=os.path.join(root.mount.point, "1"),
+                        way="threads",
+                    )
 
     def cold_orbax():
         bench.drop_caches()
@@ -137,7 +166,10 @@ def restore(bench, dataset):
 
 
 def waiting(bench, dataset):
-    """While 2 GB are written and committed: the slowest listing of the root, and the slowest 4 KB read of another step."""
+    """While 2 GB are written and committed: the slowest listing of the root, and the slowest 4 KB read of another
+    step.
+    """
+
     def ckptfs():
         with Root(bench) as root:
             for way in ("rename", "sync"):
@@ -151,19 +183,29 @@ def waiting(bench, dataset):
 
 def sharing(bench, dataset):
     """A copy of a step in the mount, and ten steps of which a tenth changes."""
+
     def ckptfs():
         with Root(bench) as root:
             point = root.mount.point
             bench.files.ask("save_copy", source=dataset.npy, target=f"{point}/.new", commit=f"{point}/1")
             one = root.objects()
-            bench.record(f"{dataset.name} copy ckptfs", bench.files, "save_copy", source=f"{point}/1", target=f"{point}/.new", commit=f"{point}/2")
+            bench.record(
+                f"{dataset.name} copy ckptfs",
+                bench.files,
+                "save_copy",
+                source=f"{point}/1",
+                target=f"{point}/.new",
+                commit=f"{point}/2",
+            )
             bench.note(f"{dataset.name} copy ckptfs payload", root.objects() - one)
 
     sides(bench, ckptfs)
 
 
 def asynchronous(bench, dataset):
-    """A training loop that saves in the background: what it waits for in each call, and how much slower its steps are meanwhile."""
+    """A training loop that saves in the background: what it waits for in each call, and how much slower its steps are
+    meanwhile.
+    """
     name = f"{dataset.name} async"
     other = os.path.join(bench.data_dir, "saved")
 
@@ -171,7 +213,9 @@ def asynchronous(bench, dataset):
         paths = [os.path.join(top, str(number + 1)) for number in range(SAVES)]
         try:
             bench.settle()
-            found = bench.trainers[library].ask("train", library=library, paths=paths, reference=dataset.npy, steps=STEPS)
+            found = bench.trainers[library].ask(
+                "train", library=library, paths=paths, reference=dataset.npy, steps=STEPS
+            )
         except WorkerError as error:
             bench.fail(f"{name} {side}", error)
             return

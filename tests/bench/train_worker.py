@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training loop that saves in the background: by Orbax's AsyncCheckpointer, or by the one of python/ckptfs. One process for each of them."""
+"""A training loop that saves in the background: by Orbax's AsyncCheckpointer, or by the one of python/ckptfs. One
+process for each of them.
+"""
+
 import logging
 import os
 import sys
@@ -12,13 +15,14 @@ import numpy as np
 
 import worker
 
-PAUSE = 0.002   # seconds between two looks for a step
+PAUSE = 0.002  # seconds between two looks for a step
 BATCH = 256
 
 
 def orbax_checkpointer():
     import absl.logging
     import orbax.checkpoint as ocp
+
     absl.logging.set_verbosity(absl.logging.ERROR)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -28,6 +32,7 @@ def orbax_checkpointer():
 def ckptfs_checkpointer():
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(worker.HERE)), "python"))
     import ckptfs
+
     return ckptfs.AsyncCheckpointer()
 
 
@@ -47,7 +52,9 @@ def read_params(root):
 
 
 def train_step(params, x):
-    """As long as a small model's: products of matrices, and every parameter is written anew. The old ones are donated, as an optimizer does it."""
+    """As long as a small model's: products of matrices, and every parameter is written anew. The old ones are donated,
+    as an optimizer does it.
+    """
     w = params["layer_0"]["mlp"]["up"]["kernel"]
     for _ in range(2):
         x = jax.numpy.tanh(x @ w @ w.T)
@@ -56,7 +63,9 @@ def train_step(params, x):
 
 
 class Watch:
-    """Knows when the steps came, by a thread of its own: a look into a mount may wait for a commit, and must not be the loop's."""
+    """Knows when the steps came, by a thread of its own: a look into a mount may wait for a commit, and must not be the
+    loop's.
+    """
 
     def __init__(self):
         self.came, self.ended = {}, threading.Event()
@@ -76,7 +85,7 @@ class Loop:
         self.step = jax.jit(train_step, donate_argnums=0)
         self.params = read_params(reference)
         self.x = jax.numpy.ones((BATCH, self.params["layer_0"]["mlp"]["up"]["kernel"].shape[0]), "float32")
-        self.steps = []                                      # when each began and ended
+        self.steps = []  # when each began and ended
 
     def run(self, count):
         for _ in range(count):
@@ -91,11 +100,12 @@ def mean(values):
 
 
 def train(library, paths, reference, steps):
-    """Saves to each of the paths, `steps` steps before each and after the last. In seconds: each call of save, each save from its call until the step is
-    there, a step while one is saved and a step else, and all of the loop until nothing is left to wait for."""
+    """Saves to each of the paths, `steps` steps before each and after the last. In seconds: each call of save, each
+    save from its call until the step is there, a step while one is saved and a step else, and all of the loop until
+    nothing is left to wait for."""
     loop, watch, calls = Loop(reference), Watch(), []
     checkpointer = LIBRARIES[library]()
-    loop.run(2)                                              # compiles, and touches the memory that is needed
+    loop.run(2)  # compiles, and touches the memory that is needed
     loop.steps.clear()
     begin = time.perf_counter()
     try:
@@ -116,8 +126,13 @@ def train(library, paths, reference, steps):
     beside, alone = [], []
     for first, last in loop.steps:
         (beside if any(first < came and last > start for start, came in saves) else alone).append(last - first)
-    return {"blocked": [last - first for first, last in calls], "saved": [came - start for start, came in saves],
-            "beside": mean(beside), "alone": mean(alone), "whole": end - begin}
+    return {
+        "blocked": [last - first for first, last in calls],
+        "saved": [came - start for start, came in saves],
+        "beside": mean(beside),
+        "alone": mean(alone),
+        "whole": end - begin,
+    }
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 The bench keeps one that has imported Orbax and one that knows nothing but NumPy, so that neither side pays for the
 other's imports, memory or threads. A worker that hangs on a mount can be killed; the bench itself never touches one.
 """
+
 import json
 import os
 import select
@@ -26,8 +27,9 @@ class Worker:
 
     def start(self):
         env = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONDONTWRITEBYTECODE="1")
-        self.process = subprocess.Popen([sys.executable, os.path.join(HERE, self.script)], env=env,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, self.script)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.buffer = b""
 
     def ask(self, op, timeout=120, **arguments):

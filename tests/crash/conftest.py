@@ -1,4 +1,5 @@
 """Fixtures of the crash tests; what they have counted is told at the end of the run."""
+
 import pytest
 
 import scenarios

@@ -1,7 +1,9 @@
-"""Reads a store from a tree of powercut.py in memory, and believes nothing: every byte of every committed step is decoded and hashed.
+"""Reads a store from a tree of powercut.py in memory, and believes nothing: every byte of every committed step is
+decoded and hashed.
 
 Fast because what was checked once is known by the identity of its bytes. Only the formats of docs/format.md are used.
 """
+
 import ctypes
 import hashlib
 import json
@@ -13,7 +15,7 @@ xxhash.XXH3_64bits.argtypes = ctypes.c_char_p, ctypes.c_size_t
 lz4 = ctypes.CDLL("liblz4.so.1")
 blosc = ctypes.CDLL("libblosc.so.1")
 blosc.blosc_decompress_ctx.argtypes = ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
-DIRECTORY = "directory"                                    # in place of a hash
+DIRECTORY = "directory"  # in place of a hash
 
 
 class Bad(Exception):
@@ -51,23 +53,29 @@ def decode_object(digest, data, sums):
     if len(data) >= 96 and footer[:8] == b"CKPTOBJ1" and footer[48:80].hex() == digest:
         need(xxh3(footer[:88]) == struct.unpack("<Q", footer[88:])[0], "footer: checksum")
         version, codec, log2, _, size, chunks, index = struct.unpack("<IIIIQQQ", footer[8:48])
-        need(version == 1 and chunks == -(-size >> log2) and index + 8 * (chunks + 1) + 8 + 96 == len(data), "footer: numbers")
-        words = data[index:index + 8 * (chunks + 1)]
+        need(
+            version == 1 and chunks == -(-size >> log2) and index + 8 * (chunks + 1) + 8 + 96 == len(data),
+            "footer: numbers",
+        )
+        words = data[index : index + 8 * (chunks + 1)]
         need(xxh3(words) == struct.unpack("<Q", data[-104:-96])[0], "index: checksum")
         at = struct.unpack(f"<{chunks + 1}Q", words)
         made = []
         for n in range(chunks):
-            chunk = data[at[n]:at[n + 1] - 8]
-            need(xxh3(chunk) == struct.unpack("<Q", data[at[n + 1] - 8:at[n + 1]])[0], f"chunk {n}: checksum")
+            chunk = data[at[n] : at[n + 1] - 8]
+            need(xxh3(chunk) == struct.unpack("<Q", data[at[n + 1] - 8 : at[n + 1]])[0], f"chunk {n}: checksum")
             made.append(decode_chunk(codec, chunk, min(1 << log2, size - (n << log2))))
         whole = b"".join(made)
     else:
         whole = data
         need(sums is not None, "no sums")
-        need(len(sums) >= 64 and sums[:8] == b"CKPTSUM1" and xxh3(sums[:-8]) == struct.unpack("<Q", sums[-8:])[0], "sums: checksum")
+        need(
+            len(sums) >= 64 and sums[:8] == b"CKPTSUM1" and xxh3(sums[:-8]) == struct.unpack("<Q", sums[-8:])[0],
+            "sums: checksum",
+        )
         version, log2, size = struct.unpack("<IIQ", sums[8:24])
         need(version == 1 and size == len(data) and sums[24:56].hex() == digest, "sums: numbers")
-        want = b"".join(struct.pack("<Q", xxh3(data[n:n + (1 << log2)])) for n in range(0, size, 1 << log2))
+        want = b"".join(struct.pack("<Q", xxh3(data[n : n + (1 << log2)])) for n in range(0, size, 1 << log2))
         need(sums[56:-8] == want, "sums: of the chunks")
     need(sha256(whole) == digest, "not the content that the name says")
     return whole
@@ -80,7 +88,9 @@ class Reader:
         self.known = {}
 
     def once(self, function, *args):
-        """A result by the identity of the bytes among the arguments; they are kept, so that no others get their identity."""
+        """A result by the identity of the bytes among the arguments; they are kept, so that no others get their
+        identity.
+        """
         key = function, *(id(a) if isinstance(a, bytes) else a for a in args)
         if key not in self.known:
             try:
@@ -193,7 +203,7 @@ class Staged:
 
 def slice_hash(whole, offset, size):
     need(offset + size <= len(whole), "beyond the object's end")
-    return sha256(whole[offset:offset + size])
+    return sha256(whole[offset : offset + size])
 
 
 def manifest(data):
@@ -220,7 +230,9 @@ def manifest(data):
             text = node["text"].encode()
             need(sha256(text) == node["sha256"] and len(text) == node["size"], f"{path}: its text")
         elif node["size"]:
-            leaves.append((path, node["sha256"], node["size"], node.get("object", node["sha256"]), node.get("offset", 0)))
+            leaves.append(
+                (path, node["sha256"], node["size"], node.get("object", node["sha256"]), node.get("offset", 0))
+            )
         else:
             need(node["sha256"] == sha256(b""), f"{path}: nothing has another hash")
     return content, leaves, m["id"]

@@ -1,11 +1,13 @@
 """What a disk may hold after the power was cut, told from a trace of the calls that changed it (core/io/disk.h).
 
-Every file and every directory has two states: what it is, and what must be there after a cut, which is what the last fsync of that very
-file or directory made durable; and the calls that lie between the two. A cut leaves, of a directory, the durable entries and any first
-part of the changes after them; of a file, the durable bytes and any part of the changes after them, where bytes that did not arrive read
-as zeros, or the file is shorter. Nothing orders one file against another. A rename within a directory is one change; one from directory to
-directory is two, a gain in one and a loss in the other, each durable by an fsync of its own directory.
+Every file and every directory has two states: what it is, and what must be there after a cut, which is what the last
+fsync of that very file or directory made durable; and the calls that lie between the two. A cut leaves, of a directory,
+the durable entries and any first part of the changes after them; of a file, the durable bytes and any part of the
+changes after them, where bytes that did not arrive read as zeros, or the file is shorter. Nothing orders one file
+against another. A rename within a directory is one change; one from directory to directory is two, a gain in one and a
+loss in the other, each durable by an fsync of its own directory.
 """
+
 import collections
 import os
 import stat
@@ -14,9 +16,11 @@ from pathlib import Path
 RENAME_EXCHANGE = 2
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 DELETED = " (deleted)"
-PIECE = 65536                                              # of one write, which may arrive in part
+PIECE = 65536  # of one write, which may arrive in part
 
-File = collections.namedtuple("File", "data xattrs mode inode settled")  # settled: these very bytes are seen again at other points
+File = collections.namedtuple(
+    "File", "data xattrs mode inode settled"
+)  # settled: these very bytes are seen again at other points
 
 
 class Inode:
@@ -25,7 +29,7 @@ class Inode:
     def __init__(self, mode, data=b"", xattrs=None):
         self.mode = mode
         self.data, self.xattrs = bytearray(data), dict(xattrs or {})
-        self.snapshot = bytes(data)                        # of data, None when it is out of date
+        self.snapshot = bytes(data)  # of data, None when it is out of date
         self.durable, self.durable_xattrs = self.snapshot, dict(self.xattrs)
         self.ops = []
 
@@ -48,9 +52,9 @@ def apply(op, data, xattrs):
     if op[0] == "write":
         if len(data) < op[1]:
             data.extend(bytes(op[1] - len(data)))
-        data[op[1]:op[1] + len(op[2])] = op[2]
+        data[op[1] : op[1] + len(op[2])] = op[2]
     elif op[0] == "truncate":
-        del data[op[1]:]
+        del data[op[1] :]
         data.extend(bytes(op[1] - len(data)))
     elif op[0] == "punch":
         allocate(data, KEEP_SIZE | PUNCH_HOLE, 0, op[1])
@@ -73,12 +77,14 @@ def allocate(data, mode, off, length):
 
 
 class Directory:
-    """`ops` are the changes since the last fsync, each a list of (name, inode or None for a loss) that comes or stays away as one."""
+    """`ops` are the changes since the last fsync, each a list of (name, inode or None for a loss) that comes or stays
+    away as one.
+    """
 
     def __init__(self, mode):
         self.mode = mode
         self.names, self.durable, self.ops = {}, {}, []
-        self.place = None                                  # (directory, name)
+        self.place = None  # (directory, name)
 
     def change(self, *names):
         self.ops.append(names)
@@ -114,7 +120,7 @@ class Trace:
     def around(self, k, before=12, after=4):
         """As text, the calls around a cut after k calls."""
         rows = [f"{'->' if n + 1 == k else '  '} {n + 1}: {' '.join(line)}" for n, line in enumerate(self.lines)]
-        return "\n".join(rows[max(0, k - before):k + after])
+        return "\n".join(rows[max(0, k - before) : k + after])
 
 
 def lines_of(path):
@@ -130,8 +136,8 @@ class Disk:
 
     def __init__(self, folder):
         self.path = os.path.realpath(folder)
-        self.gone = {}                                     # path: what had that name last
-        self.unknown = set()                               # paths that were removed and never made
+        self.gone = {}  # path: what had that name last
+        self.unknown = set()  # paths that were removed and never made
         links = {}
 
         def load(path):
@@ -167,7 +173,7 @@ class Disk:
     def parts(self, path):
         path = os.path.normpath(path)
         assert path == self.path or path.startswith(self.path + "/"), f"{path} is not below {self.path}"
-        return path[len(self.path) + 1:].split("/") if path != self.path else []
+        return path[len(self.path) + 1 :].split("/") if path != self.path else []
 
     def parent(self, path):
         path = os.path.normpath(path)
@@ -183,18 +189,18 @@ class Disk:
 
     def play(self, line, data):
         op, path, *rest = line[0], unescape(line[1]), *line[2:]
-        if op == "none":                                   # a call that a test has taken out
+        if op == "none":  # a call that a test has taken out
             pass
         elif op == "open":
             self.open(path, int(rest[0]), int(rest[1], 8))
         elif op == "write":
             off, length, at = map(int, rest)
-            self.find(path).change("write", off, data[at:at + length])
+            self.find(path).change("write", off, data[at : at + length])
         elif op in ("truncate", "punch"):
             self.find(path).change(op, int(rest[0]))
         elif op == "allocate":
             self.find(path).change(op, *map(int, rest))
-        elif op == "chmod":                                # it arrives at once, and so do owners and times, which are not in the model
+        elif op == "chmod":  # it arrives at once, and so do owners and times, which are not in the model
             self.find(path).mode = int(rest[0], 8)
         elif op in ("chown", "times"):
             self.find(path)
@@ -214,14 +220,14 @@ class Disk:
             parent.change((name, self.find(path)))
         elif op == "unlink":
             parent, name = self.parent(path)
-            if name in parent.names:                       # else it was made by a call that is not traced: `unknown` has it
+            if name in parent.names:  # else it was made by a call that is not traced: `unknown` has it
                 self.lose(path, parent.names[name])
                 parent.change((name, None))
             else:
                 self.unknown.add(path)
         elif op == "setxattr":
             length, at = map(int, rest[1:])
-            self.find(path).change("setxattr", unescape(rest[0]), data[at:at + length])
+            self.find(path).change("setxattr", unescape(rest[0]), data[at : at + length])
         elif op == "removexattr":
             self.find(path).change("removexattr", unescape(rest[0]))
         else:
@@ -248,7 +254,7 @@ class Disk:
         new, new_name = self.parent(to)
         moved, there = old.names[name], new.names.get(new_name)
         if moved is there:
-            return                                         # two names of one file both stay
+            return  # two names of one file both stay
         if flags & RENAME_EXCHANGE:
             gain, loss = [(new_name, moved)], [(name, there)]
         else:
@@ -266,10 +272,11 @@ class Disk:
     def outcomes(self, rng, count):
         """(name, tree) of what may be on the disk if the power is cut now. A tree is {name: tree or File}.
 
-        Those that are least and most, all the names without the data, all the data without the names, and `count` random ones.
+        Those that are least and most, all the names without the data, all the data without the names, and `count`
+        random ones.
         """
-        arrived = lambda d: d.names                        # noqa: E731
-        durable = lambda d: d.durable                      # noqa: E731
+        arrived = lambda d: d.names  # noqa: E731
+        durable = lambda d: d.durable  # noqa: E731
         yield "durable", self.tree(durable, self.durable_content)
         yield "all", self.tree(arrived, self.current_content)
         yield "names, durable data", self.tree(arrived, self.durable_content)
@@ -278,7 +285,10 @@ class Disk:
         for n in range(count):
             names = rng.choice((0.0, 0.5, 1.0, None))
             data = rng.choice((0.0, 0.5, 1.0))
-            yield f"random {n}", self.tree(lambda d: self.some_names(d, rng, names), lambda i: self.some_content(i, rng, data))
+            yield (
+                f"random {n}",
+                self.tree(lambda d: self.some_names(d, rng, names), lambda i: self.some_content(i, rng, data)),
+            )
 
     def outcome_all(self):
         """Without a cut."""
@@ -300,7 +310,7 @@ class Disk:
                         contents[inode] = content_of(inode)
                     made[name] = contents[inode]
                 elif (d, name) == inode.place or names(inode.place[0]).get(inode.place[1]) is not inode:
-                    made[name] = build(inode)              # no disk has one directory in two places: the new one counts
+                    made[name] = build(inode)  # no disk has one directory in two places: the new one counts
             return made
 
         return build(self.top)
@@ -316,7 +326,7 @@ class Disk:
     @staticmethod
     def zeros(inode):
         """The length has arrived, and nothing else."""
-        data = inode.durable[:len(inode.current())]
+        data = inode.durable[: len(inode.current())]
         data += bytes(len(inode.current()) - len(data))
         return File(data, inode.durable_xattrs, inode.mode, inode, not inode.ops)
 
@@ -337,15 +347,15 @@ class Disk:
             if op[0] == "write":
                 for at in range(0, len(op[2]), PIECE):
                     if rng.random() < share:
-                        apply(("write", op[1] + at, op[2][at:at + PIECE]), data, xattrs)
+                        apply(("write", op[1] + at, op[2][at : at + PIECE]), data, xattrs)
                 end = op[1] + len(op[2])
-                if len(data) < end and rng.random() < 0.5: # the length alone
+                if len(data) < end and rng.random() < 0.5:  # the length alone
                     data.extend(bytes(end - len(data)))
             elif rng.random() < share:
                 apply(op, data, xattrs)
                 least = min(least, len(data))
         if len(data) > least and rng.random() < 0.25:
-            del data[rng.randint(least, len(data)):]
+            del data[rng.randint(least, len(data)) :]
         return File(bytes(data), xattrs, inode.mode, inode, False)
 
 

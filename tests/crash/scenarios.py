@@ -1,8 +1,11 @@
-"""What users do to a store while the power fails, the daemon is killed, or the disk is full; and what must be true at each moment.
+"""What users do to a store while the power fails, the daemon is killed, or the disk is full; and what must be true at
+each moment.
 
-A scenario begins with a root that has steps 1 and 2 and is a list of operations. Each is made of single calls on the mount, and says which
-steps it changes: before it has begun they are as they were, after it has returned they are as it says, and in between one or the other.
+A scenario begins with a root that has steps 1 and 2 and is a list of operations. Each is made of single calls on the
+mount, and says which steps it changes: before it has begun they are as they were, after it has returned they are as it
+says, and in between one or the other.
 """
+
 import contextlib
 import dataclasses
 import errno
@@ -23,10 +26,11 @@ import powercut
 import util
 
 EXPLICIT = "commit=explicit"
-ENOUGH = 30                                                # seconds for what happens by itself
+ENOUGH = 30  # seconds for what happens by itself
 
 
 # --- what is in steps
+
 
 def npy(a):
     f = io.BytesIO()
@@ -40,10 +44,10 @@ def noise(count, seed):
 
 @functools.cache
 def content(seed, large=60_000):
-    """{path: bytes, or None for a directory} of a step: leaves that are stored as they are, compressed, and packed; values; blobs.
-    large: elements of four bytes; 300_000 make leaves of two chunks."""
+    """{path: bytes, or None for a directory} of a step: leaves that are stored as they are, compressed, and packed;
+    values; blobs. large: elements of four bytes; 300_000 make leaves of two chunks."""
     made = {
-        "shared.npy": npy(noise(40_000, 1)),               # in every step
+        "shared.npy": npy(noise(40_000, 1)),  # in every step
         "large.npy": npy(noise(large, 100 + seed)),
         "params/smooth.npy": npy(np.arange(seed, large + seed, dtype=np.float32)),
         "notes.txt": b"step %d\n" % seed,
@@ -107,14 +111,19 @@ def error(step):
 
 def committed(m):
     """{name: what it holds} of the steps that a mount shows as committed; every byte is read."""
-    return {name: found(m / name) for name in os.listdir(m.top) if name not in ("latest", "best") and state(m / name) == "committed"}
+    return {
+        name: found(m / name)
+        for name in os.listdir(m.top)
+        if name not in ("latest", "best") and state(m / name) == "committed"
+    }
 
 
 # --- calls
 
+
 class Calls:
-    """Single calls on the tree of a mount. retry: one that fails is made once more, and its error is remembered in `errors`. again: all
-    this was perhaps done before, so what is there already, or gone already, is fine."""
+    """Single calls on the tree of a mount. retry: one that fails is made once more, and its error is remembered in
+    `errors`. again: all this was perhaps done before, so what is there already, or gone already, is fine."""
 
     def __init__(self, top, retry=False, again=False):
         self.top, self.retry, self.again, self.errors = Path(top), retry, again, []
@@ -130,7 +139,7 @@ class Calls:
             self.errors.append(e)
         try:
             return function(*args, **kwargs)
-        except OSError as e:                               # the first time may have done it, and failed afterwards
+        except OSError as e:  # the first time may have done it, and failed afterwards
             if e.errno in fine:
                 return None
             raise
@@ -145,7 +154,7 @@ class Calls:
         done = 0
         try:
             while done < len(data):
-                done += self.call(os.pwrite, fd, data[done:done + (1 << 20)], (at or 0) + done)
+                done += self.call(os.pwrite, fd, data[done : done + (1 << 20)], (at or 0) + done)
         finally:
             os.close(fd)
 
@@ -198,7 +207,9 @@ class Calls:
         self.call(os.unlink, self.top / path, fine=[errno.ENOENT])
 
     def remove_tree(self, path):
-        """As rm -r does it. An error of the last call may mean that the step is gone, but perhaps not from the disk: then there is nothing left to do."""
+        """As rm -r does it. An error of the last call may mean that the step is gone, but perhaps not from the disk:
+        then there is nothing left to do.
+        """
         if self.again and not (self.top / path).exists():
             return
         for below, folders, files in os.walk(self.top / path, topdown=False, onerror=fail):
@@ -213,10 +224,13 @@ class ToolFailed(OSError):
 
 # --- operations
 
+
 @dataclasses.dataclass
 class Op:
-    """run(calls) makes the calls. change: {step: what it holds afterwards, None if it is gone}; later: what happens by itself some time
-    after the operation has begun. staged: (step, [paths]) whose content is durable in its staged form once the operation has returned."""
+    """run(calls) makes the calls. change: {step: what it holds afterwards, None if it is gone}; later: what happens by
+    itself some time after the operation has begun. staged: (step, [paths]) whose content is durable in its staged form
+    once the operation has returned."""
+
     name: str
     run: object
     change: dict = dataclasses.field(default_factory=dict)
@@ -226,9 +240,10 @@ class Op:
 
 @dataclasses.dataclass
 class Scenario:
-    """command: instead of a mount, one command with this root. helped: the command that does what should have happened by itself, but a
-    fault came. garbage: a step of the root whose manifest is taken away before; trash: and its objects are collected. touched: paths of
-    changed steps that the operations write to before the commit."""
+    """command: instead of a mount, one command with this root. helped: the command that does what should have happened
+    by itself, but a fault came. garbage: a step of the root whose manifest is taken away before; trash: and its objects
+    are collected. touched: paths of changed steps that the operations write to before the commit."""
+
     name: str
     ops: list
     options: tuple = (EXPLICIT,)
@@ -238,29 +253,36 @@ class Scenario:
     garbage: str = None
     trash: bool = False
     touched: tuple = ()
-    every: int = 4                                         # points that the default run takes in the tests with a daemon
+    every: int = 4  # points that the default run takes in the tests with a daemon
 
     def __str__(self):
         return self.name
 
 
-FIRST = {"1": content(1), "2": content(2)}                 # of every root
-TREE = content(7)                                          # that is imported
+FIRST = {"1": content(1), "2": content(2)}  # of every root
+TREE = content(7)  # that is imported
 FROZEN = {name: frozen(files) for name, files in FIRST.items()}
 
 
 def write_and_sync(step, files, later=None):
-    return [Op("write", lambda c: c.write(step, files)),
-            Op("sync", lambda c: c.fsync(step), change={step: frozen(files)}, later=later or {})]
+    return [
+        Op("write", lambda c: c.write(step, files)),
+        Op("sync", lambda c: c.fsync(step), change={step: frozen(files)}, later=later or {}),
+    ]
 
 
 def stage_and_rename(name, files, to):
     """Staged, made durable by its user, and renamed to a step."""
+
     def write(c):
         if not (c.again and found(c.top / to) == frozen(files)):
             c.write(name, files)
             c.fsync_all(name)
-    return [Op("stage", write, staged=(name, frozen(files))), Op("rename", lambda c: c.rename(name, to), change={to: frozen(files)})]
+
+    return [
+        Op("stage", write, staged=(name, frozen(files))),
+        Op("rename", lambda c: c.rename(name, to), change={to: frozen(files)}),
+    ]
 
 
 def change_in_place(c):
@@ -273,7 +295,11 @@ def change_in_place(c):
 def changed():
     files = dict(content(2))
     large = files["large.npy"]
-    files |= {"large.npy": large[:5000] + b"changed" + large[5007:], "new.npy": content(9)["large.npy"], "lr.json": b"5.5\n"}
+    files |= {
+        "large.npy": large[:5000] + b"changed" + large[5007:],
+        "new.npy": content(9)["large.npy"],
+        "lr.json": b"5.5\n",
+    }
     del files["params/0/bias.npy"]
     return files | {"params/0": None}
 
@@ -283,7 +309,7 @@ def share(c):
         return
     c.mkdir(".new")
     for name in SHARED:
-        if not c.again or (c.top / "1" / name).exists():   # else it was being deleted, and what is shared is there
+        if not c.again or (c.top / "1" / name).exists():  # else it was being deleted, and what is shared is there
             c.copy(f"1/{name}", f".new/{name}")
     c.fsync_all(".new")
 
@@ -293,6 +319,7 @@ SHARED = {name: content(1)[name] for name in ("large.npy", "notes.txt")}
 
 def by_itself(files):
     """A process of its own, since it must have ended."""
+
     def run(c):
         source = c.top.parent / "tree"
         if not source.exists():
@@ -301,32 +328,49 @@ def by_itself(files):
         if done.returncode:
             known = errno.ENOSPC, errno.EIO, errno.ENOTCONN, errno.ECONNABORTED
             raise ToolFailed(next((n for n in known if os.strerror(n) in done.stderr), errno.EPROTO), done.stderr)
+
         def over():
-            with contextlib.suppress(FileNotFoundError):   # between staged and committed
+            with contextlib.suppress(FileNotFoundError):  # between staged and committed
                 return state(c.top / "7") == "committed" or error(c.top / "7")
 
         util.wait_for(over, ENOUGH)
-        if state(c.top / "7") == "staged":                 # it says why; whoever sees that may commit it
+        if state(c.top / "7") == "staged":  # it says why; whoever sees that may commit it
             c.fsync("7")
+
     return run
 
 
 SCENARIOS = [
     Scenario("sync", write_and_sync("7", content(7, 300_000)), every=1),
     Scenario("rename_staged", stage_and_rename(".new", content(7), "7")),
-    Scenario("change", [Op("change", change_in_place), Op("sync", lambda c: c.fsync("2"), change={"2": frozen(changed())})],
-             touched=("large.npy", "new.npy", "lr.json", "params/0/bias.npy")),
+    Scenario(
+        "change",
+        [Op("change", change_in_place), Op("sync", lambda c: c.fsync("2"), change={"2": frozen(changed())})],
+        touched=("large.npy", "new.npy", "lr.json", "params/0/bias.npy"),
+    ),
     Scenario("overwrite", stage_and_rename(".new", content(7), "2"), options=(EXPLICIT, "overwrite")),
     Scenario("delete", [Op("rm", lambda c: c.remove_tree("1"), change={"1": None})], touched=tuple(frozen(content(1)))),
     Scenario("move", [Op("mv", lambda c: c.rename("2", "5"), change={"2": None, "5": frozen(content(2))})], every=1),
-    Scenario("share", [Op("share", share, staged=(".new", frozen(SHARED))),
-                       Op("rm", lambda c: c.remove_tree("1"), change={"1": None}),
-                       Op("gc", lambda c: time.sleep(0.5)),  # the daemon's own
-                       Op("rename", lambda c: c.rename(".new", "8"), change={"8": frozen(SHARED)})], touched=tuple(frozen(content(1)))),
-    Scenario("retention", [*write_and_sync("3", little(3), later={"1": None}), Op("prune", lambda c: time.sleep(0.5))],
-             config=("keep_last=2",), helped=("prune", "ROOT")),
+    Scenario(
+        "share",
+        [
+            Op("share", share, staged=(".new", frozen(SHARED))),
+            Op("rm", lambda c: c.remove_tree("1"), change={"1": None}),
+            Op("gc", lambda c: time.sleep(0.5)),  # the daemon's own
+            Op("rename", lambda c: c.rename(".new", "8"), change={"8": frozen(SHARED)}),
+        ],
+        touched=tuple(frozen(content(1))),
+    ),
+    Scenario(
+        "retention",
+        [*write_and_sync("3", little(3), later={"1": None}), Op("prune", lambda c: time.sleep(0.5))],
+        config=("keep_last=2",),
+        helped=("prune", "ROOT"),
+    ),
     Scenario("again", write_and_sync("1", content(1)), garbage="1", trash=True),
-    Scenario("prune", [Op("prune", None, change={"1": None})], command=("prune", "ROOT"), config=("keep_last=1",), every=1),
+    Scenario(
+        "prune", [Op("prune", None, change={"1": None})], command=("prune", "ROOT"), config=("keep_last=1",), every=1
+    ),
     Scenario("gc", [Op("gc", None)], command=("gc", "ROOT"), garbage="1", every=1),
     Scenario("purge", [Op("gc", None)], command=("gc", "--trash-keep=0", "ROOT"), garbage="1", trash=True, every=1),
     Scenario("import", [Op("import", None, change={"7": frozen(TREE)})], command=("import", "TREE", "ROOT/7")),
@@ -350,6 +394,7 @@ def end(scenario):
 
 # --- roots
 
+
 def make_first(folder):
     """The root that all begin with, made by a mount."""
     root = folder / "root"
@@ -361,7 +406,12 @@ def make_first(folder):
             calls.write(step, files)
             calls.fsync(step)
         store = root / ".ckptstore"
-        util.wait_for(lambda: not os.listdir(store / "staging") and not any(n.startswith("staging-") for n in os.listdir(store / "trash")))
+        util.wait_for(
+            lambda: (
+                not os.listdir(store / "staging")
+                and not any(n.startswith("staging-") for n in os.listdir(store / "trash"))
+            )
+        )
     return root
 
 
@@ -378,16 +428,27 @@ def copy_root(scenario, first, root):
 
 
 class Mount(util.Mount):
-    """With variables in the daemon's environment. It may be killed at any time, and another may follow it on the same mount point: a dead
-    mount that is in the way is the product's to clear. `alive`: did it answer?"""
+    """With variables in the daemon's environment. It may be killed at any time, and another may follow it on the same
+    mount point: a dead mount that is in the way is the product's to clear. `alive`: did it answer?"""
 
     def __init__(self, root, *options, folder, env=None, **kwargs):
-        super().__init__(root, *options, folder=folder, prefix=["env", *(f"{k}={v}" for k, v in (env or {}).items())], **kwargs)
+        super().__init__(
+            root, *options, folder=folder, prefix=["env", *(f"{k}={v}" for k, v in (env or {}).items())], **kwargs
+        )
 
     def start(self):
         if not util.mounted(self.top):
             os.makedirs(self.top, exist_ok=True)
-        command = [*self.prefix, util.CKPTFS, "mount", "-f", str(self.source), str(self.top), "-o", ",".join(self.options)]
+        command = [
+            *self.prefix,
+            util.CKPTFS,
+            "mount",
+            "-f",
+            str(self.source),
+            str(self.top),
+            "-o",
+            ",".join(self.options),
+        ]
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.renew_patience()
@@ -400,7 +461,9 @@ class Mount(util.Mount):
         return self
 
     def answers(self):
-        """Neither the dead mount, which may still answer stat from what the kernel remembers, nor the directory below it."""
+        """Neither the dead mount, which may still answer stat from what the kernel remembers, nor the directory below
+        it.
+        """
         try:
             fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -412,7 +475,9 @@ class Mount(util.Mount):
             return False
 
     def end(self):
-        """Unmount; the daemon's exit status. The mount point stays, and with it a dead mount if the daemon was killed."""
+        """Unmount; the daemon's exit status. The mount point stays, and with it a dead mount if the daemon was
+        killed.
+        """
         end = time.monotonic() + 10
         while self.daemon.poll() is None and util.unmount(self.top).returncode and time.monotonic() < end:
             time.sleep(0.02)
@@ -435,7 +500,9 @@ class Mount(util.Mount):
 
 
 def run_command(words, root, env=None):
-    """A command, its exit status and what it said. ROOT in its words stands for the root, TREE for a directory with files beside it."""
+    """A command, its exit status and what it said. ROOT in its words stands for the root, TREE for a directory with
+    files beside it.
+    """
     tree = root.parent / "tree"
     if "TREE" in words and not tree.exists():
         Calls(root.parent).write("tree", TREE)
@@ -448,9 +515,12 @@ def run_command(words, root, env=None):
 
 def on_disk(root):
     """{name: what it holds} of the committed steps, by the store's files alone."""
-    for _ in range(20):                                    # a living mount may move things meanwhile
+    for _ in range(20):  # a living mount may move things meanwhile
         with contextlib.suppress(FileNotFoundError):
-            store = {name: powercut.Disk(Path(root) / ".ckptstore" / name).outcome_all() for name in ("steps", "objects", "trash/objects")}
+            store = {
+                name: powercut.Disk(Path(root) / ".ckptstore" / name).outcome_all()
+                for name in ("steps", "objects", "trash/objects")
+            }
             return disk_reader.Reader().steps(store | {"trash": {"objects": store["trash/objects"]}})
     raise AssertionError("files vanish while they are read")
 
@@ -466,13 +536,16 @@ def check_root(root, allowed):
 
 
 def check_mount(m, allowed):
-    """The same of what a mount shows; a committed step may be hidden by a staged copy of it. Not while steps may be pruned."""
+    """The same of what a mount shows; a committed step may be hidden by a staged copy of it. Not while steps may be
+    pruned.
+    """
     staged = {name: [None] for name in os.listdir(m.top) if name in allowed and state(m / name) == "staged"}
     compare(committed(m), allowed | staged, "in the mount")
 
 
 def check_mount_soon(m, allowed):
     """Another process has changed the root."""
+
     def right():
         with contextlib.suppress(AssertionError, OSError):
             check_mount(m, allowed)
@@ -501,7 +574,7 @@ def check_copies(scenario, m, allowed):
 def allowed_after(scenario, count):
     """{step: [what it may hold]} when the operation number `count` did not end, and those before it did."""
     steps = {name: [holds] for name, holds in begin(scenario).items()}
-    for n, op in enumerate(scenario.ops[:count + 1]):
+    for n, op in enumerate(scenario.ops[: count + 1]):
         for name, holds in op.change.items():
             steps[name] = [holds] if n < count else [*steps.get(name, [None]), holds]
         for name, holds in op.later.items():
@@ -512,7 +585,7 @@ def allowed_after(scenario, count):
 def check_next_mount(scenario, m, allowed):
     """What it finds, before anything is changed."""
     assert m.alive, f"the next mount failed: {m.said()}"
-    if not scenario.config:                                # else it prunes
+    if not scenario.config:  # else it prunes
         check_mount(m, allowed)
         check_copies(scenario, m, allowed)
 
@@ -546,8 +619,14 @@ def difference(got, holds):
     if not any(holds):
         return "is there"
     want = next(h for h in reversed(holds) if h is not None)
-    return "is wrong: " + ", ".join(f"{path}: {got.get(path)}, wanted {want.get(path)}" for path in sorted(got.keys() | want.keys())
-                                    if got.get(path) != want.get(path))[:600]
+    return (
+        "is wrong: "
+        + ", ".join(
+            f"{path}: {got.get(path)}, wanted {want.get(path)}"
+            for path in sorted(got.keys() | want.keys())
+            if got.get(path) != want.get(path)
+        )[:600]
+    )
 
 
 def told(error):
@@ -575,8 +654,11 @@ class Faults:
 
     def __str__(self):
         return f"{len(self.kinds)} kinds of faults\n" + "\n".join(
-            f"* {text}\n  seen {len(at)} times: {', '.join(str(point) for point, *_ in at[:8])}{', ...' if len(at) > 8 else ''}\n{more}"
-            for at in self.kinds.values() for _, text, more in at[:1])
+            f"* {text}\n  seen {len(at)} times: "
+            f"{', '.join(str(point) for point, *_ in at[:8])}{', ...' if len(at) > 8 else ''}\n{more}"
+            for at in self.kinds.values()
+            for _, text, more in at[:1]
+        )
 
 
 def remove(folder):

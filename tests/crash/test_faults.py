@@ -1,9 +1,11 @@
-"""Each call that changes the disk fails: once, or that one and all after it. The caller is told, nothing committed is hurt, and the work
-goes on when the fault is gone: on the same mount by making the failed call again, or on the next mount from the beginning.
+"""Each call that changes the disk fails: once, or that one and all after it. The caller is told, nothing committed is
+hurt, and the work goes on when the fault is gone: on the same mount by making the failed call again, or on the next
+mount from the beginning.
 
-By default the four kinds take turns over the calls that Scenario.every picks, but for short scenarios; CRASH_EVERY=1: every kind at every
-call.
+By default the four kinds take turns over the calls that Scenario.every picks, but for short scenarios; CRASH_EVERY=1:
+every kind at every call.
 """
+
 import concurrent.futures
 import errno
 import itertools
@@ -19,7 +21,7 @@ from scenarios import SCENARIOS
 EVERY = int(os.environ.get("CRASH_EVERY", 0))
 WORKERS = 4
 KINDS = "ENOSPC:once", "EIO", "EIO:once", "ENOSPC"
-FEW = 20                                                   # calls of a run, that have every kind in any case
+FEW = 20  # calls of a run, that have every kind in any case
 
 
 def one_run(scenario, first, folder, n, kind):
@@ -46,7 +48,7 @@ def fail_once(scenario, m, error):
     for op in scenario.ops:
         try:
             op.run(calls)
-        except scenarios.ToolFailed as e:                  # a program that does not try again
+        except scenarios.ToolFailed as e:  # a program that does not try again
             assert e.errno == error, f"{op.name}: {e!r}: {m.said()}"
             op.run(calls)
         except OSError as e:
@@ -73,7 +75,7 @@ def fail_on(scenario, m, error):
         except OSError as e:
             assert e.errno == error, f"{scenario.ops[done].name}: {e!r}, wanted {os.strerror(error)}: {m.said()}"
         allowed = scenarios.allowed_after(scenario, done)
-        scenarios.check_mount(m, allowed)                  # reading goes on
+        scenarios.check_mount(m, allowed)  # reading goes on
         scenarios.check_copies(scenario, m, allowed)
         status = m.end()
         assert status == 0, f"the daemon ended with {status}: {m.said()}"
@@ -116,7 +118,10 @@ def test_faults(first, scenario, tmp_path, tell):
     points = range(1, count + 1, EVERY or scenario.every)
     runs = itertools.product(points, KINDS) if EVERY or count < FEW else zip(points, itertools.cycle(KINDS))
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        jobs = {(n, kind): pool.submit(one_run, scenario, first, tmp_path / f"{n}-{kind.replace(':', '-')}", n, kind) for n, kind in runs}
+        jobs = {
+            (n, kind): pool.submit(one_run, scenario, first, tmp_path / f"{n}-{kind.replace(':', '-')}", n, kind)
+            for n, kind in runs
+        }
         for (n, kind), job in jobs.items():
             try:
                 job.result()

@@ -1,4 +1,7 @@
-"""A real file system that is full: an error at the write or the commit, nothing committed is hurt, and after a deletion work goes on."""
+"""A real file system that is full: an error at the write or the commit, nothing committed is hurt, and after a deletion
+work goes on.
+"""
+
 import contextlib
 import errno
 import os
@@ -109,7 +112,7 @@ def test_full(small_disk, tmp_path):
         # What was staged can go.
         Calls(m.top).remove_tree(str(failed))
         check(m, steps)
-        for _ in range(2):                                 # full, emptied, filled again
+        for _ in range(2):  # full, emptied, filled again
             gone = sorted(steps, key=int)[:2]
             give_back(m, root, gone)
             for name in gone:
@@ -119,7 +122,7 @@ def test_full(small_disk, tmp_path):
             commit(m, step)
             steps[str(step)] = scenarios.frozen(files(step))
             check(m, steps)
-            with contextlib.suppress(OSError):             # whatever is left
+            with contextlib.suppress(OSError):  # whatever is left
                 Calls(m.top).put("nothing", b"")
             for extra in range(step + 1, step + 20):
                 try:
@@ -137,7 +140,9 @@ def test_full(small_disk, tmp_path):
 
 
 def test_full_at_the_commit(small_disk, tmp_path):
-    """The staged files fit, and what the commit makes of them does not: ENOSPC, and the same commit succeeds when there is room."""
+    """The staged files fit, and what the commit makes of them does not: ENOSPC, and the same commit succeeds when there
+    is room.
+    """
     root = small_disk / "root"
     root.mkdir()
     util.ckptfs("init", root)
@@ -160,7 +165,7 @@ def test_full_at_the_commit(small_disk, tmp_path):
             assert scenarios.state(m / "2") == "staged"
             assert scenarios.error(m / "2")
         else:
-            steps["2"] = scenarios.frozen(files(2))        # it may have all it needs
+            steps["2"] = scenarios.frozen(files(2))  # it may have all it needs
         check(m, steps)
         ballast.unlink()
         calls.fsync("2")
@@ -179,7 +184,7 @@ def test_deletion_on_a_full_disk(small_disk, tmp_path):
         for step in 1, 2, 3:
             commit(m, step)
             steps[str(step)] = scenarios.frozen(files(step))
-        time.sleep(1)                                      # what the daemon tidies up gives room back
+        time.sleep(1)  # what the daemon tidies up gives room back
         check(m, steps)
         fill_to_the_last_block(small_disk)
         give_back(m, root, ["1"])
@@ -193,7 +198,9 @@ def test_deletion_on_a_full_disk(small_disk, tmp_path):
 
 
 def test_room_of_staged_files(small_disk, tmp_path):
-    """What was staged takes no room any more when it is committed; the leaves are nothing but zeros when they are compressed."""
+    """What was staged takes no room any more when it is committed; the leaves are nothing but zeros when they are
+    compressed.
+    """
     root, steps = small_disk / "root", {}
     root.mkdir()
     util.ckptfs("init", root)
@@ -218,7 +225,7 @@ def test_does_not_settle(small_disk, tmp_path, passthrough):
     root.mkdir()
     util.ckptfs("init", root)
     util.ckptfs("config", root, "keep_last=1")
-    env = {} if passthrough else {"CKPTFS_DISK_TRACE": tmp_path / "trace"}              # then the kernel does not write by itself
+    env = {} if passthrough else {"CKPTFS_DISK_TRACE": tmp_path / "trace"}  # then the kernel does not write by itself
     (tmp_path / "large.bin").write_bytes(scenarios.noise(SIZE // 4, 1).tobytes())
     with scenarios.Mount(root, "settle=0.5", folder=tmp_path / "mount", env=env) as m:
         commit(m, 1)
@@ -230,4 +237,4 @@ def test_does_not_settle(small_disk, tmp_path, passthrough):
         assert b"No space left" in os.getxattr(m.top / "2", "user.ckpt.error")
         Calls(m.top).remove_tree("2")
         subprocess.run(["cp", "-r", util.DATA / "demo/300", m.top / "2"], check=True, timeout=util.LIMIT)
-        util.wait_for(lambda: os.path.exists(root / ".ckptstore/steps/2.json"), 20)    # another step of that name
+        util.wait_for(lambda: os.path.exists(root / ".ckptstore/steps/2.json"), 20)  # another step of that name

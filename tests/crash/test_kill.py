@@ -1,8 +1,10 @@
-"""The daemon, or the command, is killed at each call that changes the disk; then the next mount finds all that is committed, and the work
-can be done again.
+"""The daemon, or the command, is killed at each call that changes the disk; then the next mount finds all that is
+committed, and the work can be done again.
 
-By default every call of the first scenario and of short ones, and every fourth of the others (Scenario.every); CRASH_EVERY=1: every one.
+By default every call of the first scenario and of short ones, and every fourth of the others (Scenario.every);
+CRASH_EVERY=1: every one.
 """
+
 import concurrent.futures
 import os
 import subprocess
@@ -15,7 +17,7 @@ from scenarios import SCENARIOS
 
 EVERY = int(os.environ.get("CRASH_EVERY", 0))
 WORKERS = 4
-LAST = int(os.environ.get("CRASH_LAST", 5000))          # calls; no scenario makes that many
+LAST = int(os.environ.get("CRASH_LAST", 5000))  # calls; no scenario makes that many
 
 
 def run_until_killed(scenario, m):
@@ -27,7 +29,7 @@ def run_until_killed(scenario, m):
             for op in scenario.ops:
                 op.run(calls)
                 done += 1
-            time.sleep(0.3)                                # what it does in the background
+            time.sleep(0.3)  # what it does in the background
         except OSError as e:
             try:
                 m.daemon.wait(10)

@@ -1,9 +1,12 @@
-"""The power is cut after each call that changes the disk: what is committed is whole, whatever part of the rest has arrived.
+"""The power is cut after each call that changes the disk: what is committed is whole, whatever part of the rest has
+arrived.
 
-Each scenario runs once on a real mount, or command, that writes a trace. It is then played into a model of a disk (powercut.py), and after
-every call each outcome is read in this process, every byte of it. Of a sample, the outcome is made a real directory, for the commands
-(every COMMANDS-th point) and for a real mount (MOUNTS of them). CRASH_EVERY=1 gives every point to the commands.
+Each scenario runs once on a real mount, or command, that writes a trace. It is then played into a model of a disk
+(powercut.py), and after every call each outcome is read in this process, every byte of it. Of a sample, the outcome is
+made a real directory, for the commands (every COMMANDS-th point) and for a real mount (MOUNTS of them). CRASH_EVERY=1
+gives every point to the commands.
 """
+
 import concurrent.futures
 import itertools
 import json
@@ -20,7 +23,7 @@ import util
 from scenarios import SCENARIOS, begin, difference
 
 COMMANDS = int(os.environ.get("CRASH_EVERY", 12))
-RANDOM = 6                                                 # outcomes at each point
+RANDOM = 6  # outcomes at each point
 MOUNTS = 6
 SEED = 20260101
 NOTHING = scenarios.Scenario("nothing", [])
@@ -101,7 +104,7 @@ def check_store(record, reader, k, tree):
         need(got.get(name) in holds, f"step {name}: {difference(got.get(name), holds)}")
     need(got.keys() <= allowed.keys(), f"unknown steps {got.keys() - allowed.keys()}")
     moved = [op.change for op, began, ended in record.spans if op.name == "mv"]
-    for change in moved:                                   # one rename: neither both nor none
+    for change in moved:  # one rename: neither both nor none
         need(sum(name in got for name in change) == 1, f"of {list(change)} there are {sorted(got)}")
     check_staged(record, reader, k, store, got)
 
@@ -114,12 +117,16 @@ def check_staged(record, reader, k, store, got):
         staged[s.name] = s
     first = begin(record.scenario)
     for s in staged.values():
-        if s.ready:                                        # the next mount commits it by itself, so it must be all there
+        if s.ready:  # the next mount commits it by itself, so it must be all there
             want = record.allowed(len(record.trace.lines)).get(s.name, [None])[-1]
             have = {path: s.hash(path) for path in s.files}
             need(have == want, f"staging: {s.name} is ready, but: {difference(have, [want])}")
-        if s.base and s.name in first and s.name in got:   # a copy of a committed step: none of its leaves is lost
-            lost = [path for path, digest in first[s.name].items() if path not in record.scenario.touched and s.hash(path) != digest]
+        if s.base and s.name in first and s.name in got:  # a copy of a committed step: none of its leaves is lost
+            lost = [
+                path
+                for path, digest in first[s.name].items()
+                if path not in record.scenario.touched and s.hash(path) != digest
+            ]
             need(not lost, f"staging: the copy of step {s.name} comes back without {lost[:5]} ({len(lost)})")
     for name, content in record.promised(k).items():
         target = [n for op, *_ in record.spans for n in op.change if op.change[n] == content]
@@ -129,7 +136,9 @@ def check_staged(record, reader, k, store, got):
         s = staged[name]
         for path, digest in content.items():
             need(s.hash(path) == digest, f"staging: {name}/{path}, which was fsynced, is {s.hash(path)}")
-            need(digest == disk_reader.DIRECTORY or s.is_held(path), f"staging: the object of {name}/{path} is not held")
+            need(
+                digest == disk_reader.DIRECTORY or s.is_held(path), f"staging: the object of {name}/{path} is not held"
+            )
 
 
 def play(record, limit=8):
@@ -151,7 +160,9 @@ def play(record, limit=8):
 
 def plain(tree):
     """Names and bytes alone."""
-    return {name: plain(node) if isinstance(node, dict) else disk_reader.sha256(node.data) for name, node in tree.items()}
+    return {
+        name: plain(node) if isinstance(node, dict) else disk_reader.sha256(node.data) for name, node in tree.items()
+    }
 
 
 def sample(record, folder, every):
@@ -214,7 +225,9 @@ def test_cut(record, scenario, tell, tmp_path):
     points, outcomes, faults = play(r)
     tell(f"{points} points, {outcomes} outcomes")
     assert not faults, str(faults)
-    strange = [path for path in r.disk.unknown if not path.endswith("/lock")]  # which is empty, and of no use after a cut
+    strange = [
+        path for path in r.disk.unknown if not path.endswith("/lock")
+    ]  # which is empty, and of no use after a cut
     assert not strange, f"files that were made without the calls of core/io/disk.h: {strange}"
     assert plain(r.disk.outcome_all()) == plain(powercut.Disk(r.root).outcome_all()), "a call is missing from the trace"
 
@@ -227,8 +240,10 @@ def test_cut_on_disk(record, scenario, tell, tmp_path):
     count = len(r.trace.lines) // every + 1
     mounting, faults = max(1, count // MOUNTS), scenarios.Faults()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        jobs = [pool.submit(check_directory, r, k, name, root, n % mounting == 0)
-                for n, (k, name, root) in enumerate(sample(r, tmp_path, every))]
+        jobs = [
+            pool.submit(check_directory, r, k, name, root, n % mounting == 0)
+            for n, (k, name, root) in enumerate(sample(r, tmp_path, every))
+        ]
         for job in jobs:
             if wrong := job.result():
                 faults.add(*wrong)
@@ -238,17 +253,26 @@ def test_cut_on_disk(record, scenario, tell, tmp_path):
 
 # --- is a fault seen at all?
 
+
 @pytest.mark.parametrize("what", ["steps", "objects", "manifest"])
 def test_missing_fsyncs_are_seen(record, what):
-    """The same trace without some of its fsyncs must fail: of steps/, of the folders of objects, of the manifest's file."""
+    """The same trace without some of its fsyncs must fail: of steps/, of the folders of objects, of the manifest's
+    file.
+    """
     r = record(SCENARIOS[0])
-    lines, linked = r.trace.lines, {line[1] for line in r.trace.lines if line[0] in ("link", "rename") and "/steps/" in line[2]}
+    lines, linked = (
+        r.trace.lines,
+        {line[1] for line in r.trace.lines if line[0] in ("link", "rename") and "/steps/" in line[2]},
+    )
 
     def dropped(line):
         if line[0] != "fsync":
             return False
-        return {"steps": line[1].endswith("/steps"), "objects": "/objects/" in line[1] or line[1].endswith("/objects"),
-                "manifest": line[1] in linked}[what]
+        return {
+            "steps": line[1].endswith("/steps"),
+            "objects": "/objects/" in line[1] or line[1].endswith("/objects"),
+            "manifest": line[1] in linked,
+        }[what]
 
     cut = object.__new__(Record)
     cut.__dict__.update(r.__dict__)

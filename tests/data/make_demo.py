@@ -5,6 +5,7 @@
 
 Three steps of a managed run: a TrainState (parameters, Adam's state, step), a config and metrics.
 """
+
 import pathlib
 import shutil
 import sys
@@ -30,10 +31,12 @@ class Model(nn.Module):
 
 def train(state, key, steps):
     """Fit the signs of random vectors."""
+
     @jax.jit
     def update(state, x):
         def loss_of(params):
             return jnp.mean((state.apply_fn({"params": params}, x) - jnp.sign(x[:, :4])) ** 2)
+
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         return state.apply_gradients(grads=grads), loss
 
@@ -47,15 +50,20 @@ def main():
     shutil.rmtree(folder, ignore_errors=True)
     model, key = Model(), jax.random.PRNGKey(0)
     state = train_state.TrainState.create(
-        apply_fn=model.apply, params=model.init(key, jnp.ones((1, 16)))["params"], tx=optax.adam(1e-2))
+        apply_fn=model.apply, params=model.init(key, jnp.ones((1, 16)))["params"], tx=optax.adam(1e-2)
+    )
     config = {"name": "demo", "dimensions": [16, 32, 4], "learning_rate": 1e-2, "schedule": None}
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=3)) as manager:
         for step in STEPS:
             state, loss = train(state, jax.random.fold_in(key, step), 100)
-            manager.save(step, args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave({"model": state, "config": config}),
-                metrics=ocp.args.JsonSave({"loss": round(loss, 6)})))
-    for mark in folder.rglob("commit_success.txt"):        # holds the path on the machine that saved
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave({"model": state, "config": config}),
+                    metrics=ocp.args.JsonSave({"loss": round(loss, 6)}),
+                ),
+            )
+    for mark in folder.rglob("commit_success.txt"):  # holds the path on the machine that saved
         mark.write_text(mark.read_text().replace(str(folder), "demo"))
 
 

@@ -1,4 +1,5 @@
 """Fixtures of what is installed."""
+
 import json
 import os
 import shutil
@@ -34,7 +35,7 @@ def installed(tmp_path_factory):
     if not (BUILD / "build.ninja").exists():
         pytest.skip(f"{util.CKPTFS} is not in a build folder")
     folder = tmp_path_factory.mktemp("installed")
-    for parent in [folder, *folder.parents]:               # other users are to run what is in it
+    for parent in [folder, *folder.parents]:  # other users are to run what is in it
         if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
     return Installed(folder)

@@ -1,4 +1,5 @@
 """What other users can do: calls tried as one of them, and what the modes of a tree allow. For test_users.py."""
+
 import json
 import os
 import re
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import util
 
-# Reads [[call, argument, ...], ...] and prints a result each: "ok", or the name of the error; of reads the length, and of what tells names all that
-# it told. It becomes the user when it has begun: whose Python this is does not matter.
+# Reads [[call, argument, ...], ...] and prints a result each: "ok", or the name of the error; of reads the length, and
+# of what tells names all that it told. It becomes the user when it has begun: whose Python this is does not matter.
 TRY = r"""
 import errno, json, os, sys
 uid, gids = json.loads(sys.argv[1])
@@ -54,8 +55,13 @@ json.dump([tried(*c) for c in calls], sys.stdout)
 
 def as_user(user, calls, groups=()):
     """The results of calls made by a user, one each."""
-    done = subprocess.run([sys.executable, "-c", TRY, json.dumps([user, [user, *groups]])], input=json.dumps(calls, default=str),
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", TRY, json.dumps([user, [user, *groups]])],
+        input=json.dumps(calls, default=str),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -68,7 +74,9 @@ def let_in(folder):
 
 
 class Rights:
-    """Who may do what in a tree of a mount, by the mode and owner of each file and directory as they were made. Modes are what was set."""
+    """Who may do what in a tree of a mount, by the mode and owner of each file and directory as they were made. Modes
+    are what was set.
+    """
 
     def __init__(self, user, groups=()):
         self.user, self.groups = user, {user, *groups}
@@ -95,7 +103,9 @@ class Rights:
 
 
 def views():
-    """The views that docs/semantics.md lists: (what they are of: KEY, DIR or BLOB, their name for it as a format of `of`)."""
+    """The views that docs/semantics.md lists: (what they are of: KEY, DIR or BLOB, their name for it as a format of
+    `of`).
+    """
     text = (util.TESTS.parent / "docs/semantics.md").read_text()
     table = re.search(r"^## Views\n.*?\n\n(\|.*?)\n\n", text, re.M | re.S)[1]
     found = []

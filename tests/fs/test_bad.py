@@ -1,4 +1,7 @@
-"""Bad input: truncated, bit-flipped, lying and looping files. The right bytes or a clean errno, and the neighbours live on."""
+"""Bad input: truncated, bit-flipped, lying and looping files. The right bytes or a clean errno, and the neighbours live
+on.
+"""
+
 import errno
 import json
 import os
@@ -37,6 +40,7 @@ def contents(top):
                     found[path] = Path(entry.path).read_bytes()
                 except OSError as e:
                     found[path] = e.errno
+
     visit(top, "")
     return found
 
@@ -47,7 +51,7 @@ def damage(path, kind, rng):
     if not data:
         return False
     if kind == "truncated":
-        data = data[:len(data) // 2]
+        data = data[: len(data) // 2]
     elif kind == "emptied":
         data = b""
     elif kind == "flipped":
@@ -63,13 +67,27 @@ def damage(path, kind, rng):
 
 # Files that say nothing about the bytes of a leaf, so that damage to them may change names or metadata, not values.
 SILENT = ("_sharding", "array_metadatas", "commit_success.txt", "_CHECKPOINT_METADATA")
-# Where nothing has a checksum (plain Zarr without one, JSON), a flipped bit may be another valid file: it must be read without harm only.
+# Where nothing has a checksum (plain Zarr without one, JSON), a flipped bit may be another valid file: it must be read
+# without harm only.
 UNCHECKED = ("_METADATA", "_strings.json", ".zarray", "zarr.json", "metrics", "metadata", "checkpoint")
 
 
 @pytest.mark.parametrize("kind", ["truncated", "emptied", "flipped", "zeroed", "longer"])
-@pytest.mark.parametrize("case", ["manager_steps/4", "composite/1", "ocdbt_many_files", "btree_interior", "zarr3_no_ocdbt", "sharded_8dev_zarr3",
-                                  "sharded_8dev_plain", "old_0_2_3/aggregate", "old_0_4_8/aggregate", "multiprocess/2"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "manager_steps/4",
+        "composite/1",
+        "ocdbt_many_files",
+        "btree_interior",
+        "zarr3_no_ocdbt",
+        "sharded_8dev_zarr3",
+        "sharded_8dev_plain",
+        "old_0_2_3/aggregate",
+        "old_0_4_8/aggregate",
+        "multiprocess/2",
+    ],
+)
 def test_every_file_damaged(mount, tmp_path, case, kind):
     """Each file of a checkpoint is damaged in a copy of its own; all copies are in one mount, beside a good one."""
     rng = random.Random(f"{case} {kind}")
@@ -96,8 +114,17 @@ def test_every_file_damaged(mount, tmp_path, case, kind):
         wrong = [p for p, v in got.items() if isinstance(v, bytes) and good.get(p) != v]
         if file.parts[-1].startswith(UNCHECKED) or kind == "longer":
             continue
-        unsealed = case in ("zarr3_no_ocdbt", "sharded_8dev_zarr3", "sharded_8dev_plain", "old_0_2_3/aggregate", "old_0_4_8/aggregate") \
-            or "d" in file.parts                           # zstd frames have no checksum in these
+        unsealed = (
+            case
+            in (
+                "zarr3_no_ocdbt",
+                "sharded_8dev_zarr3",
+                "sharded_8dev_plain",
+                "old_0_2_3/aggregate",
+                "old_0_4_8/aggregate",
+            )
+            or "d" in file.parts
+        )  # zstd frames have no checksum in these
         if kind == "truncated" or kind == "emptied" or (kind == "flipped" and not unsealed):
             if not any(part in SILENT for part in file.parts):
                 assert not wrong, (file, wrong)
@@ -124,9 +151,24 @@ def test_bad_checkpoint_is_listed(mount, tmp_path):
     wait_for(lambda: util.read_error(m / "4/model/params/kernel.npy") is None, 15)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"null", b"[]", b"{}", b'{"tree_metadata": 7}', b'{"tree_metadata": {"a": null}}', b"\xff" * 64,
-                                  b'{"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {"value_type": "jax.Array"}}, "b": 3}}',
-                                  b"[" * 100_000, b'{"a":' * 100_000, b'{"tree_metadata":' + b'{"x":' * 5000, b'"' + b"x" * 3_000_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"tree_metadata": 7}',
+        b'{"tree_metadata": {"a": null}}',
+        b"\xff" * 64,
+        b'{"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {"value_type": "jax.Array"}}, "b": 3}}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"tree_metadata":' + b'{"x":' * 5000,
+        b'"' + b"x" * 3_000_000,
+    ],
+)
 def test_metadata(mount, tmp_path, text):
     """What is no _METADATA: its directory does not open, and the reason is there."""
     util.copy_tree(ORBAX / "single_save", tmp_path / "runs/bad")
@@ -142,17 +184,40 @@ def test_metadata(mount, tmp_path, text):
 
 
 def metadata_of(paths, value_type="np.ndarray", stored=True):
-    """A _METADATA with arrays at these paths (tuples of keys). stored: a missing chunk is lost, else it is all fill value."""
-    entries = {str(p): {"key_metadata": [{"key": k, "key_type": 2} for k in p],
-                        "value_metadata": {"value_type": value_type, "skip_deserialize": False}} for p in paths}
-    return json.dumps({"tree_metadata": entries, "use_ocdbt": False, "use_zarr3": False, "store_array_data_equal_to_fill_value": stored})
+    """A _METADATA with arrays at these paths (tuples of keys). stored: a missing chunk is lost, else it is all fill
+    value.
+    """
+    entries = {
+        str(p): {
+            "key_metadata": [{"key": k, "key_type": 2} for k in p],
+            "value_metadata": {"value_type": value_type, "skip_deserialize": False},
+        }
+        for p in paths
+    }
+    return json.dumps(
+        {
+            "tree_metadata": entries,
+            "use_ocdbt": False,
+            "use_zarr3": False,
+            "store_array_data_equal_to_fill_value": stored,
+        }
+    )
 
 
 def plain_array(folder, shape, chunks, data=b"", dtype="<f4", **more):
     """A Zarr v2 array with at most its first chunk, not compressed."""
     folder.mkdir(parents=True)
-    header = {"zarr_format": 2, "shape": shape, "chunks": chunks, "dtype": dtype, "compressor": None, "fill_value": None,
-              "filters": None, "order": "C", "dimension_separator": "."}
+    header = {
+        "zarr_format": 2,
+        "shape": shape,
+        "chunks": chunks,
+        "dtype": dtype,
+        "compressor": None,
+        "fill_value": None,
+        "filters": None,
+        "order": "C",
+        "dimension_separator": ".",
+    }
     (folder / ".zarray").write_text(json.dumps(header | more))
     if data:
         (folder / ".".join("0" * len(shape))).write_bytes(data)
@@ -207,8 +272,19 @@ def test_symlinks_stay_inside(mount, tmp_path):
             p.unlink()
             p.symlink_to(outside / p.name)
     m = mount(run)
-    assert b"secret" not in b"".join(v for v in contents(m.top).values() if isinstance(v, bytes) and not v.startswith(b"/"))
-    for path in ("folder/secret.txt", "file", "passwd", "9/model/params/kernel.npy", "twice", "loop", "5/a.npy", "5/b.npy"):
+    assert b"secret" not in b"".join(
+        v for v in contents(m.top).values() if isinstance(v, bytes) and not v.startswith(b"/")
+    )
+    for path in (
+        "folder/secret.txt",
+        "file",
+        "passwd",
+        "9/model/params/kernel.npy",
+        "twice",
+        "loop",
+        "5/a.npy",
+        "5/b.npy",
+    ):
         with fails(*CLEAN, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             (m / path).read_bytes()
     assert (m / "inside/model/params/kernel.npy").read_bytes() == (m / "4/model/params/kernel.npy").read_bytes()
@@ -237,8 +313,22 @@ def test_deep_tree(mount, tmp_path):
     os.close(fd)
 
 
-@pytest.mark.parametrize("shape,chunks", [([2**62], [2**62]), ([2**40, 2**40], [1, 1]), ([2**31, 2**31], [2**31, 2**31]), ([-1], [1]), ([4], [0]),
-                                          ([4], [-4]), ([1] * 100, [1] * 100), ([2.5], [1]), ([4, 4], [4]), (["4"], [4]), ([2**70], [1])])
+@pytest.mark.parametrize(
+    "shape,chunks",
+    [
+        ([2**62], [2**62]),
+        ([2**40, 2**40], [1, 1]),
+        ([2**31, 2**31], [2**31, 2**31]),
+        ([-1], [1]),
+        ([4], [0]),
+        ([4], [-4]),
+        ([1] * 100, [1] * 100),
+        ([2.5], [1]),
+        ([4, 4], [4]),
+        (["4"], [4]),
+        ([2**70], [1]),
+    ],
+)
 def test_shapes(mount, tmp_path, shape, chunks):
     """Shapes that cannot be, or whose chunks would never fit."""
     plain_item(tmp_path / "run/1", ["a", "ok"])
@@ -292,8 +382,18 @@ def test_wrong_sizes(mount, tmp_path):
             (m / "1" / name).read_bytes()
 
 
-@pytest.mark.parametrize("more", [{"compressor": {"id": "zfp"}}, {"dtype": "|O"}, {"dtype": "<U4"}, {"zarr_format": 7}, {"order": "X"},
-                                  {"filters": [{"id": "delta"}]}, {"dtype": [["x", "<f4"]]}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"compressor": {"id": "zfp"}},
+        {"dtype": "|O"},
+        {"dtype": "<U4"},
+        {"zarr_format": 7},
+        {"order": "X"},
+        {"filters": [{"id": "delta"}]},
+        {"dtype": [["x", "<f4"]]},
+    ],
+)
 def test_unsupported(mount, tmp_path, more):
     """Valid but not supported: listed as KEY.npy, opening it is EOPNOTSUPP (or EUCLEAN for what is no Zarr)."""
     plain_item(tmp_path / "run/1", ["a", "ok"])

@@ -1,4 +1,5 @@
 """The commands: help, JSON, exit statuses, and the same bytes as through a mount."""
+
 import itertools
 import json
 import os
@@ -16,7 +17,23 @@ import pytest
 import util
 from util import CKPTFS, ORBAX, ckptfs
 
-COMMANDS = ["mount", "umount", "info", "ls", "cat", "cp", "verify", "diff", "wait", "init", "config", "import", "export", "prune", "gc"]
+COMMANDS = [
+    "mount",
+    "umount",
+    "info",
+    "ls",
+    "cat",
+    "cp",
+    "verify",
+    "diff",
+    "wait",
+    "init",
+    "config",
+    "import",
+    "export",
+    "prune",
+    "gc",
+]
 FINE, USAGE, MOUNT_FAILED, UNREACHABLE, INTEGRITY, PARTLY, DIFFERS = range(7)
 STEPS = ORBAX / "manager_steps"
 KERNEL = "4/model/params/kernel"
@@ -47,6 +64,7 @@ def read_json(done):
 
 # --- all commands
 
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command):
     done = ckptfs(command, "--help")
@@ -60,21 +78,43 @@ def test_general_help():
     assert re.fullmatch(r"ckptfs \d+\.\d+\.\d+\n", ckptfs("--version").stdout)
 
 
-@pytest.mark.parametrize("args", [[], ["nothing"], ["--nothing"], ["mount"], ["mount", "a"], ["umount"], ["info"], ["ls"], ["cat", "a"], ["cp", "a", "b"],
-                                  ["verify"], ["diff", "a"], ["wait", "a"], ["wait", "a", "--after", "x"], ["info", "--nothing", "a"], ["cat"],
-                                  ["diff", "a", "b", "c"], ["info", "a", "b"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["nothing"],
+        ["--nothing"],
+        ["mount"],
+        ["mount", "a"],
+        ["umount"],
+        ["info"],
+        ["ls"],
+        ["cat", "a"],
+        ["cp", "a", "b"],
+        ["verify"],
+        ["diff", "a"],
+        ["wait", "a"],
+        ["wait", "a", "--after", "x"],
+        ["info", "--nothing", "a"],
+        ["cat"],
+        ["diff", "a", "b", "c"],
+        ["info", "a", "b"],
+    ],
+)
 def test_usage(args):
     done = ckptfs(*args, check=USAGE)
     assert done.stderr.strip() and not done.stdout
 
 
-@pytest.mark.parametrize("args", [["info"], ["ls"], ["cat", "x"], ["cp", "x", "y"], ["verify"], ["diff", STEPS], ["wait", "--after=1"]])
+@pytest.mark.parametrize(
+    "args", [["info"], ["ls"], ["cat", "x"], ["cp", "x", "y"], ["verify"], ["diff", STEPS], ["wait", "--after=1"]]
+)
 def test_source_is_not_there(args, tmp_path):
     missing = tmp_path / "missing"
     done = ckptfs(args[0], missing, *args[1:], check=UNREACHABLE)
     assert "missing" in done.stderr
     done = ckptfs(args[0], missing, *args[1:], "--json", check=UNREACHABLE)
-    if args[0] != "cat":                                   # its errors are on stderr
+    if args[0] != "cat":  # its errors are on stderr
         assert read_json(done)["error"]["code"] == "ENOENT"
 
 
@@ -85,8 +125,13 @@ def test_options_anywhere():
 
 # --- mount, umount
 
+
 def test_mount_returns_when_it_answers(tmp_path):
-    for command in (["mount", STEPS, tmp_path, "-o", "ro"], [STEPS, tmp_path, "-o", "ro"], ["mount", "-o", "ro,refresh=2", STEPS, tmp_path]):
+    for command in (
+        ["mount", STEPS, tmp_path, "-o", "ro"],
+        [STEPS, tmp_path, "-o", "ro"],
+        ["mount", "-o", "ro,refresh=2", STEPS, tmp_path],
+    ):
         try:
             done = ckptfs(*command)
             assert util.mounted(tmp_path) and not done.stdout
@@ -119,7 +164,7 @@ def test_umount_of_what_is_not_mounted(tmp_path):
 def test_umount_lazily(mount):
     m = mount(STEPS)
     with open(m / f"{KERNEL}.npy", "rb") as f:
-        assert ckptfs("umount", m.top, check=None).returncode != FINE     # busy
+        assert ckptfs("umount", m.top, check=None).returncode != FINE  # busy
         assert util.mounted(m.top)
         ckptfs("umount", "--lazy", m.top)
         assert not util.mounted(m.top)
@@ -137,7 +182,12 @@ def test_terminated_daemon_unmounts(mount):
 def test_mount_after_a_crash(tmp_path):
     """A mount whose daemon has died is taken away first, also while the kernel still knows its attributes."""
     (tmp_path / "mnt").mkdir()
-    daemon = subprocess.Popen([CKPTFS, "mount", "-f", STEPS, "mnt", "-o", "refresh=3600"], cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    daemon = subprocess.Popen(
+        [CKPTFS, "mount", "-f", STEPS, "mnt", "-o", "refresh=3600"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         util.wait_for(lambda: util.mounted(tmp_path / "mnt"))
         os.stat(tmp_path / "mnt")
@@ -163,11 +213,15 @@ def test_mount_options(mount):
 
 # --- info
 
+
 def test_info():
     text = ckptfs("info", STEPS).stdout
     assert re.search(r"^\s*3\b.*orbax", text, re.M) and re.search(r"^\s*4\b.*orbax", text, re.M)
     steps = read_json(ckptfs("info", STEPS, "--json"))["steps"]
-    assert [(s["name"], s["step"], s["format"], s["latest"]) for s in steps] == [("3", 3, "orbax", False), ("4", 4, "orbax", True)]
+    assert [(s["name"], s["step"], s["format"], s["latest"]) for s in steps] == [
+        ("3", 3, "orbax", False),
+        ("4", 4, "orbax", True),
+    ]
     assert all(s["leaves"] == 7 and s["bytes"] > 0 and s["stored"] > 0 for s in steps)
 
 
@@ -180,18 +234,27 @@ def test_info_of_a_folder_of_runs(tmp_path):
     for name in ("a", "b"):
         util.copy_tree(STEPS, tmp_path / name)
     assert [(s["root"], s["name"]) for s in read_json(ckptfs("info", tmp_path, "--json"))["steps"]] == [
-        ("a", "3"), ("a", "4"), ("b", "3"), ("b", "4")]
+        ("a", "3"),
+        ("a", "4"),
+        ("b", "3"),
+        ("b", "4"),
+    ]
 
 
 def test_info_of_damage(run):
     (run / "4/default/_METADATA").write_text("{")
     steps = read_json(ckptfs("info", run, "--json", check=PARTLY))["steps"]
-    assert "leaves" in steps[0] and steps[1]["error"]["code"] in ("EUCLEAN", "EBADMSG") and "_METADATA" in steps[1]["error"]["message"]
+    assert (
+        "leaves" in steps[0]
+        and steps[1]["error"]["code"] in ("EUCLEAN", "EBADMSG")
+        and "_METADATA" in steps[1]["error"]["message"]
+    )
     (run / "3/default/_METADATA").write_text("{")
     ckptfs("info", run, check=INTEGRITY)
 
 
 # --- ls
+
 
 def names(done):
     return done.stdout.split()
@@ -199,7 +262,14 @@ def names(done):
 
 def test_ls_is_what_a_mount_lists(module_mount):
     m = module_mount(ORBAX)
-    for case in ("manager_steps", "manager_steps/4/model", "awkward_keys", "empties_strings_scalars", "composite/1", "old_0_2_3"):
+    for case in (
+        "manager_steps",
+        "manager_steps/4/model",
+        "awkward_keys",
+        "empties_strings_scalars",
+        "composite/1",
+        "old_0_2_3",
+    ):
         want = sorted(os.listdir(m / case))
         listed = read_json(ckptfs("ls", "-a", ORBAX, case, "--json"))
         assert sorted(e["name"] for e in listed) == want, case
@@ -230,7 +300,9 @@ def test_ls_of_a_file():
 
 
 def test_ls_control_directory():
-    assert {"version", "stats.json", "metrics", "steps.json", "unfinished"} == set(names(ckptfs("ls", STEPS, ".ckptfs")))
+    assert {"version", "stats.json", "metrics", "steps.json", "unfinished"} == set(
+        names(ckptfs("ls", STEPS, ".ckptfs"))
+    )
     assert ".ckptfs" not in names(ckptfs("ls", STEPS)) and ".ckptfs" in names(ckptfs("ls", "-a", STEPS))
 
 
@@ -249,8 +321,23 @@ def test_ls_of_a_bad_checkpoint(run):
 
 # --- cat
 
-PATHS = [f"{KERNEL}.npy", KERNEL, f"{KERNEL}@1:3,::2", f"{KERNEL}@-1.npy", f"{KERNEL}.txt", f"{KERNEL}.meta.json", "4/model/step.json", "4/model/step",
-         "4/model/step.npy", "4/.tree.json", "4.safetensors", "latest/data/0.npy", "4/model/opt_state/0.json", ".ckptfs/version", ".ckptfs/steps.json"]
+PATHS = [
+    f"{KERNEL}.npy",
+    KERNEL,
+    f"{KERNEL}@1:3,::2",
+    f"{KERNEL}@-1.npy",
+    f"{KERNEL}.txt",
+    f"{KERNEL}.meta.json",
+    "4/model/step.json",
+    "4/model/step",
+    "4/model/step.npy",
+    "4/.tree.json",
+    "4.safetensors",
+    "latest/data/0.npy",
+    "4/model/opt_state/0.json",
+    ".ckptfs/version",
+    ".ckptfs/steps.json",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -264,18 +351,38 @@ def test_cat_is_what_a_mount_gives(module_mount, path):
 def test_cat_all_leaves(module_mount):
     """Every leaf of several cases, in one call each."""
     m = module_mount(ORBAX)
-    for case in ("dtypes", "zarr3_variants", "sharded_8dev", "awkward_keys", "composite/1", "old_0_4_8/aggregate", "multiprocess"):
-        files = sorted(os.path.relpath(os.path.join(folder, f), m.top) for folder, _, fs in os.walk(m / case) for f in fs
-                       if not os.path.islink(os.path.join(folder, f)))
+    for case in (
+        "dtypes",
+        "zarr3_variants",
+        "sharded_8dev",
+        "awkward_keys",
+        "composite/1",
+        "old_0_4_8/aggregate",
+        "multiprocess",
+    ):
+        files = sorted(
+            os.path.relpath(os.path.join(folder, f), m.top)
+            for folder, _, fs in os.walk(m / case)
+            for f in fs
+            if not os.path.islink(os.path.join(folder, f))
+        )
         got = ckptfs("cat", ORBAX, *files, text=False).stdout
         assert got == b"".join((m / f).read_bytes() for f in files), case
 
 
 def test_cat_of_what_is_not_there():
-    for path in ("5/x", f"{KERNEL}@9", f"{KERNEL}@x.npy", "nothing", "../composite/1/metrics.json", "/etc/passwd", "4/../../composite"):
+    for path in (
+        "5/x",
+        f"{KERNEL}@9",
+        f"{KERNEL}@x.npy",
+        "nothing",
+        "../composite/1/metrics.json",
+        "/etc/passwd",
+        "4/../../composite",
+    ):
         done = ckptfs("cat", STEPS, path, check=UNREACHABLE)
         assert done.stderr.strip() and not done.stdout
-    ckptfs("cat", STEPS, "4", check=USAGE)                 # a directory
+    ckptfs("cat", STEPS, "4", check=USAGE)  # a directory
 
 
 def test_cat_of_some():
@@ -293,8 +400,13 @@ def test_cat_of_damage(damaged):
 
 def test_cat_into_a_closed_pipe():
     """`ckptfs cat ... | head -c 1` ends quietly."""
-    done = subprocess.run(f"timeout 20 '{CKPTFS}' cat '{ORBAX}' big_values.safetensors | head -c 1 | wc -c", shell=True, capture_output=True, text=True,
-                          timeout=60)
+    done = subprocess.run(
+        f"timeout 20 '{CKPTFS}' cat '{ORBAX}' big_values.safetensors | head -c 1 | wc -c",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout.strip() == "1" and not util.SUSPICIOUS.search(done.stderr)
 
 
@@ -306,8 +418,12 @@ def test_cat_onto_a_full_disk():
 
 # --- cp
 
+
 def same_trees(a, b):
-    listed = [sorted(os.path.relpath(os.path.join(f, n), top) for f, ds, fs in os.walk(top) for n in ds + fs) for top in (a, b)]
+    listed = [
+        sorted(os.path.relpath(os.path.join(f, n), top) for f, ds, fs in os.walk(top) for n in ds + fs)
+        for top in (a, b)
+    ]
     assert listed[0] == listed[1]
     for path in listed[0]:
         if os.path.islink(Path(a) / path):
@@ -354,7 +470,15 @@ def test_cp_of_what_is_not_there(tmp_path):
 
 # --- verify
 
-@pytest.mark.parametrize("case", sorted(p.name.removesuffix(".truth.json") for p in ORBAX.glob("*.truth.json") if (ORBAX / p.name.removesuffix(".truth.json")).is_dir()))
+
+@pytest.mark.parametrize(
+    "case",
+    sorted(
+        p.name.removesuffix(".truth.json")
+        for p in ORBAX.glob("*.truth.json")
+        if (ORBAX / p.name.removesuffix(".truth.json")).is_dir()
+    ),
+)
 def test_verify_good(case):
     got = read_json(ckptfs("verify", "--json", ORBAX / case))
     assert got["faults"] == [] and got["files"] > 0
@@ -375,7 +499,7 @@ def test_verify_finds_a_flipped_bit(run):
     for file in [run / "4/default/manifest.ocdbt", *(run / "4/default/d").iterdir()]:
         kept = file.read_bytes()
         for at in (5, len(kept) // 2, len(kept) - 1):
-            file.write_bytes(kept[:at] + bytes([kept[at] ^ 16]) + kept[at + 1:])
+            file.write_bytes(kept[:at] + bytes([kept[at] ^ 16]) + kept[at + 1 :])
             ckptfs("verify", run, check=INTEGRITY)
         file.write_bytes(kept)
     ckptfs("verify", run)
@@ -400,10 +524,17 @@ def test_verify_shows_progress_on_a_terminal(tmp_path):
             while data := os.read(leader, 4096):
                 shown.append(data)
         except OSError:
-            pass                                           # the other side is closed
+            pass  # the other side is closed
+
     thread = threading.Thread(target=drain)
     thread.start()
-    done = subprocess.run([CKPTFS, "verify", tmp_path / "runs"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=follower, timeout=120)
+    done = subprocess.run(
+        [CKPTFS, "verify", tmp_path / "runs"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        timeout=120,
+    )
     os.close(follower)
     thread.join(20)
     os.close(leader)
@@ -411,6 +542,7 @@ def test_verify_shows_progress_on_a_terminal(tmp_path):
 
 
 # --- diff
+
 
 def test_diff_equal(tmp_path):
     util.copy_tree(STEPS, tmp_path / "run")
@@ -420,6 +552,7 @@ def test_diff_equal(tmp_path):
 
 def save(folder, tree):
     import orbax.checkpoint as ocp
+
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(folder, tree)
 
@@ -431,15 +564,32 @@ def pair(tmp_path_factory):
     a = np.arange(12, dtype=np.float32).reshape(3, 4)
     same = {"same": a, "none": None, "text": "x"}
     save(folder / "a", same | {"value": a, "shape": a, "dtype": a, "gone": a, "kind": a, "number": 1})
-    save(folder / "b", same | {"value": a + np.eye(3, 4, dtype=np.float32) / 1024, "shape": a.T, "dtype": a.astype(np.float64), "new": a, "kind": "a",
-                               "number": 2})
+    save(
+        folder / "b",
+        same
+        | {
+            "value": a + np.eye(3, 4, dtype=np.float32) / 1024,
+            "shape": a.T,
+            "dtype": a.astype(np.float64),
+            "new": a,
+            "kind": "a",
+            "number": 2,
+        },
+    )
     return folder
 
 
 def test_diff(pair):
     done = ckptfs("diff", pair / "a", pair / "b", check=DIFFERS)
-    for line in (r"only in A: gone", r"only in B: new", r"shape: shape \(3,4\) \(4,3\)", r"dtype: dtype float32 float64", r"kind: kind array value",
-                 r"value: value 3 of 12 elements, max \|d\| 0\.00097656\d*", r"value: number\b.*"):
+    for line in (
+        r"only in A: gone",
+        r"only in B: new",
+        r"shape: shape \(3,4\) \(4,3\)",
+        r"dtype: dtype float32 float64",
+        r"kind: kind array value",
+        r"value: value 3 of 12 elements, max \|d\| 0\.00097656\d*",
+        r"value: number\b.*",
+    ):
         assert re.search(rf"^{line}$", done.stdout, re.M), line
     assert "same" not in done.stdout and len(done.stdout.splitlines()) == 7
     got = read_json(ckptfs("diff", "--json", pair / "a", pair / "b", check=DIFFERS))
@@ -472,8 +622,14 @@ ORDERED = np.arange(9, dtype="<f4").reshape(3, 3)
 def stored(tmp_path_factory):
     """One array in the ways in which files store it, and others whose bytes in the file are the same as theirs."""
     folder = tmp_path_factory.mktemp("stored")
-    arrays = {"c": ORDERED, "f": np.asfortranarray(ORDERED), "be": ORDERED.astype(">f4"), "both": np.asfortranarray(ORDERED.astype(">f4")),
-              "t": np.ascontiguousarray(ORDERED.T), "sw": ORDERED.astype(">f4").view("<f4")}
+    arrays = {
+        "c": ORDERED,
+        "f": np.asfortranarray(ORDERED),
+        "be": ORDERED.astype(">f4"),
+        "both": np.asfortranarray(ORDERED.astype(">f4")),
+        "t": np.ascontiguousarray(ORDERED.T),
+        "sw": ORDERED.astype(">f4").view("<f4"),
+    }
     for name, array in arrays.items():
         np.savez(folder / name, w=array)
         (folder / f"{name}.d").mkdir()
@@ -496,9 +652,24 @@ def test_diff_is_of_numbers(stored, kind):
 def test_diff_of_a_plain_folder(tmp_path):
     """The .npy files of a folder are arrays; an export is equal to its source, whatever its types."""
     from ml_dtypes import bfloat16, float8_e4m3fn
-    save(tmp_path / "a", {"w": ORDERED, "h": ORDERED.astype(bfloat16), "f8": ORDERED.astype(float8_e4m3fn), "n": 1, "s": "x", "none": None})
+
+    save(
+        tmp_path / "a",
+        {
+            "w": ORDERED,
+            "h": ORDERED.astype(bfloat16),
+            "f8": ORDERED.astype(float8_e4m3fn),
+            "n": 1,
+            "s": "x",
+            "none": None,
+        },
+    )
     ckptfs("export", tmp_path / "a", tmp_path / "e", "--format=npy")
-    assert ckptfs("diff", tmp_path / "a", tmp_path / "e").stdout == ckptfs("diff", tmp_path / "e", tmp_path / "a").stdout == ""
+    assert (
+        ckptfs("diff", tmp_path / "a", tmp_path / "e").stdout
+        == ckptfs("diff", tmp_path / "e", tmp_path / "a").stdout
+        == ""
+    )
     np.save(tmp_path / "e/w.npy", ORDERED + np.float32(1e-3))
     got = read_json(ckptfs("diff", "--json", tmp_path / "a", tmp_path / "e", check=DIFFERS))
     assert [(x["type"], x["path"], x["different"]) for x in got["differences"]] == [("value", "w", 9)]
@@ -508,6 +679,7 @@ def test_diff_of_a_plain_folder(tmp_path):
 def test_diff_of_two_types(tmp_path):
     """With a tolerance, numbers of two types are compared; 1e-8 is near zero where only --rtol is given."""
     from ml_dtypes import bfloat16
+
     for name, w in ("a", ORDERED / 3), ("b", (ORDERED / 3).astype(bfloat16)), ("c", ORDERED / 3 + np.float32(1e-9)):
         save(tmp_path / name, {"w": w})
     assert "dtype: w float32 bfloat16" in ckptfs("diff", tmp_path / "a", tmp_path / "b", check=DIFFERS).stdout
@@ -522,15 +694,19 @@ def test_words_that_are_no_commands(tmp_path):
     for word in "lss", "tree", "unmount":
         done = ckptfs(word, tmp_path, check=None, cwd=tmp_path)
         assert done.returncode == USAGE and f"no command {word}" in done.stderr
-    assert "gs://" in ckptfs("ls", "gs://b/x", check=None).stderr and "addresses" in ckptfs("info", "s3://b/x/y", check=None).stderr
+    assert (
+        "gs://" in ckptfs("ls", "gs://b/x", check=None).stderr
+        and "addresses" in ckptfs("info", "s3://b/x/y", check=None).stderr
+    )
     assert "addresses" in ckptfs("diff", "s3://b/x/y", tmp_path, check=None).stderr
 
 
 # --- wait
 
+
 def test_wait_for_a_step_that_is_there():
     assert ckptfs("wait", STEPS, "--after", "3").stdout == "4\n"
-    assert ckptfs("wait", STEPS, "--after", "0").stdout == "3\n"          # the next one
+    assert ckptfs("wait", STEPS, "--after", "0").stdout == "3\n"  # the next one
     assert read_json(ckptfs("wait", STEPS, "--after=3", "--json"))["step"] == 4
 
 
@@ -542,7 +718,12 @@ def test_wait_in_vain():
 
 def test_wait_for_a_new_step(run):
     """An unfinished step is not one, a finished one ends the wait."""
-    waiter = subprocess.Popen([CKPTFS, "wait", run, "--after", "4", "--timeout", "50"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    waiter = subprocess.Popen(
+        [CKPTFS, "wait", run, "--after", "4", "--timeout", "50"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         shutil.copytree(run / "4", run / "5.orbax-checkpoint-tmp")
         time.sleep(1.5)
@@ -561,9 +742,15 @@ def test_mount_point_in_the_source(tmp_path, where):
     shutil.copytree(STEPS, tmp_path / "run")
     ckptfs("mount", tmp_path, tmp_path / where, "-o", "ro")
     try:
-        done = subprocess.run(["find", tmp_path / where, "-name", "m", "-o", "-name", "notes.txt", "-o", "-name", "latest"], capture_output=True, text=True,
-                              timeout=util.LIMIT)
-        assert sorted(done.stdout.split()) == sorted(map(str, [tmp_path / where, tmp_path / where / "notes.txt", tmp_path / where / "run/latest"]))
+        done = subprocess.run(
+            ["find", tmp_path / where, "-name", "m", "-o", "-name", "notes.txt", "-o", "-name", "latest"],
+            capture_output=True,
+            text=True,
+            timeout=util.LIMIT,
+        )
+        assert sorted(done.stdout.split()) == sorted(
+            map(str, [tmp_path / where, tmp_path / where / "notes.txt", tmp_path / where / "run/latest"])
+        )
     finally:
         util.unmount(tmp_path / where, "-f")
         ckptfs("umount", "--lazy", tmp_path / where, check=None)

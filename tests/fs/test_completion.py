@@ -1,4 +1,5 @@
 """Completion of command lines: by bash's function, and typed in bash and zsh."""
+
 import os
 import pty
 import re
@@ -45,8 +46,13 @@ def test_commands(complete):
 def test_flags(complete, command):
     """All that --help names."""
     text = util.ckptfs(command, "--help").stdout
-    want = {"--help"} | {word for line in re.findall(r"^  (-\S.*?)(?:  .*)?$", text, re.M) for word in
-                         (re.sub(r"(=| (?=[A-Z])).*", lambda m: "=" if m[1] == "=" else "", flag) for flag in line.split(", "))}
+    want = {"--help"} | {
+        word
+        for line in re.findall(r"^  (-\S.*?)(?:  .*)?$", text, re.M)
+        for word in (
+            re.sub(r"(=| (?=[A-Z])).*", lambda m: "=" if m[1] == "=" else "", flag) for flag in line.split(", ")
+        )
+    }
     assert len(want) > 1
     assert complete(f"ckptfs {command} -") == sorted(want)
 
@@ -61,10 +67,12 @@ def test_flags_begun(complete):
 
 def test_mount_options(complete):
     names = complete("ckptfs mount a b -o ")
-    assert {"ro", "rw", "refresh=", "cache=", "uid=", "gid=", "umask=", "allow_other", "commit=", "nofail"} <= set(names)
+    assert {"ro", "rw", "refresh=", "cache=", "uid=", "gid=", "umask=", "allow_other", "commit=", "nofail"} <= set(
+        names
+    )
     assert complete("ckptfs mount -o ro,ref") == ["ro,refresh="]
     assert complete("ckptfs a b -o ro,over") == ["ro,overwrite"]
-    assert complete("ckptfs mount a b -o ro,codec=b") == ["blosc"]                  # bash breaks words at =
+    assert complete("ckptfs mount a b -o ro,codec=b") == ["blosc"]  # bash breaks words at =
     assert complete("ckptfs mount a b -o commit=") == ["auto", "explicit"]
     assert complete("ckptfs mount a b -o cache=") == []
 
@@ -79,7 +87,8 @@ def test_paths(complete, tmp_path):
     assert complete(f"ckptfs ls {SOURCE} 3") == ["300/"]
     assert complete(f"ckptfs cat --json {SOURCE} latest/m") == ["latest/metrics.json"]
     assert complete(f"ckptfs cat {SOURCE} latest/metrics.json 300/state/model/params/encoder/") == [
-        f"300/state/model/params/encoder/{name}.npy" for name in ("bias", "kernel")]
+        f"300/state/model/params/encoder/{name}.npy" for name in ("bias", "kernel")
+    ]
     assert complete(f"ckptfs cp {SOURCE} .") == [".ckptfs/"]
     assert complete(f"ckptfs cp {SOURCE} 300 ") == [] == complete(f"ckptfs ls {SOURCE} 300 ")
     assert complete("ckptfs cat nothing ") == []
@@ -97,12 +106,20 @@ def test_mounts(complete, mount):
 
 # --- typed
 
+
 def typed(shell, setup, line, folder, limit=30):
     """The words that the shell takes a line for after it has been typed, with tab keys, into it."""
     words = folder / "words"
     parent, child = pty.openpty()
-    process = subprocess.Popen(shell, stdin=child, stdout=child, stderr=child, cwd=folder, start_new_session=True,
-                               env=os.environ | {"TERM": "dumb", "HOME": str(folder), "LC_ALL": "C.UTF-8"})
+    process = subprocess.Popen(
+        shell,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        cwd=folder,
+        start_new_session=True,
+        env=os.environ | {"TERM": "dumb", "HOME": str(folder), "LC_ALL": "C.UTF-8"},
+    )
     os.close(child)
     said = ""
 
@@ -124,7 +141,7 @@ def typed(shell, setup, line, folder, limit=30):
         process.kill()
         process.wait(10)
         os.close(parent)
-    return [word.rstrip("/") for word in words.read_text().splitlines()]   # zsh takes a slash away that a blank follows
+    return [word.rstrip("/") for word in words.read_text().splitlines()]  # zsh takes a slash away that a blank follows
 
 
 @pytest.fixture
@@ -135,13 +152,18 @@ def place(tmp_path, installed):
     return tmp_path
 
 
-TYPED = [("ckptfs umo\t", ["ckptfs", "umount"]), ("ckptfs ls my\t lat\t", ["ckptfs", "ls", "my run", "latest"]),
-         ("ckptfs cat my\t latest/metr\t 300/state/mo\tpa\tenc\tb\t", ["ckptfs", "cat", "my run", "latest/metrics.json",
-                                                                      "300/state/model/params/encoder/bias.npy"]),
-         ("ckptfs mount my\t x -o ro,codec=bl\t", ["ckptfs", "mount", "my run", "x", "-o", "ro,codec=blosc"]),
-         ("ckptfs wait x --inter\t5", ["ckptfs", "wait", "x", "--interval=5"]),
-         ("ckptfs export a b --fo\tn\t", ["ckptfs", "export", "a", "b", "--format=npy"]),
-         ("ckptfs config my\t keep_l\t3", ["ckptfs", "config", "my run", "keep_last=3"])]
+TYPED = [
+    ("ckptfs umo\t", ["ckptfs", "umount"]),
+    ("ckptfs ls my\t lat\t", ["ckptfs", "ls", "my run", "latest"]),
+    (
+        "ckptfs cat my\t latest/metr\t 300/state/mo\tpa\tenc\tb\t",
+        ["ckptfs", "cat", "my run", "latest/metrics.json", "300/state/model/params/encoder/bias.npy"],
+    ),
+    ("ckptfs mount my\t x -o ro,codec=bl\t", ["ckptfs", "mount", "my run", "x", "-o", "ro,codec=blosc"]),
+    ("ckptfs wait x --inter\t5", ["ckptfs", "wait", "x", "--interval=5"]),
+    ("ckptfs export a b --fo\tn\t", ["ckptfs", "export", "a", "b", "--format=npy"]),
+    ("ckptfs config my\t keep_l\t3", ["ckptfs", "config", "my run", "keep_last=3"]),
+]
 
 
 @pytest.mark.parametrize("line,want", TYPED)
@@ -153,5 +175,8 @@ def test_typed_in_bash(place, installed, line, want):
 @pytest.mark.parametrize("line,want", TYPED)
 def test_typed_in_zsh(place, installed, line, want):
     assert shutil.which("zsh"), "zsh is missing"
-    setup = f"PS1='$ '; path=({place}/bin $path); fpath=('{installed / 'datadir'}/zsh/site-functions' $fpath); bindkey -e; autoload -Uz compinit; compinit -u -D"
+    setup = (
+        f"PS1='$ '; path=({place}/bin $path); fpath=('{installed / 'datadir'}/zsh/site-functions' $fpath); "
+        "bindkey -e; autoload -Uz compinit; compinit -u -D"
+    )
     assert typed(["zsh", "-f", "-i"], setup, line, place) == want

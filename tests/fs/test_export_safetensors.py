@@ -1,11 +1,12 @@
 """ckptfs export --format=safetensors: one file that the real library reads, from checkpoints of all kinds."""
+
 import json
 import os
 import signal
 import subprocess
 import time
 
-import ml_dtypes                                           # noqa: F401: safetensors needs it for bfloat16
+import ml_dtypes  # noqa: F401  safetensors needs it for bfloat16
 import numpy as np
 import pytest
 import safetensors
@@ -16,10 +17,29 @@ from util import CKPTFS, ORBAX, ckptfs
 
 FINE, USAGE, MOUNT_FAILED, UNREACHABLE, INTEGRITY, PARTLY, DIFFERS = range(7)
 DEMO = util.DATA / "demo"
-NO_TYPE = {"complex128", "complex32", "int4", "uint4", "int2", "uint2", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float4_e2m1fn",
-           "float6_e2m3fn", "float6_e3m2fn"}
-SOURCES = [DEMO / "300", ORBAX / "dtypes", ORBAX / "empties_strings_scalars", util.DATA / "safetensors/basic.safetensors",
-           util.DATA / "safetensors/sharded", util.DATA / "safetensors/all-dtypes.safetensors", util.DATA / "gguf/basic.gguf"]
+NO_TYPE = {
+    "complex128",
+    "complex32",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float4_e2m1fn",
+    "float6_e2m3fn",
+    "float6_e3m2fn",
+}
+SOURCES = [
+    DEMO / "300",
+    ORBAX / "dtypes",
+    ORBAX / "empties_strings_scalars",
+    util.DATA / "safetensors/basic.safetensors",
+    util.DATA / "safetensors/sharded",
+    util.DATA / "safetensors/all-dtypes.safetensors",
+    util.DATA / "gguf/basic.gguf",
+]
 
 
 def header(path):
@@ -31,10 +51,25 @@ def check_export(source, out, step="."):
     """Export a step of a source, and compare with the tree that the mount shows."""
     tree = json.loads(ckptfs("cat", source, f"{step}/.tree.json").stdout)
     leaves = {".".join(map(str, leaf["path"])): leaf for leaf in tree["leaves"]}
-    left_out = {name for name, leaf in leaves.items() if leaf["kind"] == "blob" or (leaf["kind"] == "array" and leaf["dtype"] in NO_TYPE)}
-    done = ckptfs("export", f"{source}/{step}".removesuffix("/."), out, "--format=safetensors", "--json", check=PARTLY if left_out else FINE)
+    left_out = {
+        name
+        for name, leaf in leaves.items()
+        if leaf["kind"] == "blob" or (leaf["kind"] == "array" and leaf["dtype"] in NO_TYPE)
+    }
+    done = ckptfs(
+        "export",
+        f"{source}/{step}".removesuffix("/."),
+        out,
+        "--format=safetensors",
+        "--json",
+        check=PARTLY if left_out else FINE,
+    )
     told = json.loads(done.stdout)
-    assert {e["path"] for e in told.get("left_out", [])} == left_out and told["files"] == 1 and told["bytes"] == out.stat().st_size
+    assert (
+        {e["path"] for e in told.get("left_out", [])} == left_out
+        and told["files"] == 1
+        and told["bytes"] == out.stat().st_size
+    )
     assert all(f"ckptfs export: {name}: left out: " in done.stderr for name in left_out)
     numbers = {name for name, leaf in leaves.items() if leaf["kind"] == "value" and "dtype" in leaf}
     others = {name for name, leaf in leaves.items() if leaf["kind"] == "value"} - numbers
@@ -45,9 +80,12 @@ def check_export(source, out, step="."):
         assert f.metadata() == metadata and metadata.keys() >= left_out | others | {"format"}
     start = out.stat().st_size - max((e["data_offsets"][1] for e in shown.values()), default=0)
     data = out.read_bytes()
-    for name in sorted(shown.keys() - numbers)[::max(1, len(shown) // 30)]:
+    for name in sorted(shown.keys() - numbers)[:: max(1, len(shown) // 30)]:
         begin, end = shown[name]["data_offsets"]
-        assert data[start + begin:start + end] == ckptfs("cat", source, f"{step}/" + leaves[name]["file"].removesuffix(".npy"), text=False).stdout, name
+        assert (
+            data[start + begin : start + end]
+            == ckptfs("cat", source, f"{step}/" + leaves[name]["file"].removesuffix(".npy"), text=False).stdout
+        ), name
         assert shown[name]["shape"] == leaves[name]["shape"]
     for name in others:
         assert json.loads(metadata[name]) == leaves[name]["value"]
@@ -71,10 +109,17 @@ def test_store(tmp_path):
 
 
 def test_metadata_is_passed_on(tmp_path):
-    """Loaders ask for the "format" that the first writer put there. What is left out of one file is not left out of the next."""
+    """Loaders ask for the "format" that the first writer put there. What is left out of one file is not left out of the
+    next.
+    """
     tensors = {"a": np.arange(3), "b.c": np.ones((2, 2), np.float16)}
-    safetensors.numpy.save_file(tensors, tmp_path / "in.safetensors", {"format": "pt", "note": "größer\n\"", "b": "left out: a blob"})
-    assert check_export(tmp_path / "in.safetensors", tmp_path / "out.safetensors") == {"format": "pt", "note": "größer\n\""}
+    safetensors.numpy.save_file(
+        tensors, tmp_path / "in.safetensors", {"format": "pt", "note": "größer\n\"", "b": "left out: a blob"}
+    )
+    assert check_export(tmp_path / "in.safetensors", tmp_path / "out.safetensors") == {
+        "format": "pt",
+        "note": "größer\n\"",
+    }
     again = safetensors.numpy.load_file(tmp_path / "out.safetensors")
     assert again.keys() == tensors.keys() and all((again[k] == tensors[k]).all() for k in tensors)
     assert check_export(util.DATA / "safetensors/sharded", tmp_path / "sharded")["format"] == "pt"
@@ -117,12 +162,15 @@ def test_equal_names(tmp_path):
 
 def test_interrupted(tmp_path):
     """Ctrl-C takes the half written file away."""
-    size = 1 << 33                                         # a hole, but it takes a while to be read
+    size = 1 << 33  # a hole, but it takes a while to be read
     head = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     with open(tmp_path / "in.safetensors", "wb") as f:
         f.write(len(head).to_bytes(8, "little") + head)
         f.truncate(8 + len(head) + size)
-    process = subprocess.Popen([CKPTFS, "export", tmp_path / "in.safetensors", tmp_path / "out", "--format=safetensors"], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [CKPTFS, "export", tmp_path / "in.safetensors", tmp_path / "out", "--format=safetensors"],
+        stderr=subprocess.PIPE,
+    )
     try:
         util.wait_for(lambda: len(os.listdir(tmp_path)) > 1 or process.poll() is not None)
         time.sleep(0.1)

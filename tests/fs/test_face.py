@@ -1,4 +1,5 @@
 """MOUNT/.files: the source as it is, for the libraries that wrote it."""
+
 import errno
 import os
 import shutil
@@ -38,8 +39,13 @@ def test_as_in_the_source(mount, tmp_path):
     (source / "later").write_text("later")
     wait_for(lambda: "later" in os.listdir(m / ".files"), 10)
     assert (m / ".files/later").read_text() == "later"
-    for attempt in (lambda: open(m / ".files/x", "w"), lambda: os.mkdir(m / ".files/x"), lambda: os.unlink(m / ".files/notes.txt"),
-                    lambda: open(m / ".files/notes.txt", "a"), lambda: os.rename(m / ".files/notes.txt", m / ".files/x")):
+    for attempt in (
+        lambda: open(m / ".files/x", "w"),
+        lambda: os.mkdir(m / ".files/x"),
+        lambda: os.unlink(m / ".files/notes.txt"),
+        lambda: open(m / ".files/notes.txt", "a"),
+        lambda: os.rename(m / ".files/notes.txt", m / ".files/x"),
+    ):
         with fails(errno.EROFS):
             attempt()
 
@@ -47,13 +53,17 @@ def test_as_in_the_source(mount, tmp_path):
 def test_of_one_file(mount):
     m = mount(DATA / "safetensors/all-dtypes.safetensors", "ro")
     assert os.listdir(m / ".files") == ["all-dtypes.safetensors"]
-    assert (m / ".files/all-dtypes.safetensors").read_bytes() == (DATA / "safetensors/all-dtypes.safetensors").read_bytes()
+    assert (m / ".files/all-dtypes.safetensors").read_bytes() == (
+        DATA / "safetensors/all-dtypes.safetensors"
+    ).read_bytes()
     with fails(errno.ENOENT):
         os.stat(m / ".files/all-dtypes.truth.json")
 
 
 def test_of_a_root_that_is_written(mount, tmp_path):
-    """It is the root's own directory, without the store. What is put there is a foreign step, as if it had been put into the source."""
+    """It is the root's own directory, without the store. What is put there is a foreign step, as if it had been put
+    into the source.
+    """
     root = tmp_path / "root"
     shutil.copytree(ORBAX / "manager_steps", root)
     util.ckptfs("init", root)
@@ -64,8 +74,12 @@ def test_of_a_root_that_is_written(mount, tmp_path):
     for attempt in (lambda: os.stat(m / ".files/.ckptstore"), lambda: os.listdir(m / ".files/.ckptstore/steps")):
         with fails(errno.ENOENT):
             attempt()
-    for attempt in (lambda: os.mkdir(m / ".files/.ckptstore"), lambda: os.rename(m / ".files/3", m / ".files/.ckptstore"),
-                    lambda: open(m / ".files/.ckptstore", "w"), lambda: os.rmdir(m / ".files/.ckptstore")):
+    for attempt in (
+        lambda: os.mkdir(m / ".files/.ckptstore"),
+        lambda: os.rename(m / ".files/3", m / ".files/.ckptstore"),
+        lambda: open(m / ".files/.ckptstore", "w"),
+        lambda: os.rmdir(m / ".files/.ckptstore"),
+    ):
         with fails(errno.EPERM, errno.EINVAL, errno.EEXIST, errno.ENOENT):
             attempt()
     tmp, final = m / ".files/8.orbax-checkpoint-tmp-0", m / ".files/8"
@@ -75,7 +89,7 @@ def test_of_a_root_that_is_written(mount, tmp_path):
     assert sorted(os.listdir(m.top)) == ["3", "4", "7", "8", "latest"] and os.readlink(m / "latest") == "8"
     kernel = "model/params/kernel.npy"
     assert (m / "8" / kernel).read_bytes() == (m / "4" / kernel).read_bytes()
-    with fails(errno.EROFS):                               # as a tree it is the library's
+    with fails(errno.EROFS):  # as a tree it is the library's
         os.unlink(m / "8" / kernel)
     shutil.rmtree(m / ".files/3")
     assert sorted(os.listdir(m.top)) == ["4", "7", "8", "latest"]

@@ -1,4 +1,7 @@
-"""Every case of tests/data is shown as its truth file says (names, sizes, headers, bytes, nothing missing, nothing extra), and what is bad is refused."""
+"""Every case of tests/data is shown as its truth file says (names, sizes, headers, bytes, nothing missing, nothing
+extra), and what is bad is refused.
+"""
+
 import json
 import os
 import subprocess
@@ -10,12 +13,17 @@ import check_fixtures
 import util
 
 FAMILIES = ["orbax", "flax-msgpack", "numpy", "safetensors", "gguf", "pytorch"]
-CASES = [f"{family}/{p.name.removesuffix('.truth.json')}" for family in FAMILIES for p in sorted((util.DATA / family).glob("*.truth.json"))]
+CASES = [
+    f"{family}/{p.name.removesuffix('.truth.json')}"
+    for family in FAMILIES
+    for p in sorted((util.DATA / family).glob("*.truth.json"))
+]
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
     """The mounts of check_fixtures.py, with their daemon's log and end checked too."""
+
     class Watched(util.Mount):
         count = 0
 
@@ -48,22 +56,36 @@ def test_case(case, watched):
 def test_bad(family, watched):
     """The malformed ones of a family together, as in a folder of runs."""
     lines = (util.DATA / family / "bad/LIST.txt").read_text().splitlines()
-    cases = {name.strip(): expect.strip() for name, expect, *_ in (line.split("|") for line in lines if not line.startswith("#"))}
+    cases = {
+        name.strip(): expect.strip()
+        for name, expect, *_ in (line.split("|") for line in lines if not line.startswith("#"))
+    }
     found = []
-    check_fixtures.bad_folder(util.CKPTFS, str(util.DATA / family / "bad"), cases, lambda name, faults: found.extend(f"{name}: {f}" for f in faults))
+    check_fixtures.bad_folder(
+        util.CKPTFS,
+        str(util.DATA / family / "bad"),
+        cases,
+        lambda name, faults: found.extend(f"{name}: {f}" for f in faults),
+    )
     assert not found, "\n".join(found)
 
 
 def test_as_a_program():
     """check_fixtures.py by itself, with daemons in the background."""
-    done = subprocess.run([sys.executable, util.TESTS / "check_fixtures.py", "--ckptfs", util.CKPTFS, "-k", "manager", util.ORBAX],
-                          capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, util.TESTS / "check_fixtures.py", "--ckptfs", util.CKPTFS, "-k", "manager", util.ORBAX],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_all_together(mount, tmp_path):
     """In a folder of runs each is found as when it is mounted alone. (The names are none that a step could have.)"""
-    cases = [case for family, case in (c.split("/") for c in CASES) if family == "orbax" and (util.ORBAX / case).is_dir()]
+    cases = [
+        case for family, case in (c.split("/") for c in CASES) if family == "orbax" and (util.ORBAX / case).is_dir()
+    ]
     for case in cases:
         util.copy_tree(util.ORBAX / case, tmp_path / "runs" / case.replace("_", "-"))
     m = mount(tmp_path / "runs")

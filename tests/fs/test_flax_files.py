@@ -1,4 +1,7 @@
-"""Roots of Flax's own files: what is shown, what is hidden, what a user's files suffer; and what a hostile file costs."""
+"""Roots of Flax's own files: what is shown, what is hidden, what a user's files suffer; and what a hostile file
+costs.
+"""
+
 import errno
 import json
 import os
@@ -9,7 +12,7 @@ import pytest
 import util
 
 DATA = util.DATA / "flax-msgpack"
-STEP = b"\x81\xa1a\x05"                                    # {"a": 5}
+STEP = b"\x81\xa1a\x05"  # {"a": 5}
 LIMIT = 256 << 20
 
 
@@ -20,34 +23,70 @@ def unfinished(m):
 @pytest.fixture
 def folder(tmp_path):
     """folder({path: bytes}) writes files below a new source, and returns it."""
+
     def make(files):
         for path, data in files.items():
             file = tmp_path / "source" / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         return tmp_path / "source"
+
     return make
 
 
 def test_what_is_a_step(mount, folder):
     """Only a file that has a step's name and begins like a state dict opens up."""
     pickle, text = b"\x80\x04\x95\x10\0", "שלום".encode()
-    m = mount(folder({"checkpoint_3": STEP, "checkpoint_10": STEP, "checkpoint_2.5": STEP, "checkpoint_4": pickle, "checkpoint_5": text, "checkpoint_6": b"",
-                      "checkpoint_7": b"\x80", "12": STEP, "notes_99": b"notes", "checkpoint_8.txt": STEP}))
+    m = mount(
+        folder(
+            {
+                "checkpoint_3": STEP,
+                "checkpoint_10": STEP,
+                "checkpoint_2.5": STEP,
+                "checkpoint_4": pickle,
+                "checkpoint_5": text,
+                "checkpoint_6": b"",
+                "checkpoint_7": b"\x80",
+                "12": STEP,
+                "notes_99": b"notes",
+                "checkpoint_8.txt": STEP,
+            }
+        )
+    )
     trees = {name for name in os.listdir(m.top) if (m / name).is_dir() and not (m / name).is_symlink()}
     assert trees == {"checkpoint_3", "checkpoint_10", "checkpoint_2.5", "checkpoint_7"}
     assert (m / "checkpoint_3/a.json").read_text() == "5\n" and os.listdir(m / "checkpoint_7") == []
     assert os.readlink(m / "latest") == "checkpoint_10"
-    assert (m / "checkpoint_4").read_bytes() == pickle and (m / "checkpoint_5").read_bytes() == text and (m / "checkpoint_6").read_bytes() == b""
+    assert (
+        (m / "checkpoint_4").read_bytes() == pickle
+        and (m / "checkpoint_5").read_bytes() == text
+        and (m / "checkpoint_6").read_bytes() == b""
+    )
 
 
 def test_temporary_names(mount, folder):
     """PREFIXtmp is hidden where it is Flax's; a user's file of such a name is not."""
-    m = mount(folder({"a/checkpoint_tmp": b"", "a/checkpoint_1": STEP, "b/ckpt_tmp": b"half", "b/ckpt_1": STEP, "c/new_tmp": STEP, "c/my_tmp": b"my notes", "c/notes_1": b"text",
-                      "c/notes_tmp": b"text", "c/x.msgpack": STEP}))
+    m = mount(
+        folder(
+            {
+                "a/checkpoint_tmp": b"",
+                "a/checkpoint_1": STEP,
+                "b/ckpt_tmp": b"half",
+                "b/ckpt_1": STEP,
+                "c/new_tmp": STEP,
+                "c/my_tmp": b"my notes",
+                "c/notes_1": b"text",
+                "c/notes_tmp": b"text",
+                "c/x.msgpack": STEP,
+            }
+        )
+    )
     assert sorted(unfinished(m)) == ["a/checkpoint_tmp", "b/ckpt_tmp", "c/new_tmp"]
     assert all("Flax" in reason for reason in unfinished(m).values())
-    assert sorted(os.listdir(m / "a")) == ["checkpoint_1", "latest"] and sorted(os.listdir(m / "b")) == ["ckpt_1", "latest"]
+    assert sorted(os.listdir(m / "a")) == ["checkpoint_1", "latest"] and sorted(os.listdir(m / "b")) == [
+        "ckpt_1",
+        "latest",
+    ]
     assert sorted(os.listdir(m / "c")) == ["my_tmp", "notes_1", "notes_tmp", "x.msgpack"]
     for hidden in ("a/checkpoint_tmp", "b/ckpt_tmp"):
         with util.fails(errno.ENOENT):
@@ -56,16 +95,20 @@ def test_temporary_names(mount, folder):
 
 
 def test_shared_arrays(mount, tmp_path):
-    """Folders *_gda hold Zarr arrays, and are plain folders all the way down; others of that ending are what they are."""
+    """Folders *_gda hold Zarr arrays, and are plain folders all the way down; others of that ending are what they
+    are.
+    """
     source = util.copy_tree(DATA / "leftovers", tmp_path / "run")
     zarray = (source / "checkpoint_3_gda/x/.zarray").read_bytes()
     for name in ("checkpoint_3_gda/params/w", "checkpoint_tmp_gda/y", "my_gda/x"):
         (source / name).mkdir(parents=True)
         (source / name / ".zarray").write_bytes(zarray)
     m = mount(source)
-    assert os.listdir(m / "checkpoint_3_gda/x") == [".zarray"] and os.listdir(m / "checkpoint_3_gda/params/w") == [".zarray"]
+    assert os.listdir(m / "checkpoint_3_gda/x") == [".zarray"] and os.listdir(m / "checkpoint_3_gda/params/w") == [
+        ".zarray"
+    ]
     assert os.listdir(m / "checkpoint_tmp_gda/y") == [".zarray"]
-    assert os.listdir(m / "my_gda") == ["x.npy"]           # an item of Orbax
+    assert os.listdir(m / "my_gda") == ["x.npy"]  # an item of Orbax
     assert os.readlink(m / "latest") == "checkpoint_3"
 
 
@@ -86,10 +129,13 @@ def test_changed_in_place(mount, folder):
 
 # --- commands
 
+
 def test_info():
     """Steps are told as Flax numbers them."""
     steps = json.loads(util.ckptfs("info", DATA / "float-steps", "--json").stdout)["steps"]
-    assert [(s["name"], s["step"]) for s in steps] == [(f"checkpoint_{n}", float(n)) for n in ("-1.0", "1e-05", "0.5", "2.0", "10.0", "1e+16")]
+    assert [(s["name"], s["step"]) for s in steps] == [
+        (f"checkpoint_{n}", float(n)) for n in ("-1.0", "1e-05", "0.5", "2.0", "10.0", "1e+16")
+    ]
     assert " 1e-05  checkpoint_1e-05 " in util.ckptfs("info", DATA / "float-steps").stdout
 
 
@@ -99,8 +145,20 @@ def paths(root, step):
     return [e["path"].removeprefix(f"{step}/") for e in entries if e["kind"] in ("array", "value", "blob")]
 
 
-@pytest.mark.parametrize("source", ["adam.msgpack", "dtypes.msgpack", "chunked.msgpack", "native-lists.msgpack", "top-array.msgpack", "top-none.msgpack", "guide/checkpoint_5", "guide/latest",
-                                    "guide/checkpoint_4/model"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "adam.msgpack",
+        "dtypes.msgpack",
+        "chunked.msgpack",
+        "native-lists.msgpack",
+        "top-array.msgpack",
+        "top-none.msgpack",
+        "guide/checkpoint_5",
+        "guide/latest",
+        "guide/checkpoint_4/model",
+    ],
+)
 def test_import_export(tmp_path, source):
     """A file, a step of a root, a part of one: into a step of a store, and out as plain files."""
     (tmp_path / "root").mkdir()
@@ -109,10 +167,17 @@ def test_import_export(tmp_path, source):
     util.ckptfs("diff", DATA / source, tmp_path / "root/7")
     util.ckptfs("verify", tmp_path / "root")
     util.ckptfs("export", "--format", "npy", DATA / source, tmp_path / "out")
-    found = {os.path.relpath(os.path.join(folder, name), tmp_path / "out") for folder, _, files in os.walk(tmp_path / "out") for name in files}
+    found = {
+        os.path.relpath(os.path.join(folder, name), tmp_path / "out")
+        for folder, _, files in os.walk(tmp_path / "out")
+        for name in files
+    }
     assert found == set(paths(tmp_path / "root", "7"))
     for name in found:
-        assert util.ckptfs("cat", tmp_path / "root", f"7/{name}", text=False).stdout == (tmp_path / "out" / name).read_bytes()
+        assert (
+            util.ckptfs("cat", tmp_path / "root", f"7/{name}", text=False).stdout
+            == (tmp_path / "out" / name).read_bytes()
+        )
 
 
 def test_verify(tmp_path):
@@ -126,6 +191,7 @@ def test_verify(tmp_path):
 
 # --- what a hostile file costs
 
+
 def nils():
     return b"\xdd" + struct.pack(">I", 3_500_000) + b"\xc0" * 3_500_000
 
@@ -135,11 +201,19 @@ def empty_maps():
 
 
 def strings():
-    return b"\xdd" + struct.pack(">I", 8_000) + b"".join(b"\xda" + struct.pack(">H", 4008) + b"%08d" % n + b"\x01" * 4000 for n in range(8_000))
+    return (
+        b"\xdd"
+        + struct.pack(">I", 8_000)
+        + b"".join(b"\xda" + struct.pack(">H", 4008) + b"%08d" % n + b"\x01" * 4000 for n in range(8_000))
+    )
 
 
 def keys():
-    return b"\xdf" + struct.pack(">I", 3_000) + b"".join(b"\xda" + struct.pack(">H", 65_000) + b"%08d" % n + b"k" * 64_992 + b"\xc0" for n in range(3_000))
+    return (
+        b"\xdf"
+        + struct.pack(">I", 3_000)
+        + b"".join(b"\xda" + struct.pack(">H", 65_000) + b"%08d" % n + b"k" * 64_992 + b"\xc0" for n in range(3_000))
+    )
 
 
 def byte():
@@ -159,8 +233,17 @@ def just_within():
     return b"\xdd" + struct.pack(">I", 2_000_000) + byte() * 2_000_000
 
 
-@pytest.mark.parametrize("make, want", [(nils, errno.EOPNOTSUPP), (empty_maps, errno.EOPNOTSUPP), (strings, errno.EOPNOTSUPP), (keys, errno.EOPNOTSUPP), (pieces, errno.EOPNOTSUPP),
-                                        (just_within, 0)])
+@pytest.mark.parametrize(
+    "make, want",
+    [
+        (nils, errno.EOPNOTSUPP),
+        (empty_maps, errno.EOPNOTSUPP),
+        (strings, errno.EOPNOTSUPP),
+        (keys, errno.EOPNOTSUPP),
+        (pieces, errno.EOPNOTSUPP),
+        (just_within, 0),
+    ],
+)
 def test_memory(mount, folder, make, want):
     m = mount(folder({"x.msgpack": make(), "good.msgpack": STEP}))
     try:

@@ -1,4 +1,5 @@
 """What `meson install` puts in place, and that it works from there."""
+
 import os
 
 import util
@@ -20,20 +21,41 @@ def test_pages(installed):
 
 # --- the library
 
+
 def flags(installed):
     """Of pkg-config, for the installed library; its paths are those below the folder that stands for /."""
     environment = os.environ | {"PKG_CONFIG_PATH": str(installed / "libdir" / "pkgconfig")}
-    words = util.run("pkg-config", f"--define-variable=prefix={installed.prefix}", "--cflags", "--libs", "ckptfs", env=environment).stdout.split()
-    return words + {"address": ["-fsanitize=address,undefined"], "thread": ["-fsanitize=thread"]}.get(util.SANITIZED, [])
+    words = util.run(
+        "pkg-config", f"--define-variable=prefix={installed.prefix}", "--cflags", "--libs", "ckptfs", env=environment
+    ).stdout.split()
+    return words + {"address": ["-fsanitize=address,undefined"], "thread": ["-fsanitize=thread"]}.get(
+        util.SANITIZED, []
+    )
 
 
 def test_library(installed, tmp_path):
-    """The example of a program that uses the library is built against what is installed, and nothing else, and reads."""
+    """The example of a program that uses the library is built against what is installed, and nothing else, and
+    reads.
+    """
     example = installed / "datadir" / "doc/ckptfs/docs/examples/cat.c"
-    util.run("cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "cat", example, *flags(installed), cwd=tmp_path)
+    util.run(
+        "cc",
+        "-std=gnu11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        tmp_path / "cat",
+        example,
+        *flags(installed),
+        cwd=tmp_path,
+    )
     source = util.DATA / "demo"
     for path in "latest/metrics.json", "300/state/model/params/encoder/kernel@0:2,::8", "300/state/config/.tree.json":
-        assert util.run(tmp_path / "cat", source, path, text=False).stdout == util.ckptfs("cat", source, path, text=False).stdout
+        assert (
+            util.run(tmp_path / "cat", source, path, text=False).stdout
+            == util.ckptfs("cat", source, path, text=False).stdout
+        )
     done = util.run(tmp_path / "cat", source, "latest/nothing", check=1)
     assert "No such file" in done.stderr
 

@@ -1,4 +1,7 @@
-"""The folders of core/ use only those below them, core knows nothing of FUSE, and every header compiles by itself (docs/architecture.md)."""
+"""The folders of core/ use only those below them, core knows nothing of FUSE, and every header compiles by itself
+(docs/architecture.md).
+"""
+
 import os
 import re
 import shutil
@@ -9,12 +12,35 @@ import pytest
 import util
 
 TOP = util.TESTS.parent
-LAYERS = ["base", "io", "codec", "array", "tree", "object", "format", "store", "commit", "stage", "view", "source"]        # lowest first
-# What the program takes from core besides the public header and core/base: helpers that know nothing of checkpoints on disk, and for the
-# commands that change a root, its store as a whole.
-HELPERS = {"core/array/dtype.h", "core/array/npy.h", "core/io/json.h", "core/io/disk.h", "core/store/store.h", "core/commit/commit.h", "core/commit/work.h"}
+LAYERS = [
+    "base",
+    "io",
+    "codec",
+    "array",
+    "tree",
+    "object",
+    "format",
+    "store",
+    "commit",
+    "stage",
+    "view",
+    "source",
+]  # lowest first
+# What the program takes from core besides the public header and core/base: helpers that know nothing of checkpoints on
+# disk, and for the commands that change a root, its store as a whole.
+HELPERS = {
+    "core/array/dtype.h",
+    "core/array/npy.h",
+    "core/io/json.h",
+    "core/io/disk.h",
+    "core/store/store.h",
+    "core/commit/commit.h",
+    "core/commit/work.h",
+}
 HEADERS = sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.h"))
-FILES = HEADERS + sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.c"))
+FILES = HEADERS + sorted(
+    p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.c")
+)
 
 
 def includes(path):
@@ -55,7 +81,11 @@ def test_fs(path):
 @pytest.mark.parametrize("header", HEADERS)
 def test_guard(header):
     """The guard is the path."""
-    guard = "CKPT_H" if header == "core/ckpt.h" else "CKPT_" + header.removeprefix("core/").upper().replace("/", "_").replace(".", "_")
+    guard = (
+        "CKPT_H"
+        if header == "core/ckpt.h"
+        else "CKPT_" + header.removeprefix("core/").upper().replace("/", "_").replace(".", "_")
+    )
     if header.startswith("fs/"):
         guard = header.upper().replace("/", "_").replace(".", "_")
     assert f"#ifndef {guard}\n#define {guard}\n" in (TOP / header).read_text()
@@ -78,9 +108,26 @@ def test_headers_compile_alone(tmp_path):
     cc = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if not cc or not shutil.which("pkg-config"):
         pytest.skip("no compiler here")
-    flags = subprocess.run(["pkg-config", "--cflags", "fuse3", "libcjson"], capture_output=True, text=True, check=True, timeout=util.LIMIT)
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "fuse3", "libcjson"], capture_output=True, text=True, check=True, timeout=util.LIMIT
+    )
     for header in HEADERS:
         (tmp_path / "alone.c").write_text(f'#include "{header}"\n#include "{header}"\n')
-        done = subprocess.run([*cc.split(), "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Werror", "-Wno-unused-function", "-fsyntax-only", f"-I{TOP}",
-                               *flags.stdout.split(), tmp_path / "alone.c"], capture_output=True, text=True, timeout=util.LIMIT)
+        done = subprocess.run(
+            [
+                *cc.split(),
+                "-std=gnu11",
+                "-D_GNU_SOURCE",
+                "-Wall",
+                "-Werror",
+                "-Wno-unused-function",
+                "-fsyntax-only",
+                f"-I{TOP}",
+                *flags.stdout.split(),
+                tmp_path / "alone.c",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=util.LIMIT,
+        )
         assert done.returncode == 0, f"{header}: {done.stderr}"

@@ -1,4 +1,5 @@
 """Sizes that the daemon must hold, with its peak memory under 256 MiB."""
+
 import json
 import os
 import random
@@ -24,28 +25,52 @@ def check_memory(m):
 
 
 def write_ocdbt(folder, entries, leaves, **more):
-    """A finished pytree item whose database TensorStore writes; entries are (key, bytes), leaves are (path, value_type)."""
-    database = ts.KvStore.open({"driver": "ocdbt", "base": folder.as_uri() + "/",
-                                "config": {"max_inline_value_bytes": 1024}}).result()
+    """A finished pytree item whose database TensorStore writes; entries are (key, bytes), leaves are (path,
+    value_type).
+    """
+    database = ts.KvStore.open(
+        {"driver": "ocdbt", "base": folder.as_uri() + "/", "config": {"max_inline_value_bytes": 1024}}
+    ).result()
     with ts.Transaction() as transaction:
         for key, value in entries:
             database.with_transaction(transaction)[key] = value
-    metadata = {"tree_metadata": {str(path): {"key_metadata": [{"key": k, "key_type": 2} for k in path],
-                                              "value_metadata": {"value_type": kind, "skip_deserialize": False}} for path, kind in leaves},
-                "use_ocdbt": True, "use_zarr3": False, "store_array_data_equal_to_fill_value": True, "custom_metadata": None}
+    metadata = {
+        "tree_metadata": {
+            str(path): {
+                "key_metadata": [{"key": k, "key_type": 2} for k in path],
+                "value_metadata": {"value_type": kind, "skip_deserialize": False},
+            }
+            for path, kind in leaves
+        },
+        "use_ocdbt": True,
+        "use_zarr3": False,
+        "store_array_data_equal_to_fill_value": True,
+        "custom_metadata": None,
+    }
     (folder / "_METADATA").write_text(json.dumps(metadata))
     (folder / "_CHECKPOINT_METADATA").write_text(json.dumps({"init_timestamp_nsecs": 1, "commit_timestamp_nsecs": 2}))
 
 
 def zarray(shape, dtype, compressor):
-    return json.dumps({"zarr_format": 2, "shape": shape, "chunks": shape or [], "dtype": dtype, "compressor": compressor, "fill_value": None,
-                       "filters": None, "order": "C", "dimension_separator": "."}).encode()
+    return json.dumps(
+        {
+            "zarr_format": 2,
+            "shape": shape,
+            "chunks": shape or [],
+            "dtype": dtype,
+            "compressor": compressor,
+            "fill_value": None,
+            "filters": None,
+            "order": "C",
+            "dimension_separator": ".",
+        }
+    ).encode()
 
 
 # --- 4 GiB in one chunk, as Orbax stores an array that is not sharded
 
-ROWS, COLUMNS = 8192, 131072                               # uint32
-BLOCK = 128                                                # rows that are made at a time
+ROWS, COLUMNS = 8192, 131072  # uint32
+BLOCK = 128  # rows that are made at a time
 
 
 def rows(first):
@@ -60,8 +85,11 @@ def large(tmp_path_factory):
     chunk = b"".join([compressor.compress(rows(y).tobytes()) for y in range(0, ROWS, BLOCK)] + [compressor.flush()])
     folder = tmp_path_factory.mktemp("large")
     (folder / "1").mkdir()
-    write_ocdbt(folder / "1", [("w/.zarray", zarray([ROWS, COLUMNS], "<u4", {"id": "zstd", "level": 1})), ("w/0.0", chunk)],
-                [(("w",), "jax.Array")])
+    write_ocdbt(
+        folder / "1",
+        [("w/.zarray", zarray([ROWS, COLUMNS], "<u4", {"id": "zstd", "level": 1})), ("w/0.0", chunk)],
+        [(("w",), "jax.Array")],
+    )
     return folder
 
 
@@ -84,7 +112,7 @@ def test_large_array_sequentially(mount, large):
         assert f.read(1) == b""
     print(f"{size / MIB / (time.monotonic() - begin):.0f} MiB/s, compared")
     decoded = json.loads((m / ".ckptfs/stats.json").read_text())["bytes_decoded"]
-    assert decoded <= size * 1.1                           # no chunk twice
+    assert decoded <= size * 1.1  # no chunk twice
     check_memory(m)
 
 
@@ -98,7 +126,7 @@ def test_large_array_in_parts(mount, large):
         for _ in range(100):
             y, x = rng.randrange(ROWS), rng.randrange(COLUMNS - 100)
             got = np.frombuffer(os.pread(f.fileno(), 400, (y * COLUMNS + x) * 4), np.uint32)
-            assert (got == rows(y // BLOCK * BLOCK)[y % BLOCK, x:x + 100]).all()
+            assert (got == rows(y // BLOCK * BLOCK)[y % BLOCK, x : x + 100]).all()
     assert (np.load(m / "1/w@::1024,7.npy") == np.concatenate([rows(y)[0, 7:8] for y in range(0, ROWS, 1024)])).all()
     a = np.load(m / "1/w.npy", mmap_mode="r")
     assert (a[4096, :1000] == rows(4096)[0, :1000]).all()
@@ -124,6 +152,7 @@ def wide(tmp_path_factory):
         for n in range(LEAVES):
             yield f"g{n % GROUPS}.leaf_{n}/.zarray", header
             yield f"g{n % GROUPS}.leaf_{n}/0", np.array([n, -n], "<i4").tobytes()
+
     write_ocdbt(folder / "1", entries(), [((f"g{n % GROUPS}", f"leaf_{n}"), "jax.Array") for n in range(LEAVES)])
     return folder
 

@@ -1,8 +1,9 @@
 """mount(8) and fstab lines, for root and for an ordinary user, with what is installed.
 
-Each test runs a script in mount and process namespaces of its own, where /sbin holds the helpers alone, /usr/local/bin the installed program,
-and /etc/fstab is the test's. Nothing of that is seen outside, and no daemon outlives it.
+Each test runs a script in mount and process namespaces of its own, where /sbin holds the helpers alone, /usr/local/bin
+the installed program, and /etc/fstab is the test's. Nothing of that is seen outside, and no daemon outlives it.
 """
+
 import os
 import shutil
 
@@ -11,7 +12,7 @@ import pytest
 import util
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")
-USER = 65534                                               # nobody
+USER = 65534  # nobody
 SOURCE = util.DATA / "demo"
 STEPS = "100 200 300 latest "
 
@@ -22,7 +23,8 @@ here=$1 program=$2
 mount -t tmpfs tmpfs /run && mount --bind "$here/sbin" /sbin && mount --bind "$here/fstab" /etc/fstab || exit 90
 mount --bind "$program" /usr/local/bin || exit 91
 if [ "$(stat -c %a /dev/fuse)" != 666 ]; then
-    mount -t tmpfs -o mode=755 tmpfs "$here/dev" && mknod -m 666 "$here/dev/fuse" c 10 229 && mount --bind "$here/dev/fuse" /dev/fuse || exit 92
+    mount -t tmpfs -o mode=755 tmpfs "$here/dev" && mknod -m 666 "$here/dev/fuse" c 10 229 &&
+        mount --bind "$here/dev/fuse" /dev/fuse || exit 92
 fi
 cd "$here"
 user() { setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"; }
@@ -51,8 +53,21 @@ class Place:
 
     def run(self, script):
         """The lines that a script prints, stderr included."""
-        done = util.run("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", f"{PREPARE}exec 2>&1\n{script}", "script",
-                        self.folder, self.installed / "bindir", limit=120)
+        done = util.run(
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "bash",
+            "-c",
+            f"{PREPARE}exec 2>&1\n{script}",
+            "script",
+            self.folder,
+            self.installed / "bindir",
+            limit=120,
+        )
         assert not util.SUSPICIOUS.search(done.stdout), done.stdout
         return done.stdout.splitlines()
 
@@ -67,6 +82,7 @@ def place(tmp_path_factory, installed):
 
 # --- by the types ckptfs and fuse.ckptfs
 
+
 @ROOT_ONLY
 @pytest.mark.parametrize("kind", ["ckptfs", "fuse.ckptfs"])
 def test_mount(place, kind):
@@ -75,7 +91,12 @@ def test_mount(place, kind):
 timeout 60 mount -t {kind} {SOURCE} mnt; echo "mount $?"
 what; list
 timeout 20 umount mnt; echo "umount $?"
-what""") == ["mount 0", "fuse.ckptfs rw,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions", STEPS, "umount 0"]
+what""") == [
+        "mount 0",
+        "fuse.ckptfs rw,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions",
+        STEPS,
+        "umount 0",
+    ]
 
 
 @ROOT_ONLY
@@ -87,7 +108,12 @@ timeout 60 mount -t fuse.ckptfs {SOURCE} mnt -o ro,nofail,relatime,x-systemd.aut
 what; list
 timeout 20 umount mnt; echo "umount $?"
 timeout 60 mount -t fuse.ckptfs "$here/nothing" mnt; echo "mount $?" """)
-    assert lines[:-2] == ["mount 0", "fuse.ckptfs ro,relatime,user_id=0,group_id=0,default_permissions", STEPS, "umount 0"]
+    assert lines[:-2] == [
+        "mount 0",
+        "fuse.ckptfs ro,relatime,user_id=0,group_id=0,default_permissions",
+        STEPS,
+        "umount 0",
+    ]
     assert "nothing: No such file" in lines[-2] and lines[-1] == "mount 3"
 
 
@@ -95,9 +121,13 @@ timeout 60 mount -t fuse.ckptfs "$here/nothing" mnt; echo "mount $?" """)
 def test_options_of_mount(place):
     """mount(8)'s own options are taken, and change what they mean; ours arrive."""
     assert place.run(f"""
-timeout 60 mount -t ckptfs {SOURCE} mnt -o defaults,noauto,users,nofail,_netdev,comment=x,strictatime,lazytime,nodiratime,x-gvfs-show,X-a.b=c,ro,noatime,umask=077
+options=defaults,noauto,users,nofail,_netdev,comment=x,strictatime,lazytime,nodiratime,x-gvfs-show,X-a.b=c
+timeout 60 mount -t ckptfs {SOURCE} mnt -o $options,ro,noatime,umask=077
 what; stat -c %A mnt/300/metrics.json
-timeout 20 umount mnt""") == ["fuse.ckptfs ro,nosuid,nodev,noexec,noatime,user_id=0,group_id=0,default_permissions", "-r--------"]
+timeout 20 umount mnt""") == [
+        "fuse.ckptfs ro,nosuid,nodev,noexec,noatime,user_id=0,group_id=0,default_permissions",
+        "-r--------",
+    ]
 
 
 @ROOT_ONLY
@@ -105,7 +135,8 @@ def test_writing(place):
     """mount(8) says rw of every mount that is not to be read-only, and it is one."""
     assert place.run("""
 mkdir root
-timeout 60 mount -t ckptfs root mnt && mkdir mnt/7 && echo 1 >mnt/7/a.json && timeout 20 sync mnt/7 && readlink mnt/latest
+timeout 60 mount -t ckptfs root mnt && mkdir mnt/7 && echo 1 >mnt/7/a.json && timeout 20 sync mnt/7 &&
+    readlink mnt/latest
 timeout 20 umount mnt
 timeout 60 mount -r -t ckptfs root mnt && cat mnt/7/a.json; mkdir mnt/8
 timeout 20 umount mnt""")[:2] == ["7", "1"]
@@ -115,7 +146,8 @@ timeout 20 umount mnt""")[:2] == ["7", "1"]
 def test_failures(place):
     """The exit statuses are those of mount(8), the reason is told, and nothing is left."""
     lines = place.run(f"""
-for arguments in "{place.folder}/nothing mnt" "{util.ORBAX}/commit_file/3 mnt" "{SOURCE} nowhere" "{SOURCE} mnt -o refresh=x" "{SOURCE} mnt -o nonsense"; do
+for arguments in "{place.folder}/nothing mnt" "{util.ORBAX}/commit_file/3 mnt" "{SOURCE} nowhere" \\
+    "{SOURCE} mnt -o refresh=x" "{SOURCE} mnt -o nonsense"; do
     timeout 60 mount -t ckptfs $arguments; echo "exit $?"
 done
 what; list
@@ -132,7 +164,8 @@ def test_fake_verbose_and_namespace(place):
     """-f mounts nothing; -v says what is run; -N mounts in another namespace."""
     lines = place.run(f"""
 timeout 60 mount -f -v -t ckptfs {SOURCE} mnt -o ro; echo "mount $?"; what
-unshare --mount timeout 60 mount -v -N $$ -t ckptfs {SOURCE} "$here/mnt"; echo "mount $?"; list; timeout 20 umount mnt""")
+unshare --mount timeout 60 mount -v -N $$ -t ckptfs {SOURCE} "$here/mnt"; echo "mount $?"; list
+timeout 20 umount mnt""")
     ran = [line for line in lines if "bin/ckptfs mount " in line]
     assert len(ran) == 2 and "-o ro" in ran[0] and "nsenter" in ran[1]
     assert [line for line in lines if line not in ran] == ["mount 0", "mount 0", STEPS]
@@ -140,18 +173,30 @@ unshare --mount timeout 60 mount -v -N $$ -t ckptfs {SOURCE} "$here/mnt"; echo "
 
 # --- fstab
 
+
 @ROOT_ONLY
 def test_fstab(place):
-    place.folder.joinpath("fstab").write_text(f"{SOURCE} {place.folder}/mnt ckptfs ro,nofail,_netdev,refresh=5,x-systemd.automount 0 0\n"
-                                              f"{place.folder}/nothing {place.folder}/gone fuse.ckptfs noauto,X-mount.mkdir 0 0\n")
-    assert place.run(f"""
+    place.folder.joinpath("fstab").write_text(
+        f"{SOURCE} {place.folder}/mnt ckptfs ro,nofail,_netdev,refresh=5,x-systemd.automount 0 0\n"
+        f"{place.folder}/nothing {place.folder}/gone fuse.ckptfs noauto,X-mount.mkdir 0 0\n"
+    )
+    assert place.run("""
 timeout 60 mount -a; echo "mount $?"; what; list
 timeout 60 mount -a; findmnt -n --mountpoint "$here/mnt" | wc -l
 timeout 20 umount mnt; timeout 60 mount mnt; echo "mount $?"; list
 timeout 20 umount mnt; echo "umount $?"; what
 timeout 60 mount gone 2>/dev/null; echo "mount $?"
 timeout 60 mount -T fstab --target mnt; list""") == [
-        "mount 0", "fuse.ckptfs ro,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions", STEPS, "1", "mount 0", STEPS, "umount 0", "mount 32", STEPS]
+        "mount 0",
+        "fuse.ckptfs ro,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions",
+        STEPS,
+        "1",
+        "mount 0",
+        STEPS,
+        "umount 0",
+        "mount 32",
+        STEPS,
+    ]
 
 
 @ROOT_ONLY
@@ -159,7 +204,10 @@ def test_fstab_names(place):
     """Blanks and commas in names."""
     util.copy_tree(SOURCE, place.folder / "a b, c")
     place.folder.joinpath("fstab").write_text(f"{place.folder}/a\\040b,\\040c {place.folder}/mnt ckptfs ro 0 0\n")
-    assert place.run("timeout 60 mount mnt; list; findmnt -n -o SOURCE mnt; timeout 20 umount mnt") == [STEPS, f"{place.folder}/a b, c"]
+    assert place.run("timeout 60 mount mnt; list; findmnt -n -o SOURCE mnt; timeout 20 umount mnt") == [
+        STEPS,
+        f"{place.folder}/a b, c",
+    ]
 
 
 @ROOT_ONLY
@@ -169,12 +217,19 @@ def test_fstab_of_a_user(place):
     os.chown(place.folder / "mnt", USER, USER)
     assert place.run("""
 user timeout 60 mount "$here/mnt"; echo "mount $?"; what; user ls mnt | wc -l
-setpriv --reuid=65533 --regid=65533 --clear-groups -- timeout 20 umount "$here/mnt" 2>/dev/null; [ $? = 0 ] || echo refused
+setpriv --reuid=65533 --regid=65533 --clear-groups -- timeout 20 umount "$here/mnt" 2>/dev/null
+[ $? = 0 ] || echo refused
 user timeout 20 umount "$here/mnt"; echo "umount $?"; what""") == [
-        "mount 0", f"fuse.ckptfs ro,nosuid,nodev,noexec,relatime,user_id={USER},group_id={USER},default_permissions", "4", "refused", "umount 0"]
+        "mount 0",
+        f"fuse.ckptfs ro,nosuid,nodev,noexec,relatime,user_id={USER},group_id={USER},default_permissions",
+        "4",
+        "refused",
+        "umount 0",
+    ]
 
 
 # --- the helper by itself
+
 
 @pytest.fixture
 def helper(installed):
@@ -187,9 +242,17 @@ def test_wrong_use(helper, args):
     assert "Usage: mount.ckptfs" in done.stderr and not done.stdout
 
 
-@pytest.mark.parametrize("args,want", [
-    (["a", "b"], "mount -- a b"), (["a", "b", "-o", "rw,x"], "mount -o rw,x -- a b"), (["-sn", "a", "-orw", "b", "-t", "fuse.ckptfs"], "mount -o rw -- a b"),
-    (["-o", "x", "a", "b", "-o", "y"], "mount -o x,y -- a b"), (["--", "-a", "-b"], "mount -- ./-a ./-b"), (["a", "b", "-N", "n"], "mount -- a b")])
+@pytest.mark.parametrize(
+    "args,want",
+    [
+        (["a", "b"], "mount -- a b"),
+        (["a", "b", "-o", "rw,x"], "mount -o rw,x -- a b"),
+        (["-sn", "a", "-orw", "b", "-t", "fuse.ckptfs"], "mount -o rw -- a b"),
+        (["-o", "x", "a", "b", "-o", "y"], "mount -o x,y -- a b"),
+        (["--", "-a", "-b"], "mount -- ./-a ./-b"),
+        (["a", "b", "-N", "n"], "mount -- a b"),
+    ],
+)
 def test_arguments(helper, args, want):
     """In any order, also joined: what the program would be run with."""
     assert helper("-fv", *args).stdout.strip().partition("bin/ckptfs ")[2] == want
@@ -231,16 +294,24 @@ def test_fstab_becomes_units(installed, tmp_path):
     util.run(GENERATOR, *folders, env=os.environ | {"SYSTEMD_FSTAB": str(example)})
     runs, train, mine = [(folders[0] / f"mnt-{name}.mount").read_text() for name in ("runs", "train", "mine")]
     assert "Type=ckptfs" in runs and "What=/srv/runs" in runs and "Options=ro,allow_other,nofail" in runs
-    assert "RequiresMountsFor=/net/train" in train and "Where=/mnt/train" in (folders[0] / "mnt-train.automount").read_text()
+    assert (
+        "RequiresMountsFor=/net/train" in train
+        and "Where=/mnt/train" in (folders[0] / "mnt-train.automount").read_text()
+    )
     wanted = os.listdir(folders[0] / "local-fs.target.wants")
     assert "mnt-runs.mount" in wanted and "mnt-train.automount" in wanted and "mnt-mine.mount" not in wanted
 
 
 @ROOT_ONLY
 def test_service(place):
-    """What the service runs, with the settings that it reads; and a start after the daemon has died. Processes are those of the namespace alone."""
+    """What the service runs, with the settings that it reads; and a start after the daemon has died. Processes are
+    those of the namespace alone.
+    """
     unit = (place.installed.prefix / "lib/systemd/system/ckptfs@.service").read_text()
-    start, stop = [next(line.partition("=")[2] for line in unit.splitlines() if line.startswith(key)) for key in ("ExecStart=", "ExecStop=")]
+    start, stop = [
+        next(line.partition("=")[2] for line in unit.splitlines() if line.startswith(key))
+        for key in ("ExecStart=", "ExecStop=")
+    ]
     quoted = [command.replace("${", '"${').replace("}", '}"') for command in (start, stop)]
     for options in "ro,allow_other", "":
         (place.folder / "settings").write_text(f"SOURCE={SOURCE}\nMOUNTPOINT={place.folder}/mnt\nOPTIONS={options}\n")

@@ -1,4 +1,5 @@
 """NumPy's files in a mount: an .npy file with its views, an .npz archive as a directory."""
+
 import errno
 import io
 import json
@@ -48,7 +49,11 @@ def npy(a, **kwargs):
 
 
 def attributes(path):
-    return {name.removeprefix("user.ckpt."): os.getxattr(path, name).decode() for name in os.listxattr(path) if name.startswith("user.ckpt.")}
+    return {
+        name.removeprefix("user.ckpt."): os.getxattr(path, name).decode()
+        for name in os.listxattr(path)
+        if name.startswith("user.ckpt.")
+    }
 
 
 def fetched(m):
@@ -56,6 +61,7 @@ def fetched(m):
 
 
 # --- .npy
+
 
 @pytest.mark.parametrize("kind", ["folder", "stored", "deflated"])
 def test_views(kind, mount, tmp_path):
@@ -67,7 +73,11 @@ def test_views(kind, mount, tmp_path):
     files = {name: (source / f"{name}.npy").read_bytes() for name in ARRAYS}
     if kind != "folder":
         source = tmp_path / "data.npz"
-        zipped(source, {f"{name}.npy": data for name, data in files.items()}, zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED)
+        zipped(
+            source,
+            {f"{name}.npy": data for name, data in files.items()},
+            zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED,
+        )
     m = mount(source)
     listed = {name: name if kind == "folder" else name.replace("%", "%25").replace("\x07", "%07") for name in ARRAYS}
     assert sorted(os.listdir(m.top)) == sorted(f"{name}.npy" for name in listed.values())
@@ -114,7 +124,13 @@ def test_attributes(mount, tmp_path):
     m = mount(runs)
     assert sorted(os.listdir(m.top)) == ["bad.npy", "notes.txt", "objects.npy", "w.npy"]
     told = attributes(m / "w.npy")
-    assert (told["key"], told["kind"], told["dtype"], told["shape"], told["format"]) == ("w", "array", "float32", "[2,3]", "npy")
+    assert (told["key"], told["kind"], told["dtype"], told["shape"], told["format"]) == (
+        "w",
+        "array",
+        "float32",
+        "[2,3]",
+        "npy",
+    )
     assert os.getxattr(m / "w", "user.ckpt.dtype") == b"float32"
     for name in ("bad.npy", "objects.npy", "notes.txt"):
         assert attributes(m / name) == {}
@@ -126,7 +142,7 @@ def test_attributes(mount, tmp_path):
             (m / f"{name.split('.')[0]}@0.npy").read_bytes()
         assert (m / name).read_bytes() == (runs / name).read_bytes()
     (runs / "w.npy").unlink()
-    np.save(runs / "w.npy", np.zeros(7, "<i2"))            # another file of that name
+    np.save(runs / "w.npy", np.zeros(7, "<i2"))  # another file of that name
     util.wait_for(lambda: attributes(m / "w.npy").get("shape") == "[7]" and (m / "w").stat().st_size == 14, limit=10)
 
 
@@ -144,8 +160,14 @@ def test_source_file(mount, tmp_path):
 def test_bad_source(tmp_path):
     whole, top = npy(np.arange(100)), tmp_path / "mnt"
     top.mkdir()
-    for name, data, why in [("cut.npy", whole[:-1], "too early"), ("empty.npy", b"", "header"), ("text.npy", b"hello", "not an .npy"),
-                            ("object.npy", npy(np.array([{}], object)), "Python objects"), ("no.npz", b"hello", "zip"), ("cut.npz", b"PK\3\4", "no end")]:
+    for name, data, why in [
+        ("cut.npy", whole[:-1], "too early"),
+        ("empty.npy", b"", "header"),
+        ("text.npy", b"hello", "not an .npy"),
+        ("object.npy", npy(np.array([{}], object)), "Python objects"),
+        ("no.npz", b"hello", "zip"),
+        ("cut.npz", b"PK\3\4", "no end"),
+    ]:
         (tmp_path / name).write_bytes(data)
         done = util.ckptfs("mount", tmp_path / name, top, check=4)
         assert why in done.stderr and not util.mounted(top), done.stderr
@@ -165,7 +187,9 @@ def test_long_header(mount, tmp_path):
     (tmp_path / "f").mkdir()
     for size in (900, 2000, 70000):
         text = b"{'descr': '<i4', 'fortran_order': False, 'shape': (3,), }".ljust(size) + b"\n"
-        (tmp_path / f"f/h{size}.npy").write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", len(text)) + text + np.arange(3, dtype="<i4").tobytes())
+        (tmp_path / f"f/h{size}.npy").write_bytes(
+            b"\x93NUMPY\2\0" + struct.pack("<I", len(text)) + text + np.arange(3, dtype="<i4").tobytes()
+        )
     m = mount(tmp_path / "f")
     for size in (900, 2000, 70000):
         assert (m / f"h{size}").read_bytes() == np.arange(3, dtype="<i4").tobytes()
@@ -174,7 +198,7 @@ def test_long_header(mount, tmp_path):
 @pytest.mark.parametrize("descr", ["<f4", ">f4"])
 def test_huge(descr, mount, tmp_path):
     """Of a file that is mostly a hole, a slice reads what it needs."""
-    shape = (1 << 20, 2560)                                # 10 GiB
+    shape = (1 << 20, 2560)  # 10 GiB
     text = str({"descr": descr, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
     (tmp_path / "f").mkdir()
     with open(tmp_path / "f/w.npy", "wb") as f:
@@ -193,17 +217,66 @@ def test_huge(descr, mount, tmp_path):
 
 # --- .npz
 
+
 def test_members(mount, tmp_path):
     """Folders, other files, and names that are none of a file."""
     a = npy(np.arange(4))
-    members = {"w.npy": a, "layer/0/b.npy": a, "w/x.npy": a, "readme.txt": b"hi there", "d/": b"", "e/f/": b"", "../up.npy": a, "/abs.npy": a,
-               "x//y.npy": a, ".npy": a, "c:\\z.npy": a, "%.npy": a, "u/\u00fc\n.npy": a, "k": b"a blob", "k/l.npy": a, ".ckptfs": b"mine", "q.npy/r.npy": a, "q.npy": a}
+    members = {
+        "w.npy": a,
+        "layer/0/b.npy": a,
+        "w/x.npy": a,
+        "readme.txt": b"hi there",
+        "d/": b"",
+        "e/f/": b"",
+        "../up.npy": a,
+        "/abs.npy": a,
+        "x//y.npy": a,
+        ".npy": a,
+        "c:\\z.npy": a,
+        "%.npy": a,
+        "u/\u00fc\n.npy": a,
+        "k": b"a blob",
+        "k/l.npy": a,
+        ".ckptfs": b"mine",
+        "q.npy/r.npy": a,
+        "q.npy": a,
+    }
     zipped(tmp_path / "x.npz", members)
     m = mount(tmp_path / "x.npz")
-    got = {os.path.relpath(os.path.join(top, name), m.top) for top, dirs, files in os.walk(m.top) for name in dirs + files}
-    assert got == {"w.npy", "layer", "layer/0", "layer/0/b.npy", "w", "w/x.npy", "readme.txt", "d", "e", "e/f", "%2E%2E", "%2E%2E/up.npy", "%", "%/abs.npy",
-                   "x", "x/%", "x/%/y.npy", "%.npy", "c:\\z.npy", "%25.npy", "u", "u/\u00fc%0A.npy", "k", "%6B", "%6B/l.npy", "%2Eckptfs", "q.npy", "q.npy/r.npy",
-                   "%71.npy"}
+    got = {
+        os.path.relpath(os.path.join(top, name), m.top) for top, dirs, files in os.walk(m.top) for name in dirs + files
+    }
+    assert got == {
+        "w.npy",
+        "layer",
+        "layer/0",
+        "layer/0/b.npy",
+        "w",
+        "w/x.npy",
+        "readme.txt",
+        "d",
+        "e",
+        "e/f",
+        "%2E%2E",
+        "%2E%2E/up.npy",
+        "%",
+        "%/abs.npy",
+        "x",
+        "x/%",
+        "x/%/y.npy",
+        "%.npy",
+        "c:\\z.npy",
+        "%25.npy",
+        "u",
+        "u/\u00fc%0A.npy",
+        "k",
+        "%6B",
+        "%6B/l.npy",
+        "%2Eckptfs",
+        "q.npy",
+        "q.npy/r.npy",
+        "%71.npy",
+    }
     assert (m / "readme.txt").read_bytes() == b"hi there" and (m / "k").read_bytes() == b"a blob"
     for name in ("w.npy", "%2E%2E/up.npy", "%71.npy", "%.npy"):
         assert (m / name).read_bytes() == a
@@ -215,7 +288,11 @@ def test_members(mount, tmp_path):
 def test_bad_members(method, mount, tmp_path):
     """One that cannot be read is a file without views; its neighbours are as they were."""
     good = npy(np.arange(1000))
-    zipped(tmp_path / "x.npz", {"objects.npy": npy(np.array([{}], object)), "cut.npy": good[:-1], "no.npy": b"text", "w.npy": good}, method)
+    zipped(
+        tmp_path / "x.npz",
+        {"objects.npy": npy(np.array([{}], object)), "cut.npy": good[:-1], "no.npy": b"text", "w.npy": good},
+        method,
+    )
     m = mount(tmp_path / "x.npz")
     assert sorted(os.listdir(m.top)) == ["cut.npy", "no.npy", "objects.npy", "w.npy"]
     assert (m / "w").read_bytes() == np.arange(1000).tobytes()
@@ -225,7 +302,12 @@ def test_bad_members(method, mount, tmp_path):
         with fails(code):
             (m / name).read_bytes()
         assert "error" in attributes(m / f"{name}.npy")
-    assert [("error" in leaf) for leaf in json.loads((m / ".tree.json").read_text())["leaves"]] == [True, True, True, False]
+    assert [("error" in leaf) for leaf in json.loads((m / ".tree.json").read_text())["leaves"]] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     done = util.ckptfs("verify", tmp_path / "x.npz", check=4)
     assert "cut.npy" in done.stdout + done.stderr
     zipped(tmp_path / "all.npz", {"objects.npy": npy(np.array([{}], object)), "notes": b"text"}, method)
@@ -241,7 +323,7 @@ def test_damage(mount, tmp_path):
         util.ckptfs("verify", tmp_path / f"{name}.npz")
         data = bytearray((tmp_path / f"{name}.npz").read_bytes())
         crc = data.index(b"PK\1\2") + 16
-        data[crc] ^= 1                                     # what the directory says of the first
+        data[crc] ^= 1  # what the directory says of the first
         (tmp_path / f"{name}.npz").write_bytes(data)
         done = util.ckptfs("verify", tmp_path / f"{name}.npz", check=4)
         assert "CRC-32" in done.stdout + done.stderr and "w.npy" in done.stdout + done.stderr
@@ -258,7 +340,7 @@ def test_damage(mount, tmp_path):
 
 def test_large_deflated(mount, tmp_path):
     """More than memory may take: read in order in one pass, and at random."""
-    a = np.zeros((100, 1 << 20), "<f4")                    # 400 MiB
+    a = np.zeros((100, 1 << 20), "<f4")  # 400 MiB
     a[:, ::4096] = np.arange(100)[:, None]
     np.savez_compressed(tmp_path / "x.npz", w=a)
     m = mount(tmp_path / "x.npz", "cache=64M")
@@ -291,7 +373,15 @@ def test_commands(tmp_path):
 def test_safetensors(mount, tmp_path):
     """A subtree as one safetensors file; members that cannot be read are left out of it."""
     import safetensors.numpy
-    zipped(tmp_path / "x.npz", {"m/w.npy": npy(np.arange(6, dtype=">f4").reshape(2, 3)), "m/o.npy": npy(np.array([{}], object)), "m/t.npy": npy(np.array("abc"))})
+
+    zipped(
+        tmp_path / "x.npz",
+        {
+            "m/w.npy": npy(np.arange(6, dtype=">f4").reshape(2, 3)),
+            "m/o.npy": npy(np.array([{}], object)),
+            "m/t.npy": npy(np.array("abc")),
+        },
+    )
     m = mount(tmp_path / "x.npz")
     got = safetensors.numpy.load((m / "m.safetensors").read_bytes())
     assert list(got) == ["w"] and (got["w"] == np.arange(6).reshape(2, 3)).all()

@@ -1,4 +1,5 @@
 """The manual pages: well-formed, and the same commands and options as in --help, in both directions."""
+
 import os
 import re
 import shutil
@@ -61,8 +62,11 @@ def test_form(page):
     assert shutil.which("mandoc") and shutil.which("groff"), "mandoc or groff is missing"
     done = util.run("mandoc", "-T", "lint", "-W", "warning", page, check=None)
     assert done.returncode == 0 and not done.stdout, done.stdout
-    style = [line for line in util.run("mandoc", "-T", "lint", "-W", "style", page, check=None).stdout.splitlines()
-             if "mandoc.db" not in line and "referenced manual not found" not in line]     # these ask the machine
+    style = [
+        line
+        for line in util.run("mandoc", "-T", "lint", "-W", "style", page, check=None).stdout.splitlines()
+        if "mandoc.db" not in line and "referenced manual not found" not in line
+    ]  # these ask the machine
     assert not style
     done = util.run("groff", "-mdoc", "-ww", "-z", page)
     assert not done.stderr
@@ -89,13 +93,19 @@ def test_synopses(command):
     helped = flags_of_help(command)
     assert set(re.findall(r"--[\w-]+", usage)) | set(re.findall(r"\[(-\w)\b", usage)) <= helped
     line = COMMANDS[command].splitlines()[0]
-    told = {f"-{word}" for word in re.findall(r"\bFl (-[\w-]+)", line)} | {f"-{c}" for word in re.findall(r"\bFl (\w+)", line) for c in word}
+    told = {f"-{word}" for word in re.findall(r"\bFl (-[\w-]+)", line)} | {
+        f"-{c}" for word in re.findall(r"\bFl (\w+)", line) for c in word
+    }
     assert told <= helped
 
 
 def test_settings_are_told():
     """The keys of ckptfs config."""
-    told = {column.partition("=")[0] for column in first_column(util.ckptfs("config", "--help").stdout, 2) if "=" in column and column[0] != "-"}
+    told = {
+        column.partition("=")[0]
+        for column in first_column(util.ckptfs("config", "--help").stdout, 2)
+        if "=" in column and column[0] != "-"
+    }
     assert len(told) >= 7
     assert names_of_page(COMMANDS["config"]) == told
 
@@ -139,11 +149,14 @@ def test_arguments_of_the_helper(installed):
 def test_exit_statuses():
     """The table in docs/semantics.md has the same numbers."""
     section = re.search(r"^\| exit status \|.*?\n\n", (TOP / "docs/semantics.md").read_text(), re.M | re.S)[0]
-    assert re.findall(r"^\.It (\d+)$", parts(CKPTFS, "Sh")["EXIT STATUS"], re.M) == re.findall(r"^\| (\d+) \|", section, re.M)
+    assert re.findall(r"^\.It (\d+)$", parts(CKPTFS, "Sh")["EXIT STATUS"], re.M) == re.findall(
+        r"^\| (\d+) \|", section, re.M
+    )
 
 
 def test_fstab_lines():
     """The page's lines are those of the example."""
+
     def lines(text):
         return {tuple(line.split()[:2]) for line in text.splitlines() if line.startswith("/")}
 
@@ -156,5 +169,14 @@ def test_installed(installed):
         assert len(copies) == 1
     if shutil.which("man"):
         path = installed / "mandir"
-        text = util.run("man", "-M", path, "-P", "cat", "8", "mount.ckptfs", env=os.environ | {"MANWIDTH": "100", "LC_ALL": "C.UTF-8"}).stdout
+        text = util.run(
+            "man",
+            "-M",
+            path,
+            "-P",
+            "cat",
+            "8",
+            "mount.ckptfs",
+            env=os.environ | {"MANWIDTH": "100", "LC_ALL": "C.UTF-8"},
+        ).stdout
         assert "passthrough" in text

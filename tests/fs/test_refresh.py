@@ -1,4 +1,5 @@
 """Steps that come and go in the source, and readers that outlive them."""
+
 import errno
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 import util
 from util import ORBAX, fails, wait_for
 
-SEEN = 15                                                  # seconds within which a change must show, at refresh=1
+SEEN = 15  # seconds within which a change must show, at refresh=1
 
 
 def publish(source, root, name):
@@ -107,9 +108,11 @@ def test_commit_file(mount, tmp_path):
 
 # --- readers that outlive their step
 
+
 def large_step(folder, seed, ocdbt, **more):
     """A step as Orbax saves it: 1.5 MB of noise in chunks, so that reads come in pieces."""
     import orbax.checkpoint as ocp
+
     rng = np.random.default_rng(seed)
     tree = {"a": rng.random((600, 640), np.float32), "b": rng.random((64, 64), np.float32)}
     args = ocp.args.PyTreeSave(tree, save_args={k: ocp.SaveArgs(chunk_byte_size=300_000) for k in tree})
@@ -186,7 +189,9 @@ def test_never_mixed(mount, tmp_path, two_steps):
     m = mount(root, "refresh=1")
     wanted = {old["b"].tobytes(), new["b"].tobytes()}
     end, turn, seen = time.monotonic() + 8, 0, set()
-    while time.monotonic() < end or (seen != wanted and time.monotonic() < end + 60): # on a busy machine both take long to be seen
+    while time.monotonic() < end or (
+        seen != wanted and time.monotonic() < end + 60
+    ):  # on a busy machine both take long to be seen
         turn += 1
         remove(root / "7")
         publish(folder / str(turn % 2 + 1), root, "7")

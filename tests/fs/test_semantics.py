@@ -1,4 +1,7 @@
-"""Every shell session of docs/semantics.md does what the page says. Each runs in a folder of its own that is as the page's introduction says."""
+"""Every shell session of docs/semantics.md does what the page says. Each runs in a folder of its own that is as the
+page's introduction says.
+"""
+
 import os
 import shutil
 import subprocess
@@ -10,7 +13,7 @@ import util
 from pages import matches, session
 
 PAGE = util.TESTS.parent / "docs/semantics.md"
-LEAST = 35                                                 # blocks; fewer mean that they are no longer found
+LEAST = 35  # blocks; fewer mean that they are no longer found
 PREPARED = "mnt", "runs"
 
 
@@ -52,8 +55,23 @@ def test_differences_are_seen(tmp_path):
     """The runner tells outputs and commands apart, and keeps the shell's state from one to the next."""
     here = tmp_path / "here"
     here.mkdir()
-    steps = session(["$ cd / && x=1", "$ echo a; printf b", "a", "b", "$ echo $x >&2", "1", "$ for i in 1 2", "> do echo $i; done", "1", "2",
-                     "$ false", "$ echo $?", "1"])
+    steps = session(
+        [
+            "$ cd / && x=1",
+            "$ echo a; printf b",
+            "a",
+            "b",
+            "$ echo $x >&2",
+            "1",
+            "$ for i in 1 2",
+            "> do echo $i; done",
+            "1",
+            "2",
+            "$ false",
+            "$ echo $?",
+            "1",
+        ]
+    )
     assert pages.run(steps, here) == [want for _, want in steps]
 
 

@@ -1,4 +1,5 @@
 """Which directories and files of a folder are steps, by their names and what they are (docs/orbax.md)."""
+
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ K = np.arange(12, dtype="f4").reshape(4, 3) / 8
 
 def save(path):
     import orbax.checkpoint as ocp
+
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(path, {"w": K})
 
@@ -21,9 +23,25 @@ def steps(folder):
     return {s["name"]: s["step"] for s in done["steps"]}
 
 
-@pytest.mark.parametrize("name, number", [
-    ("500", 500), ("0500", 500), ("step_500", 500), ("checkpoint-500", 500), ("step=500", 500), ("global_step500", 500), ("epoch3", 3),
-    ("epoch=3-step=1000", 1000), ("a_b-7", 7), ("step_500a", None), ("step-1.5", None), ("lr=0.001", None), ("v1.2-500", None), ("lr=1e-5", None)])
+@pytest.mark.parametrize(
+    "name, number",
+    [
+        ("500", 500),
+        ("0500", 500),
+        ("step_500", 500),
+        ("checkpoint-500", 500),
+        ("step=500", 500),
+        ("global_step500", 500),
+        ("epoch3", 3),
+        ("epoch=3-step=1000", 1000),
+        ("a_b-7", 7),
+        ("step_500a", None),
+        ("step-1.5", None),
+        ("lr=0.001", None),
+        ("v1.2-500", None),
+        ("lr=1e-5", None),
+    ],
+)
 def test_name(tmp_path, name, number):
     save(tmp_path / name)
     assert steps(tmp_path) == {name: number}
@@ -54,5 +72,5 @@ def test_numbered_parts_are_no_steps(tmp_path):
     assert steps(tmp_path) == {"pytorch_model_fsdp_0": None, "optimizer_0": None}
     assert ckptfs("wait", tmp_path, "--after=-1", "--timeout=0", check=None).returncode == 3
     save(tmp_path / "step_1")
-    save(tmp_path / "step_0001")                           # one prefix: two names of a step
+    save(tmp_path / "step_0001")  # one prefix: two names of a step
     assert steps(tmp_path)["step_1"] == steps(tmp_path)["step_0001"] == 1

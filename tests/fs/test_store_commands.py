@@ -1,4 +1,5 @@
 """init, config, import, export, prune and gc: JSON, exit statuses, and what is left when they fail."""
+
 import json
 import os
 import signal
@@ -28,7 +29,10 @@ def committed(root):
 def left_over(root):
     """What a failure may not leave: staging directories, and what is not in its place in the trash."""
     store = root / ".ckptstore"
-    return [*(store / "staging").iterdir(), *(p for p in (store / "trash").iterdir() if p.name not in ("steps", "objects"))]
+    return [
+        *(store / "staging").iterdir(),
+        *(p for p in (store / "trash").iterdir() if p.name not in ("steps", "objects")),
+    ]
 
 
 def read_json(done):
@@ -40,6 +44,7 @@ def error(done):
 
 
 # --- init, config
+
 
 def test_init(tmp_path):
     root = tmp_path / "root"
@@ -58,7 +63,7 @@ def test_init_beside_foreign_steps(tmp_path):
     root = util.copy_tree(DEMO, tmp_path / "root")
     ckptfs("init", root)
     assert ckptfs("cat", root, "300/metrics.json").stdout == ckptfs("cat", DEMO, "300/metrics.json").stdout
-    assert ckptfs("import", DEMO / "200", root / "300", check=USAGE).stderr        # the name is taken, by Orbax
+    assert ckptfs("import", DEMO / "200", root / "300", check=USAGE).stderr  # the name is taken, by Orbax
     ckptfs("import", DEMO / "200", root / "400")
     assert ckptfs("ls", root).stdout.split() == ["100", "200", "300", "400", "latest"]
     ckptfs("diff", root / "400", DEMO / "200")
@@ -69,9 +74,15 @@ def test_config(root):
     assert ckptfs("config", root, "keep_last=3", "best_metric=7", "keep_newer=36h").stdout == ""
     assert ckptfs("config", root).stdout == "codec=auto\nkeep_last=3\nkeep_newer=36h\nbest_metric=7\nbest_mode=min\n"
     shown = read_json(ckptfs("config", root, "keep_last=", "--json"))
-    assert {**shown, "id": ""} == {"id": "", "codec": "auto", "keep_newer": "36h", "best_metric": "7", "best_mode": "min"}
+    assert {**shown, "id": ""} == {
+        "id": "",
+        "codec": "auto",
+        "keep_newer": "36h",
+        "best_metric": "7",
+        "best_mode": "min",
+    }
     assert error(ckptfs("config", root, "codec=lz4", "keep_last=many", "--json", check=USAGE)) == "EINVAL"
-    assert "codec=auto" in ckptfs("config", root).stdout                           # none is set if one is wrong
+    assert "codec=auto" in ckptfs("config", root).stdout  # none is set if one is wrong
     assert error(ckptfs("config", root.parent, "--json", check=UNREACHABLE)) == "ENOENT"
     store = root / ".ckptstore/store.json"
     text = store.read_text()
@@ -83,8 +94,12 @@ def test_config(root):
 
 # --- import, export
 
-@pytest.mark.parametrize("source", [DEMO / "300", ORBAX / "dtypes", ORBAX / "namedtuple", ORBAX / "awkward_keys", DEMO / "300/state/model"],
-                         ids=lambda p: p.name)
+
+@pytest.mark.parametrize(
+    "source",
+    [DEMO / "300", ORBAX / "dtypes", ORBAX / "namedtuple", ORBAX / "awkward_keys", DEMO / "300/state/model"],
+    ids=lambda p: p.name,
+)
 def test_import_is_the_same(root, source):
     """Also the kinds of containers, and the dtypes."""
     done = read_json(ckptfs("import", source, root / "step_7", "--json"))
@@ -96,8 +111,14 @@ def test_import_is_the_same(root, source):
 
 def test_import_kinds(root):
     ckptfs("import", ORBAX / "empties_strings_scalars", root / "1")
-    want = {e["path"]: (e["kind"], e.get("dtype")) for e in read_json(ckptfs("ls", ORBAX / "empties_strings_scalars", "-R", "--json"))}
-    got = {e["path"].removeprefix("1/"): (e["kind"], e.get("dtype")) for e in read_json(ckptfs("ls", root, "1", "-R", "--json"))}
+    want = {
+        e["path"]: (e["kind"], e.get("dtype"))
+        for e in read_json(ckptfs("ls", ORBAX / "empties_strings_scalars", "-R", "--json"))
+    }
+    got = {
+        e["path"].removeprefix("1/"): (e["kind"], e.get("dtype"))
+        for e in read_json(ckptfs("ls", root, "1", "-R", "--json"))
+    }
     assert {path: kind for path, (kind, _) in got.items()} == {path: kind for path, (kind, _) in want.items()}
     ckptfs("import", ORBAX / "dtypes", root / "2")
     want = {e["name"]: e["dtype"] for e in read_json(ckptfs("ls", ORBAX / "dtypes", "--json")) if e["kind"] == "array"}
@@ -123,7 +144,9 @@ def test_import_of_a_folder(root, tmp_path):
     np.save(tmp_path / "folder/w.npy", np.arange(100_000))
     (tmp_path / "folder/zeros").write_bytes(bytes(5_000_000))
     ckptfs("import", tmp_path / "folder/", f"{root}/1/")
-    assert ckptfs("cat", root, "1/w.npy", "1/zeros", text=False).stdout == (tmp_path / "folder/w.npy").read_bytes() + bytes(5_000_000)
+    assert ckptfs("cat", root, "1/w.npy", "1/zeros", text=False).stdout == (
+        tmp_path / "folder/w.npy"
+    ).read_bytes() + bytes(5_000_000)
     assert ckptfs("ls", root, "1").stdout.split() == ["empty", "w.npy", "zeros"]
     (tmp_path / "folder/link").symlink_to("w.npy")
     assert "link" in ckptfs("import", tmp_path / "folder", root / "2", check=None).stderr
@@ -143,12 +166,12 @@ def test_import_metadata(root):
 def test_import_refused(root, tmp_path):
     ckptfs("import", DEMO / "300", root / "1")
     assert error(ckptfs("import", DEMO / "200", root / "1", "--json", check=USAGE)) == "EEXIST"
-    ckptfs("import", DEMO, root / "2", check=USAGE)                                # a root
-    ckptfs("import", DEMO / "300/metrics.json", root / "2", check=USAGE)           # a file
-    ckptfs("import", DEMO / "300", root / "2.tmp", check=USAGE)                    # no step's name
+    ckptfs("import", DEMO, root / "2", check=USAGE)  # a root
+    ckptfs("import", DEMO / "300/metrics.json", root / "2", check=USAGE)  # a file
+    ckptfs("import", DEMO / "300", root / "2.tmp", check=USAGE)  # no step's name
     ckptfs("import", DEMO / "300", check=USAGE)
     ckptfs("import", DEMO / "400", root / "2", check=UNREACHABLE)
-    ckptfs("import", DEMO / "300", tmp_path / "2", check=UNREACHABLE)              # not a native root
+    ckptfs("import", DEMO / "300", tmp_path / "2", check=UNREACHABLE)  # not a native root
     damaged = util.copy_tree(DEMO / "300", tmp_path / "damaged")
     for p in damaged.rglob("d/*"):
         p.chmod(0o644)
@@ -162,7 +185,11 @@ def test_import_is_killed(root, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/large").write_bytes(os.urandom(64 << 20))
     for how in signal.SIGTERM, signal.SIGKILL:
-        process = subprocess.Popen([CKPTFS, "import", tmp_path / "folder", root / "1"], stderr=subprocess.DEVNULL, env={**os.environ, "CKPTFS_DISK_SLOW": "write:300"})
+        process = subprocess.Popen(
+            [CKPTFS, "import", tmp_path / "folder", root / "1"],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "CKPTFS_DISK_SLOW": "write:300"},
+        )
         try:
             util.wait_for(lambda: list((root / ".ckptstore/staging").glob("*/tree/large")))
             process.send_signal(how)
@@ -190,18 +217,25 @@ def test_export(tmp_path, source):
     done = read_json(ckptfs("export", source, tmp_path / "out", "--format=npy", "--json"))
     names = read_json(ckptfs("ls", source, "-R", "--json"))
     files = {e["path"] for e in names if e["type"] == "file"}
-    assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()} == files and done["files"] == len(files)
-    assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_dir()} == {e["path"] for e in names if e["type"] == "dir"}
+    assert {
+        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()
+    } == files and done["files"] == len(files)
+    assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_dir()} == {
+        e["path"] for e in names if e["type"] == "dir"
+    }
     for path in files:
         assert (tmp_path / "out" / path).stat().st_mtime > 0
-    sample = sorted(files)[::max(1, len(files) // 20)]
-    assert b"".join((tmp_path / "out" / p).read_bytes() for p in sample) == ckptfs("cat", source, "--", *sample, text=False).stdout
+    sample = sorted(files)[:: max(1, len(files) // 20)]
+    assert (
+        b"".join((tmp_path / "out" / p).read_bytes() for p in sample)
+        == ckptfs("cat", source, "--", *sample, text=False).stdout
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_export_of_a_step(root, tmp_path):
     ckptfs("import", DEMO / "300", root / "300")
-    (tmp_path / "out").mkdir()                                                     # an empty directory is taken
+    (tmp_path / "out").mkdir()  # an empty directory is taken
     ckptfs("export", root / "latest/state/model", tmp_path / "out", "--format", "npy")
     ckptfs("export", DEMO / "300/state/model", tmp_path / "same", "--format=npy")
     assert subprocess.run(["diff", "-r", tmp_path / "out", tmp_path / "same"], timeout=util.LIMIT).returncode == 0
@@ -217,7 +251,7 @@ def test_export_refused(root, tmp_path):
     ckptfs("export", DEMO / "300", tmp_path / "out", check=USAGE)
     ckptfs("export", DEMO / "300", tmp_path / "full", "--format=orbax", check=USAGE)
     ckptfs("export", DEMO / "300", tmp_path / "out", "--format=zip", check=USAGE)
-    ckptfs("export", DEMO, tmp_path / "out", "--format=npy", check=USAGE)          # a root
+    ckptfs("export", DEMO, tmp_path / "out", "--format=npy", check=USAGE)  # a root
     ckptfs("export", DEMO / "300/metrics.json", tmp_path / "out", "--format=npy", check=USAGE)
     ckptfs("export", DEMO / "400", tmp_path / "out", "--format=npy", check=UNREACHABLE)
     damaged = util.copy_tree(DEMO / "300", tmp_path / "damaged")
@@ -230,17 +264,31 @@ def test_export_refused(root, tmp_path):
 
 # --- prune, gc
 
+
 def test_prune_and_gc(root):
     ckptfs("config", root, "codec=none")
     for n in 1, 2, 3:
         (root.parent / f"folder{n}").mkdir()
         np.save(root.parent / f"folder{n}/w.npy", np.random.default_rng(n).random(50_000))
         ckptfs("import", root.parent / f"folder{n}", root / str(n))
-    assert ckptfs("prune", root).stdout == "" and read_json(ckptfs("prune", root, "--json")) == {"steps": [], "dry_run": False}
+    assert ckptfs("prune", root).stdout == "" and read_json(ckptfs("prune", root, "--json")) == {
+        "steps": [],
+        "dry_run": False,
+    }
     ckptfs("config", root, "keep_last=1")
     assert ckptfs("prune", root, "--dry-run").stdout == "1\n2\n" and committed(root) == ["1", "2", "3"]
-    assert read_json(ckptfs("prune", root, "--json")) == {"steps": ["1", "2"], "dry_run": False} and committed(root) == ["3"]
-    assert read_json(ckptfs("gc", root, "--json", "-n")) == {"objects": 2, "bytes": 2 * (400_128 + 56 + 8 + 8), "purged": 0, "purged_bytes": 0, "kept": 1, "aside": [], "dry_run": True}
+    assert read_json(ckptfs("prune", root, "--json")) == {"steps": ["1", "2"], "dry_run": False} and committed(
+        root
+    ) == ["3"]
+    assert read_json(ckptfs("gc", root, "--json", "-n")) == {
+        "objects": 2,
+        "bytes": 2 * (400_128 + 56 + 8 + 8),
+        "purged": 0,
+        "purged_bytes": 0,
+        "kept": 1,
+        "aside": [],
+        "dry_run": True,
+    }
     assert ckptfs("gc", root).stdout == "2 objects (781.6 KiB) moved to the trash, 0 (0 B) deleted for good, 1 kept\n"
     done = read_json(ckptfs("gc", root, "--trash-keep=0", "--json"))
     assert done["purged"] == 2 and done["purged_bytes"] > 800_000 and done["kept"] == 1

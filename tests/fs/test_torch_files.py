@@ -1,4 +1,7 @@
-"""PyTorch's files where real ones would be too large, too rare or too slow to make: views, shards, objects, sizes, damage."""
+"""PyTorch's files where real ones would be too large, too rare or too slow to make: views, shards, objects, sizes,
+damage.
+"""
+
 import errno
 import json
 import os
@@ -19,7 +22,20 @@ import torch_files
 import util
 
 MIB = 1 << 20
-TYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64", "complex128"]
+TYPES = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
+]
 
 
 @pytest.fixture
@@ -57,14 +73,18 @@ def random_view(rng, base):
 def random_slices(rng, path, array, count):
     for _ in range(count if array.ndim else 0):
         parts = []
-        for size in array.shape[:rng.integers(1, array.ndim + 1)]:
+        for size in array.shape[: rng.integers(1, array.ndim + 1)]:
             start, stop = (int(n) for n in rng.integers(-size - 1, size + 2, 2))
             parts.append(f"{start}:{stop}:{rng.choice([1, 2, 3, -1, -2])}")
         text = ",".join(parts)
         same(f"{path}@{text}.npy", eval(f"a[{text}]", {"a": array}))
 
 
-@pytest.mark.parametrize("how", [{}, {"big": True}, {"deflate": True}, {"big": True, "deflate": True}], ids=lambda how: "-".join(how) or "plain")
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"big": True}, {"deflate": True}, {"big": True, "deflate": True}],
+    ids=lambda how: "-".join(how) or "plain",
+)
 def test_views(mount, source, how):
     """Random strided views that share storages, in either byte order, stored or deflated."""
     rng = np.random.default_rng(len(how))
@@ -85,8 +105,15 @@ def test_signs(mount, source):
     """Conjugated and negated views, in both byte orders and through strides."""
     a = np.random.default_rng(1).random((3, 4)) + 1j
     f = np.array([0.0, -1.5, np.inf], np.float32)
-    flagged = {"conj": (a, {"conj": True}), "neg": (a.T, {"neg": True}), "both": (a[:, 1:], {"conj": True, "neg": True}), "f": (f, {"neg": True}),
-               "real": (f, {"conj": True}), "no": (a, {"conj": False}), "none": (f, None)}
+    flagged = {
+        "conj": (a, {"conj": True}),
+        "neg": (a.T, {"neg": True}),
+        "both": (a[:, 1:], {"conj": True, "neg": True}),
+        "f": (f, {"neg": True}),
+        "real": (f, {"conj": True}),
+        "no": (a, {"conj": False}),
+        "none": (f, None),
+    }
     want = {"conj": a.conj(), "neg": -a.T, "both": -(a[:, 1:].conj()), "f": -f, "real": f, "no": a, "none": f}
     for big in (False, True):
         torch_files.save(source / f"{big}.pt", {k: torch_files.Flagged(*v) for k, v in flagged.items()}, big=big)
@@ -103,17 +130,23 @@ def test_signs(mount, source):
 
 # --- objects
 
+
 def random_tree(rng, depth, shared):
     kind = rng.randrange(14)
     if kind == 13 and shared:
         return rng.choice(shared)
     if depth and kind < 6:
-        keys = rng.sample(["a", "b.c", "b", "x y", "é", "", "..", "1", 1, -2, True, None, 2.5, (1, "q"), "long" * 80], rng.randrange(5))
+        keys = rng.sample(
+            ["a", "b.c", "b", "x y", "é", "", "..", "1", 1, -2, True, None, 2.5, (1, "q"), "long" * 80],
+            rng.randrange(5),
+        )
         items = [random_tree(rng, depth - 1, shared) for _ in keys]
         made = dict(zip(keys, items)) if kind < 3 else items if kind < 5 else tuple(items)
         shared.append(made)
         return made
-    return [7, -1, 2**70, 0.1, float("nan"), "text\n\"é", "", True, None, b"\xff\0", b"", 1 - 2j, np.arange(3), 2**31][rng.randrange(14)]
+    return [7, -1, 2**70, 0.1, float("nan"), "text\n\"é", "", True, None, b"\xff\0", b"", 1 - 2j, np.arange(3), 2**31][
+        rng.randrange(14)
+    ]
 
 
 def leaves(tree, path=()):
@@ -149,7 +182,9 @@ def test_objects(mount, source):
         tree = {"top": random_tree(rng, 5, [])}
         names = [tuple(k for k, _ in path) for path, _ in leaves(tree)]
         listed = [n[i][0] for n in [[*path] for path, _ in leaves(tree)] for i in range(len(n))]
-        if any("b.c" in listed and n for n in names if "b" in n):   # whether these are split depends on what else there is
+        if any(
+            "b.c" in listed and n for n in names if "b" in n
+        ):  # whether these are split depends on what else there is
             continue
         trees[f"{len(trees)}.pt"] = tree
         torch_files.save(source / f"{len(trees) - 1}.pt", tree)
@@ -157,17 +192,27 @@ def test_objects(mount, source):
     for name, tree in trees.items():
         for path, leaf in leaves(tree):
             keys = [part for key, text in path for part in (key.split(".") if text and all(key.split(".")) else [key])]
-            suffix = ".npy" if isinstance(leaf, (np.ndarray, complex)) else "" if isinstance(leaf, (bytes, dict, list, tuple)) else ".json"
+            suffix = (
+                ".npy"
+                if isinstance(leaf, (np.ndarray, complex))
+                else ""
+                if isinstance(leaf, (bytes, dict, list, tuple))
+                else ".json"
+            )
             names = [check_fixtures.escape(k) for k in keys[:-1]] + [check_fixtures.escape(keys[-1], suffix)]
             file = str(m.top.joinpath(name, *names))
-            check_object(Path(file[:len(file) - len(suffix)]), leaf)
+            check_object(Path(file[: len(file) - len(suffix)]), leaf)
 
 
 def test_equal_names(mount, source):
     """1 and '1' are two keys, also of containers; names with dots give way."""
-    torch_files.save(source / "x.pt", {1: {"i": 1}, "1": {"s": 2}, 2: "int", "2": "str", "a.b": 1, "a": {"b": 2}, "c": 3, "c.d": 4})
+    torch_files.save(
+        source / "x.pt", {1: {"i": 1}, "1": {"s": 2}, 2: "int", "2": "str", "a.b": 1, "a": {"b": 2}, "c": 3, "c.d": 4}
+    )
     m = mount(source / "x.pt")
-    listed = {os.path.relpath(os.path.join(folder, name), m.top) for folder, _, files in os.walk(m.top) for name in files}
+    listed = {
+        os.path.relpath(os.path.join(folder, name), m.top) for folder, _, files in os.walk(m.top) for name in files
+    }
     assert listed == {"1/i.json", "%31/s.json", "2.json", "%32.json", "a.b.json", "a/b.json", "c.json", "c/d.json"}
     assert (m / "%32.json").read_text() == '"str"\n' and (m / "a.b.json").read_text() == "1\n"
 
@@ -204,9 +249,13 @@ def text(n):
     return b"X" + struct.pack("<I", n) + b"x" * n
 
 
-BOMBS = {                                                  # small files that say much, by sharing or by what is done again and again
+BOMBS = {  # small files that say much, by sharing or by what is done again and again
     "a long string in many places": b"](" + text(4 * MIB - 100) + b"q\1" + b"h\1" * 500_000 + b"e.",
-    "long bytes in many places": b"](c_codecs\nencode\n" + text(8 * MIB) + b"X\6\0\0\0latin1\x86Rq\1" + b"h\1" * 500_000 + b"e.",
+    "long bytes in many places": b"](c_codecs\nencode\n"
+    + text(8 * MIB)
+    + b"X\6\0\0\0latin1\x86Rq\1"
+    + b"h\1" * 500_000
+    + b"e.",
     "sets of one list": b"](cbuiltins\nset\nq\1](" + b"K\1" * 500_000 + b"e\x85q\2R" + b"h\1h\2R" * 500_000 + b"e.",
     "sizes of one tuple": b"](ctorch\nSize\nq\1(" + b"K\1" * 500_000 + b"t\x85q\2R" + b"h\1h\2R" * 500_000 + b"e.",
     "one tuple as a key": b"}((" + b"K\1" * 500_000 + b"tq\2N" + b"h\2N" * 500_000 + b"u.",
@@ -214,7 +263,9 @@ BOMBS = {                                                  # small files that sa
     "many lists": b"]" + b"]a" * 20_000_000 + b".",
     "many nothings": b"N" * 30_000_000 + b".",
     "many marks": b"(" * 30_000_000 + b".",
-    "much in the memo": b"N" + b"".join(b"r" + struct.pack("<I", i) + b"j" + struct.pack("<I", i) for i in range(3_000_000)) + b".",
+    "much in the memo": b"N"
+    + b"".join(b"r" + struct.pack("<I", i) + b"j" + struct.pack("<I", i) for i in range(3_000_000))
+    + b".",
 }
 
 
@@ -233,7 +284,9 @@ def test_bombs(mount, source, name):
 def test_long_values(mount, source):
     """Long bytes are read in parts; a long string is no value that is shown, a long key no name."""
     data = np.random.default_rng(2).bytes(20 * MIB)
-    torch_files.save(source / "x.pt", {"bytes": data, "short": "x" * (4 * MIB - 2), "long": "x" * (4 * MIB + 1), "n": 1})
+    torch_files.save(
+        source / "x.pt", {"bytes": data, "short": "x" * (4 * MIB - 2), "long": "x" * (4 * MIB + 1), "n": 1}
+    )
     torch_files.save(source / "key.pt", {"k" * 65536: 1})
     m = mount(source)
     assert (m / "x.pt/bytes").read_bytes() == data
@@ -250,6 +303,7 @@ def test_long_values(mount, source):
 
 # --- what is a checkpoint
 
+
 def test_which_files(mount, source):
     """.bin and .ckpt only where they are what torch.save wrote; other files are files."""
     torch_files.save(source / "real.bin", {"a": 1})
@@ -259,8 +313,14 @@ def test_which_files(mount, source):
     (source / "broken.pt").write_bytes(b"x")
     (source / ".pt").write_bytes(b"x")
     m = mount(source)
-    assert {n: os.path.isdir(m / n) for n in os.listdir(m.top)} == {"real.bin": True, "real.ckpt": True, "raw.bin": False, "empty.ckpt": False,
-                                                                   "broken.pt": True, ".pt": False}
+    assert {n: os.path.isdir(m / n) for n in os.listdir(m.top)} == {
+        "real.bin": True,
+        "real.ckpt": True,
+        "raw.bin": False,
+        "empty.ckpt": False,
+        "broken.pt": True,
+        ".pt": False,
+    }
     assert (m / "raw.bin").read_bytes() == b"PK\3\4 not really" and os.listdir(m / "real.ckpt") == ["a.json"]
 
 
@@ -274,7 +334,11 @@ def test_unfinished(mount, source):
     (source / "runs/good/logs").mkdir()
     (source / "runs/good/logs/1.txt").write_text("a")
     m = mount(source)
-    assert os.listdir(m / "runs") == ["good"] and sorted(os.listdir(m / "runs/good")) == ["config.json", "logs", "n.json"]
+    assert os.listdir(m / "runs") == ["good"] and sorted(os.listdir(m / "runs/good")) == [
+        "config.json",
+        "logs",
+        "n.json",
+    ]
     assert (m / "runs/good/config.json").read_text() == "{}" and (m / "runs/good/logs/1.txt").read_text() == "a"
     unfinished = (m / ".ckptfs/unfinished").read_text()
     assert "runs/writing\t" in unfinished and "runs/died\t" in unfinished
@@ -285,15 +349,16 @@ def test_verify(source):
     a = np.arange(1000, dtype=np.float32)
     torch_files.save(source / "x.pt", {"a": a})
     torch_files.save_distributed(source / "d", {"a": ((1000,), "float32", [((0,), a)])}, files=1)
-    for source, file in ((source / "x.pt", source / "x.pt"), (source / "d", source / "d/__0_0.distcp")):
-        util.ckptfs("verify", source)
+    for place, file in ((source / "x.pt", source / "x.pt"), (source / "d", source / "d/__0_0.distcp")):
+        util.ckptfs("verify", place)
         data = bytearray(file.read_bytes())
         data[data.index(a.tobytes()) + 1234] ^= 4
         file.write_bytes(data)
-        assert "data/0" in (done := util.ckptfs("verify", source, check=4)).stderr + done.stdout
+        assert "data/0" in (done := util.ckptfs("verify", place, check=4)).stderr + done.stdout
 
 
 # --- shards
+
 
 def cut(rng, low, size, pieces):
     """Boxes that tile a box: cut in two at random until there are so many."""
@@ -308,7 +373,12 @@ def cut(rng, low, size, pieces):
             continue
         at = int(rng.integers(1, size[d]))
         for first, n in ((0, at), (at, size[d] - at)):
-            boxes.append((tuple(x + first * (i == d) for i, x in enumerate(low)), tuple(n if i == d else x for i, x in enumerate(size))))
+            boxes.append(
+                (
+                    tuple(x + first * (i == d) for i, x in enumerate(low)),
+                    tuple(n if i == d else x for i, x in enumerate(size)),
+                )
+            )
     return boxes
 
 
@@ -332,10 +402,23 @@ def test_shards(mount, source, how):
         array = arrays[f"t{i}"] = random_array(rng, shape, dtype)
         boxes = cut(rng, (0,) * len(shape), shape, int(rng.integers(1, 12)))
         rng.shuffle(boxes)
-        tensors[f"t{i}"] = (shape, dtype, [(tuple(int(x) for x in low), piece(rng, array, low, size)) for low, size in boxes])
+        tensors[f"t{i}"] = (
+            shape,
+            dtype,
+            [(tuple(int(x) for x in low), piece(rng, array, low, size)) for low, size in boxes],
+        )
     arrays["pinwheel"] = w = random_array(rng, (3, 3), "int16")
-    tensors["pinwheel"] = ((3, 3), "int16", [((0, 0), w[:1, :2].copy()), ((0, 2), w[:2, 2:].copy()), ((2, 1), w[2:, 1:].copy()),
-                                             ((1, 0), w[1:, :1].copy()), ((1, 1), w[1:2, 1:2].copy())])
+    tensors["pinwheel"] = (
+        (3, 3),
+        "int16",
+        [
+            ((0, 0), w[:1, :2].copy()),
+            ((0, 2), w[:2, 2:].copy()),
+            ((2, 1), w[2:, 1:].copy()),
+            ((1, 0), w[1:, :1].copy()),
+            ((1, 1), w[1:2, 1:2].copy()),
+        ],
+    )
     arrays["scalar"] = s = np.array(7.5)
     tensors["scalar"] = ((), "float64", [((), s)])
     arrays["empty"] = np.zeros((0, 3), "float32")
@@ -348,15 +431,25 @@ def test_shards(mount, source, how):
         with open(m / f"d/{key}", "rb", buffering=0) as f:
             for _ in range(5):
                 off, n = (int(x) for x in rng.integers(0, array.nbytes + 1, 2))
-                assert os.pread(f.fileno(), n, off) == array.tobytes()[off:off + n]
+                assert os.pread(f.fileno(), n, off) == array.tobytes()[off : off + n]
     info = json.loads((m / "d/pinwheel.meta.json").read_text())
-    assert info["pieces"] == 5 and info["boxes"][1] == {"offsets": [0, 2], "sizes": [2, 1], "file": info["boxes"][1]["file"]}
+    assert info["pieces"] == 5 and info["boxes"][1] == {
+        "offsets": [0, 2],
+        "sizes": [2, 1],
+        "file": info["boxes"][1]["file"],
+    }
 
 
 def test_more_files_than_descriptors(mount, source):
     """A process may not open as many files as there are pieces in."""
-    tensors = {f"t{i}": ((4,), "float32", [((0,), np.full(2, i, "f4")), ((2,), np.full(2, -i, "f4"))] if i % 2 else [((0,), np.full(4, i, "f4"))])
-               for i in range(600)}
+    tensors = {
+        f"t{i}": (
+            (4,),
+            "float32",
+            [((0,), np.full(2, i, "f4")), ((2,), np.full(2, -i, "f4"))] if i % 2 else [((0,), np.full(4, i, "f4"))],
+        )
+        for i in range(600)
+    }
     torch_files.save_distributed(source / "d", tensors, files=600)
     m = mount(source, prefix=("prlimit", "--nofile=128"))
     for i in range(600):
@@ -368,10 +461,17 @@ def test_bad_shards(mount, source):
     """Each tensor whose pieces do not tile it cannot be read, and says so; the others can."""
     a = np.arange(12, dtype=np.float32).reshape(3, 4)
     whole = ((3, 4), "float32")
-    tensors = {"good": (*whole, [((0, 0), a)]), "hole": (*whole, [((0, 0), a[:2].copy())]), "none": (*whole, []),
-               "overlap": (*whole, [((0, 0), a[:2].copy()), ((1, 0), a[:1].copy())]), "twice": (*whole, [((0, 0), a), ((0, 0), a)]),
-               "outside": (*whole, [((1, 0), a)]), "huge": ((2**40, 4), "float32", [((0, 0), a)]), "wide": ((2**40, 2**40), "float32", [((0, 0), a)]),
-               "type": (*whole, [((0, 0), a.astype("int32"))])}
+    tensors = {
+        "good": (*whole, [((0, 0), a)]),
+        "hole": (*whole, [((0, 0), a[:2].copy())]),
+        "none": (*whole, []),
+        "overlap": (*whole, [((0, 0), a[:2].copy()), ((1, 0), a[:1].copy())]),
+        "twice": (*whole, [((0, 0), a), ((0, 0), a)]),
+        "outside": (*whole, [((1, 0), a)]),
+        "huge": ((2**40, 4), "float32", [((0, 0), a)]),
+        "wide": ((2**40, 2**40), "float32", [((0, 0), a)]),
+        "type": (*whole, [((0, 0), a.astype("int32"))]),
+    }
     torch_files.save_distributed(source / "d", tensors, {"n": 1}, files=1)
     torch_files.save_distributed(source / "gone", tensors, {"n": 1}, files=1)
     (source / "gone/__0_0.distcp").unlink()
@@ -381,6 +481,7 @@ def test_bad_shards(mount, source):
         with pytest.raises(OSError) as e:
             Path(path).read_bytes()
         return e.value.errno
+
     same(m / "d/good.npy", a)
     for name in ("hole", "none", "huge"):
         assert error(m / f"d/{name}.npy") == errno.ENODATA, name
@@ -403,23 +504,48 @@ def test_pieces_without_their_data(mount, source):
     m = mount(source)
     for _ in range(2):
         errors = [util.read_error(m / f"d/{n}.npy") for n in "xyz"]
-        assert sorted(errors, key=str) == [errno.EUCLEAN, None, None] or sorted(errors, key=str) == [errno.EBADMSG, None, None], errors
+        assert sorted(errors, key=str) == [errno.EUCLEAN, None, None] or sorted(errors, key=str) == [
+            errno.EBADMSG,
+            None,
+            None,
+        ], errors
     assert all(np.array_equal(np.load(m / f"d/{n}.npy"), a) for n, e in zip("xyz", errors) if e is None)
 
 
 def test_paths(mount, source):
-    """planner_data says where leaves are: names with dots of their own, lists in any order; bytes may be whole trees."""
+    """planner_data says where leaves are: names with dots of their own, lists in any order; bytes may be whole
+    trees.
+    """
     one = np.ones(1, np.float32)
     names = ["m.a.b", "m.a.c", "l.1", "l.0", "s.3", "o", "n"]
     tensors = {n: ((1,), "float32", [((0,), one * i)]) for i, n in enumerate(names[:5])}
-    paths = {"m.a.b": ("m", "a.b"), "m.a.c": ("m", "a", "c"), "l.1": ("l", 1), "l.0": ("l", 0), "s.3": ("s", 3), "o": ("m", "o"), "n": ("n",)}
+    paths = {
+        "m.a.b": ("m", "a.b"),
+        "m.a.c": ("m", "a", "c"),
+        "l.1": ("l", 1),
+        "l.0": ("l", 0),
+        "s.3": ("s", 3),
+        "o": ("m", "o"),
+        "n": ("n",),
+    }
     torch_files.save_distributed(source / "d", tensors, {"o": {"x": [1, "y"], "w": np.arange(3)}, "n": None}, paths)
     torch_files.save_distributed(source / "unplanned", tensors, {"o": 1})
     m = mount(source)
 
     def listed(top):
         return {os.path.relpath(os.path.join(folder, name), top) for folder, _, files in os.walk(top) for name in files}
-    assert listed(m / "d") == {"m/a/b.npy", "m/a/c.npy", "l/0.npy", "l/1.npy", "s/3.npy", "m/o/x/0.json", "m/o/x/1.json", "m/o/w.npy", "n.json"}
+
+    assert listed(m / "d") == {
+        "m/a/b.npy",
+        "m/a/c.npy",
+        "l/0.npy",
+        "l/1.npy",
+        "s/3.npy",
+        "m/o/x/0.json",
+        "m/o/x/1.json",
+        "m/o/w.npy",
+        "n.json",
+    }
     assert np.load(m / "d/l/0.npy") == [3] and np.load(m / "d/m/a/b.npy") == [0]
     same(m / "d/m/o/w.npy", np.arange(3))
     kinds = {tuple(c["path"]): c["kind"] for c in json.loads((m / "d/.tree.json").read_text())["containers"]}
@@ -429,15 +555,43 @@ def test_paths(mount, source):
 
 # --- sizes
 
+
 def sparse_archive(path, pickled, size):
     """An archive with one storage of `size` zero bytes, which take no room on disk. Returns where they are."""
+
     def local(name, data, n):
-        return struct.pack("<IHHHHHIIIHH", 0x04034b50, 45, 0, 0, 0, 0, zlib.crc32(data) if data else 0, 0, 0, len(name), 0) + name
+        return (
+            struct.pack("<IHHHHHIIIHH", 0x04034B50, 45, 0, 0, 0, 0, zlib.crc32(data) if data else 0, 0, 0, len(name), 0)
+            + name
+        )
 
     def central(name, data, n, at):
         extra = struct.pack("<HHQQQ", 1, 24, n, n, at)
-        return struct.pack("<IHHHHHHIIIHHHHHII", 0x02014b50, 45, 45, 0, 0, 0, 0, zlib.crc32(data) if data else 0, 0xffffffff, 0xffffffff, len(name),
-                           len(extra), 0, 0, 0, 0, 0xffffffff) + name + extra
+        return (
+            struct.pack(
+                "<IHHHHHHIIIHHHHHII",
+                0x02014B50,
+                45,
+                45,
+                0,
+                0,
+                0,
+                0,
+                zlib.crc32(data) if data else 0,
+                0xFFFFFFFF,
+                0xFFFFFFFF,
+                len(name),
+                len(extra),
+                0,
+                0,
+                0,
+                0,
+                0xFFFFFFFF,
+            )
+            + name
+            + extra
+        )
+
     with open(path, "wb") as f:
         directory = central(b"a/data.pkl", pickled, len(pickled), 0)
         f.write(local(b"a/data.pkl", pickled, len(pickled)) + pickled)
@@ -447,14 +601,15 @@ def sparse_archive(path, pickled, size):
         f.seek(size, os.SEEK_CUR)
         begin = f.tell()
         f.write(directory)
-        f.write(struct.pack("<IQHHIIQQQQ", 0x06064b50, 44, 45, 45, 0, 0, 2, 2, len(directory), begin))
-        f.write(struct.pack("<IIQI", 0x07064b50, 0, begin + len(directory), 1))
-        f.write(struct.pack("<IHHHHIIH", 0x06054b50, 0, 0, 2, 2, 0xffffffff, 0xffffffff, 0))
+        f.write(struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 2, 2, len(directory), begin))
+        f.write(struct.pack("<IIQI", 0x07064B50, 0, begin + len(directory), 1))
+        f.write(struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 2, 2, 0xFFFFFFFF, 0xFFFFFFFF, 0))
     return at
 
 
 def views_pickle(count, views):
     """A dict of float32 views (name: offset, size, stride) of one storage."""
+
     def number(n):
         return b"\x8a" + bytes([(n.bit_length() + 8) // 8]) + n.to_bytes((n.bit_length() + 8) // 8, "little")
 
@@ -463,20 +618,47 @@ def views_pickle(count, views):
 
     def numbers(ns):
         return b"(" + b"".join(map(number, ns)) + b"t"
+
     out = b"\x80\x02}("
     for name, (offset, size, stride) in views.items():
-        out += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
-        out += number(count) + b"tQ" + number(offset) + numbers(size) + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtR"
+        out += (
+            text(name)
+            + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+            + text("storage")
+            + b"ctorch\nFloatStorage\n"
+            + text("0")
+            + text("cpu")
+        )
+        out += (
+            number(count)
+            + b"tQ"
+            + number(offset)
+            + numbers(size)
+            + numbers(stride)
+            + b"\x89ccollections\nOrderedDict\n)RtR"
+        )
     return out + b"u."
 
 
 def test_large_views(mount, source):
-    """Slices of a storage of 10 GiB, straight, turned and in the other byte order, read about what they ask for; strides of 0 cost nothing."""
+    """Slices of a storage of 10 GiB, straight, turned and in the other byte order, read about what they ask for;
+    strides of 0 cost nothing.
+    """
     rows, columns = 40960, 65536
     count = rows * columns
-    pickled = views_pickle(count, {"w": (0, (rows, columns), (columns, 1)), "t": (0, (columns, rows), (1, columns)), "tail": (count - 4, (4,), (1,)),
-                                   "expanded": (count - 1, (2**40,), (0,)), "huge": (0, (2**60,), (0,)), "beyond": (0, (2**62,), (0,)),
-                                   "outside": (1, (count,), (1,)), "deep": (0, (1,) * 40, (1,) * 40)})
+    pickled = views_pickle(
+        count,
+        {
+            "w": (0, (rows, columns), (columns, 1)),
+            "t": (0, (columns, rows), (1, columns)),
+            "tail": (count - 4, (4,), (1,)),
+            "expanded": (count - 1, (2**40,), (0,)),
+            "huge": (0, (2**60,), (0,)),
+            "beyond": (0, (2**62,), (0,)),
+            "outside": (1, (count,), (1,)),
+            "deep": (0, (1,) * 40, (1,) * 40),
+        },
+    )
     at = sparse_archive(source / "x.pt", pickled, 4 * count)
     with open(source / "x.pt", "r+b") as f:
         f.seek(at + 4 * (12345 * columns + 777))
@@ -487,17 +669,21 @@ def test_large_views(mount, source):
 
     def fetched():
         return json.loads((m / ".ckptfs/stats.json").read_text())["bytes_fetched"]
+
     assert os.stat(m / "x.pt/w").st_size == os.stat(m / "x.pt/t").st_size == 4 * count
     before = fetched()
     assert np.load(m / "x.pt/w@12345,700:800.npy")[77] == 1.5
     assert np.load(m / "x.pt/t@700:800,12345.npy")[77] == 1.5
     assert np.load(m / "x.pt/t@777,12340:12350.npy")[5] == 1.5
     assert np.load(m / "x.pt/tail.npy")[3] == 2.5
-    with open(m / "x.pt/t", "rb", buffering=0) as f:       # a run of the turned one: one element a row of the file
+    with open(m / "x.pt/t", "rb", buffering=0) as f:  # a run of the turned one: one element a row of the file
         data = os.pread(f.fileno(), 64 * 1024, 4 * 777 * rows)
         assert np.frombuffer(data, np.float32)[12345] == 1.5
     assert fetched() - before < 2 * MIB, fetched() - before
-    assert os.stat(m / "x.pt/expanded.npy").st_size == 2**42 + 128 and os.stat(m / "x.pt/expanded.npy").st_blocks * 512 <= 4096
+    assert (
+        os.stat(m / "x.pt/expanded.npy").st_size == 2**42 + 128
+        and os.stat(m / "x.pt/expanded.npy").st_blocks * 512 <= 4096
+    )
     assert os.stat(m / "x.pt/huge").st_size == 2**62
     with open(m / "x.pt/expanded", "rb", buffering=0) as f:
         assert set(np.frombuffer(os.pread(f.fileno(), 1 << 20, 2**41), np.float32)) == {2.5}

@@ -1,4 +1,5 @@
 """What a mount shows: names, views, attributes, control files, errors."""
+
 import ast
 import errno
 import io
@@ -16,7 +17,7 @@ import safetensors.numpy
 import util
 from util import ORBAX, fails
 
-KERNEL = "4/model/params/kernel"                           # an array of manager_steps
+KERNEL = "4/model/params/kernel"  # an array of manager_steps
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def truth_leaves(case, item=None):
 
 
 # --- steps
+
 
 def test_steps_and_latest(steps):
     assert sorted(os.listdir(steps.top)) == ["3", "4", "latest"]
@@ -87,7 +89,10 @@ def test_unfinished(module_mount):
     m = module_mount(ORBAX / "unfinished_step")
     lines = [line.split("\t") for line in (m / ".ckptfs/unfinished").read_text().splitlines()]
     assert sorted(line[0].split("/")[-1] for line in lines) == [
-        "3.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-1700000000000000", "5.orbax-checkpoint-tmp"]
+        "3.orbax-checkpoint-tmp",
+        "4.orbax-checkpoint-tmp-1700000000000000",
+        "5.orbax-checkpoint-tmp",
+    ]
     assert all(len(line) == 2 and line[1] for line in lines)
     assert os.readlink(m / "latest") == "2"
     with fails(errno.ENOENT):
@@ -95,6 +100,7 @@ def test_unfinished(module_mount):
 
 
 # --- names
+
 
 def test_lookup_takes_the_listed_name_only(all_runs):
     """Other ways to write an escape are not names, and nothing that need not be escaped can be."""
@@ -109,8 +115,20 @@ def test_lookup_takes_the_listed_name_only(all_runs):
 
 
 def test_missing_names(steps):
-    for path in ("5", "4/nothing", "4/model/params/kernel.npz", "4/model/params/kernel.npy/x", "04", "4/default",
-                 "4/model.npy", "4/model.json", "4/model.txt", ".hidden", "4/.tree", "4/kernel.safetensors"):
+    for path in (
+        "5",
+        "4/nothing",
+        "4/model/params/kernel.npz",
+        "4/model/params/kernel.npy/x",
+        "04",
+        "4/default",
+        "4/model.npy",
+        "4/model.json",
+        "4/model.txt",
+        ".hidden",
+        "4/.tree",
+        "4/kernel.safetensors",
+    ):
         with fails(errno.ENOENT, errno.ENOTDIR):
             os.stat(steps / path)
 
@@ -137,6 +155,7 @@ def test_names_at_the_top(mount, tmp_path):
 
 
 # --- leaves
+
 
 @pytest.mark.parametrize("case", ["dtypes", "dtypes_plain", "dtypes_zarr3"])
 def test_npy_of_each_dtype(all_runs, case):
@@ -166,8 +185,12 @@ def test_npy_header(steps):
     data = (steps / f"{KERNEL}.npy").read_bytes()
     assert data[:8] == b"\x93NUMPY\x01\x00"
     length = struct.unpack("<H", data[8:10])[0]
-    assert (10 + length) % 64 == 0 and data[10 + length - 1:10 + length] == b"\n"
-    assert ast.literal_eval(data[10:10 + length].decode()) == {"descr": "<f4", "fortran_order": False, "shape": (5, 3)}
+    assert (10 + length) % 64 == 0 and data[10 + length - 1 : 10 + length] == b"\n"
+    assert ast.literal_eval(data[10 : 10 + length].decode()) == {
+        "descr": "<f4",
+        "fortran_order": False,
+        "shape": (5, 3),
+    }
 
 
 def test_mmap(steps):
@@ -179,8 +202,9 @@ def test_values(module_mount):
     for leaf in truth_leaves("empties_strings_scalars"):
         path = m.top.joinpath(*(str(k["key"]) for k in leaf["path"]))
         if leaf["kind"] == "string":
-            assert (path.parent / f"{path.name}.json").read_text() == json.dumps(leaf["value"], ensure_ascii=False) + "\n" \
-                or json.loads((path.parent / f"{path.name}.json").read_text()) == leaf["value"]
+            assert (path.parent / f"{path.name}.json").read_text() == json.dumps(
+                leaf["value"], ensure_ascii=False
+            ) + "\n" or json.loads((path.parent / f"{path.name}.json").read_text()) == leaf["value"]
             with fails(errno.ENOENT):
                 os.stat(f"{path}.npy")
         elif leaf["kind"] == "scalar":
@@ -204,15 +228,21 @@ def test_values(module_mount):
 
 # --- slices
 
+
 def random_index(rng, size):
     """One index of a NumPy slice as text."""
+
     def edge():
         return str(rng.randint(-size - 3, size + 3)) if rng.random() < 0.7 else ""
 
     if rng.random() < 0.25 and size:
         return str(rng.randrange(-size, size))
     text = edge() + ":" + edge()
-    return text + ":" + (str(rng.choice([-3, -2, -1, 1, 2, 3, size + 1])) if rng.random() < 0.8 else "") if rng.random() < 0.5 else text
+    return (
+        text + ":" + (str(rng.choice([-3, -2, -1, 1, 2, 3, size + 1])) if rng.random() < 0.8 else "")
+        if rng.random() < 0.5
+        else text
+    )
 
 
 def index_of(text):
@@ -220,14 +250,26 @@ def index_of(text):
     return eval(f"numpy_index[{text}]", {"numpy_index": np.s_})
 
 
-@pytest.mark.parametrize("case,leaf", [("sharded_8dev", "both"), ("sharded_8dev_plain", "cols"), ("sharded_8dev_zarr3", "both"),
-                                       ("save_args", "chunk3"), ("ocdbt_many_files", "b"), ("dtypes", "bfloat16"), ("dtypes", "int4"),
-                                       ("dtypes", "complex64"), ("zarr3_variants", "gzip"), ("manager_steps", KERNEL)])
+@pytest.mark.parametrize(
+    "case,leaf",
+    [
+        ("sharded_8dev", "both"),
+        ("sharded_8dev_plain", "cols"),
+        ("sharded_8dev_zarr3", "both"),
+        ("save_args", "chunk3"),
+        ("ocdbt_many_files", "b"),
+        ("dtypes", "bfloat16"),
+        ("dtypes", "int4"),
+        ("dtypes", "complex64"),
+        ("zarr3_variants", "gzip"),
+        ("manager_steps", KERNEL),
+    ],
+)
 def test_slices(all_runs, case, leaf):
     """Random basic slices are what NumPy makes of the whole array."""
     rng = random.Random(f"{case}/{leaf}")
     whole = np.load(all_runs / case / f"{leaf}.npy")
-    texts = {",".join(random_index(rng, n) for n in whole.shape[:rng.randint(1, whole.ndim)]) for _ in range(60)}
+    texts = {",".join(random_index(rng, n) for n in whole.shape[: rng.randint(1, whole.ndim)]) for _ in range(60)}
     for text in sorted(texts | {"...", "::-1", "-1", "0:0", "-99:99"}):
         want = np.ascontiguousarray(whole[index_of(text)]).reshape(whole[index_of(text)].shape)
         got = np.load(all_runs / case / f"{leaf}@{text}.npy")
@@ -235,8 +277,33 @@ def test_slices(all_runs, case, leaf):
         assert (all_runs / case / f"{leaf}@{text}").read_bytes() == want.tobytes(), text
 
 
-@pytest.mark.parametrize("text", ["", "5", "-6", "0,0,0", "a", "::0", "0:1:2:3", "1.0", " 1", "0:1 ", "+1", "1_0", "0x1", ",", "0,,", ":,3",
-                                  "99999999999999999999999", "...,...", "None", "[0]", "0;1", "--1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        "-6",
+        "0,0,0",
+        "a",
+        "::0",
+        "0:1:2:3",
+        "1.0",
+        " 1",
+        "0:1 ",
+        "+1",
+        "1_0",
+        "0x1",
+        ",",
+        "0,,",
+        ":,3",
+        "99999999999999999999999",
+        "...,...",
+        "None",
+        "[0]",
+        "0;1",
+        "--1",
+    ],
+)
 def test_bad_slices(steps, text):
     for suffix in ("", ".npy"):
         with fails(errno.ENOENT):
@@ -244,12 +311,20 @@ def test_bad_slices(steps, text):
 
 
 def test_slices_of_what_has_none(steps):
-    for path in ("4/model/step@0", "4/model@0.npy", "4/model/opt_state/0@0", "4@0", f"{KERNEL}.npy@0", f"{KERNEL}.txt@0"):
+    for path in (
+        "4/model/step@0",
+        "4/model@0.npy",
+        "4/model/opt_state/0@0",
+        "4@0",
+        f"{KERNEL}.npy@0",
+        f"{KERNEL}.txt@0",
+    ):
         with fails(errno.ENOENT):
             os.stat(steps / path)
 
 
 # --- other views
+
 
 def test_txt(all_runs):
     whole = np.load(all_runs / "manager_steps" / f"{KERNEL}.npy")
@@ -268,7 +343,7 @@ def test_txt_counts_nans(all_runs):
     head = dict(line.split(None, 1) for line in lines if line)
     assert int(head["nan"]) == np.isnan(a).sum()
     assert head["min"] == "-inf" and head["max"] == "inf"
-    assert head["mean"] == "nan"                           # of inf and -inf
+    assert head["mean"] == "nan"  # of inf and -inf
 
 
 def test_meta_json(steps):
@@ -290,8 +365,15 @@ def test_meta_of_a_prng_key(all_runs):
 def test_tree_json(steps):
     tree = json.loads((steps / "4/.tree.json").read_text())
     leaves = {tuple(leaf["path"]): leaf for leaf in tree["leaves"]}
-    assert set(leaves) == {("config", "dimensions"), ("data", 0), ("model", "step"), ("model", "params", "bias"),
-                           ("model", "params", "kernel"), ("model", "opt_state", 0), ("model", "opt_state", 1)}
+    assert set(leaves) == {
+        ("config", "dimensions"),
+        ("data", 0),
+        ("model", "step"),
+        ("model", "params", "bias"),
+        ("model", "params", "kernel"),
+        ("model", "opt_state", 0),
+        ("model", "opt_state", 1),
+    }
     kernel = leaves["model", "params", "kernel"]
     assert kernel["file"] == "model/params/kernel.npy" and kernel["kind"] == "array"
     assert kernel["dtype"] == "float32" and kernel["shape"] == [5, 3] and kernel["bytes"] == 60
@@ -305,7 +387,10 @@ def test_tree_json(steps):
 def test_tree_json_keeps_true_keys(all_runs):
     """Escaped names, and keys that look like numbers."""
     tree = json.loads((all_runs / "awkward_keys/.tree.json").read_text())
-    want = {tuple(k["key"] if k["kind"] != "sequence" else int(k["key"]) for k in leaf["path"]) for leaf in truth_leaves("awkward_keys")}
+    want = {
+        tuple(k["key"] if k["kind"] != "sequence" else int(k["key"]) for k in leaf["path"])
+        for leaf in truth_leaves("awkward_keys")
+    }
     assert {tuple(leaf["path"]) for leaf in tree["leaves"]} == want
     for leaf in tree["leaves"]:
         assert (all_runs / "awkward_keys" / leaf["file"]).is_file()
@@ -313,7 +398,14 @@ def test_tree_json_keeps_true_keys(all_runs):
 
 def test_tree_json_of_all_cases(all_runs):
     """Files, sizes and values agree with what is listed and read."""
-    for case in ("dtypes", "empties_strings_scalars", "composite/1", "old_0_4_8/aggregate", "multiprocess/2", "zarr2_variants"):
+    for case in (
+        "dtypes",
+        "empties_strings_scalars",
+        "composite/1",
+        "old_0_4_8/aggregate",
+        "multiprocess/2",
+        "zarr2_variants",
+    ):
         top = all_runs / case
         for leaf in json.loads((top / ".tree.json").read_text())["leaves"]:
             if leaf["kind"] == "array":
@@ -328,7 +420,7 @@ def test_safetensors(steps):
     tensors = safetensors.numpy.load((steps / "4.safetensors").read_bytes())
     assert set(tensors) >= {"config.dimensions", "data.0", "model.params.bias", "model.params.kernel"}
     for name, a in tensors.items():
-        if name != "model.step":                           # a value may be a tensor, too
+        if name != "model.step":  # a value may be a tensor, too
             want = np.load(steps / "4" / (name.replace(".", "/") + ".npy"))
             assert a.dtype == want.dtype and (a == want).all()
     assert set(safetensors.numpy.load_file(steps / "4/model/params.safetensors")) == {"bias", "kernel"}
@@ -339,11 +431,11 @@ def test_safetensors_dtypes(all_runs):
         names = set(f.keys())
     assert {"bfloat16", "bool", "float16", "float32", "int64"} <= names
     data = (all_runs / "dtypes.safetensors").read_bytes()
-    header = json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     assert header["bfloat16"]["dtype"] == "BF16"
     begin, end = header["bfloat16"]["data_offsets"]
     start = 8 + struct.unpack("<Q", data[:8])[0]
-    assert data[start + begin:start + end] == (all_runs / "dtypes/bfloat16").read_bytes()
+    assert data[start + begin : start + end] == (all_runs / "dtypes/bfloat16").read_bytes()
 
 
 def test_views_are_not_listed(steps):
@@ -364,6 +456,7 @@ def test_listed_name_wins(all_runs):
 
 # --- attributes
 
+
 def attributes(path):
     return {name: os.getxattr(path, name).decode() for name in os.listxattr(path)}
 
@@ -383,7 +476,10 @@ def test_attributes_of_a_step(steps):
 
 
 def test_attributes_hold_true_keys(all_runs):
-    keys = {os.getxattr(all_runs / "awkward_keys" / n, "user.ckpt.key").decode() for n in os.listdir(all_runs / "awkward_keys")}
+    keys = {
+        os.getxattr(all_runs / "awkward_keys" / n, "user.ckpt.key").decode()
+        for n in os.listdir(all_runs / "awkward_keys")
+    }
     assert keys == {leaf["path"][0]["key"] for leaf in truth_leaves("awkward_keys")}
 
 
@@ -394,7 +490,16 @@ def test_attributes_that_are_not_there(steps):
 
 
 def test_stat(steps):
-    for path in ("4", "4/model", f"{KERNEL}.npy", KERNEL, f"{KERNEL}@0.npy", "4/model/step.json", f"{KERNEL}.txt", "4/.tree.json"):
+    for path in (
+        "4",
+        "4/model",
+        f"{KERNEL}.npy",
+        KERNEL,
+        f"{KERNEL}@0.npy",
+        "4/model/step.json",
+        f"{KERNEL}.txt",
+        "4/.tree.json",
+    ):
         st = os.stat(steps / path)
         if stat.S_ISREG(st.st_mode):
             assert st.st_size == len((steps / path).read_bytes()), path
@@ -414,12 +519,23 @@ def test_du_tells_stored_bytes(all_runs, tmp_path):
 
 
 def test_inode_numbers(steps):
-    paths = ["4", "4/model", f"{KERNEL}.npy", KERNEL, f"{KERNEL}.txt", f"{KERNEL}@0", f"{KERNEL}@1", "3", "3/model/params/kernel.npy", "latest"]
+    paths = [
+        "4",
+        "4/model",
+        f"{KERNEL}.npy",
+        KERNEL,
+        f"{KERNEL}.txt",
+        f"{KERNEL}@0",
+        f"{KERNEL}@1",
+        "3",
+        "3/model/params/kernel.npy",
+        "latest",
+    ]
     first = [os.lstat(steps / p).st_ino for p in paths]
     assert len(set(first)) == len(paths)
     listed = {e.name: e.inode() for e in os.scandir(steps / "4/model/params")}
     assert listed["kernel.npy"] == first[2]
-    if os.geteuid() == 0:                                  # forget what the kernel knows
+    if os.geteuid() == 0:  # forget what the kernel knows
         with open("/proc/sys/vm/drop_caches", "w") as f:
             f.write("2")
     assert [os.lstat(steps / p).st_ino for p in paths] == first
@@ -432,6 +548,7 @@ def test_statfs(steps):
 
 # --- reading
 
+
 def test_read_anywhere(all_runs):
     rng = random.Random(1)
     for path in ("big_values/noise.npy", "save_args/chunk3.npy", "sharded_8dev/both", "big_values.safetensors"):
@@ -439,12 +556,13 @@ def test_read_anywhere(all_runs):
         with open(all_runs / path, "rb", buffering=0) as f:
             for _ in range(50):
                 offset, size = rng.randrange(len(data) + 20), rng.choice([1, 7, 64, 1000, 5000])
-                assert os.pread(f.fileno(), size, offset) == data[offset:offset + size]
+                assert os.pread(f.fileno(), size, offset) == data[offset : offset + size]
             assert f.seek(0, io.SEEK_END) == len(data)
 
 
 def test_readers_in_parallel(all_runs):
     from concurrent.futures import ThreadPoolExecutor
+
     folder = all_runs / "many_small/layer_00"
     names = sorted(os.listdir(folder))
     want = {n: (folder / n).read_bytes() for n in names}
@@ -455,15 +573,30 @@ def test_readers_in_parallel(all_runs):
 
 # --- not writable
 
+
 def test_writes_are_refused(steps, tmp_path):
     file, folder = steps / f"{KERNEL}.npy", steps / "4"
     attempts = [
-        lambda: open(file, "r+b"), lambda: open(file, "wb"), lambda: open(file, "ab"), lambda: open(folder / "new", "wb"),
-        lambda: os.mkdir(steps / "5"), lambda: os.mkdir(folder / "x"), lambda: os.unlink(file), lambda: os.rmdir(folder / "model"),
-        lambda: os.rename(steps / "4", steps / "5"), lambda: os.rename(file, folder / "x.npy"), lambda: os.symlink("x", steps / "x"),
-        lambda: os.link(file, steps / "x"), lambda: os.chmod(file, 0o600), lambda: os.truncate(file, 0), lambda: os.utime(file, (1, 1)),
-        lambda: os.setxattr(file, "user.ckpt.pinned", b"1"), lambda: os.removexattr(file, "user.ckpt.key"), lambda: os.mkfifo(steps / "f"),
-        lambda: os.chown(file, 1, 1), lambda: os.unlink(steps / "latest"),
+        lambda: open(file, "r+b"),
+        lambda: open(file, "wb"),
+        lambda: open(file, "ab"),
+        lambda: open(folder / "new", "wb"),
+        lambda: os.mkdir(steps / "5"),
+        lambda: os.mkdir(folder / "x"),
+        lambda: os.unlink(file),
+        lambda: os.rmdir(folder / "model"),
+        lambda: os.rename(steps / "4", steps / "5"),
+        lambda: os.rename(file, folder / "x.npy"),
+        lambda: os.symlink("x", steps / "x"),
+        lambda: os.link(file, steps / "x"),
+        lambda: os.chmod(file, 0o600),
+        lambda: os.truncate(file, 0),
+        lambda: os.utime(file, (1, 1)),
+        lambda: os.setxattr(file, "user.ckpt.pinned", b"1"),
+        lambda: os.removexattr(file, "user.ckpt.key"),
+        lambda: os.mkfifo(steps / "f"),
+        lambda: os.chown(file, 1, 1),
+        lambda: os.unlink(steps / "latest"),
     ]
     for attempt in attempts:
         with fails(errno.EROFS):
@@ -472,6 +605,7 @@ def test_writes_are_refused(steps, tmp_path):
 
 
 # --- control directory
+
 
 def test_control_directory(steps):
     assert ".ckptfs" not in os.listdir(steps.top) and ".files" not in os.listdir(steps.top)

@@ -1,4 +1,7 @@
-"""Mounts by root and by an ordinary user (through fusermount3), with and without allow_other; and what other users see and change."""
+"""Mounts by root and by an ordinary user (through fusermount3), with and without allow_other; and what other users see
+and change.
+"""
+
 import json
 import os
 import shutil
@@ -14,24 +17,29 @@ import other_users
 import util
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
-USER, OTHER = 65534, 65533                                 # nobody, and an id that nobody has
+USER, OTHER = 65534, 65533  # nobody, and an id that nobody has
 
-# Runs in mount and process namespaces of its own: it may replace /etc/fuse.conf, and nothing is left when it ends. In containers /dev/fuse
-# is often root's alone; here it is everybody's, as a system's udev makes it.
+# Runs in mount and process namespaces of its own: it may replace /etc/fuse.conf, and nothing is left when it ends. In
+# containers /dev/fuse is often root's alone; here it is everybody's, as a system's udev makes it.
 SCRIPT = r"""
 set -u
 user=$1 options=$2 conf=$3 program=$4 source=$5 top=$6 log=$7
 printf '%%s\n' "$conf" >"$top.conf"
 mount --bind "$top.conf" /etc/fuse.conf || exit 90
 if [ "$(stat -c %%a /dev/fuse)" != 666 ]; then
-    mkdir -p "$top.dev" && mount -t tmpfs -o mode=755 tmpfs "$top.dev" && mknod -m 666 "$top.dev/fuse" c 10 229 || exit 91
+    mkdir -p "$top.dev" && mount -t tmpfs -o mode=755 tmpfs "$top.dev" &&
+        mknod -m 666 "$top.dev/fuse" c 10 229 || exit 91
     mount --bind "$top.dev/fuse" /dev/fuse || exit 92
 fi
 as() { who=$1; shift; setpriv --reuid="$who" --regid="$who" --clear-groups -- "$@"; }
 as "$user" "$program" mount "$source" "$top" ${options:+-o "$options"} >"$log" 2>&1 </dev/null
 echo "mount $?"
 for who in 0 %(user)d %(other)d; do
-    if text=$(as "$who" timeout 20 cat "$top/latest/model/step.json" 2>&1); then echo "reader $who $text"; else echo "reader $who refused"; fi
+    if text=$(as "$who" timeout 20 cat "$top/latest/model/step.json" 2>&1); then
+        echo "reader $who $text"
+    else
+        echo "reader $who refused"
+    fi
 done
 owner=$(as "$user" stat -c %%u:%%g "$top/latest/model/step.json" 2>/dev/null) && echo "owner $owner"
 as "$user" timeout 30 "$program" umount "$top" >>"$log" 2>&1
@@ -56,11 +64,30 @@ def place(tmp_path_factory):
 
 
 def session(place, user, options="", conf="", owner=None):
-    """What root, the user and another one see of the user's mount: {words: last word} of the script's lines, and the log."""
+    """What root, the user and another one see of the user's mount: {words: last word} of the script's lines, and the
+    log.
+    """
     owner = user if owner is None else owner
     os.chown(place / "mnt", owner, owner)
-    command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", SCRIPT, "session", str(user), options, conf,
-               place / "ckptfs", place / "run", place / "mnt", place / "log"]
+    command = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+        "bash",
+        "-c",
+        SCRIPT,
+        "session",
+        str(user),
+        options,
+        conf,
+        place / "ckptfs",
+        place / "run",
+        place / "mnt",
+        place / "log",
+    ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     log = (place / "log").read_text()
     assert done.returncode == 0, done.stderr + log
@@ -133,13 +160,15 @@ def test_user_reads_only_what_is_theirs(place):
 
 # --- what other users see and change, of steps of all modes
 
-GROUP = 65532                                              # that USER is in where it is said
+GROUP = 65532  # that USER is in where it is said
 OWNER = 65531
 PUBLIC, PRIVATE = (0o755, 0o644), (0o700, 0o600)
 
 
 def make_step(top, owner, modes, special=()):
-    """A step's tree of every kind of leaf at top: {path: (mode, uid, gid)}; modes are of directories and files, special overrides some."""
+    """A step's tree of every kind of leaf at top: {path: (mode, uid, gid)}; modes are of directories and files, special
+    overrides some.
+    """
     top.mkdir()
     for folder in ("d", "d/in", "other"):
         (top / folder).mkdir()
@@ -168,9 +197,9 @@ STEPS = {
     "1": (0, PUBLIC, {}),
     "2": (0, PRIVATE, {}),
     "3": (0, (0o755, 0o600), {}),
-    "4": (0, PUBLIC, {"d/in": 0o700}),                     # a public leaf in a private directory
-    "5": (0, PUBLIC, {"d/in": 0o744}),                     # that others may list, and not enter
-    "6": (0, PUBLIC, {"d/in": 0o711}),                     # that they may enter, and not list
+    "4": (0, PUBLIC, {"d/in": 0o700}),  # a public leaf in a private directory
+    "5": (0, PUBLIC, {"d/in": 0o744}),  # that others may list, and not enter
+    "6": (0, PUBLIC, {"d/in": 0o711}),  # that they may enter, and not list
     "7": (0, PUBLIC, {"d/in/z.npy": 0o600}),
     "8": (0, PUBLIC, {"": 0o744}),
     "9": (OWNER, PRIVATE, {}),
@@ -183,7 +212,10 @@ READERS = {"nobody": (USER, ()), "member": (USER, (GROUP,)), "owner": (OWNER, ()
 
 @pytest.fixture
 def steps(mount, tmp_path):
-    """steps(*options): a mount with all of STEPS, committed and (mounted with commit=explicit) staged, and {name: what is in it}."""
+    """steps(*options): a mount with all of STEPS, committed and (mounted with commit=explicit) staged, and {name: what
+    is in it}.
+    """
+
     def make(*options):
         other_users.let_in(tmp_path)
         root = tmp_path / "root"
@@ -231,17 +263,25 @@ def view_paths(m, trees, who):
             for what, name in VIEWS:
                 stem = full.rsplit(".", 1)[0] if of == "KEY" and what == "KEY" else full
                 path = name.format(of=stem)
-                if (what == "DIR") != (of == "DIR") or path == full or (what == "DIR" and not p and path.startswith(f"{step}.") and "/" in path):
+                if (
+                    (what == "DIR") != (of == "DIR")
+                    or path == full
+                    or (what == "DIR" and not p and path.startswith(f"{step}.") and "/" in path)
+                ):
                     continue
                 if not os.path.exists(m.top / path):
                     continue
                 if what == "DIR":
-                    inside = path.startswith(full + "/")   # who cannot enter it does not even find the name
+                    inside = path.startswith(full + "/")  # who cannot enter it does not even find the name
                     wanted[path] = who.read_below(tree, p) and (not inside or who.allowed(tree[p], 1))
                 else:
                     wanted[path] = who.read(tree, p)
-                if (m.top / path).is_dir():                # BLOB.tree and all in it, with its views
-                    for inner in [*(m.top / path).rglob("*"), m.top / path / ".tree.json", m.top / f"{path}.safetensors"]:
+                if (m.top / path).is_dir():  # BLOB.tree and all in it, with its views
+                    for inner in [
+                        *(m.top / path).rglob("*"),
+                        m.top / path / ".tree.json",
+                        m.top / f"{path}.safetensors",
+                    ]:
                         wanted[str(inner.relative_to(m.top))] = wanted[path]
     return wanted
 
@@ -251,11 +291,21 @@ VIEWS = other_users.views()
 
 def test_views_are_listed():
     """The table in semantics.md, from which the tests below take the views, has all kinds that there are."""
-    shown = {"KEY": "RAW", "KEY.npy": "NPY", "KEY.txt": "TEXT", "KEY.meta.json": "META", "DIR/.tree.json": "TREE", "DIR.safetensors": "SAFETENSORS",
-             "KEY@SLICE": "SLICE", "KEY@SLICE.npy": "SLICE_NPY"}
+    shown = {
+        "KEY": "RAW",
+        "KEY.npy": "NPY",
+        "KEY.txt": "TEXT",
+        "KEY.meta.json": "META",
+        "DIR/.tree.json": "TREE",
+        "DIR.safetensors": "SAFETENSORS",
+        "KEY@SLICE": "SLICE",
+        "KEY@SLICE.npy": "SLICE_NPY",
+    }
     listed = {name.format(of=of).replace(":1", "SLICE") for of, name in VIEWS}
     assert set(shown) <= listed
-    assert len(other_users.view_kinds() - set(shown.values())) <= len(listed - set(shown) - {"DIR/.safetensors", "BLOB.tree"})
+    assert len(other_users.view_kinds() - set(shown.values())) <= len(
+        listed - set(shown) - {"DIR/.safetensors", "BLOB.tree"}
+    )
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -291,8 +341,15 @@ def test_without_allow_other(steps):
     """Nothing at all, be it as public as can be."""
     m, trees = steps()
     commit(m)
-    everything = [*paths_of(trees, other_users.Rights(0)), *view_paths(m, trees, other_users.Rights(0)), "", ".files", ".files/1", ".ckptfs",
-                  *(f".ckptfs/{n}" for n in os.listdir(m.top / ".ckptfs"))]
+    everything = [
+        *paths_of(trees, other_users.Rights(0)),
+        *view_paths(m, trees, other_users.Rights(0)),
+        "",
+        ".files",
+        ".files/1",
+        ".ckptfs",
+        *(f".ckptfs/{n}" for n in os.listdir(m.top / ".ckptfs")),
+    ]
     calls = [("text", m.top / p) for p in everything] + [("attribute", m.top / p, "user.ckpt.kind") for p in everything]
     assert set(other_users.as_user(USER, calls)) == {"EACCES"}
 
@@ -316,12 +373,33 @@ def test_attributes(steps):
 
 
 CHANGES = {
-    "dir": [("create", "{}/new"), ("mkdir", "{}/new"), ("rmdir", "{}"), ("chmod", "{}", 0o777), ("chown", "{}", USER, USER), ("touch", "{}"),
-            ("set_attribute", "{}", "user.x", "1"), ("set_attribute", "{}", "user.ckpt.pinned", "1"), ("set_attribute", "{}", "user.ckpt.metadata", "{{}}"),
-            ("set_attribute", "{}", "user.ckpt.kind", "list"), ("removexattr", "{}", "user.ckpt.metadata"), ("rename", "{}", "{}.new"),
-            ("rename", "{}", "{top}/99")],
-    "file": [("write", "{}"), ("append", "{}"), ("truncate", "{}", 0), ("unlink", "{}"), ("chmod", "{}", 0o777), ("chown", "{}", USER, USER),
-             ("touch", "{}"), ("set_attribute", "{}", "user.x", "1"), ("rename", "{}", "{}.new"), ("link", "{}", "{}.new")],
+    "dir": [
+        ("create", "{}/new"),
+        ("mkdir", "{}/new"),
+        ("rmdir", "{}"),
+        ("chmod", "{}", 0o777),
+        ("chown", "{}", USER, USER),
+        ("touch", "{}"),
+        ("set_attribute", "{}", "user.x", "1"),
+        ("set_attribute", "{}", "user.ckpt.pinned", "1"),
+        ("set_attribute", "{}", "user.ckpt.metadata", "{{}}"),
+        ("set_attribute", "{}", "user.ckpt.kind", "list"),
+        ("removexattr", "{}", "user.ckpt.metadata"),
+        ("rename", "{}", "{}.new"),
+        ("rename", "{}", "{top}/99"),
+    ],
+    "file": [
+        ("write", "{}"),
+        ("append", "{}"),
+        ("truncate", "{}", 0),
+        ("unlink", "{}"),
+        ("chmod", "{}", 0o777),
+        ("chown", "{}", USER, USER),
+        ("touch", "{}"),
+        ("set_attribute", "{}", "user.x", "1"),
+        ("rename", "{}", "{}.new"),
+        ("link", "{}", "{}.new"),
+    ],
 }
 
 
@@ -337,8 +415,13 @@ def test_what_is_changed(steps, state):
         for step in sorted(os.listdir(m.top)):
             for path in [m.top / step, *sorted((m.top / step).rglob("*"))]:
                 st = os.lstat(path)
-                found[str(path)] = (st.st_mode, st.st_uid, st.st_mtime_ns, path.read_bytes() if path.is_file() else None,
-                                    os.getxattr(path, "user.ckpt.state") if path.parent == m.top and not path.is_symlink() else None)
+                found[str(path)] = (
+                    st.st_mode,
+                    st.st_uid,
+                    st.st_mtime_ns,
+                    path.read_bytes() if path.is_file() else None,
+                    os.getxattr(path, "user.ckpt.state") if path.parent == m.top and not path.is_symlink() else None,
+                )
         return found
 
     before = look()
@@ -348,10 +431,22 @@ def test_what_is_changed(steps, state):
             path = f"{m.top}/{step}/{p}".rstrip("/")
             for call, *args in CHANGES["dir" if os.path.isdir(path) else "file"]:
                 calls.append((call, *(a.format(path, top=m.top) if isinstance(a, str) else a for a in args)))
-        calls += [("write", f"{m.top}/.files/{step}"), ("unlink", f"{m.top}/.files/{step}/_METADATA"), ("rmdir", f"{m.top}/.files/{step}"),
-                  ("create", f"{m.top}/.files/{step}/x"), ("rename", f"{m.top}/.files/{step}", f"{m.top}/.files/99")]
-    calls += [("mkdir", f"{m.top}/99"), ("mkdir", f"{m.top}/.new"), ("mkdir", f"{m.top}/.files/99"), ("create", f"{m.top}/.files/x"),
-              ("create", f"{m.top}/.ckptfs/x"), ("unlink", f"{m.top}/.ckptfs/steps.json"), ("write", f"{m.top}/.ckptfs/version")]
+        calls += [
+            ("write", f"{m.top}/.files/{step}"),
+            ("unlink", f"{m.top}/.files/{step}/_METADATA"),
+            ("rmdir", f"{m.top}/.files/{step}"),
+            ("create", f"{m.top}/.files/{step}/x"),
+            ("rename", f"{m.top}/.files/{step}", f"{m.top}/.files/99"),
+        ]
+    calls += [
+        ("mkdir", f"{m.top}/99"),
+        ("mkdir", f"{m.top}/.new"),
+        ("mkdir", f"{m.top}/.files/99"),
+        ("create", f"{m.top}/.files/x"),
+        ("create", f"{m.top}/.ckptfs/x"),
+        ("unlink", f"{m.top}/.ckptfs/steps.json"),
+        ("write", f"{m.top}/.ckptfs/version"),
+    ]
     got = other_users.as_user(USER, calls)
     done = [c for c, r in zip(calls, got) if r == "ok"]
     assert not done, done
@@ -371,10 +466,13 @@ def test_commit(steps):
     assert os.getxattr(m.top / "10", "user.ckpt.state") == b"committed"
     os.chmod(m.top / "3", 0o777)
     assert other_users.as_user(USER, [("sync", m.top / "3")]) == ["ok"]
-    os.chmod(m.source, 0o777)                               # who may write to the root may rename in it, as anywhere
+    os.chmod(m.source, 0o777)  # who may write to the root may rename in it, as anywhere
     (m.top / ".new").mkdir()
     assert other_users.as_user(USER, [("rename", m.top / ".new", m.top / "50")]) == ["EACCES"]
-    assert other_users.as_user(OWNER, [("mkdir", m.top / ".own"), ("rename", m.top / ".own", m.top / "51")]) == ["ok", "ok"]
+    assert other_users.as_user(OWNER, [("mkdir", m.top / ".own"), ("rename", m.top / ".own", m.top / "51")]) == [
+        "ok",
+        "ok",
+    ]
     # a committed step of which its owner has removed something
     os.unlink(m.top / "11/note")
     assert other_users.as_user(USER, [("sync", m.top / "11")]) == ["EACCES"]
@@ -404,7 +502,14 @@ def test_reasons(steps):
 
 def make_runs(folder):
     """Directories of runs, each with a step and an unfinished one."""
-    for name, mode in {"open": 0o755, "closed": 0o700, "listed": 0o744, "entered": 0o711, "closed/below": 0o755, "open/inner": 0o700}.items():
+    for name, mode in {
+        "open": 0o755,
+        "closed": 0o700,
+        "listed": 0o744,
+        "entered": 0o711,
+        "closed/below": 0o755,
+        "open/inner": 0o700,
+    }.items():
         util.copy_tree(util.ORBAX / "manager_steps/3", folder / name / "3")
         (folder / name / "4.orbax-checkpoint-tmp-7").mkdir()
         os.chmod(folder / name, mode)
@@ -421,7 +526,10 @@ def test_control_files(mount, tmp_path):
     other_users.let_in(m.top.parent)
     hidden = ("closed", "below", "listed", "entered", "inner")
     for name in os.listdir(m.top / ".ckptfs"):
-        everything, mine = (m.top / ".ckptfs" / name).read_text(), other_users.as_user(USER, [("text", m.top / ".ckptfs" / name)])[0]
+        everything, mine = (
+            (m.top / ".ckptfs" / name).read_text(),
+            other_users.as_user(USER, [("text", m.top / ".ckptfs" / name)])[0],
+        )
         assert not any(f"{h}/" in mine or f'/{h}"' in mine or f'"{h}"' in mine for h in hidden), (name, mine)
         if name in ("steps.json", "unfinished"):
             assert all(h in everything for h in hidden) and "open" in mine
@@ -429,7 +537,10 @@ def test_control_files(mount, tmp_path):
     assert [r["path"] for r in steps["roots"]] == ["open"]
 
 
-@pytest.mark.parametrize("options, paths", [(f"uid={USER}", ["closed", "closed/below", "entered", "listed", "open", "open/inner"]), ("umask=077", [])])
+@pytest.mark.parametrize(
+    "options, paths",
+    [(f"uid={USER}", ["closed", "closed/below", "entered", "listed", "open", "open/inner"]), ("umask=077", [])],
+)
 def test_control_files_as_shown(mount, tmp_path, options, paths):
     """The rights that the mount shows count."""
     other_users.let_in(tmp_path)
@@ -442,8 +553,20 @@ def test_control_files_as_shown(mount, tmp_path, options, paths):
     assert got == "EACCES" if not paths else [r["path"] for r in json.loads(got)["roots"]] == paths
 
 
-@pytest.mark.parametrize("closed", ["state", "state/_METADATA", "state/d", "state/manifest.ocdbt", "state/d/*", "state/ocdbt.process_0/d/*", "metrics",
-                                    "metrics/metrics", ""])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        "state",
+        "state/_METADATA",
+        "state/d",
+        "state/manifest.ocdbt",
+        "state/d/*",
+        "state/ocdbt.process_0/d/*",
+        "metrics",
+        "metrics/metrics",
+        "",
+    ],
+)
 def test_orbax(mount, tmp_path, closed):
     """An item has the rights of its files, whichever of them they are in."""
     other_users.let_in(tmp_path)
@@ -496,7 +619,9 @@ ROOT_OWNER = 65530
 
 @pytest.mark.parametrize("codec", ["none", "lz4"])
 def test_on_disk(mount, tmp_path, codec):
-    """Whoever reads the disk finds there no leaf that the mount does not let him read; all of it is the root owner's."""
+    """Whoever reads the disk finds there no leaf that the mount does not let him read; all of it is the root
+    owner's.
+    """
     other_users.let_in(tmp_path)
     root = tmp_path / "root"
     root.mkdir()
@@ -505,7 +630,7 @@ def test_on_disk(mount, tmp_path, codec):
     m = mount(root, "commit=explicit", "allow_other", f"codec={codec}")
     other_users.let_in(m.top.parent)
     trees = {name: make_step(m.top / name, *how) for name, how in STEPS.items()}
-    shared = numpy.random.default_rng(7).random(30_000)     # one object of a public and of a private leaf
+    shared = numpy.random.default_rng(7).random(30_000)  # one object of a public and of a private leaf
     for name in "1", "2":
         numpy.save(m.top / name / "shared.npy", shared)
         os.chmod(m.top / name / "shared.npy", STEPS[name][1][1])
@@ -516,7 +641,7 @@ def test_on_disk(mount, tmp_path, codec):
     files = [p for p in (root / ".ckptstore").rglob("*")]
     assert {os.stat(p).st_uid for p in files} == {ROOT_OWNER}
     assert not [p for p in files if p.is_file() and p.parent.parent.name == "objects" and os.stat(p).st_mode & 0o333]
-    named = {}                                              # object: the leaves that it holds
+    named = {}  # object: the leaves that it holds
     for manifest in (root / ".ckptstore/steps").glob("*.json"):
         nodes = json.loads(manifest.read_text())["nodes"]
         paths = [""]
@@ -536,7 +661,9 @@ def test_on_disk(mount, tmp_path, codec):
     readable = other_users.as_user(USER, [("read", root / ".ckptstore/steps/1.json")])
     assert readable == ["ok"]
     lone = [h for h, leaves in named.items() if {s for s, _ in leaves} == {"1"}]
-    assert lone and set(other_users.as_user(USER, [("read", root / ".ckptstore/objects" / h[:2] / h) for h in lone])) == {"ok"}
+    assert lone and set(
+        other_users.as_user(USER, [("read", root / ".ckptstore/objects" / h[:2] / h) for h in lone])
+    ) == {"ok"}
 
 
 def test_failed_commit_gives_back(mount, tmp_path):
@@ -548,17 +675,20 @@ def test_failed_commit_gives_back(mount, tmp_path):
     m = mount(root, "commit=explicit", "allow_other", "codec=none")
     other_users.let_in(m.top.parent)
     make_step(m.top / "9", *STEPS["9"])
-    (root / ".ckptstore/steps/9.json").mkdir()              # in its way
+    (root / ".ckptstore/steps/9.json").mkdir()  # in its way
     before = [os.stat(p) for p in sorted((m.top / "9").rglob("*"))]
     with pytest.raises(OSError):
         fd = os.open(m.top / "9", os.O_RDONLY)
         os.fsync(fd)
     os.close(fd)
-    time.sleep(1.1)                                         # the kernel remembers attributes of what is staged for a second
+    time.sleep(1.1)  # the kernel remembers attributes of what is staged for a second
     after = [os.stat(p) for p in sorted((m.top / "9").rglob("*"))]
     assert [(s.st_mode, s.st_uid, s.st_gid) for s in after] == [(s.st_mode, s.st_uid, s.st_gid) for s in before]
     assert not [p for p in (root / ".ckptstore/objects").rglob("*") if p.is_file() and os.stat(p).st_uid != 0]
     (root / ".ckptstore/steps/9.json").rmdir()
     assert other_users.as_user(OWNER, [("append", m.top / "9/note"), ("sync", m.top / "9")]) == ["ok", "ok"]
-    got = {str(p.relative_to(m.top / "9")): (stat.S_IMODE(os.stat(p).st_mode), os.stat(p).st_uid) for p in (m.top / "9").rglob("*")}
+    got = {
+        str(p.relative_to(m.top / "9")): (stat.S_IMODE(os.stat(p).st_mode), os.stat(p).st_uid)
+        for p in (m.top / "9").rglob("*")
+    }
     assert set(got.values()) == {(0o600, OWNER), (0o700, OWNER)}

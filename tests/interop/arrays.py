@@ -1,4 +1,5 @@
 """Arrays as a mount shows them, and random slices of them."""
+
 import random
 
 import numpy as np
@@ -13,14 +14,16 @@ def stored(a):
 
 def same_array(path, want):
     got = np.load(path)
-    assert got.dtype == want.dtype and got.shape == want.shape, f"{path}: {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
+    assert got.dtype == want.dtype and got.shape == want.shape, (
+        f"{path}: {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
+    )
     assert got.tobytes() == want.tobytes(), path
 
 
 def random_slice(rng, shape):
     """A NumPy slice as text, and as NumPy takes it."""
     parts = []
-    for size in shape[:rng.randint(1, len(shape))]:
+    for size in shape[: rng.randint(1, len(shape))]:
         if size and rng.random() < 0.3:
             parts.append(str(rng.randrange(-size, size)))
             continue

@@ -1,4 +1,5 @@
 """What a mount shows, bit for bit against the tree that a library restores."""
+
 import json
 import os
 import random
@@ -32,13 +33,20 @@ def stored(a):
         return a.astype(np.int8)
     if a.dtype.name in ("uint4", "uint2", "uint1"):
         return a.astype(np.uint8)
-    return a.view(f"V{a.dtype.itemsize}") if a.dtype.kind == "V" or a.dtype.name.startswith(("bfloat", "float8", "float6_", "float4_", "complex32", "bcomplex32")) else a
+    return (
+        a.view(f"V{a.dtype.itemsize}")
+        if a.dtype.kind == "V"
+        or a.dtype.name.startswith(("bfloat", "float8", "float6_", "float4_", "complex32", "bcomplex32"))
+        else a
+    )
 
 
 def same_array(path, want):
     got = np.load(path)
-    assert got.dtype == want.dtype and got.shape == want.shape, f"{path}: {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
-    padded = got.dtype.char in "gG"                        # long doubles, whose padding is not copied with a scalar
+    assert got.dtype == want.dtype and got.shape == want.shape, (
+        f"{path}: {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
+    )
+    padded = got.dtype.char in "gG"  # long doubles, whose padding is not copied with a scalar
     assert got.tobytes() == want.tobytes() or (padded and np.array_equal(got, want)), path
 
 

@@ -1,10 +1,12 @@
-"""The calls of Flax's guide "Save and load checkpoints", in its order, as it writes them; where an older edition of it, or its page on
-moving to Orbax, has another call for the same, that too.
+"""The calls of Flax's guide "Save and load checkpoints", in its order, as it writes them; where an older edition of it,
+or its page on moving to Orbax, has another call for the same, that too.
 
-CALLS lists them. Each takes the Guide it belongs to, which has the folder that the guide calls /tmp/flax_ckpt and the objects that the guide
-keeps from one call to the next, and returns what the call returns or what it has left. ERRORS are those that are to fail, REFUSED those that
-the installed libraries refuse although the guide has them, wherever the folder is.
+CALLS lists them. Each takes the Guide it belongs to, which has the folder that the guide calls /tmp/flax_ckpt and the
+objects that the guide keeps from one call to the next, and returns what the call returns or what it has left. ERRORS
+are those that are to fail, REFUSED those that the installed libraries refuse although the guide has them, wherever the
+folder is.
 """
+
 import json
 import os
 import shutil
@@ -29,8 +31,8 @@ class Call:
     section: str
     name: str
     run: Callable
-    saves: dict                                            # {path: tree} that are to be there afterwards
-    gone: tuple                                            # paths that are not
+    saves: dict  # {path: tree} that are to be there afterwards
+    gone: tuple  # paths that are not
 
 
 class Guide:
@@ -44,7 +46,14 @@ class Guide:
         return os.path.relpath(path, self.folder)
 
     def close(self):
-        for name in "checkpoint_manager", "async_checkpoint_manager", "named_manager", "orbax_checkpointer", "async_checkpointer", "multi_checkpointer":
+        for name in (
+            "checkpoint_manager",
+            "async_checkpoint_manager",
+            "named_manager",
+            "orbax_checkpointer",
+            "async_checkpointer",
+            "multi_checkpointer",
+        ):
             if hasattr(self, name):
                 getattr(self, name).close()
 
@@ -56,10 +65,12 @@ def call(section, saves=None, gone=(), name=None):
     def add(run):
         CALLS.append(Call(section, name or run.__name__, run, saves or {}, gone))
         return run
+
     return add
 
 
 # --- what is saved, and what it is restored to
+
 
 class CustomTrainState(train_state.TrainState):
     batch_stats: Any = None
@@ -78,11 +89,15 @@ named_ckpt = {"model": state, "config": config | {"name": "dense"}, "data": [x1]
 save_args = orbax_utils.save_args_from_target(ckpt)
 options = orbax.checkpoint.CheckpointManagerOptions(max_to_keep=2, create=True)
 
-empty_state = train_state.TrainState.create(apply_fn=model.apply, params=jax.tree.map(np.zeros_like, variables["params"]), tx=tx)
+empty_state = train_state.TrainState.create(
+    apply_fn=model.apply, params=jax.tree.map(np.zeros_like, variables["params"]), tx=tx
+)
 empty_config = {"dimensions": np.array([0, 0])}
 target = {"model": empty_state, "config": empty_config, "data": [jnp.zeros_like(x1)]}
 
-custom_state = CustomTrainState.create(apply_fn=state.apply_fn, params=state.params, tx=state.tx, batch_stats=np.arange(10))
+custom_state = CustomTrainState.create(
+    apply_fn=state.apply_fn, params=state.params, tx=state.tx, batch_stats=np.arange(10)
+)
 custom_ckpt = {"model": custom_state, "config": config, "data": [x1]}
 custom_target = {"model": custom_state, "config": None, "data": [jnp.zeros_like(x1)]}
 
@@ -94,10 +109,21 @@ ref_ckpt = {"model": mp_smaller}
 
 CKPT_PYTREE = [12, {"foo": "str", "bar": np.array((2, 3))}, [1, 4, 10]]
 TARGET_PYTREE = [0, {"foo": "", "bar": np.array((0))}, [0, 0, 0]]
-LEAVES = {"none": None, "int": 3, "float": 0.5, "bool": True, "text": "adam", "numpy": np.float32(1.5), "zero": jnp.zeros(()), "no": {}, "list": []}
+LEAVES = {
+    "none": None,
+    "int": 3,
+    "float": 0.5,
+    "bool": True,
+    "text": "adam",
+    "numpy": np.float32(1.5),
+    "zero": jnp.zeros(()),
+    "no": {},
+    "list": [],
+}
 
 
 # --- Setup
+
 
 @call("Setup", gone=("old",))
 def remove_existing(g):
@@ -115,6 +141,7 @@ def tree_map(g):
 
 
 # --- Save checkpoints
+
 
 @call("Save", {"orbax/single_save": ckpt})
 def save_single(g):
@@ -168,8 +195,16 @@ def legacy_save(g):
 
 @call("Save", {"old-edition/checkpoint_0": named_ckpt})
 def legacy_save_with_checkpointer(g):
-    return g.relative(checkpoints.save_checkpoint(ckpt_dir=g / "old-edition", target=named_ckpt, step=0, overwrite=False, keep=2,
-                                                  orbax_checkpointer=g.orbax_checkpointer))
+    return g.relative(
+        checkpoints.save_checkpoint(
+            ckpt_dir=g / "old-edition",
+            target=named_ckpt,
+            step=0,
+            overwrite=False,
+            keep=2,
+            orbax_checkpointer=g.orbax_checkpointer,
+        )
+    )
 
 
 @call("Save")
@@ -178,6 +213,7 @@ def legacy_save_earlier_step(g):
 
 
 # --- Restore checkpoints
+
 
 @call("Restore")
 def restore_single(g):
@@ -221,6 +257,7 @@ def legacy_latest(g):
 
 # --- Restore with custom dataclasses
 
+
 @call("Dataclasses")
 def restore_target(g):
     return g.orbax_checkpointer.restore(g / "orbax/single_save", item=target)
@@ -228,7 +265,9 @@ def restore_target(g):
 
 @call("Dataclasses")
 def restore_target_args(g):
-    return g.orbax_checkpointer.restore(g / "orbax/single_save", item=target, restore_args=orbax_utils.restore_args_from_target(target))
+    return g.orbax_checkpointer.restore(
+        g / "orbax/single_save", item=target, restore_args=orbax_utils.restore_args_from_target(target)
+    )
 
 
 @call("Dataclasses")
@@ -243,9 +282,12 @@ def legacy_restore_target(g):
 
 # --- Restore when checkpoint structures differ
 
+
 @call("Structures differ", {f"{MANAGED}/5": custom_ckpt, f"{MANAGED}/4": ckpt}, (f"{MANAGED}/3",))
 def save_custom(g):
-    return g.checkpoint_manager.save(5, custom_ckpt, save_kwargs={"save_args": orbax_utils.save_args_from_target(custom_ckpt)})
+    return g.checkpoint_manager.save(
+        5, custom_ckpt, save_kwargs={"save_args": orbax_utils.save_args_from_target(custom_ckpt)}
+    )
 
 
 @call("Structures differ")
@@ -255,7 +297,9 @@ def partial_target(g):
 
 @call("Structures differ")
 def partial_restore(g):
-    args = orbax.checkpoint.args.PyTreeRestore({"config": empty_config, "data": [jnp.zeros_like(x1)]}, partial_restore=True)
+    args = orbax.checkpoint.args.PyTreeRestore(
+        {"config": empty_config, "data": [jnp.zeros_like(x1)]}, partial_restore=True
+    )
     return g.orbax_checkpointer.restore(g / "orbax/single_save", args=args)
 
 
@@ -287,7 +331,9 @@ def legacy_transforms(g):
     return checkpoints.restore_checkpoint(g / LEGACY, target=custom_target, step=4, orbax_transforms={})
 
 
-@call("Structures differ", {f"{LEGACY}/checkpoint_4": ckpt, f"{LEGACY}/checkpoint_5": ckpt}, (f"{LEGACY}/checkpoint_0",))
+@call(
+    "Structures differ", {f"{LEGACY}/checkpoint_4": ckpt, f"{LEGACY}/checkpoint_5": ckpt}, (f"{LEGACY}/checkpoint_0",)
+)
 def legacy_save_msgpack(g):
     flax.config.update("flax_use_orbax_checkpointing", False)
     return g.relative(checkpoints.save_checkpoint(ckpt_dir=g / LEGACY, target=ckpt, step=5, overwrite=True, keep=2))
@@ -314,6 +360,7 @@ def deserialize_tree(g):
 
 # --- Asynchronized checkpointing
 
+
 @call("Async")
 def initialize(g):
     return jax.distributed.initialize("localhost:8889", num_processes=1, process_id=0)
@@ -321,7 +368,9 @@ def initialize(g):
 
 @call("Async", {"orbax/single_save_async": ckpt})
 def async_save(g):
-    g.async_checkpointer = orbax.checkpoint.AsyncCheckpointer(orbax.checkpoint.PyTreeCheckpointHandler(), timeout_secs=50)
+    g.async_checkpointer = orbax.checkpoint.AsyncCheckpointer(
+        orbax.checkpoint.PyTreeCheckpointHandler(), timeout_secs=50
+    )
     g.async_checkpointer.save(g / "orbax/single_save_async", ckpt, save_args=save_args)
     g.async_checkpointer.wait_until_finished()
 
@@ -333,14 +382,18 @@ def async_restore(g):
 
 @call("Async")
 def async_manager(g):
-    g.async_checkpoint_manager = orbax.checkpoint.CheckpointManager(g / "orbax/managed_async", g.async_checkpointer, options)
+    g.async_checkpoint_manager = orbax.checkpoint.CheckpointManager(
+        g / "orbax/managed_async", g.async_checkpointer, options
+    )
     return g.async_checkpoint_manager.wait_until_finished()
 
 
 @call("Async", {f"{LEGACY}/checkpoint_6": ckpt})
 def legacy_async_checkpointer(g):
     flax.config.update("flax_use_orbax_checkpointing", True)
-    checkpoints.save_checkpoint(g / LEGACY, ckpt, step=6, overwrite=True, keep=3, orbax_checkpointer=g.async_checkpointer)
+    checkpoints.save_checkpoint(
+        g / LEGACY, ckpt, step=6, overwrite=True, keep=3, orbax_checkpointer=g.async_checkpointer
+    )
     g.async_checkpointer.wait_until_finished()
     return checkpoints.restore_checkpoint(g / LEGACY, target=None, step=6)
 
@@ -356,9 +409,11 @@ def legacy_async_manager(g):
 
 # --- Multi-host/multi-process checkpointing
 
+
 @call("Multi-process")
 def pjit_resources(g):
     from jax.experimental import pjit
+
     return pjit.pjit(lambda x: x, in_axis_resources=None, out_axis_resources=PartitionSpec("x", "y"))
 
 
@@ -394,20 +449,27 @@ def sharded_restore_otherwise(g):
 @call("Multi-process", {"multiprocess/checkpoint_3": mp_ckpt})
 def legacy_save_multiprocess(g):
     flax.config.update("flax_use_orbax_checkpointing", True)
-    g.multi_checkpointer = orbax.checkpoint.AsyncCheckpointer(orbax.checkpoint.PyTreeCheckpointHandler(), timeout_secs=50)
-    path = checkpoints.save_checkpoint_multiprocess(g / "multiprocess", mp_ckpt, step=3, overwrite=True, keep=4, orbax_checkpointer=g.multi_checkpointer)
+    g.multi_checkpointer = orbax.checkpoint.AsyncCheckpointer(
+        orbax.checkpoint.PyTreeCheckpointHandler(), timeout_secs=50
+    )
+    path = checkpoints.save_checkpoint_multiprocess(
+        g / "multiprocess", mp_ckpt, step=3, overwrite=True, keep=4, orbax_checkpointer=g.multi_checkpointer
+    )
     g.multi_checkpointer.wait_until_finished()
     return g.relative(path)
 
 
 @call("Multi-process")
 def legacy_restore_multiprocess(g):
-    return checkpoints.restore_checkpoint(g / "multiprocess", target=ref_ckpt, step=3, orbax_checkpointer=g.multi_checkpointer)
+    return checkpoints.restore_checkpoint(
+        g / "multiprocess", target=ref_ckpt, step=3, orbax_checkpointer=g.multi_checkpointer
+    )
 
 
 @call("Multi-process")
 def legacy_gda_manager(g):
     from jax.experimental.array_serialization.serialization import GlobalAsyncCheckpointManager
+
     flax.config.update("flax_use_orbax_checkpointing", False)
     gacm = GlobalAsyncCheckpointManager(timeout_secs=50)
     checkpoints.save_checkpoint_multiprocess(g / "gda", mp_ckpt, step=3, overwrite=True, keep=4, gda_manager=gacm)
@@ -418,10 +480,14 @@ def legacy_gda_manager(g):
 @call("Multi-process")
 def legacy_gda_restore(g):
     from jax.experimental.array_serialization.serialization import GlobalAsyncCheckpointManager
-    return checkpoints.restore_checkpoint(g / "gda", target=ref_ckpt, step=3, gda_manager=GlobalAsyncCheckpointManager(timeout_secs=50))
+
+    return checkpoints.restore_checkpoint(
+        g / "gda", target=ref_ckpt, step=3, gda_manager=GlobalAsyncCheckpointManager(timeout_secs=50)
+    )
 
 
 # --- If you don't save pytrees; what a leaf may be
+
 
 @call("Leaves", {"singleton": {"checkpoint": jnp.arange(10)}})
 def single_array(g):
@@ -452,7 +518,9 @@ def all_leaves(g):
 @call("Leaves")
 def all_leaves_target(g):
     known = LEAVES | {"numpy": 0.0}
-    return g.orbax_checkpointer.restore(g / "leaves", item=known, restore_args=orbax_utils.restore_args_from_target(known))
+    return g.orbax_checkpointer.restore(
+        g / "leaves", item=known, restore_args=orbax_utils.restore_args_from_target(known)
+    )
 
 
 @call("Leaves", {"leaves-flax/checkpoint_1": LEAVES})
@@ -463,19 +531,25 @@ def legacy_all_leaves(g):
 
 # --- Migrate checkpointing to Orbax
 
+
 @call("Migrate", {f"prefix/test_{n}": CKPT_PYTREE for n in (1, 2, 3, 4)}, ("prefix/test_0",))
 def legacy_prefix(g):
     flax.config.update("flax_use_orbax_checkpointing", False)
     for step in range(5):
         checkpoints.save_checkpoint(g / "prefix", CKPT_PYTREE, step=step, prefix="test_", keep=3, keep_every_n_steps=2)
-    return sorted(os.listdir(g / "prefix")), checkpoints.restore_checkpoint(g / "prefix", target=TARGET_PYTREE, step=4, prefix="test_")
+    return sorted(os.listdir(g / "prefix")), checkpoints.restore_checkpoint(
+        g / "prefix", target=TARGET_PYTREE, step=4, prefix="test_"
+    )
 
 
 @call("Migrate", {f"named/test_{n}": CKPT_PYTREE for n in (0, 2, 3, 4)}, ("named/test_1",))
 def manager_prefix(g):
-    mgr_options = orbax.checkpoint.CheckpointManagerOptions(create=True, max_to_keep=3, keep_period=2, step_prefix="test")
+    mgr_options = orbax.checkpoint.CheckpointManagerOptions(
+        create=True, max_to_keep=3, keep_period=2, step_prefix="test"
+    )
     g.named_manager = orbax.checkpoint.CheckpointManager(
-        g / "named", orbax.checkpoint.Checkpointer(orbax.checkpoint.PyTreeCheckpointHandler()), mgr_options)
+        g / "named", orbax.checkpoint.Checkpointer(orbax.checkpoint.PyTreeCheckpointHandler()), mgr_options
+    )
     for step in range(5):
         args = orbax_utils.save_args_from_target(CKPT_PYTREE)
         g.named_manager.save(step, CKPT_PYTREE, save_kwargs={"save_args": args})
@@ -488,9 +562,15 @@ def manager_prefix_restore(g):
     return g.named_manager.restore(4, items=TARGET_PYTREE, restore_kwargs={"restore_args": restore_args})
 
 
-@call("Migrate", {f"best/{n}": {"n": n, "metrics.json": json.dumps({"loss": loss}).encode()} for n, loss in [(2, 0.5), (4, 0.7)]}, ("best/3",))
+@call(
+    "Migrate",
+    {f"best/{n}": {"n": n, "metrics.json": json.dumps({"loss": loss}).encode()} for n, loss in [(2, 0.5), (4, 0.7)]},
+    ("best/3",),
+)
 def manager_best(g):
-    best = orbax.checkpoint.CheckpointManagerOptions(create=True, max_to_keep=2, best_fn=lambda m: m["loss"], best_mode="min")
+    best = orbax.checkpoint.CheckpointManagerOptions(
+        create=True, max_to_keep=2, best_fn=lambda m: m["loss"], best_mode="min"
+    )
     with orbax.checkpoint.CheckpointManager(g / "best", orbax.checkpoint.PyTreeCheckpointer(), best) as kept:
         for step, loss in enumerate([3.0, 2.0, 0.5, 1.0, 0.7]):
             kept.save(step, {"n": step}, metrics={"loss": loss})
@@ -499,10 +579,23 @@ def manager_best(g):
 
 # --- what came of a call
 
-ERRORS = {"save_again": ValueError, "legacy_save_earlier_step": ValueError, "manager_restore_deleted": FileNotFoundError,
-          "legacy_restore_missing": ValueError, "partial_checkpoint": ValueError, "legacy_partial_checkpoint": ValueError}
-REFUSED = {"tree_map": AttributeError, "partial_target": ValueError, "deserialize_tree": TypeError, "initialize": RuntimeError,
-           "pjit_resources": TypeError, "sharded_restore": ValueError, "manager_prefix_restore": ValueError}
+ERRORS = {
+    "save_again": ValueError,
+    "legacy_save_earlier_step": ValueError,
+    "manager_restore_deleted": FileNotFoundError,
+    "legacy_restore_missing": ValueError,
+    "partial_checkpoint": ValueError,
+    "legacy_partial_checkpoint": ValueError,
+}
+REFUSED = {
+    "tree_map": AttributeError,
+    "partial_target": ValueError,
+    "deserialize_tree": TypeError,
+    "initialize": RuntimeError,
+    "pjit_resources": TypeError,
+    "sharded_restore": ValueError,
+    "manager_prefix_restore": ValueError,
+}
 
 
 def outcome(one, g):
@@ -525,7 +618,10 @@ def assert_same(a, b):
         if isinstance(x, jax.Array):
             assert x.sharding == y.sharding
             x, y = ([np.asarray(shard.data) for shard in leaf.addressable_shards] for leaf in (x, y))
-            assert all(p.dtype == q.dtype and p.shape == q.shape and p.tobytes() == q.tobytes() for p, q in zip(x, y, strict=True))
+            assert all(
+                p.dtype == q.dtype and p.shape == q.shape and p.tobytes() == q.tobytes()
+                for p, q in zip(x, y, strict=True)
+            )
         elif isinstance(x, np.ndarray):
             assert x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
         else:
@@ -533,11 +629,17 @@ def assert_same(a, b):
 
 
 def as_saved(tree, flax_file):
-    """A tree as dicts, lists and leaves; an empty named tuple is None for Orbax, and an empty dict in Flax's own files."""
+    """A tree as dicts, lists and leaves; an empty named tuple is None for Orbax, and an empty dict in Flax's own
+    files.
+    """
     if hasattr(tree, "_fields"):
         return as_saved(tree._asdict(), flax_file) if tree._fields else {} if flax_file else None
     if isinstance(tree, flax.struct.PyTreeNode):
-        return {f.name: as_saved(getattr(tree, f.name), flax_file) for f in fields(tree) if f.metadata.get("pytree_node", True)}
+        return {
+            f.name: as_saved(getattr(tree, f.name), flax_file)
+            for f in fields(tree)
+            if f.metadata.get("pytree_node", True)
+        }
     if isinstance(tree, dict):
         return {key: as_saved(value, flax_file) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -1,5 +1,6 @@
-"""A training run in small: live_writer.py FOLDER SECONDS LAYOUT. Saves a step again and again, keeping the last two; each element of a
-step's arrays is the step's number, so that a mixture of two steps would show."""
+"""A training run in small: live_writer.py FOLDER SECONDS LAYOUT. Saves a step again and again, keeping the last two;
+each element of a step's arrays is the step's number, so that a mixture of two steps would show."""
+
 import contextlib
 import sys
 import time
@@ -7,11 +8,11 @@ import time
 import jax
 
 jax.config.update("jax_platforms", "cpu")
-import flax                                                 # noqa: E402 - after the choice of the platform
-import jax.numpy as jnp                                     # noqa: E402
-import numpy as np                                          # noqa: E402
-import orbax.checkpoint as ocp                              # noqa: E402
-from flax.training import checkpoints                       # noqa: E402
+import flax  # noqa: E402 - after the choice of the platform
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import orbax.checkpoint as ocp  # noqa: E402
+from flax.training import checkpoints  # noqa: E402
 
 folder, seconds, layout = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 
@@ -23,17 +24,28 @@ def saver():
         yield lambda step, tree: checkpoints.save_checkpoint(folder, tree, step, keep=2)
         return
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=layout == "ocdbt")
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=2), item_handlers=handler) as manager:
+    with ocp.CheckpointManager(
+        folder, options=ocp.CheckpointManagerOptions(max_to_keep=2), item_handlers=handler
+    ) as manager:
+
         def save(step, tree):
             manager.save(step, args=ocp.args.PyTreeSave(tree))
             manager.wait_until_finished()
+
         yield save
 
 
 with saver() as save:
     end, step = time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        save(step, {"params": {f"w{n}": jnp.full((40 + n, 50), step, jnp.float32) for n in range(8)}, "big": np.full(300_000, step, np.int32), "step": step})
+        save(
+            step,
+            {
+                "params": {f"w{n}": jnp.full((40 + n, 50), step, jnp.float32) for n in range(8)},
+                "big": np.full(300_000, step, np.int32),
+                "step": step,
+            },
+        )
         step += 1
         time.sleep(0.2)
 print(step)

@@ -1,4 +1,7 @@
-"""Unmodified libraries save to MOUNT/.files of a native root, and read there: what they save is a step of their own format, and opens up as a tree."""
+"""Unmodified libraries save to MOUNT/.files of a native root, and read there: what they save is a step of their own
+format, and opens up as a tree.
+"""
+
 import os
 
 import flax.serialization
@@ -25,8 +28,15 @@ def native(mount, tmp_path):
 
 
 def tree(step=0):
-    return {"params": {"w": np.arange(12, dtype=np.float32).reshape(3, 4) + step, "b": np.arange(4).astype(ml_dtypes.bfloat16)},
-            "list": [np.arange(3), np.float32(1.5)], "step": step, "none": None}
+    return {
+        "params": {
+            "w": np.arange(12, dtype=np.float32).reshape(3, 4) + step,
+            "b": np.arange(4).astype(ml_dtypes.bfloat16),
+        },
+        "list": [np.arange(3), np.float32(1.5)],
+        "step": step,
+        "none": None,
+    }
 
 
 def equal(a, b):
@@ -35,7 +45,10 @@ def equal(a, b):
         assert np.asarray(x).dtype == np.asarray(y).dtype and np.array_equal(np.asarray(x), np.asarray(y))
 
 
-@pytest.mark.parametrize("kind", [ocp.PyTreeCheckpointer, ocp.StandardCheckpointer, lambda: ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())])
+@pytest.mark.parametrize(
+    "kind",
+    [ocp.PyTreeCheckpointer, ocp.StandardCheckpointer, lambda: ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())],
+)
 @pytest.mark.parametrize("ocdbt", [True, False])
 def test_checkpointers(native, tmp_path, kind, ocdbt):
     """The same calls with a plain directory give the same."""
@@ -48,7 +61,11 @@ def test_checkpointers(native, tmp_path, kind, ocdbt):
     elif not ocdbt:
         made.close()
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
-        made = ocp.AsyncCheckpointer(handler) if isinstance(made, ocp.AsyncCheckpointer) and type(made) is ocp.AsyncCheckpointer else ocp.Checkpointer(handler)
+        made = (
+            ocp.AsyncCheckpointer(handler)
+            if isinstance(made, ocp.AsyncCheckpointer) and type(made) is ocp.AsyncCheckpointer
+            else ocp.Checkpointer(handler)
+        )
     with made as checkpointer:
         for folder in native / ".files", tmp_path / "plain":
             checkpointer.save(folder / "single", saved)
@@ -62,15 +79,21 @@ def test_checkpointers(native, tmp_path, kind, ocdbt):
 
 @pytest.mark.parametrize("background", [True, False])
 def test_manager(native, background):
-    """max_to_keep, latest and best of the library's own, which deletes its steps there. What others have in the folder stays."""
+    """max_to_keep, latest and best of the library's own, which deletes its steps there. What others have in the folder
+    stays.
+    """
     (native / ".files/notes").mkdir()
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=background, best_fn=lambda m: m["loss"], best_mode="min")
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=background, best_fn=lambda m: m["loss"], best_mode="min"
+    )
     with ocp.CheckpointManager(native / ".files", options=options) as manager:
         for step in range(5):
             manager.save(step, args=ocp.args.PyTreeSave(tree(step)), metrics={"loss": abs(step - 1.2)})
         manager.wait_until_finished()
         assert sorted(manager.all_steps()) == [1, 2] and manager.best_step() == 1
-        equal(manager.restore(2, args=ocp.args.PyTreeRestore())["params"]["w"], jax.numpy.asarray(tree(2)["params"]["w"]))
+        equal(
+            manager.restore(2, args=ocp.args.PyTreeRestore())["params"]["w"], jax.numpy.asarray(tree(2)["params"]["w"])
+        )
     assert sorted(os.listdir(native.top)) == ["1", "2", "latest", "notes"]
     np.testing.assert_array_equal(np.load(native / "2/params/w.npy"), tree(2)["params"]["w"])
 
@@ -96,7 +119,9 @@ def store(m, step):
 
 
 def test_steps_of_the_store(native):
-    """They are Orbax checkpoints there: for StandardCheckpointer and for a manager, which takes them over, old ones to delete included."""
+    """They are Orbax checkpoints there: for StandardCheckpointer and for a manager, which takes them over, old ones to
+    delete included.
+    """
     for step in "0", "1":
         store(native, step)
     assert sorted(os.listdir(native / ".files")) == ["0", "1"]
@@ -113,18 +138,27 @@ def test_steps_of_the_store(native):
             manager.save(step, args=ocp.args.PyTreeSave(tree(step)))
         manager.wait_until_finished()
         assert manager.all_steps() == [2, 3]
-    assert sorted(os.listdir(native.top)) == ["2", "3", "latest"] and util.ckptfs("info", native.source, "--fast").returncode == 0
+    assert (
+        sorted(os.listdir(native.top)) == ["2", "3", "latest"]
+        and util.ckptfs("info", native.source, "--fast").returncode == 0
+    )
 
 
 def test_a_step_of_the_store_is_not_lost_by_half(native, mount):
-    """What is removed of its files there is removed of nothing else, and the step goes with its last file and directory only."""
+    """What is removed of its files there is removed of nothing else, and the step goes with its last file and directory
+    only.
+    """
     store(native, "4")
     files = native / ".files/4"
     os.unlink(files / "_METADATA")
     assert "_METADATA" not in os.listdir(files) and not (files / "_METADATA").exists()
     with pytest.raises(OSError):
         os.rmdir(files)
-    for attempt in (lambda: open(files / "x", "w"), lambda: open(files / "manifest.ocdbt", "a"), lambda: os.mkdir(files / "x")):
+    for attempt in (
+        lambda: open(files / "x", "w"),
+        lambda: open(files / "manifest.ocdbt", "a"),
+        lambda: os.mkdir(files / "x"),
+    ):
         with util.fails(30):
             attempt()
     np.testing.assert_array_equal(np.load(native / "4/params/w.npy"), tree(4)["params"]["w"])
@@ -159,4 +193,6 @@ def test_files(native):
     assert sorted(os.listdir(native.top)) == ["model.safetensors", "weights.msgpack"]
     np.testing.assert_array_equal(np.load(native / "model.safetensors/a/b.npy"), np.arange(6.0))
     np.testing.assert_array_equal(np.load(native / "weights.msgpack/w.npy"), tree(2)["params"]["w"])
-    np.testing.assert_array_equal(safetensors.numpy.load_file(native / ".files/model.safetensors")["a.b"], np.arange(6.0))
+    np.testing.assert_array_equal(
+        safetensors.numpy.load_file(native / ".files/model.safetensors")["a.b"], np.arange(6.0)
+    )

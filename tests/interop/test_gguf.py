@@ -1,4 +1,5 @@
 """What the mount shows of files that the gguf package has just written, in both byte orders."""
+
 import errno
 import json
 import os
@@ -36,13 +37,18 @@ def write(path, tensors, quantised=None, endian=gguf.GGUFEndian.LITTLE, alignmen
 def model():
     tree = {f"blk.{i}.attn.weight": RNG.standard_normal((6, 8)).astype(np.float32) for i in range(3)}
     tree |= {"token_embd.weight": RNG.standard_normal((20, 4)).astype(np.float16), "output": RNG.standard_normal(7)}
-    return tree | {f"t.{name}": RNG.integers(-100, 100, (2, 3, 4)).astype(name) for name in ("int8", "int16", "int32", "int64")}
+    return tree | {
+        f"t.{name}": RNG.integers(-100, 100, (2, 3, 4)).astype(name) for name in ("int8", "int16", "int32", "int64")
+    }
 
 
 def quantised():
     """Blocks as the package makes them, for 4 rows of 512."""
     rows = RNG.standard_normal((4, 512)).astype(np.float32)
-    return {f"q.{kind.name}": (kind, gguf.quants.quantize(rows, kind)) for kind in (TYPES.Q4_0, TYPES.Q5_1, TYPES.Q8_0, TYPES.TQ1_0, TYPES.TQ2_0)}
+    return {
+        f"q.{kind.name}": (kind, gguf.quants.quantize(rows, kind))
+        for kind in (TYPES.Q4_0, TYPES.Q5_1, TYPES.Q8_0, TYPES.TQ1_0, TYPES.TQ2_0)
+    }
 
 
 def paths(tensors):
@@ -52,7 +58,7 @@ def paths(tensors):
 def add_pairs(w):
     w.add_name("tiny")
     w.add_uint64("x.u64", 2**64 - 1)
-    w.add_int64("x.i64", -2**63)
+    w.add_int64("x.i64", -(2**63))
     w.add_float32("x.f32", 0.1)
     w.add_bool("x.bool", True)
     w.add_array("x.ints", [1, -2, 3])
@@ -70,16 +76,24 @@ def test_file(mount, tmp_path, endian, alignment):
     m = mount(tmp_path / "x.gguf")
     compare(m.top, paths(tensors), alignment)
     read = gguf.GGUFReader(tmp_path / "x.gguf")
-    assert {".".join(leaf["path"]) for leaf in json.loads((m / ".tree.json").read_text())["leaves"]} == {t.name for t in read.tensors}
+    assert {".".join(leaf["path"]) for leaf in json.loads((m / ".tree.json").read_text())["leaves"]} == {
+        t.name for t in read.tensors
+    }
     for t in read.tensors:
         path = m / t.name.replace(".", "/")
         if t.name in blocks:
             assert path.read_bytes() == t.data.tobytes()
             meta = json.loads(Path(f"{path}.meta.json").read_text())
-            assert (meta["kind"], meta["dtype"], meta["shape"]) == ("blob", t.tensor_type.name, [int(n) for n in t.shape[::-1]])
+            assert (meta["kind"], meta["dtype"], meta["shape"]) == (
+                "blob",
+                t.tensor_type.name,
+                [int(n) for n in t.shape[::-1]],
+            )
     metadata = json.loads(os.getxattr(m.top, "user.ckpt.metadata"))
     assert metadata["general.architecture"] == "llama" and metadata["general.name"] == "tiny"
-    assert metadata["x.u64"] == 2**64 - 1 and metadata["x.i64"] == -2**63 and metadata["x.f32"] == float(np.float32(0.1))
+    assert (
+        metadata["x.u64"] == 2**64 - 1 and metadata["x.i64"] == -(2**63) and metadata["x.f32"] == float(np.float32(0.1))
+    )
     assert metadata["x.bool"] is True and metadata["x.ints"] == [1, -2, 3] and metadata["x.text"] == "ü\n\"" * 3
     assert metadata["x.long"] == {"type": "string", "bytes": 100000}
     assert metadata["tokenizer.ggml.tokens"] == {"type": "array", "of": "string", "count": len(VOCABULARY)}
@@ -102,20 +116,28 @@ def test_bfloat16_and_names(mount, tmp_path):
 
 
 def tensor_info(name, dims, kind, offset):
-    return struct.pack("<Q", len(name)) + name.encode() + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+    return (
+        struct.pack("<Q", len(name)) + name.encode() + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+    )
 
 
 def test_types_that_are_not_known(mount, tmp_path):
     """They are listed, and take nothing else with them."""
     infos = tensor_info("ok", [4], 0, 0) + tensor_info("new", [4], 99, 32) + tensor_info("scratch", [32, 2], 9, 64)
     head = struct.pack("<4sIQQ", b"GGUF", 3, 3, 0) + infos
-    (tmp_path / "x.gguf").write_bytes(head + bytes(-len(head) % 32) + np.arange(4, dtype=np.float32).tobytes() + bytes(1000))
+    (tmp_path / "x.gguf").write_bytes(
+        head + bytes(-len(head) % 32) + np.arange(4, dtype=np.float32).tobytes() + bytes(1000)
+    )
     m = mount(tmp_path / "x.gguf")
     assert sorted(os.listdir(m.top)) == ["new.npy", "ok.npy", "scratch.npy"]
     same_array(m / "ok.npy", np.arange(4, dtype=np.float32))
     assert util.read_error(m / "new.npy") == util.read_error(m / "scratch.npy") == errno.EOPNOTSUPP
     leaves = {leaf["path"][0]: leaf for leaf in json.loads((m / ".tree.json").read_text())["leaves"]}
-    assert leaves["new"]["dtype"] == "type 99" and leaves["scratch"]["dtype"] == "Q8_1" and leaves["scratch"]["shape"] == [2, 32]
+    assert (
+        leaves["new"]["dtype"] == "type 99"
+        and leaves["scratch"]["dtype"] == "Q8_1"
+        and leaves["scratch"]["shape"] == [2, 32]
+    )
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -142,12 +164,19 @@ def test_large(mount, tmp_path, order):
 def test_safetensors_view(mount, tmp_path):
     """The arrays as one safetensors file; quantised tensors are left out of it, and named."""
     import safetensors.numpy
+
     tensors, blocks = model(), quantised()
     write(tmp_path / "x.gguf", tensors, blocks, pairs=add_pairs)
     m = mount(tmp_path / "x.gguf")
     loaded = safetensors.numpy.load_file(m / ".safetensors")
-    assert loaded.keys() == tensors.keys() and all(loaded[k].tobytes() == stored(a).tobytes() for k, a in tensors.items())
+    assert loaded.keys() == tensors.keys() and all(
+        loaded[k].tobytes() == stored(a).tobytes() for k, a in tensors.items()
+    )
     with safetensors.safe_open(m / ".safetensors", "numpy") as f:
         metadata = f.metadata()
-    assert all(metadata[name] == "left out: a blob" for name in blocks) and metadata["format"] == "gguf" and metadata["general.name"] == "tiny"
+    assert (
+        all(metadata[name] == "left out: a blob" for name in blocks)
+        and metadata["format"] == "gguf"
+        and metadata["general.name"] == "tiny"
+    )
     assert metadata["x.u64"] == str(2**64 - 1)

@@ -1,5 +1,7 @@
-"""Flax's guide "Save and load checkpoints" with the libraries that it is about, unmodified: each of its calls with its folder in MOUNT/.files of a native
-root, and with a plain folder. Both give the same, and what is saved there opens up as a tree in the mount."""
+"""Flax's guide "Save and load checkpoints" with the libraries that it is about, unmodified: each of its calls with its
+folder in MOUNT/.files of a native root, and with a plain folder. Both give the same, and what is saved there opens up
+as a tree in the mount."""
+
 import os
 import re
 import socket
@@ -22,7 +24,11 @@ class Both:
     """The guide in two folders, one call after the other."""
 
     def __init__(self, mounted, plain):
-        self.mounted, self.guides, self.outcomes = mounted, [guide.Guide(str(plain)), guide.Guide(str(mounted / ".files/flax_ckpt"))], []
+        self.mounted, self.guides, self.outcomes = (
+            mounted,
+            [guide.Guide(str(plain)), guide.Guide(str(mounted / ".files/flax_ckpt"))],
+            [],
+        )
 
     def run_to(self, index):
         """The outcomes of one call; those before it are made first, if they have not been."""
@@ -52,8 +58,10 @@ def compare_saved(top, files, saves, seed):
         assert os.getxattr(top / path, "user.ckpt.format") == (b"flax-msgpack" if flax_file else b"orbax")
         compare(top / path, guide.as_saved(tree, flax_file), seed)
     for parent in {(top / path).parent for path in saves}:
+
         def listed():
             return sorted(set(os.listdir(parent)) - {"latest"}) == sorted(os.listdir(files / parent.relative_to(top)))
+
         util.wait_for(listed, 10)
 
 
@@ -69,7 +77,7 @@ def test_call(both, index):
         assert swapped == str(plain)
     else:
         assert wanted is None, f"{one.name} works now"
-    if len(both.outcomes) == index + 1:                    # later calls delete what this one has saved
+    if len(both.outcomes) == index + 1:  # later calls delete what this one has saved
         top = both.mounted / "flax_ckpt"
         for path in one.gone:
             util.wait_for(lambda: not (top / path).exists(), 10)
@@ -103,11 +111,21 @@ def test_two_processes(mount, tmp_path):
     util.ckptfs("init", tmp_path / "root")
     m = mount(tmp_path / "root", "refresh=0.2")
     command = [sys.executable, HERE / "guide_processes.py", str(free_port()), tmp_path / "plain", m / ".files/run"]
-    programs = [subprocess.Popen([*command, str(k)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for k in range(2)]
+    programs = [
+        subprocess.Popen([*command, str(k)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for k in range(2)
+    ]
     try:
         said = [p.communicate(timeout=120) for p in programs]
     finally:
         for p in programs:
             util.end_process(p)
-    assert all(p.returncode == 0 and out.endswith("good\n") for p, (out, _) in zip(programs, said)), "\n".join(err[-3000:] for _, err in said)
-    compare_saved(m / "run", m / ".files/run", {"orbax/managed_async/0": guide.mp_ckpt, "multiprocess/checkpoint_3": guide.mp_ckpt}, seed=0)
+    assert all(p.returncode == 0 and out.endswith("good\n") for p, (out, _) in zip(programs, said)), "\n".join(
+        err[-3000:] for _, err in said
+    )
+    compare_saved(
+        m / "run",
+        m / ".files/run",
+        {"orbax/managed_async/0": guide.mp_ckpt, "multiprocess/checkpoint_3": guide.mp_ckpt},
+        seed=0,
+    )

@@ -1,4 +1,7 @@
-"""While the real CheckpointManager, or Flax by itself, saves and deletes steps, a reader of the mount sees whole steps only, and `latest` follows."""
+"""While the real CheckpointManager, or Flax by itself, saves and deletes steps, a reader of the mount sees whole steps
+only, and `latest` follows.
+"""
+
 import errno
 import os
 import random
@@ -18,7 +21,9 @@ GONE = {errno.ENOENT}
 
 
 class Reader:
-    """Reads the mount at random and counts what it saw; a fault is an AssertionError, or any error but that of a step that has gone."""
+    """Reads the mount at random and counts what it saw; a fault is an AssertionError, or any error but that of a step
+    that has gone.
+    """
 
     def __init__(self, top, seed, prefix):
         self.top, self.rng, self.prefix = top, random.Random(seed), prefix
@@ -57,7 +62,11 @@ class Reader:
     def latest(self):
         """Through the link: whatever step it is, it is one."""
         value = int((self.top / "latest/step.json").read_text())
-        assert value == int(os.readlink(self.top / "latest").removeprefix(self.prefix)) or value in self.steps() or value + 3 > max(self.steps(), default=0)
+        assert (
+            value == int(os.readlink(self.top / "latest").removeprefix(self.prefix))
+            or value in self.steps()
+            or value + 3 > max(self.steps(), default=0)
+        )
 
     def slow_leaf(self, step):
         """Reads on after a while, when the step may be deleted."""
@@ -88,17 +97,24 @@ def test_live(mount, tmp_path, layout):
     root, prefix = tmp_path / "run", "checkpoint_" if layout == "flax" else ""
     root.mkdir()
     m = mount(root, "refresh=1", patience=SECONDS + 120)
-    output = tmp_path / "writer.log"                       # a file: a pipe that nobody reads would stop the writer when it is full
+    output = tmp_path / "writer.log"  # a file: a pipe that nobody reads would stop the writer when it is full
     with open(output, "w") as log:
-        writer = subprocess.Popen([sys.executable, Path(__file__).parent / "live_writer.py", root, str(SECONDS), layout],
-                                  stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        writer = subprocess.Popen(
+            [sys.executable, Path(__file__).parent / "live_writer.py", root, str(SECONDS), layout],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
     reader, lag = Reader(m.top, 1, prefix), 0.0
     try:
         behind = None
         while writer.poll() is None:
             reader.turn()
             # how long `latest` stays behind what the source has
-            newest = max((int(n.removeprefix(prefix)) for n in os.listdir(root) if n.removeprefix(prefix).isdigit()), default=None)
+            newest = max(
+                (int(n.removeprefix(prefix)) for n in os.listdir(root) if n.removeprefix(prefix).isdigit()),
+                default=None,
+            )
             try:
                 shown = int(os.readlink(m / "latest").removeprefix(prefix))
             except FileNotFoundError:
@@ -115,7 +131,10 @@ def test_live(mount, tmp_path, layout):
         util.end_process(writer)
     assert writer.returncode == 0, said[-3000:]
     saved = int(said.split()[-1])
-    print(f"{saved} steps saved, {len(reader.seen)} seen whole, {reader.read} leaves read, {reader.gone} times gone, latest at most {lag:.1f} s behind")
+    print(
+        f"{saved} steps saved, {len(reader.seen)} seen whole, {reader.read} leaves read, "
+        f"{reader.gone} times gone, latest at most {lag:.1f} s behind"
+    )
     assert saved > SECONDS / 5 and len(reader.seen) > saved / 10 and reader.read > 100
     assert lag < 10
     util.wait_for(lambda: os.readlink(m / "latest") == f"{prefix}{saved - 1}", 15)

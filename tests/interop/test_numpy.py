@@ -1,4 +1,5 @@
 """What the mount shows of files that NumPy has just saved is, bit for bit, what NumPy loads."""
+
 import os
 import random
 import zipfile
@@ -13,7 +14,30 @@ import util
 pytestmark = pytest.mark.filterwarnings("ignore:Stored array in format")
 
 SLICES = 200
-TYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "g", "c8", "c16", "G", "S7", "U3", "V5", "M8[ns]", "m8[25us]", "M8[D]"]
+TYPES = [
+    "?",
+    "i1",
+    "i2",
+    "i4",
+    "i8",
+    "u1",
+    "u2",
+    "u4",
+    "u8",
+    "f2",
+    "f4",
+    "f8",
+    "g",
+    "c8",
+    "c16",
+    "G",
+    "S7",
+    "U3",
+    "V5",
+    "M8[ns]",
+    "m8[25us]",
+    "M8[D]",
+]
 SHAPES = [(), (1,), (0,), (5,), (3, 4), (3, 0, 2), (2, 3, 4, 5), (1, 7, 1)]
 RECORD = np.dtype([("x", "<i4"), ("y", ">f8", (2,)), ("\u65e5", "S3"), ("in", [("a", "?"), ("b", "<u2")])])
 
@@ -21,9 +45,13 @@ RECORD = np.dtype([("x", "<i4"), ("y", ">f8", (2,)), ("\u65e5", "S3"), ("in", [(
 def filled(dtype, shape, order="C", seed=0):
     """An array of any type with bytes that tell its elements apart."""
     dtype = np.dtype(dtype)
-    data = np.random.default_rng(seed).integers(0, 2 if dtype.kind == "b" else 100, int(np.prod(shape)) * dtype.itemsize, np.uint8)
+    data = np.random.default_rng(seed).integers(
+        0, 2 if dtype.kind == "b" else 100, int(np.prod(shape)) * dtype.itemsize, np.uint8
+    )
     if dtype.kind == "U":
-        data = np.frombuffer(data.astype(dtype.str[0] + "u4")[: data.size // 4 or None].tobytes()[: data.size], np.uint8)
+        data = np.frombuffer(
+            data.astype(dtype.str[0] + "u4")[: data.size // 4 or None].tobytes()[: data.size], np.uint8
+        )
     return np.asarray(np.frombuffer(data.tobytes(), dtype).reshape(shape), order=order)
 
 
@@ -60,7 +88,7 @@ def same_array(got, want):
 def random_index(rng, shape):
     """A basic index of an array and its text, some of it out of range."""
     index, text = [], []
-    for n in shape[:rng.randint(0, len(shape))]:
+    for n in shape[: rng.randint(0, len(shape))]:
         if n and rng.random() < 0.3:
             i = rng.randrange(-n, n)
             index.append(i)
@@ -121,7 +149,22 @@ def test_npy_folder(mount, tmp_path):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_names(save, mount, tmp_path):
     """Any name that a file can have, and positional ones."""
-    keys = ["", "a b", "\u00e9\u65e5", "100%", "tab\there", "dots.in.name", "..", "x/y/z", "/top", "a.npy", "long" * 60, "quote'\"", "@0:1", "\\"]
+    keys = [
+        "",
+        "a b",
+        "\u00e9\u65e5",
+        "100%",
+        "tab\there",
+        "dots.in.name",
+        "..",
+        "x/y/z",
+        "/top",
+        "a.npy",
+        "long" * 60,
+        "quote'\"",
+        "@0:1",
+        "\\",
+    ]
     arrays = {key: np.array([i, -i]) for i, key in enumerate(keys)}
     save(tmp_path / "names.npz", *arrays.values(), **arrays)
     m = mount(tmp_path / "names.npz")
@@ -150,7 +193,7 @@ def test_other_zips(mount, tmp_path):
     np.save(tmp_path / "a.npy", a)
     np.save(tmp_path / "big.npy", big)
 
-    class Stream:                                          # which cannot seek, so that sizes follow the data
+    class Stream:  # which cannot seek, so that sizes follow the data
         def __init__(self, path, prefix=b""):
             self.f = open(path, "wb")
             self.f.write(prefix)

@@ -1,8 +1,10 @@
 """What the mount shows of files that PyTorch has just saved is, bit for bit, what was saved.
 
-PyTorch is large, so it need not be in the tests' own environment: $TORCH_PYTHON, this Python or the system's one saves (Debian has the
-package python3-torch), and what comes out is compared here. What that version does not have (float8, distributed checkpoints) is left out.
+PyTorch is large, so it need not be in the tests' own environment: $TORCH_PYTHON, this Python or the system's one saves
+(Debian has the package python3-torch), and what comes out is compared here. What that version does not have (float8,
+distributed checkpoints) is left out.
 """
+
 import errno
 import hashlib
 import json
@@ -22,8 +24,14 @@ SAVER = Path(__file__).parent / "torch_save.py"
 
 
 def run(python, *args, limit=240, **environment):
-    return subprocess.run([python, "-W", "ignore", SAVER, *map(str, args)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit,
-                          env=os.environ | environment)
+    return subprocess.run(
+        [python, "-W", "ignore", SAVER, *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        env=os.environ | environment,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,7 @@ def truth_of(folder):
 
 # --- comparing
 
+
 def file_of(top, path):
     """Where a leaf is, without its suffix."""
     keys = []
@@ -70,7 +79,9 @@ def compare_leaf(folder, file, leaf):
         return compare_array(folder, file, leaf)
     if leaf["kind"] == "value":
         got = json.loads(Path(f"{file}.json").read_text())
-        assert repr(sorted(got) if "set" in file.name else got) == repr(leaf["value"]), f"{file}: {got}, not {leaf['value']}"
+        assert repr(sorted(got) if "set" in file.name else got) == repr(leaf["value"]), (
+            f"{file}: {got}, not {leaf['value']}"
+        )
     elif leaf["kind"] == "bytes":
         assert file.read_bytes().hex() == leaf["hex"], file
     elif leaf["kind"] == "unsupported":
@@ -101,7 +112,10 @@ def compare(folder, top, leaves, seed):
 
 # --- torch.save
 
-@pytest.mark.parametrize("name", ["training.pt", "dtypes.pt", "views.pth", "values.pt", "sparse.pt", "state.bin", "list.ckpt", "tensor.pt"])
+
+@pytest.mark.parametrize(
+    "name", ["training.pt", "dtypes.pt", "views.pth", "values.pt", "sparse.pt", "state.bin", "list.ckpt", "tensor.pt"]
+)
 def test_saved(saved, module_mount, name):
     compare(saved, module_mount(saved) / name, truth_of(saved)[name], name)
 
@@ -114,15 +128,42 @@ def test_names(saved, module_mount, mount):
     """Keys that are no names, that collide, and that are no strings."""
     top = module_mount(saved) / "names.pt"
     listed = {os.path.relpath(os.path.join(folder, name), top) for folder, _, files in os.walk(top) for name in files}
-    assert listed == {"a/b.npy", "a/c.npy", "a/b/d.json", ".x.json", "x..json", "x..y.json", "sp ace%2Fslash.npy", "%.json", "%2E%2E.json", "%2541.json",
-                      "ünï/%.npy", "tab%09.json", "3.npy", "-1.json", "True.json", "None.json", "(1, 'a').json", "2.5.json",
-                      "deep/er/and/deeper/still.npy"}
+    assert listed == {
+        "a/b.npy",
+        "a/c.npy",
+        "a/b/d.json",
+        ".x.json",
+        "x..json",
+        "x..y.json",
+        "sp ace%2Fslash.npy",
+        "%.json",
+        "%2E%2E.json",
+        "%2541.json",
+        "ünï/%.npy",
+        "tab%09.json",
+        "3.npy",
+        "-1.json",
+        "True.json",
+        "None.json",
+        "(1, 'a').json",
+        "2.5.json",
+        "deep/er/and/deeper/still.npy",
+    }
     assert np.load(top / "a/c.npy") == [2]
     flat = mount(saved / "names.pt", "flat")
-    assert {"a.b.npy", "a", "deep.er.and"} <= set(os.listdir(flat.top)) and os.listdir(flat / "deep.er.and") == ["deeper.still.npy"]
+    assert {"a.b.npy", "a", "deep.er.and"} <= set(os.listdir(flat.top)) and os.listdir(flat / "deep.er.and") == [
+        "deeper.still.npy"
+    ]
 
 
-@pytest.mark.parametrize("name, says", [("old.pt", "torch.save(torch.load("), ("script.pt", "TorchScript"), ("module.pt", "torch.nn.modules.linear.Linear")])
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("old.pt", "torch.save(torch.load("),
+        ("script.pt", "TorchScript"),
+        ("module.pt", "torch.nn.modules.linear.Linear"),
+    ],
+)
 def test_refused(saved, module_mount, name, says):
     """What is no plain data does not open, and says why."""
     path = module_mount(saved) / name
@@ -134,7 +175,7 @@ def test_refused(saved, module_mount, name, says):
 
 def test_safetensors(saved, module_mount, torch_python, tmp_path):
     """The view DIR.safetensors of a state dict, as safetensors.torch reads it: whole, by mmap, and in slices."""
-    modules = tmp_path / "modules"                         # its compiled part is for any Python
+    modules = tmp_path / "modules"  # its compiled part is for any Python
     modules.mkdir()
     for name in ("safetensors", "packaging"):
         spec = __import__("importlib.util").util.find_spec(name)
@@ -145,6 +186,7 @@ def test_safetensors(saved, module_mount, torch_python, tmp_path):
 
 
 # --- distributed checkpoints
+
 
 def test_distributed(saved, module_mount):
     if "dcp" not in truth_of(saved):

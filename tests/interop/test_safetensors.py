@@ -1,4 +1,7 @@
-"""What the mount shows of files that safetensors has just written, and what safetensors (NumPy, PyTorch) makes of the mount's own files."""
+"""What the mount shows of files that safetensors has just written, and what safetensors (NumPy, PyTorch) makes of the
+mount's own files.
+"""
+
 import errno
 import json
 import mmap
@@ -16,11 +19,36 @@ import util
 from arrays import compare, same_array, stored
 
 RNG = np.random.default_rng(11)
-DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64"]
-SMALL = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2fnuz,
-         ml_dtypes.float8_e8m0fnu]
-NAMES = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
-         "float8_e8m0fnu": "F8_E8M0"}
+DTYPES = [
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+]
+SMALL = [
+    ml_dtypes.bfloat16,
+    ml_dtypes.float8_e4m3fn,
+    ml_dtypes.float8_e5m2,
+    ml_dtypes.float8_e4m3fnuz,
+    ml_dtypes.float8_e5m2fnuz,
+    ml_dtypes.float8_e8m0fnu,
+]
+NAMES = {
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+}
 
 
 def noise(dtype, *shape):
@@ -47,8 +75,14 @@ def model():
     tree = {f"types.{name}": noise(name, 5, 7) for name in DTYPES} | {"types.bfloat16": noise(ml_dtypes.bfloat16, 4, 6)}
     for layer in range(3):
         tree |= {f"layers.{layer}.weight": noise("float32", 16, 9), f"layers.{layer}.bias": noise("float16", 16)}
-    return tree | {"scalar": noise("int64"), "empty": noise("float32", 0), "none": noise("int8", 3, 0, 2), "one": noise("float64", 1),
-                   "deep": noise("int16", 2, 3, 1, 2, 3), "wide": noise("uint8", 1, 100000)}
+    return tree | {
+        "scalar": noise("int64"),
+        "empty": noise("float32", 0),
+        "none": noise("int8", 3, 0, 2),
+        "one": noise("float64", 1),
+        "deep": noise("int16", 2, 3, 1, 2, 3),
+        "wide": noise("uint8", 1, 100000),
+    }
 
 
 def paths(tensors):
@@ -79,7 +113,11 @@ def test_small_floats(mount, src):
     """Types that NumPy has no name for, the packed ones, and data that are not aligned."""
     arrays = {np.dtype(t).name: noise(t, 3, 5) for t in SMALL[1:]}
     tensors = {name: (NAMES[name], a.shape, a.tobytes()) for name, a in arrays.items()}
-    packed = {"four.F4": ("F4", (3, 4), RNG.bytes(6)), "six.F6_E2M3": ("F6_E2M3", (4,), RNG.bytes(3)), "six.F6_E3M2": ("F6_E3M2", (2, 2), RNG.bytes(3))}
+    packed = {
+        "four.F4": ("F4", (3, 4), RNG.bytes(6)),
+        "six.F6_E2M3": ("F6_E2M3", (4,), RNG.bytes(3)),
+        "six.F6_E3M2": ("F6_E3M2", (2, 2), RNG.bytes(3)),
+    }
     odd = noise("float64", 3)
     write(src / "x.safetensors", {"byte": ("U8", (1,), b"x"), "odd": ("F64", (3,), odd.tobytes())} | tensors | packed)
     assert set(safetensors.safe_open(src / "x.safetensors", "numpy").keys()) == {"byte", "odd", *tensors, *packed}
@@ -95,8 +133,29 @@ def test_small_floats(mount, src):
 
 def test_names(mount, src):
     """Anything is a name. Dots make directories, unless that would make two of a name; with -o flat they do not."""
-    names = ["", ".", "..", "a", "a.b", "a.b.c", "a..b", ".x", "x.", "a/b", "%", "ü.é", "tab\tnl\n", "nul\0", "n" * 300, "CASE", "case", "a.npy", "a.b.npy",
-             "b.npy.c", "b"]
+    names = [
+        "",
+        ".",
+        "..",
+        "a",
+        "a.b",
+        "a.b.c",
+        "a..b",
+        ".x",
+        "x.",
+        "a/b",
+        "%",
+        "ü.é",
+        "tab\tnl\n",
+        "nul\0",
+        "n" * 300,
+        "CASE",
+        "case",
+        "a.npy",
+        "a.b.npy",
+        "b.npy.c",
+        "b",
+    ]
     tensors = {name: np.array([i], np.int32) for i, name in enumerate(names)}
     safetensors.numpy.save_file(tensors, src / "x.safetensors")
     m, flat = mount(src / "x.safetensors"), mount(src / "x.safetensors", "flat")
@@ -107,7 +166,18 @@ def test_names(mount, src):
             same_array(top / leaf["file"], tensors[".".join(leaf["path"])])
     assert [len(leaf["path"]) for leaf in tree["leaves"]] == [1] * len(names)
     assert sorted(os.listdir(m / "a")) == ["b", "b.npy", "npy.npy"] and os.listdir(m / "a/b") == ["c.npy", "npy.npy"]
-    assert {"%.npy", "%2E.npy", "%2E%2E.npy", "a.npy", "a..b.npy", ".x.npy", "x..npy", "a%2Fb.npy", "%25.npy", "nul%00.npy"} <= set(os.listdir(m.top))
+    assert {
+        "%.npy",
+        "%2E.npy",
+        "%2E%2E.npy",
+        "a.npy",
+        "a..b.npy",
+        ".x.npy",
+        "x..npy",
+        "a%2Fb.npy",
+        "%25.npy",
+        "nul%00.npy",
+    } <= set(os.listdir(m.top))
 
 
 def test_large(mount, src):
@@ -141,13 +211,16 @@ def test_many(mount, src):
 
 # --- folders of shards
 
+
 def save_shards(folder, tensors, shards=3, base="model"):
     """As the libraries of models do: shards, an index and a configuration."""
     folder.mkdir(exist_ok=True)
     names = [f"{base}-{n + 1:05}-of-{shards:05}.safetensors" for n in range(shards)]
     where = {name: names[i % shards] for i, name in enumerate(tensors)}
     for shard in names:
-        safetensors.numpy.save_file({k: a for k, a in tensors.items() if where[k] == shard}, folder / shard, {"format": "pt"})
+        safetensors.numpy.save_file(
+            {k: a for k, a in tensors.items() if where[k] == shard}, folder / shard, {"format": "pt"}
+        )
     index = {"metadata": {"total_size": sum(a.nbytes for a in tensors.values())}, "weight_map": where}
     (folder / f"{base}.safetensors.index.json").write_text(json.dumps(index, indent=2))
     (folder / "config.json").write_text('{"model_type": "none"}')
@@ -163,11 +236,20 @@ def test_shards(mount, src):
     for m in mount(src / "model"), mount(src):
         top = m.top if m.source == src / "model" else m / "model"
         compare(top, paths(tensors), 4)
-        assert json.loads(os.getxattr(top, "user.ckpt.metadata")) == {"total_size": sum(a.nbytes for a in tensors.values()), "format": "pt"}
-        assert (top / "config.json").read_text() == '{"model_type": "none"}' and (top / "original/deep/notes.txt").read_text() == "notes"
+        assert json.loads(os.getxattr(top, "user.ckpt.metadata")) == {
+            "total_size": sum(a.nbytes for a in tensors.values()),
+            "format": "pt",
+        }
+        assert (top / "config.json").read_text() == '{"model_type": "none"}' and (
+            top / "original/deep/notes.txt"
+        ).read_text() == "notes"
         assert (top / "stray.safetensors").read_bytes() == b"not of the index"
         listed = set(os.listdir(top))
-        assert listed == {name.split(".")[0] + ("" if "." in name else ".npy") for name in tensors} | {"config.json", "original", "stray.safetensors"}
+        assert listed == {name.split(".")[0] + ("" if "." in name else ".npy") for name in tensors} | {
+            "config.json",
+            "original",
+            "stray.safetensors",
+        }
         meta = json.loads((top / "layers/0/weight.meta.json").read_text())
         assert meta["format"] == "safetensors" and meta["shard"] == where["layers.0.weight"]
 
@@ -181,7 +263,9 @@ def test_shards_that_are_wrong(mount, src):
     with open(folder / "model-00003-of-00004.safetensors", "ab") as f:
         f.write(b"x")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    index["weight_map"] = {k: v for k, v in index["weight_map"].items() if k != "extra"} | {"not.there": "model-00001-of-00004.safetensors"}
+    index["weight_map"] = {k: v for k, v in index["weight_map"].items() if k != "extra"} | {
+        "not.there": "model-00001-of-00004.safetensors"
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     m = mount(src)
     errors = {"model-00002-of-00004.safetensors": errno.EIO, "model-00003-of-00004.safetensors": errno.EUCLEAN}
@@ -213,24 +297,31 @@ def test_download_cache(mount, src):
 
 
 def test_several_indices(mount, src):
-    """"model" comes first; the files of the others are files."""
+    """ "model" comes first; the files of the others are files."""
     tensors = {f"a.{i}": noise("float32", 4) for i in range(4)}
     half = {name: noise("float16", 4) for name in tensors}
     save_shards(src / "m", half, 2, "a.fp16")
     save_shards(src / "m", tensors, 2)
     m = mount(src / "m")
     compare(m.top, paths(tensors), 6)
-    assert (m / "a.fp16-00001-of-00002.safetensors").read_bytes() == (src / "m/a.fp16-00001-of-00002.safetensors").read_bytes()
-    assert "a.fp16.safetensors.index.json" in os.listdir(m.top) and "model.safetensors.index.json" not in os.listdir(m.top)
+    assert (m / "a.fp16-00001-of-00002.safetensors").read_bytes() == (
+        src / "m/a.fp16-00001-of-00002.safetensors"
+    ).read_bytes()
+    assert "a.fp16.safetensors.index.json" in os.listdir(m.top) and "model.safetensors.index.json" not in os.listdir(
+        m.top
+    )
 
 
 # --- the mount's own safetensors files
+
 
 def check_loaded(path, tensors):
     loaded = safetensors.numpy.load_file(path)
     assert loaded.keys() == tensors.keys()
     for name, a in tensors.items():
-        assert loaded[name].shape == a.shape and loaded[name].dtype == a.dtype and loaded[name].tobytes() == a.tobytes(), name
+        assert (
+            loaded[name].shape == a.shape and loaded[name].dtype == a.dtype and loaded[name].tobytes() == a.tobytes()
+        ), name
     with safetensors.safe_open(path, "numpy") as f:
         assert set(f.keys()) == tensors.keys()
         name = max((n for n in tensors if tensors[n].ndim == 2), key=lambda n: tensors[n].nbytes)
@@ -250,14 +341,18 @@ def test_views(mount, src):
     with safetensors.safe_open(m / "file.safetensors/types.safetensors", "numpy") as f:
         assert f.metadata() == {"format": "np", "k": "v"}
     with safetensors.safe_open(m / "shards.safetensors", "numpy") as f:
-        assert f.metadata() == {"format": "pt", "total_size": str(sum(a.nbytes for a in tensors.values())), "config.json": "left out: a blob"}
+        assert f.metadata() == {
+            "format": "pt",
+            "total_size": str(sum(a.nbytes for a in tensors.values())),
+            "config.json": "left out: a blob",
+        }
     with open(m / "file.safetensors.safetensors", "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as data:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:8 + size])
+        header = json.loads(data[8 : 8 + size])
         assert (8 + size) % 64 == 0
         for name, a in tensors.items():
             begin, end = header[name]["data_offsets"]
-            assert data[8 + size + begin:8 + size + end] == a.tobytes() and (8 + size + begin) % a.dtype.itemsize == 0
+            assert data[8 + size + begin : 8 + size + end] == a.tobytes() and (8 + size + begin) % a.dtype.itemsize == 0
     # what was written anew is a file like any other
     (src / "copy.safetensors").write_bytes((m / "shards.safetensors").read_bytes())
     compare(mount(src / "copy.safetensors").top, paths(tensors), 7)
@@ -266,18 +361,22 @@ def test_views(mount, src):
 TORCH = """
 import sys, torch, safetensors, safetensors.torch
 source, mount = sys.argv[1:]
-tree = {"a.weight": torch.randn(7, 5), "a.bias": torch.randn(7).to(torch.bfloat16), "b": torch.arange(6, dtype=torch.int64).reshape(2, 3),
-        "t.half": torch.randn(3, 3).half(), "t.bool": torch.tensor([True, False]), "t.scalar": torch.tensor(1.5), "t.empty": torch.zeros(0, 4)}
+tree = {"a.weight": torch.randn(7, 5), "a.bias": torch.randn(7).to(torch.bfloat16),
+        "b": torch.arange(6, dtype=torch.int64).reshape(2, 3),
+        "t.half": torch.randn(3, 3).half(), "t.bool": torch.tensor([True, False]),
+        "t.scalar": torch.tensor(1.5), "t.empty": torch.zeros(0, 4)}
 if mount == "-":
     torch.manual_seed(3)
-    safetensors.torch.save_file({k: v + 0 if v.dtype != torch.bool else v for k, v in tree.items()}, source, {"format": "pt"})
+    tree = {k: v + 0 if v.dtype != torch.bool else v for k, v in tree.items()}
+    safetensors.torch.save_file(tree, source, {"format": "pt"})
 else:
     want, got = safetensors.torch.load_file(source), safetensors.torch.load_file(mount)
     assert want.keys() == got.keys(), got.keys()
     for k, v in want.items():
         assert v.dtype == got[k].dtype and torch.equal(v, got[k]), k
     with safetensors.safe_open(mount, "pt") as f:
-        assert torch.equal(f.get_slice("a.weight")[2:5, 1], want["a.weight"][2:5, 1]) and f.metadata() == {"format": "pt"}
+        assert torch.equal(f.get_slice("a.weight")[2:5, 1], want["a.weight"][2:5, 1])
+        assert f.metadata() == {"format": "pt"}
 """
 
 
@@ -287,8 +386,18 @@ def torch_python(tmp_path):
     (tmp_path / "packages/safetensors").symlink_to(Path(safetensors.__file__).parent)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "packages")}
     for python in os.path.join(os.path.dirname(os.__file__), "../../bin/python3"), "/usr/bin/python3":
-        if subprocess.run([python, "-c", "import torch, safetensors.torch"], env=environment, capture_output=True, timeout=util.LIMIT).returncode == 0:
-            return lambda *args: subprocess.run([python, "-c", TORCH, *map(str, args)], env=environment, check=True, timeout=util.LIMIT)
+        if (
+            subprocess.run(
+                [python, "-c", "import torch, safetensors.torch"],
+                env=environment,
+                capture_output=True,
+                timeout=util.LIMIT,
+            ).returncode
+            == 0
+        ):
+            return lambda *args: subprocess.run(
+                [python, "-c", TORCH, *map(str, args)], env=environment, check=True, timeout=util.LIMIT
+            )
     pytest.skip("no PyTorch")
 
 

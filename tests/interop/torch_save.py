@@ -1,9 +1,12 @@
-"""Saves with PyTorch what tests/interop/test_pytorch.py compares a mount with. For a Python that has torch; needs nothing else.
+"""Saves with PyTorch what tests/interop/test_pytorch.py compares a mount with. For a Python that has torch; needs
+nothing else.
 
-    torch_save.py save FOLDER         checkpoints, and FOLDER/truth.json with the leaves of each; the elements of arrays are in FOLDER/raw
-    torch_save.py ranks FOLDER N      a distributed checkpoint that N processes save together
-    torch_save.py load FOLDER FILE    compares what safetensors.torch reads from FILE with what a state dict had
+torch_save.py save FOLDER         checkpoints, and FOLDER/truth.json with the leaves of each; the elements of arrays are
+                                  in FOLDER/raw
+torch_save.py ranks FOLDER N      a distributed checkpoint that N processes save together
+torch_save.py load FOLDER FILE    compares what safetensors.torch reads from FILE with what a state dict had
 """
+
 import collections
 import io
 import json
@@ -13,11 +16,33 @@ import sys
 import torch
 import torch.nn as nn
 
-DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64", "complex128", "complex32",
-          "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
+DTYPES = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
+    "complex32",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+]
 
 
 # --- what was saved
+
 
 def elements(t):
     """The bytes of a tensor's elements in C order."""
@@ -41,7 +66,10 @@ class Truth:
 
     def leaves(self, tree, path=()):
         if isinstance(tree, torch.Tensor):
-            yield list(path), {"kind": "unsupported"} if tree.layout != torch.strided or tree.is_quantized else self.array(tree)
+            yield (
+                list(path),
+                {"kind": "unsupported"} if tree.layout != torch.strided or tree.is_quantized else self.array(tree),
+            )
         elif isinstance(tree, dict):
             for key, value in tree.items():
                 yield from self.leaves(value, (*path, str(key)))
@@ -71,10 +99,16 @@ class Truth:
 
 # --- trees
 
+
 def net():
     torch.manual_seed(1)
-    return nn.Sequential(collections.OrderedDict(
-        embed=nn.Embedding(11, 8), block=nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.BatchNorm1d(5)), conv=nn.Conv2d(3, 4, 3)))
+    return nn.Sequential(
+        collections.OrderedDict(
+            embed=nn.Embedding(11, 8),
+            block=nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.BatchNorm1d(5)),
+            conv=nn.Conv2d(3, 4, 3),
+        )
+    )
 
 
 def training():
@@ -88,14 +122,28 @@ def training():
         optimizer.step()
         schedule.step()
     plain = {k: v for k, v in schedule.state_dict().items() if not callable(v)}
-    return {"epoch": 2, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": plain, "rng": torch.get_rng_state(),
-            "args": {"lr": 1e-3, "name": "größer\n", "flag": True, "nothing": None, "big": 2**70, "negative": -5, "inf": float("inf")}}
+    return {
+        "epoch": 2,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": plain,
+        "rng": torch.get_rng_state(),
+        "args": {
+            "lr": 1e-3,
+            "name": "größer\n",
+            "flag": True,
+            "nothing": None,
+            "big": 2**70,
+            "negative": -5,
+            "inf": float("inf"),
+        },
+    }
 
 
 def can_save(t):
     try:
         torch.save(t, io.BytesIO())
-    except KeyError:                                       # a type that this torch computes with, but does not save
+    except KeyError:  # a type that this torch computes with, but does not save
         return False
     return True
 
@@ -123,25 +171,72 @@ def views():
     base = torch.arange(60, dtype=torch.float32).reshape(5, 12)
     cx = torch.complex(base[:2, :3], base[2:4, :3])
     image = torch.arange(2 * 3 * 4 * 5, dtype=torch.float16).reshape(2, 3, 4, 5)
-    tree = {"base": base, "tied": base, "t": base.t(), "row": base[3], "column": base[:, 7], "stepped": base[1::2, ::5], "tail": base[4:],
-            "expanded": base[2].expand(4, 12), "scalar": torch.tensor(7), "broadcast": torch.tensor(1.5).expand(3, 2, 2),
-            "window": base.reshape(-1).unfold(0, 6, 4), "permuted": base.reshape(5, 3, 4).permute(2, 0, 1), "empty": base[:, :0],
-            "channels_last": image.contiguous(memory_format=torch.channels_last), "conj": cx.conj(), "conj_t": cx.conj().t(),
-            "imag": cx.clone().conj().imag, "cx": cx, "parameter": nn.Parameter(torch.ones(2, 3)), "frozen": nn.Parameter(torch.zeros(4), requires_grad=False)}
+    tree = {
+        "base": base,
+        "tied": base,
+        "t": base.t(),
+        "row": base[3],
+        "column": base[:, 7],
+        "stepped": base[1::2, ::5],
+        "tail": base[4:],
+        "expanded": base[2].expand(4, 12),
+        "scalar": torch.tensor(7),
+        "broadcast": torch.tensor(1.5).expand(3, 2, 2),
+        "window": base.reshape(-1).unfold(0, 6, 4),
+        "permuted": base.reshape(5, 3, 4).permute(2, 0, 1),
+        "empty": base[:, :0],
+        "channels_last": image.contiguous(memory_format=torch.channels_last),
+        "conj": cx.conj(),
+        "conj_t": cx.conj().t(),
+        "imag": cx.clone().conj().imag,
+        "cx": cx,
+        "parameter": nn.Parameter(torch.ones(2, 3)),
+        "frozen": nn.Parameter(torch.zeros(4), requires_grad=False),
+    }
     assert tree["conj"].is_conj() and tree["imag"].is_neg()
     return tree
 
 
 def odd_names():
     one = torch.ones(1)
-    return {"a.b": one, "a": {"c": one * 2, "b.d": 3}, ".x": 1, "x.": 2, "x..y": 3, "sp ace/slash": one, "": 4, "..": 5, "%41": 6, "ünï": {"": one},
-            "tab\t": 7, 3: one, -1: 8, True: 9, None: 10, (1, "a"): 11, 2.5: 12, "deep.er.and": {"deeper.still": one}}
+    return {
+        "a.b": one,
+        "a": {"c": one * 2, "b.d": 3},
+        ".x": 1,
+        "x.": 2,
+        "x..y": 3,
+        "sp ace/slash": one,
+        "": 4,
+        "..": 5,
+        "%41": 6,
+        "ünï": {"": one},
+        "tab\t": 7,
+        3: one,
+        -1: 8,
+        True: 9,
+        None: 10,
+        (1, "a"): 11,
+        2.5: 12,
+        "deep.er.and": {"deeper.still": one},
+    }
 
 
 def values():
-    return {"size": torch.Size([2, 3]), "dtype": torch.bfloat16, "device": torch.device("cpu"), "cuda": torch.device("cuda", 1), "set": {3, 1, 2},
-            "complex": 1 - 2j, "bytes": b"\0\xff\x80abc", "no bytes": b"", "array": bytearray(b"xyz\xfe"), "list": [1, [2, [], ()], {}], "tuple": (1.5, "x"),
-            "floats": [0.1, -0.0, 1e300, 5e-324, float("-inf")], "ints": [0, 255, 65535, 2**31, -2**31, 2**63 - 1, 2**64, -2**64, 10**100]}
+    return {
+        "size": torch.Size([2, 3]),
+        "dtype": torch.bfloat16,
+        "device": torch.device("cpu"),
+        "cuda": torch.device("cuda", 1),
+        "set": {3, 1, 2},
+        "complex": 1 - 2j,
+        "bytes": b"\0\xff\x80abc",
+        "no bytes": b"",
+        "array": bytearray(b"xyz\xfe"),
+        "list": [1, [2, [], ()], {}],
+        "tuple": (1.5, "x"),
+        "floats": [0.1, -0.0, 1e300, 5e-324, float("-inf")],
+        "ints": [0, 255, 65535, 2**31, -(2**31), 2**63 - 1, 2**64, -(2**64), 10**100],
+    }
 
 
 def sparse():
@@ -154,20 +249,44 @@ def sparse():
     return tree
 
 
-TREES = {"training.pt": training, "dtypes.pt": dtypes, "views.pth": views, "names.pt": odd_names, "values.pt": values, "sparse.pt": sparse,
-         "state.bin": lambda: net().state_dict(), "list.ckpt": lambda: [torch.arange(5), "a", None], "tensor.pt": lambda: torch.arange(6).reshape(2, 3)}
+TREES = {
+    "training.pt": training,
+    "dtypes.pt": dtypes,
+    "views.pth": views,
+    "names.pt": odd_names,
+    "values.pt": values,
+    "sparse.pt": sparse,
+    "state.bin": lambda: net().state_dict(),
+    "list.ckpt": lambda: [torch.arange(5), "a", None],
+    "tensor.pt": lambda: torch.arange(6).reshape(2, 3),
+}
 
 
 def distributed(truth):
     """A distributed checkpoint of one process, where this torch has them."""
     try:
         import torch.distributed.checkpoint as dcp
+
         save = dcp.save
     except (ImportError, AttributeError):
         return
-    tree = {"model": net().state_dict(), "views": {"t": torch.arange(12.0).reshape(3, 4).t(), "image": views()["channels_last"], "part": torch.arange(9)[2:5]},
-            "bf": torch.ones(3).bfloat16(), "none": torch.zeros(0, 3), "scalar": torch.tensor(2.5), "step": 3, "name": "x", "nothing": None,
-            "blob": b"\0\1", "steps": [1, 2], "groups": [{"lr": 0.5, "w": torch.ones(2)}, {"lr": 0.25, "w": torch.zeros(2)}]}
+    tree = {
+        "model": net().state_dict(),
+        "views": {
+            "t": torch.arange(12.0).reshape(3, 4).t(),
+            "image": views()["channels_last"],
+            "part": torch.arange(9)[2:5],
+        },
+        "bf": torch.ones(3).bfloat16(),
+        "none": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5),
+        "step": 3,
+        "name": "x",
+        "nothing": None,
+        "blob": b"\0\1",
+        "steps": [1, 2],
+        "groups": [{"lr": 0.5, "w": torch.ones(2)}, {"lr": 0.25, "w": torch.zeros(2)}],
+    }
     save(tree, checkpoint_id=os.path.join(truth.folder, "dcp"))
     truth.note("dcp", tree)
 
@@ -177,7 +296,7 @@ def save(folder):
     for name, make in TREES.items():
         file = os.path.join(folder, name)
         torch.save(make(), file)
-        truth.note(name, torch.load(file, weights_only=False))          # old versions forget that a view is conjugated
+        truth.note(name, torch.load(file, weights_only=False))  # old versions forget that a view is conjugated
     with open(os.path.join(folder, "old.pt"), "wb") as f:
         torch.save({"w": torch.ones(2)}, f, _use_new_zipfile_serialization=False)
     torch.jit.script(nn.Linear(2, 2)).save(os.path.join(folder, "script.pt"))
@@ -188,9 +307,11 @@ def save(folder):
 
 # --- several processes
 
+
 def sharded(mesh, place, grid):
     """(name, whole tensor, placements)"""
     from torch.distributed._tensor import Replicate, Shard
+
     g = torch.Generator().manual_seed(5)
     yield "rows", torch.rand(10, 3, generator=g), [Shard(0)], mesh
     yield "few rows", torch.rand(2, 3, generator=g), [Shard(0)], mesh
@@ -206,6 +327,7 @@ def rank_main(rank, ranks, folder):
     import torch.distributed.checkpoint as dcp
     from torch.distributed._tensor import distribute_tensor
     from torch.distributed.device_mesh import init_device_mesh
+
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     mesh = init_device_mesh("cpu", (ranks,))
     grid = init_device_mesh("cpu", (2, ranks // 2))
@@ -234,9 +356,11 @@ def save_in_ranks(folder, ranks):
 
 # --- safetensors
 
+
 def load(folder, file):
     from safetensors import safe_open
     from safetensors.torch import load_file
+
     want = net().state_dict()
     got = load_file(file)
     assert sorted(got) == sorted(want), sorted(got)

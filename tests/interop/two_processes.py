@@ -1,4 +1,5 @@
 """One of several processes that save a sharded tree together: two_processes.py FOLDER PORT COUNT RANK."""
+
 import sys
 
 import jax
@@ -7,8 +8,8 @@ folder, port, count, rank = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(f"localhost:{port}", count, rank)
 
-import numpy as np                                          # noqa: E402 - after initialize, as jax wants it
-import orbax.checkpoint as ocp                              # noqa: E402
+import numpy as np  # noqa: E402 - after initialize, as jax wants it
+import orbax.checkpoint as ocp  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 mesh = Mesh(np.array(jax.devices()).reshape(-1, 2), ("x", "y"))

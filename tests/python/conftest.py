@@ -1,4 +1,5 @@
 """Fixtures of the tests of the Python client."""
+
 import pytest
 
 

@@ -1,4 +1,7 @@
-"""One of several JAX processes that save a tree together and restore it: several.py PORT COUNT RANK STEP. STEP is in a mount of its own, which has writers=COUNT."""
+"""One of several JAX processes that save a tree together and restore it: several.py PORT COUNT RANK STEP. STEP is in a
+mount of its own, which has writers=COUNT.
+"""
+
 import os
 import sys
 
@@ -10,10 +13,10 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(f"localhost:{port}", count, rank)
 
-import numpy as np                                          # noqa: E402 - after initialize, as jax wants it
+import numpy as np  # noqa: E402 - after initialize, as jax wants it
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-import ckptfs                                               # noqa: E402
+import ckptfs  # noqa: E402
 
 WHOLE = np.arange(64 * 48, dtype=np.float32).reshape(64, 48)
 REPLICATED = np.arange(5000, dtype=np.int32)
@@ -33,12 +36,28 @@ def check(a, want):
 
 
 assert len(jax.devices()) == 8
-ckptfs.save(step, {"both": put(WHOLE, sharding(4, 2, "x", "y")), "rows": put(WHOLE, sharding(4, 2, "x")), "same": put(REPLICATED, sharding(4, 2)), "n": 3})
+ckptfs.save(
+    step,
+    {
+        "both": put(WHOLE, sharding(4, 2, "x", "y")),
+        "rows": put(WHOLE, sharding(4, 2, "x")),
+        "same": put(REPLICATED, sharding(4, 2)),
+        "n": 3,
+    },
+)
 for rows, columns in (4, 2), (2, 4), (1, 8):
-    to = {"both": sharding(rows, columns, "x", "y"), "rows": sharding(rows, columns, "y"), "same": sharding(rows, columns), "n": None}
-    target = {"both": jax.ShapeDtypeStruct(WHOLE.shape, WHOLE.dtype, sharding=to["both"]),
-              "rows": jax.ShapeDtypeStruct(WHOLE.shape, WHOLE.dtype, sharding=to["rows"]),
-              "same": jax.ShapeDtypeStruct(REPLICATED.shape, REPLICATED.dtype, sharding=to["same"]), "n": 0}
+    to = {
+        "both": sharding(rows, columns, "x", "y"),
+        "rows": sharding(rows, columns, "y"),
+        "same": sharding(rows, columns),
+        "n": None,
+    }
+    target = {
+        "both": jax.ShapeDtypeStruct(WHOLE.shape, WHOLE.dtype, sharding=to["both"]),
+        "rows": jax.ShapeDtypeStruct(WHOLE.shape, WHOLE.dtype, sharding=to["rows"]),
+        "same": jax.ShapeDtypeStruct(REPLICATED.shape, REPLICATED.dtype, sharding=to["same"]),
+        "n": 0,
+    }
     tree = ckptfs.restore(step, target)
     check(tree["both"], WHOLE)
     check(tree["rows"], WHOLE)

@@ -1,4 +1,5 @@
 """Saves in the background: what the caller may do meanwhile, their order, their errors, the interpreter's end."""
+
 import errno
 import subprocess
 import sys
@@ -29,8 +30,13 @@ def test_errors(mnt):
     """An error is raised by the next call, once."""
     checkpointer = ckptfs.AsyncCheckpointer()
     with pytest.raises(TypeError):
-        checkpointer.save(mnt / "1", {"f": print})         # at once: nothing was begun
-    for call in (checkpointer.wait_until_finished, lambda: checkpointer.save(mnt / "2", {}), lambda: checkpointer.restore(mnt / "1"), checkpointer.close):
+        checkpointer.save(mnt / "1", {"f": print})  # at once: nothing was begun
+    for call in (
+        checkpointer.wait_until_finished,
+        lambda: checkpointer.save(mnt / "2", {}),
+        lambda: checkpointer.restore(mnt / "1"),
+        checkpointer.close,
+    ):
         checkpointer.save(mnt / "1", {"n": 1}, overwrite=True)
         checkpointer.wait_until_finished()
         checkpointer.save(mnt / "1", {"n": 2})
@@ -75,8 +81,13 @@ for n in range(3):
 @pytest.mark.parametrize("then, status", [("", 0), ("sys.exit(3)", 3), ("raise SystemError('mine')", 1)])
 def test_end_of_the_interpreter(mnt, then, status):
     """A program that ends has saved what it began to save, however it ends."""
-    done = subprocess.run([sys.executable, "-c", END.replace("{then}", then), str(mnt)], env={"PYTHONPATH": str(util.TESTS.parent / "python")},
-                          capture_output=True, text=True, timeout=util.LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", END.replace("{then}", then), str(mnt)],
+        env={"PYTHONPATH": str(util.TESTS.parent / "python")},
+        capture_output=True,
+        text=True,
+        timeout=util.LIMIT,
+    )
     assert done.returncode == status and ("mine" in done.stderr or not done.stderr), done.stderr
     assert len(ckptfs.restore(mnt / "2")) == 300
 
@@ -85,6 +96,11 @@ def test_error_at_the_end(mnt):
     """An error that nobody asked for is told."""
     ckptfs.save(mnt / "1", {})
     program = END.replace("{then}", 'checkpointer.save(f"{sys.argv[1]}/1", {})')
-    done = subprocess.run([sys.executable, "-c", program, str(mnt)], env={"PYTHONPATH": str(util.TESTS.parent / "python")},
-                          capture_output=True, text=True, timeout=util.LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(mnt)],
+        env={"PYTHONPATH": str(util.TESTS.parent / "python")},
+        capture_output=True,
+        text=True,
+        timeout=util.LIMIT,
+    )
     assert "FileExistsError" in done.stderr

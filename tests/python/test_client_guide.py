@@ -1,4 +1,5 @@
 """Flax's guide "Save and load checkpoints", section by section, with this client."""
+
 import os
 from typing import Any
 
@@ -66,11 +67,15 @@ def test_raw(saved):
     assert raw["model"]["step"] == 1
     assert same(raw["model"]["params"]["kernel"], np.asarray(checkpoint["model"].params["kernel"]))
     assert type(raw["model"]["opt_state"]) is tuple and raw["model"]["opt_state"][0] == {}
-    assert same(raw["model"]["opt_state"][1][0]["mu"]["bias"], np.asarray(checkpoint["model"].opt_state[1][0].mu["bias"]))
+    assert same(
+        raw["model"]["opt_state"][1][0]["mu"]["bias"], np.asarray(checkpoint["model"].opt_state[1][0].mu["bias"])
+    )
 
 
 def test_to_target(saved):
-    """Restore with custom dataclasses: TrainState, states of optax with named tuples, functions taken from the target."""
+    """Restore with custom dataclasses: TrainState, states of optax with named tuples, functions taken from the
+    target.
+    """
     mnt, checkpoint = saved
     target = make_target()
     got = ckptfs.restore(mnt / "4", target)
@@ -113,7 +118,10 @@ def test_partial_checkpoint(saved):
 def test_what_does_not_fit(saved):
     """Shapes and types are those of the target, or an error says both; types are cast on request."""
     mnt, _ = saved
-    both = r"config/dimensions: stored is int64 \(2,\), wanted int64 \(3,\); data/0: stored is float32 \(5,\), wanted bfloat16 \(5,\)"
+    both = (
+        r"config/dimensions: stored is int64 \(2,\), wanted int64 \(3,\); "
+        r"data/0: stored is float32 \(5,\), wanted bfloat16 \(5,\)"
+    )
     with pytest.raises(ValueError, match=both):
         ckptfs.restore(mnt / "4", {"config": {"dimensions": np.zeros(3, int)}, "data": [jnp.zeros(5, jnp.bfloat16)]})
     got = ckptfs.restore(mnt / "4", {"data": [jnp.zeros(5, jnp.bfloat16)]}, cast=True)
@@ -136,7 +144,9 @@ def test_managed(mnt):
 
 
 def test_legacy(mnt):
-    """save_checkpoint(dir, target, step, prefix, keep, overwrite) and restore_checkpoint(dir, target), in the terms of this client."""
+    """save_checkpoint(dir, target, step, prefix, keep, overwrite) and restore_checkpoint(dir, target), in the terms of
+    this client.
+    """
     manager = ckptfs.CheckpointManager(mnt, step_prefix="checkpoint", max_to_keep=2)
     for step in 0, 1, 2, 2:
         manager.save(step, {"n": step}, overwrite=True)
@@ -149,18 +159,28 @@ def test_legacy_keep(mnt):
     manager = ckptfs.CheckpointManager(mnt, step_prefix="test", max_to_keep=3, keep_period=2)
     for step in range(6):
         assert manager.save(step, {"n": step})
-    assert sorted(os.listdir(mnt)) == ["latest", "test_0", "test_2", "test_3", "test_4", "test_5"] and os.readlink(mnt / "latest") == "test_5"
+    assert (
+        sorted(os.listdir(mnt)) == ["latest", "test_0", "test_2", "test_3", "test_4", "test_5"]
+        and os.readlink(mnt / "latest") == "test_5"
+    )
     assert not manager.save(1, {"n": 9}) and manager.all_steps() == [0, 2, 3, 4, 5]
     assert manager.restore() == ckptfs.restore(mnt / "latest") == {"n": 5}
 
 
 def test_best(mnt):
     """max_to_keep of the best by their metrics, as with best_fn of Orbax; the latest stays."""
-    with ckptfs.CheckpointManager(mnt, max_to_keep=2, best_fn=lambda metrics: metrics["loss"], best_mode="min", asynchronous=True) as manager:
+    with ckptfs.CheckpointManager(
+        mnt, max_to_keep=2, best_fn=lambda metrics: metrics["loss"], best_mode="min", asynchronous=True
+    ) as manager:
         for step, loss in enumerate([3.0, 2.0, 0.5, 1.0, 0.7]):
             manager.save(step, {"n": step}, metrics={"loss": loss})
         manager.wait_until_finished()
-        assert manager.all_steps() == [2, 4] and manager.best_step() == 2 and manager.latest_step() == 4 and manager.metrics(2) == {"loss": 0.5}
+        assert (
+            manager.all_steps() == [2, 4]
+            and manager.best_step() == 2
+            and manager.latest_step() == 4
+            and manager.metrics(2) == {"loss": 0.5}
+        )
 
 
 def test_by_hand(saved):
@@ -170,14 +190,22 @@ def test_by_hand(saved):
     raw["model"]["batch_stats"] = np.flip(np.arange(10))
     raw["settings"] = raw.pop("config")
     ckptfs.save(mnt / "5", raw)
-    target = {"model": make_state(CustomTrainState, batch_stats=np.arange(10)), "settings": {"dimensions": np.array([0, 0])}}
+    target = {
+        "model": make_state(CustomTrainState, batch_stats=np.arange(10)),
+        "settings": {"dimensions": np.array([0, 0])},
+    }
     got = ckptfs.restore(mnt / "5", target)
     equal(got["model"].opt_state, checkpoint["model"].opt_state)
-    assert got["model"].batch_stats.tolist() == list(range(9, -1, -1)) and got["settings"]["dimensions"].tolist() == [5, 3]
+    assert got["model"].batch_stats.tolist() == list(range(9, -1, -1)) and got["settings"]["dimensions"].tolist() == [
+        5,
+        3,
+    ]
 
 
 def test_sharded(mnt):
-    """Several devices: to the shardings of a reference that is smaller, to others, and without any; in the background."""
+    """Several devices: to the shardings of a reference that is smaller, to others, and without any; in the
+    background.
+    """
     mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(4, 2), ("x", "y"))
     both, columns = NamedSharding(mesh, PartitionSpec("x", "y")), NamedSharding(mesh, PartitionSpec(None, "y"))
     array = jax.device_put(np.arange(8 * 2).reshape(8, 2), both)
@@ -211,9 +239,13 @@ def test_what_orbax_and_flax_save(mnt):
             equal(ckptfs.restore(mnt / name, make_target()), checkpoint)
         ckptfs.save(mnt / "8", checkpoint)
         target = make_target()
-        got = checkpointer.restore(mnt / ".files/8", item=target, restore_args=orbax_utils.restore_args_from_target(target))
+        got = checkpointer.restore(
+            mnt / ".files/8", item=target, restore_args=orbax_utils.restore_args_from_target(target)
+        )
         equal(got["model"].params, checkpoint["model"].params)
-        np.testing.assert_array_equal(got["model"].opt_state[1][0].mu["bias"], checkpoint["model"].opt_state[1][0].mu["bias"])
+        np.testing.assert_array_equal(
+            got["model"].opt_state[1][0].mu["bias"], checkpoint["model"].opt_state[1][0].mu["bias"]
+        )
 
 
 def test_async(mnt):
@@ -240,13 +272,31 @@ def test_single_array(mnt):
 
 def test_leaves(mnt):
     """None, numbers, strings and empty containers, raw and to a target."""
-    tree = {"none": None, "int": 3, "float": 0.5, "bool": True, "text": "adam", "numpy": np.float32(1.5), "zero": jnp.zeros(()), "no": {}, "list": [], "tuple": ()}
+    tree = {
+        "none": None,
+        "int": 3,
+        "float": 0.5,
+        "bool": True,
+        "text": "adam",
+        "numpy": np.float32(1.5),
+        "zero": jnp.zeros(()),
+        "no": {},
+        "list": [],
+        "tuple": (),
+    }
     ckptfs.save(mnt / "1", tree)
     raw = ckptfs.restore(mnt / "1")
-    assert {k: v for k, v in raw.items() if k not in ("numpy", "zero")} == {k: v for k, v in tree.items() if k not in ("numpy", "zero")}
+    assert {k: v for k, v in raw.items() if k not in ("numpy", "zero")} == {
+        k: v for k, v in tree.items() if k not in ("numpy", "zero")
+    }
     assert raw["numpy"] == 1.5 and raw["numpy"].dtype == np.float32 and same(raw["zero"], np.zeros((), "f4"))
     got = ckptfs.restore(mnt / "1", tree | {"int": 0, "float": 0.0, "bool": False, "text": ""})
-    assert jax.tree.structure(got) == jax.tree.structure(tree) and got["text"] == "adam" and got["int"] == 3 and got["zero"].shape == ()
+    assert (
+        jax.tree.structure(got) == jax.tree.structure(tree)
+        and got["text"] == "adam"
+        and got["int"] == 3
+        and got["zero"].shape == ()
+    )
 
 
 def test_random_keys(mnt):
@@ -255,13 +305,17 @@ def test_random_keys(mnt):
     target = {"key": jax.random.key(0), "many": jax.random.split(jax.random.key(0, impl="rbg"), 3)}
     got = ckptfs.restore(mnt / "1", target)
     for name in tree:
-        assert got[name].dtype == tree[name].dtype and (jax.random.key_data(got[name]) == jax.random.key_data(tree[name])).all()
+        assert (
+            got[name].dtype == tree[name].dtype
+            and (jax.random.key_data(got[name]) == jax.random.key_data(tree[name])).all()
+        )
     with pytest.raises(ValueError, match="key: stored is uint32"):
         ckptfs.restore(mnt / "1", {"key": jax.random.key(0, impl="rbg")})
 
 
 def test_nnx(mnt):
     """The state of an NNX module, into that of another."""
+
     def state(seed):
         return nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(seed)))[1]
 
@@ -272,7 +326,10 @@ def test_nnx(mnt):
 
 def test_other_nodes(mnt):
     """Frozen dicts, nodes of JAX's registry, dataclasses that it does not know, the usual jitted step count."""
-    tree = {"frozen": freeze({"a": {"b": jnp.ones(2)}}), "partial": jax.tree_util.Partial(max, jnp.ones(1), key=jnp.zeros(1))}
+    tree = {
+        "frozen": freeze({"a": {"b": jnp.ones(2)}}),
+        "partial": jax.tree_util.Partial(max, jnp.ones(1), key=jnp.zeros(1)),
+    }
     ckptfs.save(mnt / "1", tree)
     equal(ckptfs.restore(mnt / "1", tree), tree)
     ckptfs.save(mnt / "2", make_state())

@@ -1,4 +1,5 @@
 """Leaves of every kind and type, keys of every kind, and the files that they become."""
+
 import collections
 import dataclasses
 import errno
@@ -13,11 +14,73 @@ import pytest
 import ckptfs
 import util
 
-TYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", "complex128",
-         "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "int4", "uint4", "int2", "uint2", "float4_e2m1fn"]
-VALUES = [0, 7, -(2 ** 70), 2 ** 63, True, False, None, 1.0, 0.1, 1e300, float("inf"), float("-inf"), "", "größer\n\"", "null"]
-KEYS = ["a", "", ".", "..", "sl/ash", "100%", "%41", "tab\t\x7f", "ü", "a.b", "x@0:4", "x@:,-1", "mail@home", ".tree", ".ckptfs", ".safetensors", "latest",
-        "x.npy", "x.json", "x.meta", "1", "-", " "]
+TYPES = [
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3b11fnuz",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+    "float4_e2m1fn",
+]
+VALUES = [
+    0,
+    7,
+    -(2**70),
+    2**63,
+    True,
+    False,
+    None,
+    1.0,
+    0.1,
+    1e300,
+    float("inf"),
+    float("-inf"),
+    "",
+    "größer\n\"",
+    "null",
+]
+KEYS = [
+    "a",
+    "",
+    ".",
+    "..",
+    "sl/ash",
+    "100%",
+    "%41",
+    "tab\t\x7f",
+    "ü",
+    "a.b",
+    "x@0:4",
+    "x@:,-1",
+    "mail@home",
+    ".tree",
+    ".ckptfs",
+    ".safetensors",
+    "latest",
+    "x.npy",
+    "x.json",
+    "x.meta",
+    "1",
+    "-",
+    " ",
+]
 
 
 def numbers(dtype):
@@ -29,7 +92,7 @@ def same(a, b):
     if isinstance(a, (np.ndarray, np.generic)):
         if type(a) is not type(b) or a.dtype != b.dtype or a.shape != b.shape:
             return False
-        if "int" in a.dtype.name:                          # an int4 may have anything in its other four bits
+        if "int" in a.dtype.name:  # an int4 may have anything in its other four bits
             return bool((a == b).all())
         return a.tobytes() == b.tobytes()
     if isinstance(a, dict):
@@ -53,7 +116,11 @@ def test_types(mnt):
 
 
 def test_other_types(mnt):
-    tree = {"when": np.array(["2026-01-02"], "M8[us]"), "text": np.array(["a", "xyz"]), "fields": np.ones(3, [("a", "f4"), ("b", "i2")])}
+    tree = {
+        "when": np.array(["2026-01-02"], "M8[us]"),
+        "text": np.array(["a", "xyz"]),
+        "fields": np.ones(3, [("a", "f4"), ("b", "i2")]),
+    }
     ckptfs.save(mnt / "1", tree | {"big": np.arange(3, dtype=">i4")})
     assert same(ckptfs.restore(mnt / "1"), tree | {"big": np.arange(3, dtype="i4")})
 
@@ -90,7 +157,9 @@ def test_scalars(mnt):
     """NumPy's scalars are arrays without dimensions, and come back as what the target has."""
     ckptfs.save(mnt / "1", {"f": np.float32(1.5), "c": 1 + 2j, "n": 3})
     assert same(ckptfs.restore(mnt / "1"), {"c": np.array(1 + 2j), "f": np.array(1.5, "f4"), "n": 3})
-    assert same(ckptfs.restore(mnt / "1", {"f": np.float32(0), "c": 0j, "n": 0}), {"f": np.float32(1.5), "c": 1 + 2j, "n": 3})
+    assert same(
+        ckptfs.restore(mnt / "1", {"f": np.float32(0), "c": 0j, "n": 0}), {"f": np.float32(1.5), "c": 1 + 2j, "n": 3}
+    )
     assert same(ckptfs.restore(mnt / "1", {"f": 0.0, "n": np.zeros((), "i2")}), {"f": 1.5, "n": np.array(3, "i2")})
     with pytest.raises(ValueError, match="n: stored is the value 3, wanted float32 .2,."):
         ckptfs.restore(mnt / "1", {"n": np.zeros(2, "f4")})
@@ -114,10 +183,22 @@ def test_long_keys(mnt):
 
 def test_names_on_disk(mnt):
     """What a shell sees."""
-    ckptfs.save(mnt / "1", {"a/b": [np.ones(2), 1.5, b"x"], "t": (None,), "e": {}}, metrics={"loss": 0.5}, metadata={"note": "first"})
-    found = sorted(os.path.relpath(os.path.join(d, n), mnt / "1") for d, dirs, files in os.walk(mnt / "1") for n in dirs + files)
+    ckptfs.save(
+        mnt / "1",
+        {"a/b": [np.ones(2), 1.5, b"x"], "t": (None,), "e": {}},
+        metrics={"loss": 0.5},
+        metadata={"note": "first"},
+    )
+    found = sorted(
+        os.path.relpath(os.path.join(d, n), mnt / "1") for d, dirs, files in os.walk(mnt / "1") for n in dirs + files
+    )
     assert found == ["a%2Fb", "a%2Fb/0.npy", "a%2Fb/1.json", "a%2Fb/2", "e", "metrics.json", "t", "t/0.json"]
-    assert [os.getxattr(mnt / "1" / n, "user.ckpt.kind") for n in ("", "a%2Fb", "t", "e")] == [b"dict", b"list", b"tuple", b"dict"]
+    assert [os.getxattr(mnt / "1" / n, "user.ckpt.kind") for n in ("", "a%2Fb", "t", "e")] == [
+        b"dict",
+        b"list",
+        b"tuple",
+        b"dict",
+    ]
     assert json.loads((mnt / "1/metrics.json").read_text()) == {"loss": 0.5}
     assert ckptfs.metrics(mnt / "1") == {"loss": 0.5} and ckptfs.metadata(mnt / "1") == {"note": "first"}
     assert sorted(os.listdir(mnt)) == ["1", "latest"]
@@ -157,21 +238,43 @@ Pair = collections.namedtuple("Pair", "left right")
 
 
 def test_containers(mnt):
-    tree = {"config": Config(0.1, [np.ones(2)]), "pair": Pair(1, (2,)), "ordered": collections.OrderedDict(b=1, a=2),
-            "default": collections.defaultdict(list, x=[3]), 5: "five"}
+    tree = {
+        "config": Config(0.1, [np.ones(2)]),
+        "pair": Pair(1, (2,)),
+        "ordered": collections.OrderedDict(b=1, a=2),
+        "default": collections.defaultdict(list, x=[3]),
+        5: "five",
+    }
     ckptfs.save(mnt / "1", tree)
     raw = ckptfs.restore(mnt / "1")
-    assert same(raw, {"config": {"layers": [np.ones(2)], "rate": 0.1}, "default": {"x": [3]}, "ordered": {"a": 2, "b": 1},
-                      "pair": {"left": 1, "right": (2,)}, "5": "five"})
+    assert same(
+        raw,
+        {
+            "config": {"layers": [np.ones(2)], "rate": 0.1},
+            "default": {"x": [3]},
+            "ordered": {"a": 2, "b": 1},
+            "pair": {"left": 1, "right": (2,)},
+            "5": "five",
+        },
+    )
     got = ckptfs.restore(mnt / "1", tree)
     assert type(got["config"]) is Config and got["config"].rate == 0.1 and same(got["config"].layers, [np.ones(2)])
-    assert got["pair"] == Pair(1, (2,)) and type(got["pair"]) is Pair and list(got["ordered"].items()) == [("b", 1), ("a", 2)]
+    assert (
+        got["pair"] == Pair(1, (2,))
+        and type(got["pair"]) is Pair
+        and list(got["ordered"].items()) == [("b", 1), ("a", 2)]
+    )
     assert got["default"] == {"x": [3]} and got["default"]["new"] == [] and got[5] == "five"
 
 
 def test_refused(mnt):
     """What is no tree is refused before anything is written, and nothing is left behind."""
-    for tree, error in ({"f": print}, TypeError), ({"o": np.array([{}])}, TypeError), ({1: 1, "1": 2}, ValueError), ({"s": {1}}, TypeError):
+    for tree, error in (
+        ({"f": print}, TypeError),
+        ({"o": np.array([{}])}, TypeError),
+        ({1: 1, "1": 2}, ValueError),
+        ({"s": {1}}, TypeError),
+    ):
         with pytest.raises(error):
             ckptfs.save(mnt / "1", tree)
     with pytest.raises(ValueError, match="metrics.json"):
@@ -212,9 +315,17 @@ def test_orbax(mount):
     """Checkpoints of Orbax are restored as those of the store."""
     m = mount(util.ORBAX)
     raw = ckptfs.restore(m / "single_save")
-    assert raw["config"]["dimensions"].tolist() == [5, 3] and raw["model"]["step"] == 1 and raw["model"]["opt_state"] == [None, None]
-    got = ckptfs.restore(m / "single_save", {"model": {"params": {"kernel": np.zeros((5, 3), "f4")}, "step": np.zeros((), "i4")}})
-    assert same(got["model"]["params"]["kernel"], raw["model"]["params"]["kernel"]) and same(got["model"]["step"], np.array(1, "i4"))
+    assert (
+        raw["config"]["dimensions"].tolist() == [5, 3]
+        and raw["model"]["step"] == 1
+        and raw["model"]["opt_state"] == [None, None]
+    )
+    got = ckptfs.restore(
+        m / "single_save", {"model": {"params": {"kernel": np.zeros((5, 3), "f4")}, "step": np.zeros((), "i4")}}
+    )
+    assert same(got["model"]["params"]["kernel"], raw["model"]["params"]["kernel"]) and same(
+        got["model"]["step"], np.array(1, "i4")
+    )
     awkward = ckptfs.restore(m / "awkward_keys")
     assert "sl/ash" in awkward and ckptfs.restore(m / "sharded_8dev/both").shape == (16, 8)
 

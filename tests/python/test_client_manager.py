@@ -1,4 +1,5 @@
 """Numbered steps: which are kept, which is the best, what a manager sees that others do."""
+
 import os
 
 import pytest
@@ -33,7 +34,9 @@ def test_keeps_what_is_pinned(mnt):
 
 
 def test_keeps_the_best_and_the_latest(mnt):
-    manager = ckptfs.CheckpointManager(mnt, max_to_keep=2, best_metric="loss", best_mode="min", keep_checkpoints_without_metrics=False)
+    manager = ckptfs.CheckpointManager(
+        mnt, max_to_keep=2, best_metric="loss", best_mode="min", keep_checkpoints_without_metrics=False
+    )
     losses(manager, [3, 1, 2, None, float("nan"), 9])
     assert manager.all_steps() == [2, 3, 6] and manager.best_step() == 2 and manager.latest_step() == 6
     assert manager.metrics(3) == {"loss": 2}
@@ -57,7 +60,7 @@ def test_rules_of_the_root(mount, tmp_path):
     util.wait_for(lambda: manager.all_steps() == [2, 4])
     util.wait_for(lambda: manager.best_step() == 2)
     both = ckptfs.CheckpointManager(mnt, max_to_keep=1, best_metric="loss", best_mode="min")
-    for step in range(5, 20):                              # each set of rules deletes, side by side
+    for step in range(5, 20):  # each set of rules deletes, side by side
         both.save(step, {"n": step}, metrics={"loss": step})
         assert both.restore() == {"n": step}
     util.wait_for(lambda: both.all_steps() == [2, 19])
@@ -70,7 +73,11 @@ def test_what_save_refuses(mnt):
     assert not manager.should_save(10) and not manager.save(5, {}) and manager.save(7, {}, force=True)
     with pytest.raises(FileExistsError):
         manager.save(7, {}, force=True)
-    assert manager.save(7, {"n": 77}, overwrite=True) and manager.restore(7) == {"n": 77} and manager.restore() == {"n": 10}
+    assert (
+        manager.save(7, {"n": 77}, overwrite=True)
+        and manager.restore(7) == {"n": 77}
+        and manager.restore() == {"n": 10}
+    )
     for step in (3, 99):
         with pytest.raises(FileNotFoundError):
             manager.restore(step)
@@ -86,7 +93,11 @@ def test_what_save_refuses(mnt):
 def test_metadata_and_names(mnt):
     manager = ckptfs.CheckpointManager(mnt, step_prefix="ckpt", step_format_fixed_length=6)
     manager.save(12, {"n": 1}, metadata={"commit": "abc"})
-    assert os.listdir(mnt) == ["ckpt_000012", "latest"] and manager.metadata(12) == {"commit": "abc"} and manager.metrics(12) is None
+    assert (
+        os.listdir(mnt) == ["ckpt_000012", "latest"]
+        and manager.metadata(12) == {"commit": "abc"}
+        and manager.metrics(12) is None
+    )
     assert ckptfs.CheckpointManager(mnt).restore(12) == {"n": 1}
 
 

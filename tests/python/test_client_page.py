@@ -1,9 +1,10 @@
 """The examples of docs/python.md do what the page says."""
+
 import pages
 import util
 
 PAGE = util.TESTS.parent / "docs/python.md"
-LEAST = 14                                                 # blocks; fewer mean that they are no longer found
+LEAST = 14  # blocks; fewer mean that they are no longer found
 
 
 def test_page(mnt, monkeypatch):

@@ -1,4 +1,5 @@
 """Real processes, each with a mount of its own, write one step together and restore it under other shardings."""
+
 import json
 import os
 import socket
@@ -41,10 +42,20 @@ def check_once(root):
 @pytest.mark.parametrize("count", [2, 4])
 def test_jax(mounts, tmp_path, count):
     port, env = free_port(), {**os.environ, "PYTHONPATH": str(HERE.parents[1] / "python")}
-    programs = [subprocess.Popen([sys.executable, HERE / "several.py", str(port), str(count), str(k), m / "7"], env=env, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, text=True) for k, m in enumerate(mounts(count))]
+    programs = [
+        subprocess.Popen(
+            [sys.executable, HERE / "several.py", str(port), str(count), str(k), m / "7"],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k, m in enumerate(mounts(count))
+    ]
     said = [p.communicate(timeout=200) for p in programs]
-    assert all(p.returncode == 0 and out == "good\n" for p, (out, _) in zip(programs, said)), "\n".join(err for _, err in said)
+    assert all(p.returncode == 0 and out == "good\n" for p, (out, _) in zip(programs, said)), "\n".join(
+        err for _, err in said
+    )
     check_once(tmp_path / "root")
 
 
@@ -59,10 +70,14 @@ ckptfs.save(step, {"mine": {str(k): np.full(1000, k)}, "same": np.arange(3.0), "
 def test_numpy(mounts, count):
     env = {**os.environ, "PYTHONPATH": str(HERE.parents[1] / "python")}
     ms = mounts(count)
-    programs = [subprocess.Popen([sys.executable, "-c", PLAIN, m / "7", str(k), str(count)], env=env) for k, m in enumerate(ms)]
+    programs = [
+        subprocess.Popen([sys.executable, "-c", PLAIN, m / "7", str(k), str(count)], env=env) for k, m in enumerate(ms)
+    ]
     assert [p.wait(100) for p in programs] == [0] * count
     tree = ckptfs.restore(ms[0] / "7")
-    assert sorted(tree["mine"]) == [str(k) for k in range(count)] and all((tree["mine"][str(k)] == k).all() for k in range(count))
+    assert sorted(tree["mine"]) == [str(k) for k in range(count)] and all(
+        (tree["mine"][str(k)] == k).all() for k in range(count)
+    )
     assert (tree["same"] == np.arange(3.0)).all() and tree["n"] == 1
 
 
@@ -72,7 +87,8 @@ step, k, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 whole, same = np.arange(64 * 48, dtype=np.float32).reshape(64, 48), np.arange(5000, dtype=np.int32)
 
 def boxes(rows, columns):
-    return [(i, i + 64 // rows, j, j + 48 // columns) for i in range(0, 64, 64 // rows) for j in range(0, 48, 48 // columns)]
+    return [(i, i + 64 // rows, j, j + 48 // columns)
+            for i in range(0, 64, 64 // rows) for j in range(0, 48, 48 // columns)]
 
 os.makedirs(step, exist_ok=True)
 for a, b, c, d in boxes(4, 2)[k * 8 // n:(k + 1) * 8 // n]:
@@ -89,6 +105,9 @@ assert np.array_equal(np.load(f"{step}/both.npy"), whole) and np.array_equal(np.
 @pytest.mark.parametrize("count", [2, 4])
 def test_numpy_alone(mounts, tmp_path, count):
     """The same without the client: a 4x2 grid of pieces, read as 2x4, as 1x8 and whole."""
-    programs = [subprocess.Popen([sys.executable, "-c", ALONE, m / "7", str(k), str(count)]) for k, m in enumerate(mounts(count))]
+    programs = [
+        subprocess.Popen([sys.executable, "-c", ALONE, m / "7", str(k), str(count)])
+        for k, m in enumerate(mounts(count))
+    ]
     assert [p.wait(100) for p in programs] == [0] * count
     check_once(tmp_path / "root")

@@ -1,4 +1,5 @@
 """The examples of docs/examples/guide.md and languages.md do what the pages say."""
+
 import os
 
 import flax
@@ -8,7 +9,7 @@ import pages
 import util
 
 EXAMPLES = util.TESTS.parent / "docs/examples"
-LEAST = {"guide.md": 30, "languages.md": 3}                # blocks; fewer mean that they are no longer found
+LEAST = {"guide.md": 30, "languages.md": 3}  # blocks; fewer mean that they are no longer found
 
 
 @pytest.mark.parametrize("name", LEAST)

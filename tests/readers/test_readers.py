@@ -1,4 +1,7 @@
-"""The readers of docs/examples in C, Go and JavaScript: a leaf and a slice by path, compared with NumPy; of what Orbax has saved, and of what np.save has written."""
+"""The readers of docs/examples in C, Go and JavaScript: a leaf and a slice by path, compared with NumPy; of what Orbax
+has saved, and of what np.save has written.
+"""
+
 import os
 import shutil
 import subprocess
@@ -19,8 +22,15 @@ def build_c(folder):
 
 
 def build_go(folder):
-    environment = os.environ | {"GO111MODULE": "off", "GOFLAGS": "", "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"}
-    subprocess.run(["go", "build", "-o", folder / "read", EXAMPLES / "read.go"], check=True, timeout=240, env=environment)
+    environment = os.environ | {
+        "GO111MODULE": "off",
+        "GOFLAGS": "",
+        "GOCACHE": str(folder / "cache"),
+        "GOTOOLCHAIN": "local",
+    }
+    subprocess.run(
+        ["go", "build", "-o", folder / "read", EXAMPLES / "read.go"], check=True, timeout=240, env=environment
+    )
     return [folder / "read"]
 
 
@@ -28,7 +38,11 @@ def build_javascript(_):
     return ["node", EXAMPLES / "read.js"]
 
 
-@pytest.fixture(scope="module", params=[build_c, build_go, build_javascript], ids=lambda build: build.__name__.removeprefix("build_"))
+@pytest.fixture(
+    scope="module",
+    params=[build_c, build_go, build_javascript],
+    ids=lambda build: build.__name__.removeprefix("build_"),
+)
 def reader(request, tmp_path_factory):
     """The command of a reader."""
     for tool in {"build_c": ["cc"], "build_go": ["go"], "build_javascript": ["node"]}[request.param.__name__]:
@@ -36,8 +50,15 @@ def reader(request, tmp_path_factory):
     return request.param(tmp_path_factory.mktemp("reader"))
 
 
-@pytest.mark.parametrize("case,key,text", [("manager_steps", "latest/model/params/kernel", "1:4,::2"), ("sharded_8dev", "both", "3:13:3,-2:"),
-                                           ("big_values", "noise", "59,40:"), ("zarr3_no_ocdbt", "params/dense/kernel", "::-1,0")])
+@pytest.mark.parametrize(
+    "case,key,text",
+    [
+        ("manager_steps", "latest/model/params/kernel", "1:4,::2"),
+        ("sharded_8dev", "both", "3:13:3,-2:"),
+        ("big_values", "noise", "59,40:"),
+        ("zarr3_no_ocdbt", "params/dense/kernel", "::-1,0"),
+    ],
+)
 def test_reader(module_mount, reader, case, key, text):
     check(reader, module_mount(util.ORBAX).top / case, key, text)
 
@@ -53,7 +74,9 @@ def test_steps_of_a_root(mount, reader, tmp_path):
     """Orbax saves into the files face, np.save writes into the tree: both are read by the same paths."""
     (tmp_path / "root").mkdir()
     m = mount(tmp_path / "root", "commit=explicit")
-    subprocess.run([sys.executable, "-c", SAVE, m / ".files/1"], check=True, timeout=100, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    subprocess.run(
+        [sys.executable, "-c", SAVE, m / ".files/1"], check=True, timeout=100, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
     (m / ".new/params").mkdir(parents=True)
     np.save(m / ".new/params/w.npy", np.arange(3000, dtype=np.float32).reshape(60, 50) / 7)
     os.rename(m / ".new", m / "2")

@@ -1,14 +1,26 @@
 #!/usr/bin/env python3
-"""Reads a store of ckptfs. Written from docs/format.md alone, to show that the page is enough: no code or constant comes from elsewhere.
+"""Reads a store of ckptfs. Written from docs/format.md alone, to show that the page is enough: no code or constant
+comes from elsewhere.
 
     store_reader.py ROOT [STEP]      checks everything, and prints the leaves with their SHA-256
 
 Slow and simple: objects are read as a whole. Whatever does not hold raises Damaged or Unsupported.
 """
-import ast, hashlib, io, json, re, stat, struct, sys
+
+import ast
+import hashlib
+import io
+import json
+import re
+import stat
+import struct
+import sys
 from pathlib import Path
 
-import blosc, lz4.block, numpy as np, xxhash
+import blosc
+import lz4.block
+import numpy as np
+import xxhash
 
 HASH = re.compile(r"[0-9a-f]{64}")
 STEP = re.compile(rb"(?:[^/]+_)?([0-9]+)", re.S)
@@ -16,7 +28,7 @@ KINDS = ("dir", "array", "value", "blob")
 CONTAINERS = ("dict", "list", "tuple", "namedtuple")
 CODECS = {1: "lz4", 2: "blosc", 3: "sparse"}
 MAX_CHUNK = 1 << 24
-BLOCK = 1 << 16                                              # of which the name of a sparse object is made
+BLOCK = 1 << 16  # of which the name of a sparse object is made
 
 
 class Damaged(Exception):
@@ -50,16 +62,20 @@ def parse(text, what):
     def members(pairs):
         must(len({key for key, _ in pairs}) == len(pairs), f"{what}: a member is there twice")
         return dict(pairs)
+
     try:
         return json.loads(text.decode(), object_pairs_hook=members)
     except ValueError as e:
-        raise Damaged(f"{what}: {e}")
+        raise Damaged(f"{what}: {e}") from e
 
 
 def check_head(head, kind):
     must(head.get("format") == kind, f"its format is not {kind}")
     known(head.get("version") == 1, "another version")
-    known(kind == "ckptfs-step" and set(head.get("required", [])) <= {"sparse"} or not head.get("required"), "something is required")
+    known(
+        kind == "ckptfs-step" and set(head.get("required", [])) <= {"sparse"} or not head.get("required"),
+        "something is required",
+    )
     must(re.fullmatch("[0-9a-f]{32}", head.get("id", "")), "no id")
 
 
@@ -78,7 +94,7 @@ class Store:
         """Names of the steps, by number; the last is the latest."""
         found = []
         for path in (self.dir / "steps").iterdir():
-            name = bytes(path)[len(bytes(path.parent)) + 1:]
+            name = bytes(path)[len(bytes(path.parent)) + 1 :]
             match = STEP.fullmatch(name[:-5]) if name.endswith(b".json") and len(name) <= 245 else None
             if match:
                 found.append((int(match[1]), name[:-5]))
@@ -118,15 +134,17 @@ class Store:
         must(HASH.fullmatch(name), f"{name} is no hash")
         data = read_file(self.find(name))
         footer = data[-96:]
-        must(len(data) >= 96 and footer[:8] == b"CKPTOBJ1" and footer[48:80].hex() == name, f"{name}: no encoded object")
+        must(
+            len(data) >= 96 and footer[:8] == b"CKPTOBJ1" and footer[48:80].hex() == name, f"{name}: no encoded object"
+        )
         must(struct.unpack_from("<I", footer, 12)[0] == 3, f"{name}: no sparse object")
         size, chunks = self.decode(data, footer)
         hashed = hashlib.sha256(b"ckptfs sparse 1\n" + struct.pack("<Q", size))
         for offset, chunk in chunks:
             for at in range(0, len(chunk), BLOCK):
-                if any(block := chunk[at:at + BLOCK]):
+                if any(block := chunk[at : at + BLOCK]):
                     hashed.update(struct.pack("<Q", (offset + at) // BLOCK) + block)
-        must(bytes(byte ^ 0xff for byte in hashed.digest()).hex() == name, f"{name}: another name")
+        must(bytes(byte ^ 0xFF for byte in hashed.digest()).hex() == name, f"{name}: another name")
         return size, chunks
 
     def check_sums(self, name, data):
@@ -135,7 +153,7 @@ class Store:
         version, log2, size = struct.unpack_from("<IIQ", sums, 8)
         known(version == 1 and 12 <= log2 <= 24, f"{name}.sums: version {version}, chunks of 2^{log2}")
         must(size == len(data) and sums[24:56].hex() == name, f"{name}.sums: of another object")
-        chunks = [data[i:i + (1 << log2)] for i in range(0, size, 1 << log2)]
+        chunks = [data[i : i + (1 << log2)] for i in range(0, size, 1 << log2)]
         must(len(sums) == 56 + 8 * len(chunks) + 8, f"{name}.sums: another length")
         *words, last = struct.unpack_from(f"<{len(chunks) + 1}Q", sums, 56)
         must(last == xxh3(sums[:-8]), f"{name}.sums: damaged")
@@ -153,14 +171,14 @@ class Store:
         words = 2 * count + 1 if sparse else count + 1
         must(len(data) == index + 8 * words + 8 + 96, "the length of the file")
         *offsets, sum_of_index = struct.unpack_from(f"<{words + 1}Q", data, index)
-        must(sum_of_index == xxh3(data[index:index + 8 * words]), "the index is damaged")
-        offsets, numbers = offsets[:count + 1], offsets[count + 1:] if sparse else range(count)
+        must(sum_of_index == xxh3(data[index : index + 8 * words]), "the index is damaged")
+        offsets, numbers = offsets[: count + 1], offsets[count + 1 :] if sparse else range(count)
         must(offsets[0] == 0 and offsets[-1] == index, "where the chunks begin and end")
         must(all(a < b for a, b in zip(numbers, [*numbers[1:], all_chunks])), "the numbers of the chunks")
         chunks = []
         for i, begin, end in zip(numbers, offsets, offsets[1:]):
             must(end - begin > 8, "an offset of the index")
-            encoded = data[begin:end - 8]
+            encoded = data[begin : end - 8]
             must(struct.unpack_from("<Q", data, end - 8)[0] == xxh3(encoded), f"chunk {i} is damaged")
             want = min(1 << log2, size - (i << log2))
             chunk = self.decode_chunk(CODECS[codec], encoded, want)
@@ -179,6 +197,7 @@ class Store:
 
 class Node:
     """A record of a manifest; path is bytes from the top of the step."""
+
     def __init__(self, record, parent):
         self.record, self.parent = record, parent
         self.kind = record["kind"]
@@ -204,7 +223,7 @@ class Step:
         must(data.count(b"\n", begin) == 1, "something follows its end")
         lines = data[:begin].split(b"\n")[:-1]
         head, records = lines[0], lines[1:]
-        end = parse(b"{" + data[begin + 2:], "end")
+        end = parse(b"{" + data[begin + 2 :], "end")
         must(end["xxh3"] == f"{xxh3(data[:begin]):016x}", "the manifest is damaged")
         must(end["count"] == len(records), "the number of records")
         must(head.endswith(b'"nodes":['), "the nodes do not begin at the end of the first line")
@@ -213,7 +232,9 @@ class Step:
         name_of(self.head)
         must(isinstance(self.head.get("time"), int) and isinstance(self.head.get("metadata", {}), dict), "the head")
         must(not {"parent", "name", "name_hex", "kind"} & self.head["top"].keys(), "the top")
-        assert json.loads(data)["nodes"] == [json.loads(line.rstrip(b",")) for line in records]      # it is one JSON object, too
+        assert json.loads(data)["nodes"] == [
+            json.loads(line.rstrip(b",")) for line in records
+        ]  # it is one JSON object, too
         self.nodes = [Top(self.head["top"])]
         for i, line in enumerate(records):
             must(line.endswith(b",") == (i < len(records) - 1), "a comma between records")
@@ -221,20 +242,37 @@ class Step:
 
     def add(self, record):
         known(record.get("kind") in KINDS, "an unknown kind")
-        must(isinstance(record.get("parent"), int) and 0 <= record["parent"] < len(self.nodes), "a parent comes before what is in it")
+        must(
+            isinstance(record.get("parent"), int) and 0 <= record["parent"] < len(self.nodes),
+            "a parent comes before what is in it",
+        )
         parent = self.nodes[record["parent"]]
         node = Node(record, parent)
         name = node.name
         must(parent.kind == "dir" and name not in parent.children, "a name is there twice, or in a file")
         must(0 < len(name) <= 255 and b"/" not in name and b"\0" not in name and name not in (b".", b".."), "a name")
-        must(all(type(record.get(key)) is int for key in ("mode", "uid", "gid", "mtime")) and 0 <= record["mode"] <= 0o7777, "attributes")
+        must(
+            all(type(record.get(key)) is int for key in ("mode", "uid", "gid", "mtime"))
+            and 0 <= record["mode"] <= 0o7777,
+            "attributes",
+        )
         if node.kind == "dir":
             known(record.get("container") in CONTAINERS, "an unknown container")
         else:
             node.sparse = record.get("codec") == "sparse" and node.kind != "value"
-            must(type(record.get("size")) is int and HASH.fullmatch(record.get("object" if node.sparse else "sha256", "")), "size or hash")
-            must(not node.sparse or not {"sha256", "offset"} & record.keys(), "a sparse leaf has no SHA-256, and no offset")
-            known(not node.sparse or "sparse" in self.head.get("required", []), "a sparse leaf that the head does not tell of")
+            must(
+                type(record.get("size")) is int
+                and HASH.fullmatch(record.get("object" if node.sparse else "sha256", "")),
+                "size or hash",
+            )
+            must(
+                not node.sparse or not {"sha256", "offset"} & record.keys(),
+                "a sparse leaf has no SHA-256, and no offset",
+            )
+            known(
+                not node.sparse or "sparse" in self.head.get("required", []),
+                "a sparse leaf that the head does not tell of",
+            )
         if node.kind in ("array", "blob"):
             known(record.get("codec") in ("none", *CODECS.values()), "an unknown codec")
             must(type(record.get("stored")) is int, "stored")
@@ -263,9 +301,9 @@ class Step:
         else:
             name = node.object or node.sha256
             if name not in self.objects:
-                self.objects = {name: self.store.object(name)}                # packs are read many times in a row
+                self.objects = {name: self.store.object(name)}  # packs are read many times in a row
             begin = node.offset or 0
-            data = self.objects[name][begin:begin + node.size]
+            data = self.objects[name][begin : begin + node.size]
         must(len(data) == node.size, "a leaf is too short")
         must(hashlib.sha256(data).hexdigest() == node.sha256, "a leaf has another SHA-256")
         if node.kind == "array":
@@ -277,7 +315,7 @@ class Step:
         file = io.BytesIO(data)
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if read:                                                              # NumPy has no public reader of 3.0
+        if read:  # NumPy has no public reader of 3.0
             shape, fortran, dtype = read(file, max_header_size=1 << 20)
             must(file.tell() == node.header, "the length of the header")
             must(list(shape) == node.shape and fortran == bool(node.fortran), "the shape of an array")

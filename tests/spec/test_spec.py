@@ -1,5 +1,14 @@
 """docs/format.md is enough to write a reader from: store_reader.py is one, and reads what the C code writes."""
-import functools, hashlib, io, json, os, re, struct, subprocess, sys
+
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +20,26 @@ import util
 from util import ckptfs
 
 CODECS = ["auto", "none", "lz4", "blosc"]
-CASES = ["dtypes", "empties_strings_scalars", "awkward_keys", "sharded_8dev", "namedtuple", "composite/1", "prng_keys", "single_save", "old_0_2_3/plain", "zarr3"]
+CASES = [
+    "dtypes",
+    "empties_strings_scalars",
+    "awkward_keys",
+    "sharded_8dev",
+    "namedtuple",
+    "composite/1",
+    "prng_keys",
+    "single_save",
+    "old_0_2_3/plain",
+    "zarr3",
+]
 
 
 @functools.cache
 def listed(source, path=""):
     """Paths and metadata of everything in a directory of a source, as a mount would show it."""
-    return {e["path"].removeprefix(f"{path}/"): e for e in json.loads(ckptfs("ls", source, path, "-R", "--json").stdout)}
+    return {
+        e["path"].removeprefix(f"{path}/"): e for e in json.loads(ckptfs("ls", source, path, "-R", "--json").stdout)
+    }
 
 
 def cat(source, paths):
@@ -40,7 +62,7 @@ def make_files(top):
     np.save(top / "a/b/nothing.npy", np.zeros((0, 3), "i2"))
     np.save(top / "scalar.npy", np.float64(1.5))
     (top / "noise.bin").write_bytes(random.bytes(2_500_000))
-    (top / "a/zeros.bin").write_bytes(bytes(1 << 20))                      # exactly a chunk
+    (top / "a/zeros.bin").write_bytes(bytes(1 << 20))  # exactly a chunk
     (top / "a/text.txt").write_text("to be or not to be\n" * 10_000)
     (top / "nothing.bin").write_bytes(b"")
     (top / "value.json").write_text('"gr\u00fc\u00df \\u00e9 \\n"\n')
@@ -49,7 +71,7 @@ def make_files(top):
     (top / "many").mkdir()
     for n in range(500):
         (top / f"many/{n}.bin").write_bytes(random.bytes(n))
-    for n in 65535, 65536, 65537:                                            # about where packs end
+    for n in 65535, 65536, 65537:  # about where packs end
         (top / f"{n}.bin").write_bytes(random.bytes(n))
     return top
 
@@ -87,9 +109,9 @@ def test_every_leaf(store, name, source):
     assert got.keys() == want.keys()
     everything = b"".join(map(step.read, got.values()))
     if cat(source, got) != everything or cat(store, [f"{name}/{path}" for path in got]) != everything:
-        for path, leaf in got.items():                     # which one is it?
+        for path, leaf in got.items():  # which one is it?
             assert step.read(leaf) == cat(source, [path]) == cat(store, [f"{name}/{path}"]), path
-        assert False
+        pytest.fail("all files together differ, and none by itself")
     for path, leaf in got.items():
         kind = want[path].get("kind")
         assert leaf.kind == kind or (leaf.kind, kind) == ("value", "blob"), path
@@ -112,10 +134,15 @@ def test_files(store, files):
     assert {node.path.decode() for node in step.nodes[1:] if node.kind == "dir"} == {"a", "a/b", "empty", "many"}
     assert got["a/fortran.npy"].fortran and not got["large.npy"].fortran
     codecs = {path: got[path].codec for path in ("large.npy", "a/text.txt", "noise.bin")}
-    assert codecs == {"auto": {"large.npy": "blosc", "a/text.txt": "lz4", "noise.bin": "none"},
-                      "none": dict.fromkeys(codecs, "none"),
-                      "lz4": dict.fromkeys(codecs, "lz4"),
-                      "blosc": {"large.npy": "blosc", "a/text.txt": "lz4", "noise.bin": "lz4"}}[store_reader.Store(store).config["codec"]]
+    assert (
+        codecs
+        == {
+            "auto": {"large.npy": "blosc", "a/text.txt": "lz4", "noise.bin": "none"},
+            "none": dict.fromkeys(codecs, "none"),
+            "lz4": dict.fromkeys(codecs, "lz4"),
+            "blosc": {"large.npy": "blosc", "a/text.txt": "lz4", "noise.bin": "lz4"},
+        }[store_reader.Store(store).config["codec"]]
+    )
     packed = {leaf.object or leaf.sha256 for leaf in got.values() if leaf.kind != "value" and leaf.size < 65536}
     assert len(packed) == 1
 
@@ -138,7 +165,15 @@ def test_order_and_codecs(store):
     assert names.index("200") < names.index("300") and [n for n in names if n[0] != "c"] == ["200", "300", "1000"]
     used = {leaf.codec for name in names for leaf in s.step(name).leaves() if leaf.codec}
     codec = s.config["codec"]
-    assert used <= {"auto": {"none", "lz4", "blosc"}, "none": {"none"}, "lz4": {"none", "lz4"}, "blosc": {"none", "lz4", "blosc"}}[codec], used
+    assert (
+        used
+        <= {
+            "auto": {"none", "lz4", "blosc"},
+            "none": {"none"},
+            "lz4": {"none", "lz4"},
+            "blosc": {"none", "lz4", "blosc"},
+        }[codec]
+    ), used
 
 
 def test_every_object_is_named_or_garbage(store):
@@ -177,7 +212,15 @@ def flip(path, offset):
 def sparse_store(tmp_path_factory):
     """A root with a step of files of 1 TiB that are mostly holes: their bytes that are not, by path."""
     top = tmp_path_factory.mktemp("sparse")
-    places = {"blob": {0: b"a", (5 << 20) - 3: b"across", 1 << 39: np.random.default_rng(1).bytes(3 << 20), (1 << 40) - 1: b"z"}, "none": {}}
+    places = {
+        "blob": {
+            0: b"a",
+            (5 << 20) - 3: b"across",
+            1 << 39: np.random.default_rng(1).bytes(3 << 20),
+            (1 << 40) - 1: b"z",
+        },
+        "none": {},
+    }
     (top / "tree").mkdir()
     for name, data in places.items():
         with open(top / "tree" / name, "wb") as f:
@@ -261,6 +304,8 @@ def test_example_of_the_page():
 
 def test_the_program(store):
     """store_reader.py by itself."""
-    done = subprocess.run([sys.executable, Path(store_reader.__file__), store, "300"], capture_output=True, text=True, timeout=util.LIMIT)
+    done = subprocess.run(
+        [sys.executable, Path(store_reader.__file__), store, "300"], capture_output=True, text=True, timeout=util.LIMIT
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(store_reader.Store(store).step("300").leaves())

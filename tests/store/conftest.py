@@ -1,4 +1,5 @@
 """Fixtures of the tests of writing."""
+
 import pytest
 
 import trees

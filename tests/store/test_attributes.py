@@ -1,4 +1,5 @@
 """Extended attributes: what was set is there after each commit and each change, or was refused when it was set."""
+
 import errno
 import os
 import random
@@ -37,7 +38,9 @@ def fill(path, length, name="user.n{}"):
 
 
 def make_files(step):
-    """One of each kind: in a pack, an object of its own, an array whose bytes are let go, one with a type of its own, a value, a directory, the top."""
+    """One of each kind: in a pack, an object of its own, an array whose bytes are let go, one with a type of its own, a
+    value, a directory, the top.
+    """
     (step / "d").mkdir(parents=True)
     (step / "small").write_bytes(b"small")
     (step / "empty").write_bytes(b"")
@@ -72,7 +75,9 @@ def test_full(writable, length, when):
 
 
 def test_while_it_is_full(writable):
-    """An attribute that is full can be replaced by one as long, or shorter, and be taken away; then there is room again."""
+    """An attribute that is full can be replaced by one as long, or shorter, and be taken away; then there is room
+    again.
+    """
     step = writable / "7"
     for path in make_files(step):
         given = fill(path, 200)
@@ -92,8 +97,19 @@ def test_while_it_is_full(writable):
             change(step, k)
 
 
-VALUES = {"user.nul": b"\0", "user.nuls": b"a\0b\0\0", "user.empty": b"", "user.bytes": bytes(range(256)), "user.quote\"\\": b"\"}", "user.ünï": "ü".encode(),
-          "user.tab\t\n\x01": b"\n", "user.a=b": b"=", "user.CKPT.kind": b"upper", "user.ckp": b"short", "user.Nul": b"another"}
+VALUES = {
+    "user.nul": b"\0",
+    "user.nuls": b"a\0b\0\0",
+    "user.empty": b"",
+    "user.bytes": bytes(range(256)),
+    "user.quote\"\\": b"\"}",
+    "user.ünï": "ü".encode(),
+    "user.tab\t\n\x01": b"\n",
+    "user.a=b": b"=",
+    "user.CKPT.kind": b"upper",
+    "user.ckp": b"short",
+    "user.Nul": b"another",
+}
 
 
 def test_values(writable, root, mount):
@@ -129,7 +145,11 @@ def test_tools(writable, root, tool):
     os.setxattr(src, "user.ckpt.metadata", b'{"a":1}')
     commit(src)
     for k, to in enumerate([2, 3, 3]):
-        run(*(["cp", "-aT"] if tool == "cp" else ["rsync", "-aX"]), f"{writable.top}/{max(to - 1, 1)}" + ("/" if tool == "rsync" else ""), f"{writable.top}/{to}")
+        run(
+            *(["cp", "-aT"] if tool == "cp" else ["rsync", "-aX"]),
+            f"{writable.top}/{max(to - 1, 1)}" + ("/" if tool == "rsync" else ""),
+            f"{writable.top}/{to}",
+        )
         commit(writable / str(to))
         for path in [src, *sorted(src.rglob("*"))]:
             copy = writable / str(to) / path.relative_to(src)
@@ -154,7 +174,9 @@ def roomy():
 
 
 def test_large(roomy, mount, tmp_path):
-    """Up to 64 KiB each where the file system has them, as many as a manifest has room for; on one that has less room a change of the step is refused."""
+    """Up to 64 KiB each where the file system has them, as many as a manifest has room for; on one that has less room a
+    change of the step is refused.
+    """
     root = roomy / "root"
     root.mkdir()
     util.ckptfs("init", root)
@@ -184,8 +206,25 @@ def test_large(roomy, mount, tmp_path):
     assert "its attribute user." in m.said()
 
 
-@pytest.mark.parametrize("value", [b"{", b"[1]", b"1", b'"x"', b"null", b" ", b"{} {}", b'{"a":1}x', b'{"a":1}\0', b'{"a":\xff}', b'{"a":"\0"}', b"{'a':1}",
-                                   b'{"a":' * 65 + b"1" + b"}" * 65, b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{",
+        b"[1]",
+        b"1",
+        b'"x"',
+        b"null",
+        b" ",
+        b"{} {}",
+        b'{"a":1}x',
+        b'{"a":1}\0',
+        b'{"a":\xff}',
+        b'{"a":"\0"}',
+        b"{'a':1}",
+        b'{"a":' * 65 + b"1" + b"}" * 65,
+        b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    ],
+)
 def test_bad_metadata(writable, value):
     """Refused when it is set, and nothing has changed: it would be refused by the commit."""
     step = writable / "7"
@@ -201,7 +240,7 @@ def test_bad_metadata(writable, value):
         assert "user.ckpt.metadata" in writable.said()
         commit(step)
         assert trees.attribute(step, "metadata") == '{"a":[1,{},NaN],"\u00fc":null}'
-        with fails(errno.EINVAL):                          # of a committed step, whose copy it is set on
+        with fails(errno.EINVAL):  # of a committed step, whose copy it is set on
             os.setxattr(step, "user.ckpt.metadata", value)
         os.setxattr(step, "user.ckpt.metadata", b"")
         assert trees.attribute(step, "metadata") == ""
@@ -238,7 +277,16 @@ def test_bad_kind_and_dtype(writable):
         os.setxattr(step / "w.npy", "user.ckpt.kind", b"list")
     with fails(errno.EINVAL):
         os.setxattr(step, "user.ckpt.pinned", b"yes")
-    for value in b"Q4_K", b"F6_E2M3", b"<f4", b"[('a', '<i4'), ('b', '<f8')]", b"|S3", b"<M8[ns]", b"bfloat16", b"float8_e5m2":
+    for value in (
+        b"Q4_K",
+        b"F6_E2M3",
+        b"<f4",
+        b"[('a', '<i4'), ('b', '<f8')]",
+        b"|S3",
+        b"<M8[ns]",
+        b"bfloat16",
+        b"float8_e5m2",
+    ):
         os.setxattr(step / "w.npy", "user.ckpt.dtype", value)
     os.setxattr(step / "w.npy", "user.ckpt.kind", b"array")
     commit(step)
@@ -246,7 +294,9 @@ def test_bad_kind_and_dtype(writable):
 
 
 def test_import(writable, root, tmp_path):
-    """From store to store with all attributes; metadata that no manifest takes are refused before anything is copied."""
+    """From store to store with all attributes; metadata that no manifest takes are refused before anything is
+    copied.
+    """
     step = writable / "7"
     paths = make_files(step)
     for path in paths:
@@ -260,6 +310,8 @@ def test_import(writable, root, tmp_path):
     assert trees.attribute(writable / "8", "metadata") == '{"a":1}'
     deep = util.copy_tree(util.DATA / "demo/300", tmp_path / "deep")
     text = (deep / "_CHECKPOINT_METADATA").read_text()
-    (deep / "_CHECKPOINT_METADATA").write_text(text.replace('"custom_metadata": {}', '"custom_metadata": ' + '{"a":' * 70 + "1" + "}" * 70))
+    (deep / "_CHECKPOINT_METADATA").write_text(
+        text.replace('"custom_metadata": {}', '"custom_metadata": ' + '{"a":' * 70 + "1" + "}" * 70)
+    )
     done = util.ckptfs("import", deep, root / "9", check=None)
     assert done.returncode and "user.ckpt.metadata" in done.stderr and "9" not in os.listdir(writable.top)

@@ -1,4 +1,5 @@
 """A checkpoint file that was copied into a step is a blob, and opens up as a tree under BLOB.tree."""
+
 import errno
 import json
 import os
@@ -18,13 +19,20 @@ FLAX = util.DATA / "flax-msgpack"
 
 def state(**arrays):
     """A state dict as Flax writes it."""
+
     def text(s):
         return b"\xd9" + bytes([len(s)]) + s.encode()
 
     def ndarray(a):
-        payload = b"\x93" + bytes([0x90 + a.ndim]) + b"".join(b"\xce" + struct.pack(">I", n) for n in a.shape) + text(a.dtype.name)
+        payload = (
+            b"\x93"
+            + bytes([0x90 + a.ndim])
+            + b"".join(b"\xce" + struct.pack(">I", n) for n in a.shape)
+            + text(a.dtype.name)
+        )
         payload += b"\xc6" + struct.pack(">I", a.nbytes) + a.tobytes()
         return b"\xc9" + struct.pack(">I", len(payload)) + b"\x01" + payload
+
     return bytes([0x80 + len(arrays)]) + b"".join(text(name) + ndarray(a) for name, a in arrays.items())
 
 
@@ -32,7 +40,9 @@ def attribute(path, name):
     return os.getxattr(path, f"user.ckpt.{name}").decode()
 
 
-@pytest.mark.parametrize("case", ["adam", "dtypes", "chunked", "scalars", "odd-keys", "top-int", "top-empty", "native-lists"])
+@pytest.mark.parametrize(
+    "case", ["adam", "dtypes", "chunked", "scalars", "odd-keys", "top-int", "top-empty", "native-lists"]
+)
 def test_tree(writable, case):
     """The tree is the one that the file is when it is mounted by itself, whatever else the step holds."""
     step = writable / "7"
@@ -40,16 +50,28 @@ def test_tree(writable, case):
     trees.put(step / "deep/weights.msgpack", (FLAX / f"{case}.msgpack").read_bytes())
     commit(step)
     truth = json.loads((FLAX / f"{case}.truth.json").read_text())
-    faults = check_fixtures.compare(str(step / "deep/weights.msgpack.tree"), check_fixtures.expectation(truth, str(FLAX / f"{case}.msgpack")))
+    faults = check_fixtures.compare(
+        str(step / "deep/weights.msgpack.tree"), check_fixtures.expectation(truth, str(FLAX / f"{case}.msgpack"))
+    )
     assert not faults, "\n".join(faults)
-    assert sorted(os.listdir(step / "deep")) == ["weights.msgpack"] and attribute(step / "deep/weights.msgpack.tree", "format") == "flax-msgpack"
+    assert (
+        sorted(os.listdir(step / "deep")) == ["weights.msgpack"]
+        and attribute(step / "deep/weights.msgpack.tree", "format") == "flax-msgpack"
+    )
     for name in ("notes.txt.tree", "deep.tree", "deep/weights.tree", "nothing.tree", "deep/weights.msgpack.tree.tree"):
         with util.fails(errno.ENOENT):
             os.stat(step / name)
 
 
-@pytest.mark.parametrize("data", [np.arange(3_000_000, dtype=np.int32) // 100, np.random.default_rng(1).integers(0, 2**31, 3_000_000, dtype=np.int32), np.arange(40, dtype=np.int32)],
-                         ids=["encoded", "plain", "packed"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.arange(3_000_000, dtype=np.int32) // 100,
+        np.random.default_rng(1).integers(0, 2**31, 3_000_000, dtype=np.int32),
+        np.arange(40, dtype=np.int32),
+    ],
+    ids=["encoded", "plain", "packed"],
+)
 def test_forms(writable, root, data):
     """However the store keeps the blob: views, slices, mmap, and nothing but what is asked for."""
     step = writable / "7"
@@ -58,8 +80,14 @@ def test_forms(writable, root, data):
     top = step / "w.msgpack.tree"
     before = json.loads((writable / ".ckptfs/stats.json").read_text())["bytes_fetched"]
     assert np.array_equal(np.load(top / "second@-3:,::-2.npy"), data.reshape(-1, 8)[-3:, ::-2])
-    assert data.nbytes < 1 << 20 or json.loads((writable / ".ckptfs/stats.json").read_text())["bytes_fetched"] - before < 6 << 20
-    assert np.array_equal(np.load(top / "first.npy", mmap_mode="r"), data) and (top / "second").read_bytes() == data.tobytes()
+    assert (
+        data.nbytes < 1 << 20
+        or json.loads((writable / ".ckptfs/stats.json").read_text())["bytes_fetched"] - before < 6 << 20
+    )
+    assert (
+        np.array_equal(np.load(top / "first.npy", mmap_mode="r"), data)
+        and (top / "second").read_bytes() == data.tobytes()
+    )
     assert json.loads((top / ".tree.json").read_text())["format"] == "flax-msgpack"
     with open(step / "w.msgpack.tree.safetensors", "rb") as f:
         size = struct.unpack("<Q", f.read(8))[0]
@@ -123,8 +151,12 @@ def test_at_once(writable):
         rng = np.random.default_rng(seed)
         for _ in range(40):
             n, at = int(rng.integers(4)), int(rng.integers(200_000))
-            if np.load(step / f"{n}.msgpack.tree/a@{at}.npy") != at + n or (np.load(step / f"{n}.msgpack.tree/b.npy") != n).any():
+            if (
+                np.load(step / f"{n}.msgpack.tree/a@{at}.npy") != at + n
+                or (np.load(step / f"{n}.msgpack.tree/b.npy") != n).any()
+            ):
                 faults.append((n, at))
+
     threads = [threading.Thread(target=read, args=[seed]) for seed in range(6)]
     for thread in threads:
         thread.start()

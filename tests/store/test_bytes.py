@@ -1,4 +1,7 @@
-"""Staged files that stand for stored content, and what their users see while they come to have bytes of their own, or lose them."""
+"""Staged files that stand for stored content, and what their users see while they come to have bytes of their own, or
+lose them.
+"""
+
 import errno
 import io
 import mmap
@@ -36,7 +39,9 @@ def wait_let_go(root, name):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_mapping_of_a_copy(writable, when):
-    """A store through a mapping changes no time that the file system can be asked for: what was copied there does not count as unchanged."""
+    """A store through a mapping changes no time that the file system can be asked for: what was copied there does not
+    count as unchanged.
+    """
     data = np.random.default_rng(1).bytes(1 << 20)
     (writable / "1").mkdir()
     (writable / "1/blob").write_bytes(data)
@@ -56,7 +61,7 @@ def test_mapping_of_a_copy(writable, when):
         want = view[:]
         view.close()
     assert (writable / "2/blob").read_bytes() == want
-    time.sleep(0.5)                                        # its object is made
+    time.sleep(0.5)  # its object is made
     commit(writable / "2")
     assert (writable / "2/blob").read_bytes() == want
 
@@ -78,7 +83,10 @@ def read_on(path, old, begun, seconds, wrong):
 def test_cut_while_read(writable, root, how):
     """Who reads a file while it is cut sees what was there or the end, and no zeros."""
     if util.SANITIZED == "thread":
-        pytest.skip("everything takes ten times as long there, and for so long the kernel itself may show a page of zeros behind the new end")
+        pytest.skip(
+            "everything takes ten times as long there, and for so long "
+            "the kernel itself may show a page of zeros behind the new end"
+        )
     old, rounds = array(400_000), 12
     (writable / "7").mkdir()
     for n in range(rounds):
@@ -223,8 +231,8 @@ def test_a_link_is_whole_or_not_there(mount, root):
 
 
 def test_append_while_a_link_is_made(mount, root):
-    """A link that others see is all there: what they write to it at once stays. The directory is reached in two ways, so that the kernel
-    keeps nobody out of it."""
+    """A link that others see is all there: what they write to it at once stays. The directory is reached in two ways,
+    so that the kernel keeps nobody out of it."""
     old, new = bytes(range(256)) * 1000, b"appended"
     m = mount(root, trees.EXPLICIT)
     for name in "1", "2":
@@ -247,7 +255,9 @@ def test_append_while_a_link_is_made(mount, root):
 
 
 def test_mode_after_a_commit_that_was_killed(mount, root, tmp_path):
-    """A commit is killed before a file has become an object, at each call of it; then the file gets another mode, and that is committed."""
+    """A commit is killed before a file has become an object, at each call of it; then the file gets another mode, and
+    that is committed.
+    """
     data, trace = np.random.default_rng(0).bytes(100_000), tmp_path / "trace"
 
     def prepare(*env):
@@ -262,7 +272,9 @@ def test_mode_after_a_commit_that_was_killed(mount, root, tmp_path):
     begin = len(trace.read_bytes().splitlines())
     commit(m / "7")
     m.stop()
-    marked = [n for n, line in enumerate(trace.read_bytes().splitlines()) if b"user.ckptfs.alias" in line and n >= begin]
+    marked = [
+        n for n, line in enumerate(trace.read_bytes().splitlines()) if b"user.ckptfs.alias" in line and n >= begin
+    ]
     assert marked, "nothing was marked"
     for turn in range(marked[0] + 1, marked[0] + 6):
         shutil.rmtree(root)

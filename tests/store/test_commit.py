@@ -1,4 +1,5 @@
 """What a commit refuses, what a change of a committed step is, and what steps share."""
+
 import contextlib
 import ctypes
 import errno
@@ -23,7 +24,7 @@ import util
 from trees import EXPLICIT, MIB, attribute, commit, is_committed, run, state, wait_committed
 from util import ORBAX, fails, wait_for
 
-SEEN = 15                                                  # seconds within which another mount must see a change, at refresh=1
+SEEN = 15  # seconds within which another mount must see a change, at refresh=1
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def accepted(step):
 
 # --- refusals
 
+
 def test_open_for_writing(step, root):
     with open(step / "open.bin", "wb") as f:
         f.write(b"half")
@@ -64,7 +66,9 @@ def test_open_for_writing(step, root):
 
 def test_open_for_appending_in_another_process(step, root):
     """Without having written anything."""
-    process = subprocess.Popen(["bash", "-c", "exec 3>>w2.bin; echo opened; exec sleep 600"], cwd=step, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        ["bash", "-c", "exec 3>>w2.bin; echo opened; exec sleep 600"], cwd=step, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout.readline() == b"opened\n"
         refused(step, root, errno.EBUSY)
@@ -87,7 +91,7 @@ def test_mapped_for_writing(step, root):
         f.truncate(5000)
         view = mmap.mmap(f.fileno(), 5000)
     view[0] = 1
-    view.flush()                                           # an overlay tells of the change only then
+    view.flush()  # an overlay tells of the change only then
     refused(step, root, errno.EBUSY)
     view[1] = 2
     view.close()
@@ -118,13 +122,15 @@ def mapping(path, size, write=True):
 @pytest.mark.parametrize("compressible", [True, False])
 @pytest.mark.parametrize("late", [0, 0.3])
 def test_mapped_and_closed(writable, step, root, size, compressible, late):
-    """What is written through a mapping after the last close belongs to the step, which is not committed while that can still be."""
+    """What is written through a mapping after the last close belongs to the step, which is not committed while that can
+    still be.
+    """
     first = bytes(size) if compressible else trees.noise(size)
     (step / "m.bin").write_bytes(first)
     with mapping(step / "m.bin", size) as view:
         view[:1000] = bytes(range(100)) * 10
         time.sleep(late)
-        view[:1000] = b"x" * 1000                          # no page of it is new
+        view[:1000] = b"x" * 1000  # no page of it is new
         assert "m.bin" in refused(step, root, errno.EBUSY)
         view[2000:3000] = b"y" * 1000
     accepted(step)
@@ -133,13 +139,16 @@ def test_mapped_and_closed(writable, step, root, size, compressible, late):
 
 
 def test_close_by_a_child(step):
-    """A child that was forked while a file is written closes it when it becomes another program, or ends; the writer goes on."""
+    """A child that was forked while a file is written closes it when it becomes another program, or ends; the writer
+    goes on.
+    """
     data = np.zeros(20_000_000, np.uint8)
     ending = threading.Event()
 
     def fork():
         while not ending.is_set():
             subprocess.run(["true"], close_fds=False)
+
     forker = threading.Thread(target=fork)
     forker.start()
     try:
@@ -149,7 +158,7 @@ def test_close_by_a_child(step):
             os.write(fd, data)
             os.close(fd)
             fd = os.open(step / "a.bin", os.O_RDWR)
-            os.pwrite(fd, data, 0)                         # of the same length: the file's size tells nothing
+            os.pwrite(fd, data, 0)  # of the same length: the file's size tells nothing
             os.close(fd)
             commit(step)
             assert (np.fromfile(step / "a.bin", np.uint8) == turn).all()
@@ -172,11 +181,13 @@ def test_stored_bytes_are_let_go(step, root):
     np.save(step / "a.npy", a)
     os.utime(step / "a.npy", ns=(5, 123_456_789_012_345_678))
     wait_for(lambda: is_let_go(root, "a.npy"))
-    assert os.stat(step / "a.npy").st_mtime_ns == 123_456_789_012_345_678 and os.path.getsize(step / "a.npy") == 16_000_128
+    assert (
+        os.stat(step / "a.npy").st_mtime_ns == 123_456_789_012_345_678 and os.path.getsize(step / "a.npy") == 16_000_128
+    )
     assert (np.load(step / "a.npy") == a).all() and np.load(step / "a.npy", mmap_mode="r")[-1] == a[-1]
     shutil.copyfile(step / "a.npy", step / "copy.npy")
     os.link(step / "a.npy", step / "link.npy")
-    with open(step / "a.npy", "r+b") as f:                 # it gets its bytes back, and keeps them
+    with open(step / "a.npy", "r+b") as f:  # it gets its bytes back, and keeps them
         f.seek(-8, os.SEEK_END)
         f.write(np.int64(-1).tobytes())
     with open(step / "short.npy", "wb") as f:
@@ -188,13 +199,19 @@ def test_stored_bytes_are_let_go(step, root):
     accepted(step)
     changed = a.copy()
     changed[-1] = -1
-    assert (np.load(step / "a.npy") == changed).all() and (np.load(step / "link.npy") == changed).all() and (np.load(step / "copy.npy") == a).all()
+    assert (
+        (np.load(step / "a.npy") == changed).all()
+        and (np.load(step / "link.npy") == changed).all()
+        and (np.load(step / "copy.npy") == a).all()
+    )
     assert (step / "short").read_bytes() == (step / "copy.npy").read_bytes()[:500_000]
 
 
 @pytest.mark.parametrize("compressible", [True, False])
 def test_a_reader_does_not_matter(step, compressible):
-    """Who opened a file for reading while it was written, and keeps it open or mapped, does not keep it from being committed."""
+    """Who opened a file for reading while it was written, and keeps it open or mapped, does not keep it from being
+    committed.
+    """
     data = bytes(2_000_000) if compressible else trees.noise(2_000_000)
     with open(step / "a.bin", "wb") as f:
         f.write(data[:-1])
@@ -226,7 +243,9 @@ def test_bytes_that_stay(step, root):
                 np.save(step / "free.npy", a + 1)
                 wait_for(lambda: is_let_go(root, "free.npy"))
                 time.sleep(0.2)
-                assert bytes(view[-8:]) == a[-1:].tobytes() and not any(is_let_go(root, f"{name}.npy") for name in ("synced", "read", "mapped"))
+                assert bytes(view[-8:]) == a[-1:].tobytes() and not any(
+                    is_let_go(root, f"{name}.npy") for name in ("synced", "read", "mapped")
+                )
     assert kept.seek(-8, os.SEEK_END) and kept.read() == a[-1:].tobytes()
     kept.close()
     accepted(step)
@@ -289,14 +308,16 @@ def test_pieces(writable, root):
 
 
 def test_large_pieces(writable):
-    """Of many megabytes, cut along the last axis so that their bytes interleave, and of a type that NumPy has no name for."""
+    """Of many megabytes, cut along the last axis so that their bytes interleave, and of a type that NumPy has no name
+    for.
+    """
     step = writable / "7"
     step.mkdir()
     a = trees.noise_array(3_000_000).reshape(1000, 3000)
     b = a.astype("<u2").view("V2")
     for n in range(0, 3000, 750):
-        np.save(step / f"a@0:1000,{n}:{n + 750}.npy", a[:, n:n + 750])
-        np.save(step / f"b@0:1000,{n}:{n + 750}.npy", b[:, n:n + 750])
+        np.save(step / f"a@0:1000,{n}:{n + 750}.npy", a[:, n : n + 750])
+        np.save(step / f"b@0:1000,{n}:{n + 750}.npy", b[:, n : n + 750])
     accepted(step)
     assert (np.load(step / "a.npy") == a).all() and np.load(step / "b.npy").tobytes() == b.tobytes()
 
@@ -304,15 +325,23 @@ def test_large_pieces(writable):
 @pytest.mark.parametrize("wrong", ["hole", "beginning", "overlap", "two types", "two shapes", "not its slice"])
 def test_pieces_that_do_not_tile(step, root, wrong):
     piece(step, "p@0:2,0:3.npy", np.ones((2, 3)))
-    second = {"hole": ("p@3:4,0:3.npy", np.ones((1, 3))), "beginning": ("q@1:3,0:3.npy", np.ones((2, 3))),
-              "overlap": ("p@1:3,0:3.npy", np.zeros((2, 3))), "two types": ("p@2:3,0:3.npy", None),
-              "two shapes": ("p@2:3.npy", np.ones(1)), "not its slice": ("p@2:3,0:3.npy", np.ones((2, 3)))}[wrong]
+    second = {
+        "hole": ("p@3:4,0:3.npy", np.ones((1, 3))),
+        "beginning": ("q@1:3,0:3.npy", np.ones((2, 3))),
+        "overlap": ("p@1:3,0:3.npy", np.zeros((2, 3))),
+        "two types": ("p@2:3,0:3.npy", None),
+        "two shapes": ("p@2:3.npy", np.ones(1)),
+        "not its slice": ("p@2:3,0:3.npy", np.ones((2, 3))),
+    }[wrong]
     if second[1] is None:
         np.save(step / second[0], np.ones((1, 3), np.float64))
     else:
         piece(step, *second)
-    reason = refused(step, root, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN) if wrong not in ("hole", "beginning", "overlap") \
+    reason = (
+        refused(step, root, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN)
+        if wrong not in ("hole", "beginning", "overlap")
         else refused(step, root, errno.ENODATA)
+    )
     assert re.search(rf"\b{second[0][0]}(@|\.npy|\b)", reason), reason
     os.unlink(step / second[0])
     accepted(step)
@@ -374,7 +403,7 @@ def test_rename_onto_a_step(step, writable, root):
     assert run("mv", "-T", writable / ".new", step, check=None).returncode
     (writable / "8").mkdir()
     (writable / "8/x").write_text("8")
-    for other in "staged", "committed":                    # 8
+    for other in "staged", "committed":  # 8
         with fails(errno.EEXIST):
             os.rename(writable / "8", step)
         with fails(errno.EEXIST, errno.ENOTEMPTY):
@@ -398,23 +427,30 @@ def test_overwrite(mount, root):
     wait_for(lambda: trees.steps(other) == ["7", "8"], SEEN)
     with open(m / "7/x") as f, open(other / "7/x") as g:
         run("mv", "-T", m / ".new", m / "7")
-        assert is_committed(m / "7") and sorted(os.listdir(m / "7")) == ["new", "x"] and (m / "7/x").read_text() == "new"
+        assert (
+            is_committed(m / "7") and sorted(os.listdir(m / "7")) == ["new", "x"] and (m / "7/x").read_text() == "new"
+        )
         wait_for(lambda: (other / "7/x").read_text() == "new", SEEN)
         assert f.read() == "old" and g.read() == "old"
-    os.rename(m / "8", m / "7")                            # a committed one
-    assert trees.steps(m) == ["7"] and sorted(os.listdir(m / "7")) == ["eight", "x"] and (m / "7/x").read_text() == "eight"
+    os.rename(m / "8", m / "7")  # a committed one
+    assert (
+        trees.steps(m) == ["7"] and sorted(os.listdir(m / "7")) == ["eight", "x"] and (m / "7/x").read_text() == "eight"
+    )
     assert trees.committed(root) == ["7"]
     wait_for(lambda: (other / "7/x").read_text() == "eight", SEEN)
 
 
 def test_links_and_special_files(step, writable, root):
-    for make in (lambda: os.symlink("w.npy", step / "link"), lambda: os.mkfifo(step / "fifo"),
-                 lambda: os.mknod(step / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))):
+    for make in (
+        lambda: os.symlink("w.npy", step / "link"),
+        lambda: os.mkfifo(step / "fifo"),
+        lambda: os.mknod(step / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+    ):
         with fails(errno.EPERM):
             make()
     with socket.socket(socket.AF_UNIX) as s, fails(errno.EPERM):
         here = os.getcwd()
-        os.chdir(step)                                     # the path of a socket must be short
+        os.chdir(step)  # the path of a socket must be short
         try:
             s.bind("socket")
         finally:
@@ -435,13 +471,23 @@ def test_foreign_steps(mount, tmp_path):
     util.ckptfs("init", root)
     m = mount(root, EXPLICIT)
     assert trees.steps(m) == ["100", "200", "300"]
-    attempts = [lambda: open(m / "100/new", "wb"), lambda: open(m / "100/metrics.json", "r+b"), lambda: open(m / "100/metrics.json", "wb"),
-                lambda: os.mkdir(m / "100/x"), lambda: os.unlink(m / "100/metrics.json"), lambda: os.rmdir(m / "100/state"),
-                lambda: os.rename(m / "100", m / "400"), lambda: os.rename(m / "100/metrics.json", m / "100/y"),
-                lambda: os.chmod(m / "100/metrics.json", 0o600), lambda: os.truncate(m / "100/metrics.json", 0),
-                lambda: os.utime(m / "100/metrics.json", (1, 1)), lambda: os.setxattr(m / "100", "user.x", b"1"),
-                lambda: os.link(m / "100/metrics.json", m / "100/z"), lambda: os.rmdir(m / "100"),
-                lambda: os.rename(m / "100/metrics.json", m / "400/metrics.json")]
+    attempts = [
+        lambda: open(m / "100/new", "wb"),
+        lambda: open(m / "100/metrics.json", "r+b"),
+        lambda: open(m / "100/metrics.json", "wb"),
+        lambda: os.mkdir(m / "100/x"),
+        lambda: os.unlink(m / "100/metrics.json"),
+        lambda: os.rmdir(m / "100/state"),
+        lambda: os.rename(m / "100", m / "400"),
+        lambda: os.rename(m / "100/metrics.json", m / "100/y"),
+        lambda: os.chmod(m / "100/metrics.json", 0o600),
+        lambda: os.truncate(m / "100/metrics.json", 0),
+        lambda: os.utime(m / "100/metrics.json", (1, 1)),
+        lambda: os.setxattr(m / "100", "user.x", b"1"),
+        lambda: os.link(m / "100/metrics.json", m / "100/z"),
+        lambda: os.rmdir(m / "100"),
+        lambda: os.rename(m / "100/metrics.json", m / "400/metrics.json"),
+    ]
     (m / "400").mkdir()
     for attempt in attempts:
         with fails(errno.EROFS):
@@ -461,7 +507,9 @@ def test_foreign_steps(mount, tmp_path):
     wait_for(lambda: os.readlink(m / "latest") == "400", SEEN)
     trees.compare(trees.listing(m / "400"), trees.listing(m / "300"), modes=False, times=False)
     after = trees.listing(root)
-    assert {k: v for k, v in after.items() if not k.startswith(b".ckptstore") and k} == {k: v for k, v in before.items() if k}
+    assert {k: v for k, v in after.items() if not k.startswith(b".ckptstore") and k} == {
+        k: v for k, v in before.items() if k
+    }
     run("cp", "-r", util.DATA / "demo/300", root / "500.orbax-checkpoint-tmp")
     os.rename(root / "500.orbax-checkpoint-tmp", root / "500")
     wait_for(lambda: trees.steps(m) == ["100", "200", "300", "400", "500"], SEEN)
@@ -486,17 +534,31 @@ def test_read_only_mount(mount, root):
     (m / "7/y").write_text("y")
     m.stop()
     m = mount(root, "ro")
-    assert os.listdir(m / "7") == ["x"]                    # staged steps belong to writers
-    for attempt in (lambda: os.mkdir(m / "8"), lambda: os.rename(m / "7", m / "8"), lambda: open(m / "7/x", "r+b"), lambda: os.unlink(m / "7/x"),
-                    lambda: os.setxattr(m / "7", "user.ckpt.pinned", b"1"), lambda: os.rmdir(m / "7")):
+    assert os.listdir(m / "7") == ["x"]  # staged steps belong to writers
+    for attempt in (
+        lambda: os.mkdir(m / "8"),
+        lambda: os.rename(m / "7", m / "8"),
+        lambda: open(m / "7/x", "r+b"),
+        lambda: os.unlink(m / "7/x"),
+        lambda: os.setxattr(m / "7", "user.ckpt.pinned", b"1"),
+        lambda: os.rmdir(m / "7"),
+    ):
         with fails(errno.EROFS):
             attempt()
 
 
 def test_nothing_there(step, writable):
-    for attempt in (lambda: os.stat(writable / "8"), lambda: os.rename(writable / "8", writable / "9"), lambda: os.rmdir(writable / "8"),
-                    lambda: os.unlink(step / "x"), lambda: os.rename(step / "x", step / "y"), lambda: os.mkdir(step / "x/y"),
-                    lambda: open(step / "x/y", "wb"), lambda: os.readlink(writable / "latest"), lambda: os.rename(writable / ".a", writable / "8")):
+    for attempt in (
+        lambda: os.stat(writable / "8"),
+        lambda: os.rename(writable / "8", writable / "9"),
+        lambda: os.rmdir(writable / "8"),
+        lambda: os.unlink(step / "x"),
+        lambda: os.rename(step / "x", step / "y"),
+        lambda: os.mkdir(step / "x/y"),
+        lambda: open(step / "x/y", "wb"),
+        lambda: os.readlink(writable / "latest"),
+        lambda: os.rename(writable / ".a", writable / "8"),
+    ):
         with fails(errno.ENOENT):
             attempt()
 
@@ -523,6 +585,7 @@ def test_top_of_the_mount(step, writable):
 
 
 # --- staged steps
+
 
 def test_staged_is_seen_here_only(step, writable, mount, root):
     other = mount(root, EXPLICIT)
@@ -557,7 +620,9 @@ def test_step_names(writable, root, name):
     assert is_committed(writable / name) and trees.committed(root) == [name]
 
 
-@pytest.mark.parametrize("name", [".new", "7.tmp", "7.orbax-checkpoint-tmp-12", "step7", "seven", "7_", "_", "step_7x", "-7"])
+@pytest.mark.parametrize(
+    "name", [".new", "7.tmp", "7.orbax-checkpoint-tmp-12", "step7", "seven", "7_", "_", "step_7x", "-7"]
+)
 def test_names_to_stage_under(writable, root, name):
     """A sync of them is no commit, and a rename to them neither."""
     (writable / name).mkdir()
@@ -645,7 +710,9 @@ def test_crash_in_the_middle_of_commits(mount, root):
         assert state(m / name) == ("committed" if name in trees.committed(root) else "staged")
         if state(m / name) == "staged":
             commit(m / name)
-        assert {file: (m / name / file).read_bytes() for file in os.listdir(m / name)} == {f: c + b"%d" % turn for f, c in data.items()}
+        assert {file: (m / name / file).read_bytes() for file in os.listdir(m / name)} == {
+            f: c + b"%d" % turn for f, c in data.items()
+        }
         m.stop()
     trees.verify(root)
 
@@ -660,6 +727,7 @@ def test_deletion_of_staged(step, writable, root):
 
 
 # --- changes
+
 
 def test_change_is_a_copy(step, writable, mount, root):
     """Until the commit, only this mount sees it."""
@@ -702,17 +770,28 @@ def manifest_names(root, name):
 
 
 CHANGES = {
-    "truncate to nothing": lambda d: os.truncate(d / "f", 0), "truncate": lambda d: os.truncate(d / "f", 70_000),
-    "lengthen": lambda d: os.truncate(d / "f", 2 * MIB), "open with O_TRUNC": lambda d: open(d / "f", "wb").close(),
-    "chmod": lambda d: os.chmod(d / "f", 0o640), "utime": lambda d: os.utime(d / "f", (5, 5)),
-    "setxattr": lambda d: os.setxattr(d / "f", "user.x", b"1"), "rename": lambda d: os.rename(d / "f", d / "g"),
-    "rename over": lambda d: os.rename(d / "s", d / "f"), "link": lambda d: os.link(d / "f", d / "g"), "unlink": lambda d: os.unlink(d / "f"),
-    "mkdir": lambda d: os.mkdir(d / "new"), "chmod the directory": lambda d: os.chmod(d, 0o700),
+    "truncate to nothing": lambda d: os.truncate(d / "f", 0),
+    "truncate": lambda d: os.truncate(d / "f", 70_000),
+    "lengthen": lambda d: os.truncate(d / "f", 2 * MIB),
+    "open with O_TRUNC": lambda d: open(d / "f", "wb").close(),
+    "chmod": lambda d: os.chmod(d / "f", 0o640),
+    "utime": lambda d: os.utime(d / "f", (5, 5)),
+    "setxattr": lambda d: os.setxattr(d / "f", "user.x", b"1"),
+    "rename": lambda d: os.rename(d / "f", d / "g"),
+    "rename over": lambda d: os.rename(d / "s", d / "f"),
+    "link": lambda d: os.link(d / "f", d / "g"),
+    "unlink": lambda d: os.unlink(d / "f"),
+    "mkdir": lambda d: os.mkdir(d / "new"),
+    "chmod the directory": lambda d: os.chmod(d, 0o700),
     "write": lambda d: trees.run("dd", "if=/dev/zero", f"of={d}/f", "bs=7", "seek=10000", "count=1", "conv=notrunc"),
-    "write a small one": lambda d: trees.run("dd", "if=/dev/zero", f"of={d}/s", "bs=1", "seek=1", "count=1", "conv=notrunc"),
-    "append": lambda d: trees.run("bash", "-c", f"echo more >> '{d}/f'"), "create": lambda d: (d / "new").write_text("n"),
+    "write a small one": lambda d: trees.run(
+        "dd", "if=/dev/zero", f"of={d}/s", "bs=1", "seek=1", "count=1", "conv=notrunc"
+    ),
+    "append": lambda d: trees.run("bash", "-c", f"echo more >> '{d}/f'"),
+    "create": lambda d: (d / "new").write_text("n"),
     "create and delete": lambda d: ((d / "new").write_text("n"), os.unlink(d / "new")),
-    "kind": lambda d: os.setxattr(d, "user.ckpt.kind", b"tuple"), "allocate": lambda d: trees.run("fallocate", "-l", "2M", d / "f", check=None),
+    "kind": lambda d: os.setxattr(d, "user.ckpt.kind", b"tuple"),
+    "allocate": lambda d: trees.run("fallocate", "-l", "2M", d / "f", check=None),
 }
 
 
@@ -732,9 +811,9 @@ def test_each_change(writable, mount, root, tmp_path, change):
 
     def same(a, b):
         a, b = trees.listing(a), trees.listing(b)
-        old = {k for k, e in b.items() if e.mtime < 1_700_000_000 * 10 ** 9}
+        old = {k for k, e in b.items() if e.mtime < 1_700_000_000 * 10**9}
         trees.compare(a, b, times=False)
-        assert {k for k, e in a.items() if e.mtime < 1_700_000_000 * 10 ** 9} == old
+        assert {k for k, e in a.items() if e.mtime < 1_700_000_000 * 10**9} == old
         assert {k: a[k].mtime for k in old} == {k: b[k].mtime for k in old}
 
     same(writable / "7", tmp_path / "plain")
@@ -766,7 +845,9 @@ def test_opening_for_writing_keeps_times(writable):
 
 
 def test_changes_through_descriptors(step, writable):
-    """Of a committed step's directory that was opened before the change: as rsync and tar work, by names relative to it."""
+    """Of a committed step's directory that was opened before the change: as rsync and tar work, by names relative to
+    it.
+    """
     (step / "d").mkdir()
     accepted(step)
     for path in (".", "d"):
@@ -930,7 +1011,7 @@ def test_rm_r(mount, root, small_tree):
     assert trees.steps(m) == [] and trees.committed(root) == []
     time.sleep(2.5)
     assert trees.steps(m) == [] and trees.committed(root) == []
-    run("cp", "-r", small_tree, m / "7")                   # again, with other bytes under the same names
+    run("cp", "-r", small_tree, m / "7")  # again, with other bytes under the same names
     run("bash", "-c", 'echo other > "$1"', "-", m / "7/notes.txt")
     wait_committed(m / "7")
     assert (m / "7/notes.txt").read_text() == "other\n"
@@ -1027,7 +1108,7 @@ def test_two_changes_of_one_step(step, mount, root):
         commit(other / "7")
     assert sorted(os.listdir(other / "7")) == ["there", "w.npy"] and attribute(other / "7", "error")
     assert manifest_names(root, "7") == {"w.npy", "here"}
-    run("cp", "-r", other / "7", other / "8")              # what is left to do with it
+    run("cp", "-r", other / "7", other / "8")  # what is left to do with it
     commit(other / "8")
     assert sorted(os.listdir(other / "8")) == ["there", "w.npy"] and is_committed(other / "8")
     run("rm", "-r", other / "8")
@@ -1047,6 +1128,7 @@ def test_two_new_steps_of_one_name(mount, root):
 
 
 # --- sharing
+
 
 @pytest.fixture
 def large_step(writable, root):
@@ -1088,14 +1170,18 @@ def test_link_shares(large_step, writable, mount, root):
     commit(writable / "8")
     now = trees.objects(root)
     assert {k: v for k, v in now.items() if v > 65536} == {k: v for k, v in payloads.items() if v > 65536}
-    with open(writable / "8/linked.npy", "r+b") as f:      # a change of one is not one of the other
+    with open(writable / "8/linked.npy", "r+b") as f:  # a change of one is not one of the other
         f.seek(200)
         f.write(b"other")
     commit(writable / "8")
     writable.stop()
     m = mount(root)
-    assert (m / "7/noise0.npy").read_bytes()[200:205] != b"other" and (m / "8/linked.npy").read_bytes()[200:205] == b"other"
-    assert np.load(m / "8/three.npy").tolist() == [3] * 100 and (np.load(m / "8/ramp.npy") == np.arange(5_000_000)).all()
+    assert (m / "7/noise0.npy").read_bytes()[200:205] != b"other" and (m / "8/linked.npy").read_bytes()[
+        200:205
+    ] == b"other"
+    assert (
+        np.load(m / "8/three.npy").tolist() == [3] * 100 and (np.load(m / "8/ramp.npy") == np.arange(5_000_000)).all()
+    )
 
 
 def test_link_keeps_what_a_file_has(writable):
@@ -1117,7 +1203,9 @@ def test_link_keeps_what_a_file_has(writable):
             path = writable / "8" / name
             st = os.stat(path)
             assert (stat.S_IMODE(st.st_mode), st.st_mtime) == (0o640, 1_600_000_000), name
-            assert os.getxattr(path, "user.x") == b"mine" and os.getxattr(path, "user.ckpt.dtype") == b"float8_e4m3fn", name
+            assert (
+                os.getxattr(path, "user.x") == b"mine" and os.getxattr(path, "user.ckpt.dtype") == b"float8_e4m3fn"
+            ), name
         if state_now == "staged":
             commit(writable / "8")
 
@@ -1135,7 +1223,7 @@ def test_copy_file_range(large_step, writable):
         os.lseek(source.fileno(), 5, os.SEEK_SET)
         n = os.copy_file_range(source.fileno(), target.fileno(), 1000)
         assert n == 1000
-    assert (writable / "8/part.bin").read_bytes() == data[100_000:100_000 + 3 * MIB] + data[5:1005]
+    assert (writable / "8/part.bin").read_bytes() == data[100_000 : 100_000 + 3 * MIB] + data[5:1005]
     run("cp", "--reflink=auto", large_step / "noise0.npy", writable / "8/whole.npy")
     run("cp", "--sparse=never", large_step / "noise0.npy", writable / "8/again.npy")
     run("cp", large_step / "noise1.npy", writable / "8/whole.npy")  # over another
@@ -1192,17 +1280,21 @@ def test_ten_steps(writable, root, mount):
     m = mount(root, "ro")
     for step in range(10):
         for n in (0, 1, 2, 19):
-            assert (np.load(m / f"{step}/w{n}.npy") == trees.noise_array(250_000, n if n >= 2 else 1000 + step * 2 + n)).all()
+            assert (
+                np.load(m / f"{step}/w{n}.npy") == trees.noise_array(250_000, n if n >= 2 else 1000 + step * 2 + n)
+            ).all()
 
 
 @pytest.mark.parametrize("compressible", [False, True])
 def test_rewritten_while_it_is_hashed(writable, root, mount, compressible):
     """
-    A file is changed again just after it was closed, when its first content may be half hashed or encoded. Neither it, nor another file with
-    that first content, may come out with wrong bytes.
+    A file is changed again just after it was closed, when its first content may be half hashed or encoded. Neither it,
+    nor another file with that first content, may come out with wrong bytes.
     """
     for turn in range(12):
-        first = np.arange(3_000_000, dtype=np.uint32) // 3 + turn if compressible else trees.noise_array(3_000_000, turn)
+        first = (
+            np.arange(3_000_000, dtype=np.uint32) // 3 + turn if compressible else trees.noise_array(3_000_000, turn)
+        )
         step = writable / f"{turn}"
         step.mkdir()
         np.save(step / "a.npy", first)
@@ -1220,7 +1312,9 @@ def test_rewritten_while_it_is_hashed(writable, root, mount, compressible):
         assert (np.load(step / "b.npy") == first).all(), turn
         trees.check_hashes(writable, f"{turn}")
         data = (step / "a.npy").read_bytes()
-        assert data[500_000:500_007] == data[11_900_000:11_900_007] == b"changed" and data[2_000_000:2_000_005] == b"again"
+        assert (
+            data[500_000:500_007] == data[11_900_000:11_900_007] == b"changed" and data[2_000_000:2_000_005] == b"again"
+        )
     writable.stop()
     m = mount(root, "ro")
     for turn in range(12):
@@ -1233,7 +1327,10 @@ def test_du(large_step, writable):
     assert st.st_size == 20_000_128 and st.st_blocks * 512 < 10_000_000
     st = os.stat(large_step / "noise0.npy")
     assert abs(st.st_blocks * 512 - st.st_size) < 0.1 * st.st_size
-    assert int(attribute(large_step / "ramp.npy", "stored")) < 10_000_000 and attribute(large_step / "ramp.npy", "codec") == "blosc"
+    assert (
+        int(attribute(large_step / "ramp.npy", "stored")) < 10_000_000
+        and attribute(large_step / "ramp.npy", "codec") == "blosc"
+    )
     assert attribute(large_step / "noise0.npy", "codec") in ("none", "blosc")
 
 
@@ -1311,8 +1408,11 @@ def test_commit_while_reading_and_listing(mount, root):
     (m / "7").mkdir()
     for n in range(50):
         np.save(m / f"7/{n}.npy", np.arange(1000) + n)
-    code = ("import os, sys, time\nend = time.time() + 4\nwhile time.time() < end:\n for d, _, fs in os.walk(sys.argv[1]):\n  for f in fs:\n"
-            "   try: open(os.path.join(d, f), 'rb').read()\n   except OSError as e: assert e.errno in (2, 116), e")
+    code = (
+        "import os, sys, time\nend = time.time() + 4\nwhile time.time() < end:\n"
+        " for d, _, fs in os.walk(sys.argv[1]):\n  for f in fs:\n"
+        "   try: open(os.path.join(d, f), 'rb').read()\n   except OSError as e: assert e.errno in (2, 116), e"
+    )
     readers = [subprocess.Popen([sys.executable, "-c", code, str(m / "7")], stderr=subprocess.PIPE) for _ in range(2)]
     for n in range(10):
         np.save(m / "7/0.npy", np.arange(1000) + 100 + n)
@@ -1339,7 +1439,9 @@ def test_long_metadata(step, mount, root, writable):
 
 
 def test_handles_outlive_the_commit(writable):
-    """Who has a file of the staged step open reads on, and knows its size; a directory's handle gives no part of what was there."""
+    """Who has a file of the staged step open reads on, and knows its size; a directory's handle gives no part of what
+    was there.
+    """
     for n, content in enumerate([trees.floats(500_000).tobytes(), trees.noise(300_000), b"small"]):
         step = writable / f"{n}"
         (step / "d").mkdir(parents=True)
@@ -1349,7 +1451,7 @@ def test_handles_outlive_the_commit(writable):
         want = (step / "f.npy").read_bytes()
         fd, folder = os.open(step / "f.npy", os.O_RDONLY), os.open(step / "d", os.O_RDONLY)
         commit(step)
-        time.sleep(1.1)                                    # what the kernel knows of it is old by now
+        time.sleep(1.1)  # what the kernel knows of it is old by now
         assert os.fstat(fd).st_size == len(want) and os.pread(fd, len(want) + 10, 0) == want
         assert os.lseek(fd, 0, os.SEEK_END) == len(want)
         with fails(errno.ESTALE):

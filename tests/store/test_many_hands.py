@@ -1,4 +1,5 @@
 """Several processes change and sync one step in one mount, and directories that they have open outlive the commits."""
+
 import errno
 import json
 import os
@@ -8,7 +9,6 @@ import time
 
 import pytest
 
-import util
 from trees import EXPLICIT, commit, is_committed, run, state, store
 from util import ckptfs, fails, wait_for
 
@@ -76,7 +76,7 @@ class Hand(threading.Thread):
         try:
             commit(self.step)
         except OSError as e:
-            if e.errno != errno.EBUSY:                     # another one has a file open
+            if e.errno != errno.EBUSY:  # another one has a file open
                 raise
 
     def check(self, _):
@@ -86,10 +86,24 @@ class Hand(threading.Thread):
                     data = f.read()
             except FileNotFoundError:
                 data = None
-            assert data == self.files.get(name), f"{name}: {data and len(data)} bytes, not {name in self.files and len(self.files[name])}"
+            assert data == self.files.get(name), (
+                f"{name}: {data and len(data)} bytes, not {name in self.files and len(self.files[name])}"
+            )
 
     def run(self):
-        calls = [self.write, self.write, self.append, self.overwrite, self.truncate, self.rename, self.link, self.unlink, self.mode, self.sync, self.check]
+        calls = [
+            self.write,
+            self.write,
+            self.append,
+            self.overwrite,
+            self.truncate,
+            self.rename,
+            self.link,
+            self.unlink,
+            self.mode,
+            self.sync,
+            self.check,
+        ]
         while time.monotonic() < self.end and not self.faults:
             call, name = self.random.choice(calls), self.name()
             if name not in self.files and call not in (self.write, self.sync, self.check):
@@ -103,7 +117,9 @@ class Hand(threading.Thread):
 
 @pytest.mark.parametrize("how", [EXPLICIT, "settle=0.3"])
 def test_everything_that_succeeded_is_there(mount, root, how):
-    """No change is lost, no removal undone, nobody is told ESTALE, and what is committed in the end is what was written."""
+    """No change is lost, no removal undone, nobody is told ESTALE, and what is committed in the end is what was
+    written.
+    """
     print(f"HANDS_SEED={SEED}")
     m = mount(root, how)
     step = m / "1"
@@ -142,9 +158,9 @@ def test_removal_beside_retention(mount, root):
     (m / "100/metrics.json").write_text('{"loss": 1}')
     commit(m / "100")
     text = (store(root) / "steps/100.json").read_text()
-    for n in range(101, 700):                             # retention looks at each
+    for n in range(101, 700):  # retention looks at each
         (store(root) / f"steps/{n}.json").write_text(text)
-    time.sleep(1.2)                                        # they are seen
+    time.sleep(1.2)  # they are seen
     step = m / "1"
     step.mkdir()
     (step / "b").write_text("b")
@@ -192,9 +208,9 @@ def test_removal_of_a_replaced_step(mount, root):
         (here / f"1/{name}").write_text(name)
     commit(here / "1")
     wait_for(lambda: is_committed(there / "1"))
-    os.unlink(here / "1/a")                                # noted, for another second
+    os.unlink(here / "1/a")  # noted, for another second
     os.unlink(there / "1/c")
-    (there / "1/0").write_text("0")                        # comes first: other numbers
+    (there / "1/0").write_text("0")  # comes first: other numbers
     commit(there / "1")
     wait_for(lambda: "another mount has replaced the step" in here.said(), 30)
     assert sorted(os.listdir(there / "1")) == ["0", "a", "b"]
@@ -218,12 +234,14 @@ def test_rmdir_spares_what_another_mount_has_made(mount, root):
 
 
 def test_open_directories_outlive_commits(writable):
-    """A process that is in a step, or has its directories open, works on: what it makes and finds is in the step as it is now."""
+    """A process that is in a step, or has its directories open, works on: what it makes and finds is in the step as it
+    is now.
+    """
     step = writable / "1"
     (step / "d").mkdir(parents=True)
     (step / "d/f").write_text("0")
     top, sub = os.open(step, os.O_RDONLY), os.open(step / "d", os.O_RDONLY)
-    for n in range(3):                                     # the staged step's, then those of what it became
+    for n in range(3):  # the staged step's, then those of what it became
         commit(step)
         assert os.listdir(f"/proc/self/fd/{sub}") == sorted(os.listdir(step / "d"))
         os.close(os.open(f"new{n}", os.O_CREAT | os.O_WRONLY, dir_fd=sub))
@@ -247,14 +265,19 @@ def test_open_directories_outlive_commits(writable):
 def test_work_in_the_current_directory(writable):
     """cd STEP, and then a loop of changes and syncs, as a person at a shell does it."""
     (writable / "1").mkdir()
-    script = "set -e; for n in 1 2 3; do echo $n > f$n; sync .; cat f$n; ls | tr '\\n' ' '; mv f$n g$n; mkdir -p d; cp g$n d/; sync .; done; rm g1; sync ."
+    script = (
+        "set -e; for n in 1 2 3; do echo $n > f$n; sync .; cat f$n; ls | tr '\\n' ' '; "
+        "mv f$n g$n; mkdir -p d; cp g$n d/; sync .; done; rm g1; sync ."
+    )
     assert run("sh", "-c", script, cwd=writable / "1") == "1\nf1 2\nd f2 g1 3\nd f3 g1 g2 "
     assert sorted(os.listdir(writable / "1")) == ["d", "g2", "g3"] and is_committed(writable / "1")
 
 
 @pytest.mark.parametrize("opened", ["staged", "committed"])
 def test_fsync_of_a_directory_opened_before(writable, root, opened):
-    """A descriptor of a step's directory that is older than the last commit, or change, commits what was changed since."""
+    """A descriptor of a step's directory that is older than the last commit, or change, commits what was changed
+    since.
+    """
     step = writable / "1"
     step.mkdir()
     (step / "f").write_text("0")
@@ -342,6 +365,7 @@ def test_names_in_a_committed_step_are_kept(writable):
 
     def lookups():
         return json.loads((writable / ".ckptfs/stats.json").read_text())["lookups"]
+
     before = lookups()
     for _ in range(100):
         os.stat(writable / "1/a/b/f")

@@ -1,4 +1,7 @@
-"""Several mounts, one of them perhaps killed, write one step together: it is there when all have come, and never in part."""
+"""Several mounts, one of them perhaps killed, write one step together: it is there when all have come, and never in
+part.
+"""
+
 import errno
 import io
 import os
@@ -27,8 +30,10 @@ SHARED = np.arange(50_000, dtype=np.float32)
 @pytest.fixture
 def writers(mount, root):
     """writers(n, *options): n mounts of the root, one for each writer."""
+
     def make(n, *options, first=0):
         return [mount(root, f"writers={n}", f"writer={k + first}", "refresh=0.2", *options) for k in range(n)]
+
     return make
 
 
@@ -36,7 +41,7 @@ def write(m, k, n, step="7"):
     """What writer k of n has: rows of an array, an array that all have, a leaf and a blob of its own."""
     rows = len(ARRAY) // n
     (m / step / "params").mkdir(parents=True)
-    np.save(m / step / f"params/a@{k * rows}:{(k + 1) * rows},:.npy", ARRAY[k * rows:(k + 1) * rows])
+    np.save(m / step / f"params/a@{k * rows}:{(k + 1) * rows},:.npy", ARRAY[k * rows : (k + 1) * rows])
     np.save(m / step / "shared.npy", SHARED)
     (m / step / f"count{k}.json").write_text(f"{k}\n")
     (m / step / f"blob{k}").write_bytes(trees.noise(100_000 + k))
@@ -44,11 +49,17 @@ def write(m, k, n, step="7"):
 
 def check(m, n, step="7"):
     assert is_committed(m / step)
-    assert np.array_equal(np.load(m / step / "params/a.npy"), ARRAY) and np.array_equal(np.load(m / step / "shared.npy"), SHARED)
-    assert sorted(os.listdir(m / step)) == sorted(["params", "shared.npy", *(f"count{k}.json" for k in range(n)), *(f"blob{k}" for k in range(n))])
+    assert np.array_equal(np.load(m / step / "params/a.npy"), ARRAY) and np.array_equal(
+        np.load(m / step / "shared.npy"), SHARED
+    )
+    assert sorted(os.listdir(m / step)) == sorted(
+        ["params", "shared.npy", *(f"count{k}.json" for k in range(n)), *(f"blob{k}" for k in range(n))]
+    )
     assert os.listdir(m / step / "params") == ["a.npy"]
     for k in range(n):
-        assert (m / step / f"count{k}.json").read_text() == f"{k}\n" and (m / step / f"blob{k}").read_bytes() == trees.noise(100_000 + k)
+        assert (m / step / f"count{k}.json").read_text() == f"{k}\n" and (
+            m / step / f"blob{k}"
+        ).read_bytes() == trees.noise(100_000 + k)
 
 
 def together(mounts, step="7"):
@@ -60,6 +71,7 @@ def together(mounts, step="7"):
             commit(mounts[k] / step)
         except OSError as e:
             got[k] = e.errno
+
     threads = [threading.Thread(target=one, args=[k]) for k in range(len(mounts))]
     for t in threads:
         t.start()
@@ -80,7 +92,7 @@ def test_together(writers, root, n, first):
         check(m, n)
     done = util.ckptfs("verify", root)
     assert "0 faults" in done.stdout
-    for k, m in enumerate(mounts):                         # and the next one
+    for k, m in enumerate(mounts):  # and the next one
         write(m, k, n, "8")
     assert together(mounts, "8") == [None] * n
     check(mounts[0], n, "8")
@@ -219,8 +231,16 @@ def test_parts_are_not_collected(writers, root):
     check(two, 2)
 
 
-@pytest.mark.parametrize("options, said", [(["writers=2"], "writer=K"), (["writer=1"], "writers=N"), (["writers=2", "writer=3"], "none of"),
-                                           (["writers=x", "writer=0"], "writers=x"), (["writers=-1", "writer=0"], "writers=-1")])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["writers=2"], "writer=K"),
+        (["writer=1"], "writers=N"),
+        (["writers=2", "writer=3"], "none of"),
+        (["writers=x", "writer=0"], "writers=x"),
+        (["writers=-1", "writer=0"], "writers=-1"),
+    ],
+)
 def test_options(root, tmp_path, options, said):
     (tmp_path / "m").mkdir()
     done = util.ckptfs("mount", root, tmp_path / "m", "-o", ",".join(options), check=1)
@@ -272,14 +292,16 @@ except OSError as e:
 """
 PHASES = "writing", "sync", "wait", "publish"
 KILLED = "daemon", "program", "both"
-ENOUGH = 40                                                # kills, to see each phase several times
+ENOUGH = 40  # kills, to see each phase several times
 
 
 class Program:
     """A process that writes what a writer has of a step. It writes, and then calls sync, when it is told to."""
 
     def __init__(self, step, files):
-        self.pipe = subprocess.Popen([sys.executable, "-IS", "-c", WRITER, step, files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pipe = subprocess.Popen(
+            [sys.executable, "-IS", "-c", WRITER, step, files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.said() == "ready"
 
     def said(self):
@@ -305,22 +327,30 @@ class Killing:
 
     def __init__(self, mount, root, folder, n, rng):
         self.root, self.folder, self.n, self.rng = root, folder, n, rng
-        self.mount = lambda k, **more: mount(root, f"writers={n}", f"writer={k}", "refresh=0.1", "commit_timeout=1", **more)
+        self.mount = lambda k, **more: mount(
+            root, f"writers={n}", f"writer={k}", "refresh=0.1", "commit_timeout=1", **more
+        )
         self.mounts = [self.mount(k) for k in range(n)]
         self.reader = mount(root, "ro", "refresh=0.1")
-        self.length = {"wait": 0.2}                        # seconds of each phase, at most
-        self.fell = Counter()                              # (phase that it was in, what was killed)
-        self.ended = Counter()                             # what became of the steps
+        self.length = {"wait": 0.2}  # seconds of each phase, at most
+        self.fell = Counter()  # (phase that it was in, what was killed)
+        self.ended = Counter()  # what became of the steps
 
     def begin(self, turn):
-        """Another content each time, or nothing of it would be new. The pieces of an array, what all have, a value and a blob."""
+        """Another content each time, or nothing of it would be new. The pieces of an array, what all have, a value and
+        a blob.
+        """
         self.turn, self.step, rows = turn, str(turn), 8 // self.n
         self.programs = []
         for m in *self.mounts, self.reader:
             m.renew_patience()
         for k in range(self.n):
-            files = {f"params/a@{k * rows}:{(k + 1) * rows},:.npy": npy((ARRAY + turn)[k * rows:(k + 1) * rows]), "shared.npy": npy(SHARED + turn),
-                     f"count{k}.json": b"%d\n" % turn, f"blob{k}": trees.noise(100_000, turn * self.n + k)}
+            files = {
+                f"params/a@{k * rows}:{(k + 1) * rows},:.npy": npy((ARRAY + turn)[k * rows : (k + 1) * rows]),
+                "shared.npy": npy(SHARED + turn),
+                f"count{k}.json": b"%d\n" % turn,
+                f"blob{k}": trees.noise(100_000, turn * self.n + k),
+            }
             (self.folder / f"files{k}").write_bytes(pickle.dumps(files))
             self.programs.append(self.program(k))
 
@@ -330,7 +360,11 @@ class Killing:
     def parts(self):
         """The writers whose parts are there."""
         try:
-            return {int(name.split("-")[0]) for name in os.listdir(self.root / f".ckptstore/writers/{self.step}") if "-of-" in name}
+            return {
+                int(name.split("-")[0])
+                for name in os.listdir(self.root / f".ckptstore/writers/{self.step}")
+                if "-of-" in name
+            }
         except FileNotFoundError:
             return set()
 
@@ -398,16 +432,18 @@ class Killing:
         self.begin(turn)
         self.lead_to(phase, victim, other)
         self.kill(phase, victim, what)
-        if phase != "publish":                             # who was held back goes on
+        if phase != "publish":  # who was held back goes on
             assert self.programs[other].said() == "written"
             self.programs[other].go_on()
         self.after(victim, other, what)
 
     def after(self, victim, other, what):
-        """Nothing is there, or all; the others know; and then it is made after all, or dropped. `other` may have been late, too."""
+        """Nothing is there, or all; the others know; and then it is made after all, or dropped. `other` may have been
+        late, too.
+        """
         if what != "program":
             self.mounts[victim].daemon.wait()
-            self.programs[victim].kill()                   # before the mount goes, or it would write below
+            self.programs[victim].kill()  # before the mount goes, or it would write below
             self.mounts[victim].crash()
         got = {k: p.end() for k, p in enumerate(self.programs) if k != victim}
         self.programs[victim].kill()
@@ -449,10 +485,16 @@ class Killing:
     def check_whole(self):
         top = self.reader / self.step
         util.wait_for(top.exists)
-        assert np.array_equal(np.load(top / "params/a.npy"), ARRAY + self.turn) and np.array_equal(np.load(top / "shared.npy"), SHARED + self.turn)
-        assert sorted(os.listdir(top)) == sorted(["params", "shared.npy", *(f"count{k}.json" for k in range(self.n)), *(f"blob{k}" for k in range(self.n))])
+        assert np.array_equal(np.load(top / "params/a.npy"), ARRAY + self.turn) and np.array_equal(
+            np.load(top / "shared.npy"), SHARED + self.turn
+        )
+        assert sorted(os.listdir(top)) == sorted(
+            ["params", "shared.npy", *(f"count{k}.json" for k in range(self.n)), *(f"blob{k}" for k in range(self.n))]
+        )
         for k in range(self.n):
-            assert (top / f"count{k}.json").read_text() == f"{self.turn}\n" and (top / f"blob{k}").read_bytes() == trees.noise(100_000, self.turn * self.n + k)
+            assert (top / f"count{k}.json").read_text() == f"{self.turn}\n" and (
+                top / f"blob{k}"
+            ).read_bytes() == trees.noise(100_000, self.turn * self.n + k)
 
 
 def npy(a):
@@ -463,8 +505,9 @@ def npy(a):
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_killed_at_any_point(mount, root, tmp_path, n):
-    """A writer's daemon, its program or both are killed while it writes, syncs, waits for the others, publishes: the step is there whole or not at all, who
-    waits is told who is missing, and then the step is made after all, or dropped."""
+    """A writer's daemon, its program or both are killed while it writes, syncs, waits for the others, publishes: the
+    step is there whole or not at all, who waits is told who is missing, and then the step is made after all, or
+    dropped."""
     seed = int(os.environ.get("WRITER_SEED", random.randrange(1 << 30)))
     killing = Killing(mount, root, tmp_path, n, random.Random(seed))
     killing.measure()
@@ -474,7 +517,11 @@ def test_killed_at_any_point(mount, root, tmp_path, n):
     finally:
         print(f"\n{n} writers, seed {seed}, turn {killing.turn}")
         for phase in *PHASES, "whole":
-            print(f"  {phase}:", ", ".join(f"{what} {killing.fell[phase, what]}" for what in KILLED), f"({killing.length.get(phase, 0) * 1000:.0f} ms)")
+            print(
+                f"  {phase}:",
+                ", ".join(f"{what} {killing.fell[phase, what]}" for what in KILLED),
+                f"({killing.length.get(phase, 0) * 1000:.0f} ms)",
+            )
         print(" ", dict(killing.ended))
     assert "0 faults" in util.ckptfs("verify", root).stdout
     if KILLS >= ENOUGH:
@@ -487,8 +534,8 @@ def test_killed_at_any_point(mount, root, tmp_path, n):
 
 
 def test_killed_at_each_call(mount, root, tmp_path):
-    """The daemon of the last of two writers ends at each call that changes the disk, of its part, of the step, of what it says to the other. (At every
-    sixteenth, if few kills are wanted.)"""
+    """The daemon of the last of two writers ends at each call that changes the disk, of its part, of the step, of what
+    it says to the other. (At every sixteenth, if few kills are wanted.)"""
     rng = random.Random()
     every = 1 if KILLS >= ENOUGH else 16
     killing = Killing(mount, root, tmp_path, 2, rng)
@@ -496,7 +543,7 @@ def test_killed_at_each_call(mount, root, tmp_path):
         killing.mounts[1].stop()
         try:
             killing.mounts[1] = killing.mount(1, prefix=("env", f"CKPTFS_DISK_FAIL={turn}:KILL"))
-        except AssertionError:                             # at a call that the mount itself makes
+        except AssertionError:  # at a call that the mount itself makes
             killing.mounts[1] = killing.mount(1)
             continue
         killing.begin(turn)
@@ -506,38 +553,46 @@ def test_killed_at_each_call(mount, root, tmp_path):
             if k == 0:
                 util.wait_for(lambda: 0 in killing.parts(), every=0.001)
         killing.programs[1].pipe.wait(util.LIMIT)
-        time.sleep(0.1)                                    # what it does in the background
+        time.sleep(0.1)  # what it does in the background
         if killing.mounts[1].daemon.poll() is None:
             break
         killing.fell[killing.phase(1, "sync")] += 1
         killing.after(1, 0, "daemon")
     print(f"\n{turn} calls, {dict(killing.fell)}, {dict(killing.ended)}")
     assert turn > 30 and [p.end() for p in killing.programs] == [0, 0]
-    killing.mounts[1].crash()                              # before the call comes after all, of some work in the background
+    killing.mounts[1].crash()  # before the call comes after all, of some work in the background
     killing.mounts[1] = killing.mount(1)
     killing.check_whole()
 
 
 def test_both_killed_when_the_step_is_made(mount, root, tmp_path):
-    """The step is there, and both daemons are killed before one has said so: the next mounts show the step, and not what they had staged of it."""
+    """The step is there, and both daemons are killed before one has said so: the next mounts show the step, and not
+    what they had staged of it.
+    """
     trace, step = tmp_path / "trace", 1
 
     def pair(*prefix):
-        return [mount(root, "writers=2", f"writer={k}", "commit_timeout=20", prefix=prefix if k else ()) for k in range(2)]
+        return [
+            mount(root, "writers=2", f"writer={k}", "commit_timeout=20", prefix=prefix if k else ()) for k in range(2)
+        ]
 
     def write(mounts):
         """Both sync; errors are those of daemons that die."""
+
         def sync(m):
             try:
                 trees.commit(m / f"{step}")
             except OSError as e:
                 assert e.errno in (errno.ENOTCONN, errno.ECONNABORTED), e
+
         for k, m in enumerate(mounts):
             (m / f"{step}").mkdir()
             (m / f"{step}/{k}").write_text(f"{k}")
         first = threading.Thread(target=sync, args=(mounts[0],))
         first.start()
-        util.wait_for(lambda: (root / f".ckptstore/writers/{step}/0-of-2.json").exists() or not first.is_alive(), every=0.001)
+        util.wait_for(
+            lambda: (root / f".ckptstore/writers/{step}/0-of-2.json").exists() or not first.is_alive(), every=0.001
+        )
         sync(mounts[1])
         return first
 
@@ -553,8 +608,8 @@ def test_both_killed_when_the_step_is_made(mount, root, tmp_path):
         except AssertionError:
             break
         first = write(mounts)
-        mounts[0].daemon.kill()                            # before it has looked again
-        time.sleep(0.1)                                    # what the other one does in the background
+        mounts[0].daemon.kill()  # before it has looked again
+        time.sleep(0.1)  # what the other one does in the background
         died = mounts[1].daemon.poll() is not None
         first.join(util.LIMIT)
         for m in mounts:
@@ -570,10 +625,21 @@ def test_both_killed_when_the_step_is_made(mount, root, tmp_path):
 
 
 def test_killed_when_it_comes_again(mount, root):
-    """One of two writers has come, waits in vain, and is killed at each call when it comes again; then the other one comes. Whether the step has the first
-    part or the second: the mounts show what is committed, and not what was staged of it."""
+    """One of two writers has come, waits in vain, and is killed at each call when it comes again; then the other one
+    comes. Whether the step has the first part or the second: the mounts show what is committed, and not what was staged
+    of it."""
+
     def pair(*prefix):
-        return [mount(root, "writers=2", f"writer={k}", "commit_timeout=0.2" if k else "commit_timeout=20", prefix=prefix if k else ()) for k in range(2)]
+        return [
+            mount(
+                root,
+                "writers=2",
+                f"writer={k}",
+                "commit_timeout=0.2" if k else "commit_timeout=20",
+                prefix=prefix if k else (),
+            )
+            for k in range(2)
+        ]
 
     def sync(m, step, expected):
         try:
@@ -587,7 +653,7 @@ def test_killed_when_it_comes_again(mount, root):
     for turn in range(1, 1000):
         try:
             mounts = pair("env", f"CKPTFS_DISK_FAIL={turn}:KILL")
-        except AssertionError:                             # at a call that the mount itself makes
+        except AssertionError:  # at a call that the mount itself makes
             mount(root, "writers=2", "writer=0").stop()
             continue
         said = 0
@@ -601,7 +667,7 @@ def test_killed_when_it_comes_again(mount, root):
         except OSError as e:
             assert e.errno in dead, e
         if said == errno.ETIMEDOUT:
-            break                                          # the call comes later than all that is looked at
+            break  # the call comes later than all that is looked at
         mounts[1].crash()
         (mounts[0] / f"{turn}").mkdir()
         (mounts[0] / f"{turn}/0").write_text("0")

@@ -1,4 +1,5 @@
 """Sizes that a writing daemon must hold, with its peak memory under 256 MiB."""
+
 import os
 import time
 
@@ -21,11 +22,17 @@ def check_memory(m):
 
 @pytest.mark.parametrize("kind", ["noise", "ramp"])
 def test_four_gigabytes(mount, root, kind):
-    """One leaf that is stored as it is, and one that is encoded: written, committed, changed in the middle, committed again, read."""
+    """One leaf that is stored as it is, and one that is encoded: written, committed, changed in the middle, committed
+    again, read.
+    """
     m = mount(root, EXPLICIT, patience=1700)
     (m / "7").mkdir()
     rows, columns = 1024, 1 << 20
-    row = (lambda y: trees.noise_array(columns, y)) if kind == "noise" else (lambda y: np.arange(columns, dtype=np.uint32) // 16 + y)
+    row = (
+        (lambda y: trees.noise_array(columns, y))
+        if kind == "noise"
+        else (lambda y: np.arange(columns, dtype=np.uint32) // 16 + y)
+    )
     begin = time.monotonic()
     with open(m / "7/w.npy", "wb", buffering=0) as f:
         np.lib.format.write_array_header_1_0(f, {"descr": "<u4", "fortran_order": False, "shape": (rows, columns)})

@@ -2,6 +2,7 @@
 
 MODEL_SEED repeats a run (it is printed), MODEL_OPS is the number of operations.
 """
+
 import errno
 import fcntl
 import io
@@ -16,13 +17,21 @@ import numpy as np
 import pytest
 
 import trees
-import util
 from trees import EXPLICIT, commit, is_committed, state
 
 OPERATIONS = int(os.environ.get("MODEL_OPS", 1500))
 SEED = int(os.environ.get("MODEL_SEED", time.time_ns() % 1_000_000_007))
 BETWEEN_COMMITS = 120
-FILES = [f"f{n}" for n in range(6)] + ["a b", "\u00fc%2F", "model.safetensors", "x.npy", "y.npy", "v.json", "-r", "l" * 200]
+FILES = [f"f{n}" for n in range(6)] + [
+    "a b",
+    "\u00fc%2F",
+    "model.safetensors",
+    "x.npy",
+    "y.npy",
+    "v.json",
+    "-r",
+    "l" * 200,
+]
 FOLDERS = ["d0", "d1", "e \u00e4"]
 
 
@@ -43,14 +52,16 @@ class Sides:
 
     def __init__(self, rng, plain, step):
         self.rng, self.tops = rng, [plain, step]
-        self.open = []                                     # (plain's descriptor, step's, path, may write)
+        self.open = []  # (plain's descriptor, step's, path, may write)
         self.trace = []
 
     def both(self, what, *calls):
         """The same call on each side, plain first."""
         self.trace.append(what)
         results = [attempt(call) for call in calls]
-        kinds = [(r[0], r[1] if r[0] == "error" or isinstance(r[1], (bytes, int, tuple, list)) else None) for r in results]
+        kinds = [
+            (r[0], r[1] if r[0] == "error" or isinstance(r[1], (bytes, int, tuple, list)) else None) for r in results
+        ]
         if kinds[0] != kinds[1]:
             raise Failed(f"{what}: plain {str(kinds[0])[:300]}, step {str(kinds[1])[:300]}")
         return results
@@ -71,7 +82,9 @@ class Sides:
         return found
 
     def files(self):
-        return [os.path.relpath(os.path.join(below, f), self.tops[0]) for below, _, fs in os.walk(self.tops[0]) for f in fs]
+        return [
+            os.path.relpath(os.path.join(below, f), self.tops[0]) for below, _, fs in os.walk(self.tops[0]) for f in fs
+        ]
 
     def a_folder(self):
         folders = self.folders()
@@ -96,11 +109,19 @@ class Sides:
     # --- operations
 
     def create(self):
-        flags = os.O_CREAT | self.rng.choice([os.O_RDWR, os.O_WRONLY, os.O_RDWR]) | self.rng.choice([0, os.O_EXCL, os.O_TRUNC, os.O_APPEND])
+        flags = (
+            os.O_CREAT
+            | self.rng.choice([os.O_RDWR, os.O_WRONLY, os.O_RDWR])
+            | self.rng.choice([0, os.O_EXCL, os.O_TRUNC, os.O_APPEND])
+        )
         self.open_with(self.a_name(), flags, self.rng.choice([0o644, 0o600, 0o755, 0o444, 0o640]))
 
     def open_file(self):
-        self.open_with(self.a_file(), self.rng.choice([os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_TRUNC, os.O_RDWR | os.O_APPEND]), 0)
+        self.open_with(
+            self.a_file(),
+            self.rng.choice([os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_TRUNC, os.O_RDWR | os.O_APPEND]),
+            0,
+        )
 
     def open_with(self, path, flags, mode):
         if len(self.open) >= 6:
@@ -155,9 +176,10 @@ class Sides:
                 return 0
             with mmap.mmap(fd, size) as view:
                 at = offset % (size - 50)
-                was = view[at:at + 50]
-                view[at:at + 50] = data
+                was = view[at : at + 50]
+                view[at : at + 50] = data
             return was
+
         self.descriptor(f"mmap {offset}", change)
 
     def allocate(self):
@@ -172,10 +194,13 @@ class Sides:
         def put(p):
             with open(p, "wb") as f:
                 f.write(data)
+
         self.on_paths(f"put {len(data)}", path, put)
 
     def whole_array(self):
-        a = np.full(self.rng.choice([0, 3, 1000, 50_000]), self.rng.randrange(100), self.rng.choice(["<f4", "<u2", "i1"]))
+        a = np.full(
+            self.rng.choice([0, 3, 1000, 50_000]), self.rng.randrange(100), self.rng.choice(["<f4", "<u2", "i1"])
+        )
         path = os.path.join(self.a_folder(), self.rng.choice(["x.npy", "y.npy"]))
         self.on_paths("np.save", path, lambda p: np.save(p, a) if not os.path.isdir(p) else None)
 
@@ -192,12 +217,14 @@ class Sides:
             except OSError:
                 os.unlink(beside)
                 raise
+
         self.on_paths(f"replace {len(data)}", path, put)
 
     def read_whole(self):
         def get(p):
             with open(p, "rb") as f:
                 return f.read()
+
         self.on_paths("read", self.a_file(), get)
 
     def append(self):
@@ -206,15 +233,22 @@ class Sides:
         def add(p):
             with open(p, "ab") as f:
                 f.write(data)
+
         self.on_paths(f"append {len(data)}", self.a_file(), add)
 
     def truncate(self):
         size = self.rng.choice([0, self.an_offset(300_000)])
         # to the length that a file has already: whether that is a change is not said
-        self.on_paths(f"truncate {size}", self.a_file(), lambda p: os.truncate(p, size + (os.path.isfile(p) and os.path.getsize(p) == size)))
+        self.on_paths(
+            f"truncate {size}",
+            self.a_file(),
+            lambda p: os.truncate(p, size + (os.path.isfile(p) and os.path.getsize(p) == size)),
+        )
 
     def rename(self):
-        self.two_paths("rename", self.a_file() if self.rng.random() < 0.8 else self.a_folder() or "d0", self.a_name(), os.rename)
+        self.two_paths(
+            "rename", self.a_file() if self.rng.random() < 0.8 else self.a_folder() or "d0", self.a_name(), os.rename
+        )
 
     def link(self):
         self.two_paths("link", self.a_file(), self.a_name(), os.link)
@@ -228,7 +262,9 @@ class Sides:
 
     def mkdir(self):
         if len(self.folders()) < 12:
-            self.on_paths("mkdir", os.path.join(self.a_folder(), self.rng.choice(FOLDERS)), lambda p: os.mkdir(p, 0o750))
+            self.on_paths(
+                "mkdir", os.path.join(self.a_folder(), self.rng.choice(FOLDERS)), lambda p: os.mkdir(p, 0o750)
+            )
 
     def rmdir(self):
         path = self.a_folder()
@@ -242,7 +278,7 @@ class Sides:
             self.on_paths(f"chmod {mode:o}", path, lambda p: os.chmod(p, mode))
 
     def times(self):
-        t = self.rng.randrange(1_600_000_000 * 10 ** 9, 1_700_000_000 * 10 ** 9)
+        t = self.rng.randrange(1_600_000_000 * 10**9, 1_700_000_000 * 10**9)
         path = self.a_file() if self.rng.random() < 0.75 else self.a_folder() or self.a_file()
         self.on_paths(f"utime {t}", path, lambda p: (os.utime(p, ns=(t, t)), os.stat(p).st_mtime_ns)[1])
 
@@ -275,11 +311,42 @@ class Sides:
                     break
                 done += n
             return done
-        self.both(f"copy_file_range {count} of {path!r}@{here} to {other!r}@{there}", lambda: copy(a, c), lambda: copy(b, d))
 
-    WEIGHTS = {create: 8, open_file: 8, close: 6, write: 14, write_on: 5, read: 6, truncate_open: 4, stat_open: 2, chmod_open: 1, sync_open: 1,
-               map_open: 3, allocate: 2, whole_file: 8, whole_array: 3, replace: 5, read_whole: 4, append: 4, truncate: 4, rename: 9, link: 4,
-               unlink: 5, mkdir: 4, rmdir: 3, chmod: 3, times: 3, list: 2, stat: 4, attribute: 2, copy_range: 3}
+        self.both(
+            f"copy_file_range {count} of {path!r}@{here} to {other!r}@{there}", lambda: copy(a, c), lambda: copy(b, d)
+        )
+
+    WEIGHTS = {
+        create: 8,
+        open_file: 8,
+        close: 6,
+        write: 14,
+        write_on: 5,
+        read: 6,
+        truncate_open: 4,
+        stat_open: 2,
+        chmod_open: 1,
+        sync_open: 1,
+        map_open: 3,
+        allocate: 2,
+        whole_file: 8,
+        whole_array: 3,
+        replace: 5,
+        read_whole: 4,
+        append: 4,
+        truncate: 4,
+        rename: 9,
+        link: 4,
+        unlink: 5,
+        mkdir: 4,
+        rmdir: 3,
+        chmod: 3,
+        times: 3,
+        list: 2,
+        stat: 4,
+        attribute: 2,
+        copy_range: 3,
+    }
 
     def one(self):
         self.rng.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))[0](self)
@@ -337,8 +404,10 @@ def is_whole(data):
     f = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(f)
-        shape, _, dtype = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](f)
-    except Exception:                                      # whatever NumPy stumbles over
+        shape, _, dtype = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ](f)
+    except Exception:  # whatever NumPy stumbles over
         return False
     return len(data) - f.tell() == math.prod(shape) * dtype.itemsize
 
@@ -351,23 +420,34 @@ class Descriptor:
 
 
 def about(st):
-    return stat.S_IFMT(st.st_mode), stat.S_IMODE(st.st_mode), st.st_size if stat.S_ISREG(st.st_mode) else 0, \
-        st.st_nlink if stat.S_ISREG(st.st_mode) else 0
+    return (
+        stat.S_IFMT(st.st_mode),
+        stat.S_IMODE(st.st_mode),
+        st.st_size if stat.S_ISREG(st.st_mode) else 0,
+        st.st_nlink if stat.S_ISREG(st.st_mode) else 0,
+    )
 
 
 def own_attributes(path):
-    return [(name, os.getxattr(path, name)) for name in sorted(os.listxattr(path)) if name.startswith("user.") and not name.startswith("user.ckpt.")]
+    return [
+        (name, os.getxattr(path, name))
+        for name in sorted(os.listxattr(path))
+        if name.startswith("user.") and not name.startswith("user.ckpt.")
+    ]
 
 
-OLD = 1_700_000_000 * 10 ** 9                              # set by hand; anything later is the clock's
+OLD = 1_700_000_000 * 10**9  # set by hand; anything later is the clock's
 
 
 def state_of(top, links, times):
     found = {}
     for path, e in trees.listing(top, top=False).items():
         name = os.path.join(os.fsencode(top), path)
-        found[path] = (e._replace(mtime=e.mtime if times and e.mtime < OLD else 0),
-                       os.lstat(name).st_nlink if links and e.kind == "file" else 0, own_attributes(name))
+        found[path] = (
+            e._replace(mtime=e.mtime if times and e.mtime < OLD else 0),
+            os.lstat(name).st_nlink if links and e.kind == "file" else 0,
+            own_attributes(name),
+        )
     return found
 
 
@@ -399,21 +479,22 @@ def test_random_operations(mount, root, tmp_path, options):
     done = turn = 0
     while done < OPERATIONS:
         sides = Sides(rng, str(plain), str(m / "7"))
-        # from here on it is staged: whoever has a file of a committed step open sees no change of it, which is not what plain files do
+        # from here on it is staged: whoever has a file of a committed step open sees no change of it, which is not what
+        # plain files do
         checked(sides, "first change", lambda: sides.on_paths("utime", "", lambda p: os.utime(p)))
         count = min(BETWEEN_COMMITS, OPERATIONS - done)
         try:
             play(sides, count)
             done += count
             checked(sides, "before closing", sides.compare)
-            if turn % 3 == 2:                              # readers may stay
+            if turn % 3 == 2:  # readers may stay
                 for a, b, path, writes in [o for o in sides.open if o[3]]:
                     os.close(a), os.close(b)
                     sides.open.remove((a, b, path, writes))
             else:
                 sides.close_all()
             checked(sides, "repair", sides.repair)
-            if turn % 4 == 3:                              # first with a remount while it is staged
+            if turn % 4 == 3:  # first with a remount while it is staged
                 sides.close_all()
                 m.stop()
                 m = mount(root, *options)
@@ -442,6 +523,7 @@ def test_random_operations(mount, root, tmp_path, options):
 
 # --- one file
 
+
 def test_one_file(writable):
     """As fsx does it: reads, writes, truncations, mappings and copies on one staged file, against a buffer."""
     print(f"MODEL_SEED={SEED}")
@@ -454,11 +536,14 @@ def test_one_file(writable):
     fd = os.open(path, os.O_RDWR)
 
     def same(got, offset, size, what):
-        want = bytes(shadow[offset:offset + size])
+        want = bytes(shadow[offset : offset + size])
         if got != want:
             at = next((n for n, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
-            pytest.fail(f"MODEL_SEED={SEED}: {what} {size}@{offset}: differs at {offset + at}, {len(got)} bytes, wanted {len(want)}\n"
-                        + "\n".join(trace[-20:]), pytrace=False)
+            pytest.fail(
+                f"MODEL_SEED={SEED}: {what} {size}@{offset}: differs at {offset + at}, "
+                f"{len(got)} bytes, wanted {len(want)}\n" + "\n".join(trace[-20:]),
+                pytrace=False,
+            )
 
     def grow(size):
         if len(shadow) < size:
@@ -466,10 +551,27 @@ def test_one_file(writable):
 
     try:
         for n in range(OPERATIONS):
-            what = rng.choices(["read", "write", "truncate", "map read", "map write", "append", "punch", "zero", "reopen", "commit", "copy", "check"],
-                               [20, 20, 6, 12, 12, 3, 2, 2, 2, 1, 3, 2])[0]
+            what = rng.choices(
+                [
+                    "read",
+                    "write",
+                    "truncate",
+                    "map read",
+                    "map write",
+                    "append",
+                    "punch",
+                    "zero",
+                    "reopen",
+                    "commit",
+                    "copy",
+                    "check",
+                ],
+                [20, 20, 6, 12, 12, 3, 2, 2, 2, 1, 3, 2],
+            )[0]
             offset = rng.randrange(most)
-            size = rng.choice([rng.randint(1, 100), rng.randint(1, 5000), rng.randint(1, most - offset) if most > offset else 1])
+            size = rng.choice(
+                [rng.randint(1, 100), rng.randint(1, 5000), rng.randint(1, most - offset) if most > offset else 1]
+            )
             size = min(size, most - offset)
             trace.append(f"{what} {size}@{offset} of {len(shadow)}")
             if what == "read":
@@ -478,7 +580,7 @@ def test_one_file(writable):
                 data = rng.randbytes(size)
                 assert os.pwrite(fd, data, offset) == size
                 grow(offset + size)
-                shadow[offset:offset + size] = data
+                shadow[offset : offset + size] = data
             elif what == "append" and len(shadow) + 500 < most:
                 with open(path, "ab") as f:
                     f.write(b"appended")
@@ -491,15 +593,17 @@ def test_one_file(writable):
                 size = min(size, len(shadow) - offset)
                 with mmap.mmap(fd, len(shadow)) as view:
                     if what == "map read":
-                        same(view[offset:offset + size], offset, size, what)
+                        same(view[offset : offset + size], offset, size, what)
                     else:
                         data = rng.randbytes(size)
-                        view[offset:offset + size] = data
-                        shadow[offset:offset + size] = data
+                        view[offset : offset + size] = data
+                        shadow[offset : offset + size] = data
             elif what in ("punch", "zero") and offset < len(shadow):
                 size = min(size, len(shadow) - offset)
-                if fallocate(fd, 3 if what == "punch" else 0x11, offset, size):  # FALLOC_FL_PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE | KEEP_SIZE
-                    shadow[offset:offset + size] = bytes(size)
+                if fallocate(
+                    fd, 3 if what == "punch" else 0x11, offset, size
+                ):  # FALLOC_FL_PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE | KEEP_SIZE
+                    shadow[offset : offset + size] = bytes(size)
             elif what == "copy" and shadow:
                 there = rng.randrange(most)
                 size = min(size, len(shadow) - offset, most - there)
@@ -510,7 +614,7 @@ def test_one_file(writable):
                         assert moved > 0, trace[-20:]
                         done += moved
                     grow(there + size)
-                    shadow[there:there + size] = shadow[offset:offset + size]
+                    shadow[there : there + size] = shadow[offset : offset + size]
             elif what == "reopen":
                 os.close(fd)
                 fd = -1
@@ -534,6 +638,7 @@ def test_one_file(writable):
 def fallocate(fd, mode, offset, size):
     """True if it was done, False if the file system cannot."""
     import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(size)) == 0:
         return True

@@ -1,4 +1,5 @@
 """Who has a file open reads on: after its step was committed, replaced or removed, and what it held was collected."""
+
 import errno
 import mmap
 import os
@@ -13,7 +14,15 @@ import util
 from trees import EXPLICIT, commit
 from util import wait_for
 
-FILES = {"small": b"small", "value.json": b"1.5\n", "empty": b"", "packed.npy": None, "let_go.npy": None, "noise": None, "text": b"a line\n" * 100_000}
+FILES = {
+    "small": b"small",
+    "value.json": b"1.5\n",
+    "empty": b"",
+    "packed.npy": None,
+    "let_go.npy": None,
+    "noise": None,
+    "text": b"a line\n" * 100_000,
+}
 
 
 @pytest.fixture(params=["auto", "none"])
@@ -76,7 +85,7 @@ def test_staged_and_removed(step, root):
     new = step.parent / "8"
     new.mkdir()
     make(new)
-    time.sleep(0.5)                                        # bytes that are stored are let go
+    time.sleep(0.5)  # bytes that are stored are let go
     opened = [open_all(step), open_all(new)]
     shutil.rmtree(step)
     shutil.rmtree(new)
@@ -155,7 +164,9 @@ def test_content_of_another_copy(step):
 
 @pytest.mark.parametrize("prefix", [(), ("env", "CKPTFS_DISK_FAIL=1000000000000:EIO")], ids=["kernel", "daemon"])
 def test_content_by_another_descriptor(mount, root, prefix):
-    """What is copied into a file is what all of its descriptors read; with the prefix the kernel reads nothing of it by itself."""
+    """What is copied into a file is what all of its descriptors read; with the prefix the kernel reads nothing of it by
+    itself.
+    """
     m = mount(root, EXPLICIT, prefix=prefix)
     first, second = trees.noise(250_000), trees.floats(70_000).tobytes()
     (m / "1").mkdir()

@@ -1,13 +1,17 @@
 """A staged step is an ordinary POSIX tree. The groups are those of pjdfstest.
 
 Not here, since they do not apply:
-- symlink, mkfifo, mknod of special files, bind: EPERM in steps (test_commit.py), so there is no ELOOP, no lchmod and no dangling link;
+- symlink, mkfifo, mknod of special files, bind: EPERM in steps (test_commit.py), so there is no ELOOP, no lchmod and no
+dangling link;
 - chflags, granular (NFSv4 lists): not on Linux;
-- chown as an ordinary user, sticky directories between users, suid bits that a write clears: a mount belongs to one user unless
+- chown as an ordinary user, sticky directories between users, suid bits that a write clears: a mount belongs to one
+user unless
   allow_other is given; test_other_users has what the kernel checks from modes then;
-- ETXTBSY and EROFS of single files, EXDEV between file systems, EFBIG by resource limits: the kernel's, before a file system is asked;
+- ETXTBSY and EROFS of single files, EXDEV between file systems, EFBIG by resource limits: the kernel's, before a file
+system is asked;
 - ENOSPC: tests that fill or fail the disk are elsewhere.
 """
+
 import concurrent.futures
 import ctypes
 import errno
@@ -74,28 +78,37 @@ class Times:
 
     def __init__(self, path):
         self.path, self.was = path, os.stat(path)
-        time.sleep(0.02)                                   # more than the clock's tick of the file systems below
+        time.sleep(0.02)  # more than the clock's tick of the file systems below
 
     def moved(self):
         now = os.stat(self.path)
-        return {name for name in ("mtime", "ctime") if getattr(now, f"st_{name}_ns") > getattr(self.was, f"st_{name}_ns")}
+        return {
+            name for name in ("mtime", "ctime") if getattr(now, f"st_{name}_ns") > getattr(self.was, f"st_{name}_ns")
+        }
 
 
 # --- open
+
 
 def test_open_creates(here, umask):
     before = Times(here)
     fd = os.open(here / "f", os.O_CREAT | os.O_WRONLY, 0o755)
     st = os.fstat(fd)
     os.close(fd)
-    assert (st.st_size, stat.S_IMODE(st.st_mode), st.st_nlink, st.st_uid, st.st_gid) == (0, 0o755, 1, os.geteuid(), os.getegid())
+    assert (st.st_size, stat.S_IMODE(st.st_mode), st.st_nlink, st.st_uid, st.st_gid) == (
+        0,
+        0o755,
+        1,
+        os.geteuid(),
+        os.getegid(),
+    )
     assert before.moved() == {"mtime", "ctime"}
     opened(here / "g", os.O_CREAT | os.O_WRONLY, 0o151)
     assert mode(here / "g") == 0o151
     os.umask(0o077)
     opened(here / "h", os.O_CREAT | os.O_WRONLY, 0o777)
     assert mode(here / "h") == 0o700
-    opened(here / "h", os.O_CREAT | os.O_WRONLY, 0o644)    # there already
+    opened(here / "h", os.O_CREAT | os.O_WRONLY, 0o644)  # there already
     assert mode(here / "h") == 0o700
 
 
@@ -109,12 +122,14 @@ def test_open_excl(here):
 
 def test_open_excl_among_many(here):
     """One of many processes and threads gets the name."""
+
     def one(n):
         try:
             opened(here / f"f{n // 16}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             return True
         except FileExistsError:
             return False
+
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(one, range(320))) == 20
 
@@ -139,7 +154,7 @@ def test_open_append(here):
     for n in range(50):
         os.write((a, b)[n % 2], b"%03d\n" % n)
         os.lseek(a, 0, os.SEEK_SET)
-    os.pwrite(a, b"last", 0)                               # Linux appends this too
+    os.pwrite(a, b"last", 0)  # Linux appends this too
     os.close(a)
     os.close(b)
     assert (here / "f").read_bytes() == b"".join(b"%03d\n" % n for n in range(50)) + b"last"
@@ -147,7 +162,10 @@ def test_open_append(here):
 
 def test_append_by_many(here):
     """Lines that several processes append at once stay whole, and none is lost."""
-    code = "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)\nfor n in range(200): os.write(fd, b'%s %06d\\n' % (sys.argv[2].encode(), n))"
+    code = (
+        "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)\n"
+        "for n in range(200): os.write(fd, b'%s %06d\\n' % (sys.argv[2].encode(), n))"
+    )
     opened(here / "f", os.O_CREAT)
     writers = [subprocess.Popen([sys.executable, "-c", code, here / "f", f"w{n}"]) for n in range(4)]
     assert [w.wait(60) for w in writers] == [0] * 4
@@ -158,12 +176,21 @@ def test_append_by_many(here):
 def test_open_errors(here):
     (here / "f").write_text("x")
     (here / "d").mkdir()
-    for path, flags, wanted in [("none", os.O_RDONLY, errno.ENOENT), ("none/f", os.O_CREAT | os.O_WRONLY, errno.ENOENT),
-                                ("f/x", os.O_CREAT | os.O_WRONLY, errno.ENOTDIR), ("f/x", os.O_RDONLY, errno.ENOTDIR),
-                                ("d", os.O_WRONLY, errno.EISDIR), ("d", os.O_RDWR, errno.EISDIR), ("d", os.O_CREAT | os.O_RDWR, errno.EISDIR),
-                                ("d", os.O_RDONLY | os.O_TRUNC, errno.EISDIR), ("f", os.O_DIRECTORY, errno.ENOTDIR),
-                                ("x" * 256, os.O_CREAT | os.O_WRONLY, errno.ENAMETOOLONG), ("x" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
-                                ("f/", os.O_RDONLY, errno.ENOTDIR), ("new/", os.O_CREAT | os.O_WRONLY, errno.EISDIR)]:
+    for path, flags, wanted in [
+        ("none", os.O_RDONLY, errno.ENOENT),
+        ("none/f", os.O_CREAT | os.O_WRONLY, errno.ENOENT),
+        ("f/x", os.O_CREAT | os.O_WRONLY, errno.ENOTDIR),
+        ("f/x", os.O_RDONLY, errno.ENOTDIR),
+        ("d", os.O_WRONLY, errno.EISDIR),
+        ("d", os.O_RDWR, errno.EISDIR),
+        ("d", os.O_CREAT | os.O_RDWR, errno.EISDIR),
+        ("d", os.O_RDONLY | os.O_TRUNC, errno.EISDIR),
+        ("f", os.O_DIRECTORY, errno.ENOTDIR),
+        ("x" * 256, os.O_CREAT | os.O_WRONLY, errno.ENAMETOOLONG),
+        ("x" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
+        ("f/", os.O_RDONLY, errno.ENOTDIR),
+        ("new/", os.O_CREAT | os.O_WRONLY, errno.EISDIR),
+    ]:
         with fails(wanted):
             os.open(f"{here}/{path}", flags)
     opened(here / ("x" * 255), os.O_CREAT)
@@ -208,6 +235,7 @@ def test_tmpfile(here):
 def test_direct(here):
     """O_DIRECT and O_SYNC are taken."""
     import mmap
+
     block = mmap.mmap(-1, 4096)
     block[:] = b"d" * 4096
     try:
@@ -225,6 +253,7 @@ def test_direct(here):
 
 
 # --- link
+
 
 def test_link(here):
     (here / "a").write_bytes(b"one")
@@ -249,15 +278,24 @@ def test_link_errors(here):
     (here / "f").write_text("x")
     (here / "g").write_text("y")
     (here / "d").mkdir()
-    for source, target, wanted in [("none", "x", errno.ENOENT), ("f", "g", errno.EEXIST), ("f", "f", errno.EEXIST), ("f", "d", errno.EEXIST),
-                                   ("d", "x", errno.EPERM), ("f", "none/x", errno.ENOENT), ("f", "g/x", errno.ENOTDIR), ("g/x", "x", errno.ENOTDIR),
-                                   ("f", "x" * 256, errno.ENAMETOOLONG)]:
+    for source, target, wanted in [
+        ("none", "x", errno.ENOENT),
+        ("f", "g", errno.EEXIST),
+        ("f", "f", errno.EEXIST),
+        ("f", "d", errno.EEXIST),
+        ("d", "x", errno.EPERM),
+        ("f", "none/x", errno.ENOENT),
+        ("f", "g/x", errno.ENOTDIR),
+        ("g/x", "x", errno.ENOTDIR),
+        ("f", "x" * 256, errno.ENAMETOOLONG),
+    ]:
         with fails(wanted):
             os.link(here / source, here / target)
     assert os.stat(here / "f").st_nlink == 1
 
 
 # --- unlink
+
 
 def test_unlink(here):
     (here / "f").write_text("x")
@@ -268,8 +306,13 @@ def test_unlink(here):
     with fails(errno.ENOENT):
         os.stat(here / "f")
     (here / "d").mkdir()
-    for path, wanted in [("f", errno.ENOENT), ("d", errno.EISDIR), ("g/x", errno.ENOTDIR), ("none/x", errno.ENOENT),
-                         ("x" * 256, errno.ENAMETOOLONG)]:
+    for path, wanted in [
+        ("f", errno.ENOENT),
+        ("d", errno.EISDIR),
+        ("g/x", errno.ENOTDIR),
+        ("none/x", errno.ENOENT),
+        ("x" * 256, errno.ENAMETOOLONG),
+    ]:
         with fails(wanted):
             os.unlink(here / path)
 
@@ -303,13 +346,14 @@ def test_unlinked_file_does_not_hinder_a_commit(mount, tmp_path):
         try:
             trees.commit(m / "7")
         except OSError as e:
-            assert e.errno == errno.EBUSY                  # open for writing, after all
+            assert e.errno == errno.EBUSY  # open for writing, after all
         assert os.pread(f.fileno(), 10, 0) == b"gone"
     trees.commit(m / "7")
     assert os.listdir(m / "7") == []
 
 
 # --- rename
+
 
 def test_rename(here):
     (here / "a").write_bytes(b"a")
@@ -321,7 +365,7 @@ def test_rename(here):
     assert os.stat(here / "d/b").st_ino == ino and not os.path.lexists(here / "a")
     (here / "c").write_bytes(b"c")
     with open(here / "c", "rb") as old:
-        os.rename(here / "d/b", here / "c")                # over a file that is open
+        os.rename(here / "d/b", here / "c")  # over a file that is open
         assert (here / "c").read_bytes() == b"a" and old.read() == b"c" and os.fstat(old.fileno()).st_nlink == 0
     os.rename(here / "c", here / "c")
     assert os.listdir(here / "d") == []
@@ -352,11 +396,21 @@ def test_rename_of_directories(here):
     (here / "full").mkdir()
     (here / "full/y").write_text("y")
     (here / "f").write_text("f")
-    for source, target, wanted in [("d", "full", (errno.ENOTEMPTY, errno.EEXIST)), ("d", "f", (errno.ENOTDIR,)), ("f", "d", (errno.EISDIR,)),
-                                   ("d", "d/e/inside", (errno.EINVAL,)), ("d", "d/inside", (errno.EINVAL,)), ("d/e", "d", (errno.ENOTEMPTY, errno.EEXIST)),
-                                   ("none", "x", (errno.ENOENT,)), ("f", "none/x", (errno.ENOENT,)), ("f", "f/x", (errno.ENOTDIR,)),
-                                   ("f", "x" * 256, (errno.ENAMETOOLONG,)), ("x" * 256, "x", (errno.ENAMETOOLONG,)),
-                                   ("d/.", "x", (errno.EBUSY, errno.EINVAL)), ("d/e/..", "x", (errno.EBUSY, errno.EINVAL))]:
+    for source, target, wanted in [
+        ("d", "full", (errno.ENOTEMPTY, errno.EEXIST)),
+        ("d", "f", (errno.ENOTDIR,)),
+        ("f", "d", (errno.EISDIR,)),
+        ("d", "d/e/inside", (errno.EINVAL,)),
+        ("d", "d/inside", (errno.EINVAL,)),
+        ("d/e", "d", (errno.ENOTEMPTY, errno.EEXIST)),
+        ("none", "x", (errno.ENOENT,)),
+        ("f", "none/x", (errno.ENOENT,)),
+        ("f", "f/x", (errno.ENOTDIR,)),
+        ("f", "x" * 256, (errno.ENAMETOOLONG,)),
+        ("x" * 256, "x", (errno.ENAMETOOLONG,)),
+        ("d/.", "x", (errno.EBUSY, errno.EINVAL)),
+        ("d/e/..", "x", (errno.EBUSY, errno.EINVAL)),
+    ]:
         with fails(*wanted):
             os.rename(f"{here}/{source}", f"{here}/{target}")
     with open(here / "d/e/x") as f:
@@ -410,6 +464,7 @@ while len(seen) < 40:
 
 # --- mkdir, rmdir
 
+
 def test_mkdir(here, umask):
     before = Times(here)
     os.mkdir(here / "d", 0o751)
@@ -420,8 +475,15 @@ def test_mkdir(here, umask):
     assert mode(here / "e") == 0o700
     os.mkdir(f"{here}/slash/")
     (here / "f").write_text("")
-    for path, wanted in [("d", errno.EEXIST), ("f", errno.EEXIST), ("none/x", errno.ENOENT), ("f/x", errno.ENOTDIR), (".", errno.EEXIST),
-                         ("..", errno.EEXIST), ("x" * 256, errno.ENAMETOOLONG)]:
+    for path, wanted in [
+        ("d", errno.EEXIST),
+        ("f", errno.EEXIST),
+        ("none/x", errno.ENOENT),
+        ("f/x", errno.ENOTDIR),
+        (".", errno.EEXIST),
+        ("..", errno.EEXIST),
+        ("x" * 256, errno.ENAMETOOLONG),
+    ]:
         with fails(wanted):
             os.mkdir(f"{here}/{path}")
 
@@ -429,8 +491,15 @@ def test_mkdir(here, umask):
 def test_rmdir(here):
     (here / "d/e").mkdir(parents=True)
     (here / "f").write_text("")
-    for path, wanted in [("d", errno.ENOTEMPTY), ("f", errno.ENOTDIR), ("none", errno.ENOENT), ("f/x", errno.ENOTDIR), ("d/e/.", errno.EINVAL),
-                         ("d/e/..", errno.ENOTEMPTY), ("x" * 256, errno.ENAMETOOLONG)]:
+    for path, wanted in [
+        ("d", errno.ENOTEMPTY),
+        ("f", errno.ENOTDIR),
+        ("none", errno.ENOENT),
+        ("f/x", errno.ENOTDIR),
+        ("d/e/.", errno.EINVAL),
+        ("d/e/..", errno.ENOTEMPTY),
+        ("x" * 256, errno.ENAMETOOLONG),
+    ]:
         with fails(wanted, *([errno.EEXIST] if wanted == errno.ENOTEMPTY else [])):
             os.rmdir(f"{here}/{path}")
     before = Times(here / "d")
@@ -468,6 +537,7 @@ def test_directory_links(here):
 
 # --- truncate
 
+
 @pytest.mark.parametrize("how", ["path", "descriptor"])
 def test_truncate(here, how):
     def truncate(size):
@@ -491,8 +561,13 @@ def test_truncate(here, how):
 def test_truncate_errors(here):
     (here / "f").write_text("x")
     (here / "d").mkdir()
-    for path, size, wanted in [("none", 0, errno.ENOENT), ("d", 0, errno.EISDIR), ("f/x", 0, errno.ENOTDIR), ("f", -1, errno.EINVAL),
-                               ("x" * 256, 0, errno.ENAMETOOLONG)]:
+    for path, size, wanted in [
+        ("none", 0, errno.ENOENT),
+        ("d", 0, errno.EISDIR),
+        ("f/x", 0, errno.ENOTDIR),
+        ("f", -1, errno.EINVAL),
+        ("x" * 256, 0, errno.ENAMETOOLONG),
+    ]:
         with fails(wanted):
             os.truncate(here / path, size)
     with fails(errno.EFBIG, errno.EINVAL):
@@ -503,6 +578,7 @@ def test_truncate_errors(here):
 def test_truncate_under_a_reader(here):
     """Others' open descriptors and mappings see the new length and bytes."""
     import mmap
+
     (here / "f").write_bytes(b"a" * 10_000)
     with open(here / "f", "rb", buffering=0) as f, mmap.mmap(f.fileno(), 10_000, prot=mmap.PROT_READ) as view:
         assert f.read(5) == b"aaaaa" and view[4000] == 97
@@ -524,7 +600,9 @@ def test_large_offsets(here):
 
 
 def test_deleted_file_delays_nothing(mount, tmp_path):
-    """What is being done with a large file that was closed ends with the file: commit and unmount do not wait for it."""
+    """What is being done with a large file that was closed ends with the file: commit and unmount do not wait for
+    it.
+    """
     root = tmp_path / "root"
     root.mkdir()
     util.ckptfs("init", root)
@@ -545,7 +623,7 @@ def test_allocate_and_seek(here):
         assert os.fstat(f.fileno()).st_size == 6000
         os.pwrite(f.fileno(), b"x", 3_000_000)
         at, ends = 0, os.fstat(f.fileno()).st_size
-        while at < ends:                                   # data and holes alternate to the end
+        while at < ends:  # data and holes alternate to the end
             data = os.lseek(f.fileno(), at, os.SEEK_DATA)
             assert data >= at
             at = os.lseek(f.fileno(), data, os.SEEK_HOLE)
@@ -559,6 +637,7 @@ def test_allocate_and_seek(here):
 
 
 # --- write
+
 
 def test_write_times(here):
     (here / "f").write_bytes(b"x")
@@ -580,6 +659,7 @@ def test_vectors(here):
 def test_two_descriptors(here):
     """What one writes the other reads at once, also through a mapping."""
     import mmap
+
     with open(here / "f", "w+b", buffering=0) as a, open(here / "f", "r+b", buffering=0) as b:
         a.write(b"x" * 5000)
         with mmap.mmap(b.fileno(), 5000) as view:
@@ -594,6 +674,7 @@ def test_two_descriptors(here):
 
 
 # --- modes, owners, times
+
 
 def test_chmod(here):
     (here / "f").write_text("")
@@ -632,7 +713,7 @@ def test_utimens(here):
     (here / "f").write_text("")
     (here / "d").mkdir()
     for name in ("f", "d"):
-        for ns in (0, 1, 981_173_106_789_012_345, (1 << 32) * 10 ** 9 + 5, -1_000_000_000):
+        for ns in (0, 1, 981_173_106_789_012_345, (1 << 32) * 10**9 + 5, -1_000_000_000):
             before = Times(here / name)
             os.utime(here / name, ns=(ns + 7, ns))
             st = os.stat(here / name)
@@ -641,7 +722,7 @@ def test_utimens(here):
     begin = time.time()
     os.utime(here / "f")
     assert abs(os.stat(here / "f").st_mtime - begin) < 5
-    run("touch", "-m", "-d", "@1000.5", here / "f")        # the other time stays (UTIME_OMIT)
+    run("touch", "-m", "-d", "@1000.5", here / "f")  # the other time stays (UTIME_OMIT)
     st = os.stat(here / "f")
     assert st.st_mtime_ns == 1_000_500_000_000 and abs(st.st_atime - begin) < 5
     run("touch", "-a", "-d", "@2000", here / "f")
@@ -671,8 +752,9 @@ def tried(call, *args):
         return "ok"
     except OSError as e:
         return os.strerror(e.errno)
-print(tried(open, "private"), tried(open, "public"), tried(open, "public", "r+"), tried(os.mkdir, "x"), tried(os.unlink, "public"),
-      tried(os.chmod, "public", 0o777), tried(os.utime, "public", (1, 1)), tried(os.listdir, "closed"), tried(os.mkdir, "open/x"),
+print(tried(open, "private"), tried(open, "public"), tried(open, "public", "r+"), tried(os.mkdir, "x"),
+      tried(os.unlink, "public"), tried(os.chmod, "public", 0o777), tried(os.utime, "public", (1, 1)),
+      tried(os.listdir, "closed"), tried(os.mkdir, "open/x"),
       tried(os.unlink, "sticky/f"), tried(os.truncate, "public", 0), tried(os.rename, "public", "open/y"), sep="\n")
 """
 
@@ -705,7 +787,9 @@ def test_other_users(mount, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-@pytest.mark.parametrize("change", ["open(sys.argv[1], 'r+').write('x')", "os.truncate(sys.argv[1], 1)", "open(sys.argv[1], 'w')"])
+@pytest.mark.parametrize(
+    "change", ["open(sys.argv[1], 'r+').write('x')", "os.truncate(sys.argv[1], 1)", "open(sys.argv[1], 'w')"]
+)
 def test_set_id_bits(mount, tmp_path, change):
     """Who writes to another one's program takes away that it runs with its owner's rights."""
     root = tmp_path / "root"
@@ -717,7 +801,7 @@ def test_set_id_bits(mount, tmp_path, change):
     os.chmod(m / "7/program", 0o6777)
     assert os.stat(m / "7/program").st_mode & 0o7777 == 0o6777
     code = f"import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); {change}"
-    fd = os.open(m / "7/program", os.O_RDONLY)             # the way there is root's own
+    fd = os.open(m / "7/program", os.O_RDONLY)  # the way there is root's own
     run(sys.executable, "-c", code, f"/proc/self/fd/{fd}", pass_fds=[fd])
     os.close(fd)
     assert os.stat(m / "7/program").st_mode & 0o7777 == 0o777
@@ -730,7 +814,9 @@ def test_set_id_bits(mount, tmp_path, change):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 @pytest.mark.parametrize("state", ["staged", "committed"])
 def test_chown_of_neither(mount, tmp_path, state):
-    """As on a disk: set-id bits go, if the owner asks. Another user changes nothing, and makes no copy of a committed step."""
+    """As on a disk: set-id bits go, if the owner asks. Another user changes nothing, and makes no copy of a committed
+    step.
+    """
     root = tmp_path / "root"
     root.mkdir()
     util.ckptfs("init", root)
@@ -740,8 +826,11 @@ def test_chown_of_neither(mount, tmp_path, state):
     os.chmod(m / "7/program", 0o6755)
     if state == "committed":
         trees.commit(m / "7")
-    code = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.chown('program', -1, -1, dir_fd=int(sys.argv[1]))"
-    fd = os.open(m / "7", os.O_RDONLY)                     # the way there is root's own
+    code = (
+        "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "os.chown('program', -1, -1, dir_fd=int(sys.argv[1]))"
+    )
+    fd = os.open(m / "7", os.O_RDONLY)  # the way there is root's own
     run(sys.executable, "-c", code, fd, pass_fds=[fd])
     os.close(fd)
     assert os.stat(m / "7/program").st_mode & 0o7777 == 0o6755
@@ -752,16 +841,22 @@ def test_chown_of_neither(mount, tmp_path, state):
 
 # --- locks
 
+
 def try_lock(path, how):
     """Does another process get the lock, without waiting?"""
-    code = ("import fcntl, os, sys\nfd = os.open(sys.argv[1], os.O_RDWR)\n"
-            "try: eval(sys.argv[2])\nexcept BlockingIOError: print('taken')\nelse: print('free')")
+    code = (
+        "import fcntl, os, sys\nfd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "try: eval(sys.argv[2])\nexcept BlockingIOError: print('taken')\nelse: print('free')"
+    )
     return run(sys.executable, "-c", code, path, how).strip()
 
 
 def test_flock(here):
     (here / "f").write_text("x")
-    exclusive, shared = "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)", "fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)"
+    exclusive, shared = (
+        "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+    )
     with open(here / "f", "r+") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         assert try_lock(here / "f", shared) == "taken"
@@ -769,12 +864,12 @@ def test_flock(here):
         assert try_lock(here / "f", shared) == "free" and try_lock(here / "f", exclusive) == "taken"
         fcntl.flock(f, fcntl.LOCK_UN)
         assert try_lock(here / "f", exclusive) == "free"
-        with open(here / "f", "r+") as g:                  # per open file
+        with open(here / "f", "r+") as g:  # per open file
             fcntl.flock(f, fcntl.LOCK_EX)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(g, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert try_lock(here / "f", exclusive) == "free"       # closing gives it back
-    fd = os.open(here, os.O_RDONLY)                        # directories too
+    assert try_lock(here / "f", exclusive) == "free"  # closing gives it back
+    fd = os.open(here, os.O_RDONLY)  # directories too
     fcntl.flock(fd, fcntl.LOCK_EX)
     os.close(fd)
 
@@ -786,7 +881,7 @@ def test_record_locks(here):
         assert try_lock(here / "f", "fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 25)") == "taken"
         assert try_lock(here / "f", "fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 30)") == "free"
         ofd = struct.pack("hhlli4x", fcntl.F_WRLCK, os.SEEK_SET, 50, 10, 0)
-        fcntl.fcntl(f, 37, ofd)                            # F_OFD_SETLK
+        fcntl.fcntl(f, 37, ofd)  # F_OFD_SETLK
         assert try_lock(here / "f", "fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 55)") == "taken"
         fcntl.lockf(f, fcntl.LOCK_UN, 10, 20)
         assert try_lock(here / "f", "fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 25)") == "free"
@@ -794,7 +889,10 @@ def test_record_locks(here):
 
 def test_waiting_for_a_lock(here):
     (here / "f").write_text("")
-    code = "import fcntl, sys\nf = open(sys.argv[1])\nprint('waits', flush=True)\nfcntl.flock(f, fcntl.LOCK_EX)\nprint('has it', flush=True)"
+    code = (
+        "import fcntl, sys\nf = open(sys.argv[1])\nprint('waits', flush=True)\n"
+        "fcntl.flock(f, fcntl.LOCK_EX)\nprint('has it', flush=True)"
+    )
     with open(here / "f") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         other = subprocess.Popen([sys.executable, "-c", code, here / "f"], stdout=subprocess.PIPE, text=True)
@@ -806,6 +904,7 @@ def test_waiting_for_a_lock(here):
 
 
 # --- directories as lists
+
 
 def test_listing_a_large_directory(here):
     names = {f"file {n:04} {'x' * (n % 100)}" for n in range(1500)}
@@ -859,6 +958,7 @@ def test_deep(here):
 
 # --- attributes
 
+
 def test_xattr(here):
     (here / "f").write_text("")
     (here / "d").mkdir()
@@ -888,7 +988,11 @@ def test_statvfs(here):
 def test_access(here):
     (here / "f").write_text("")
     os.chmod(here / "f", 0o644)
-    assert os.access(here / "f", os.R_OK | os.W_OK) and not os.access(here / "f", os.X_OK) and os.access(here, os.W_OK | os.X_OK)
+    assert (
+        os.access(here / "f", os.R_OK | os.W_OK)
+        and not os.access(here / "f", os.X_OK)
+        and os.access(here, os.W_OK | os.X_OK)
+    )
 
 
 def test_running_a_program(here):
@@ -901,6 +1005,7 @@ def test_running_a_program(here):
 
 
 # --- afterwards
+
 
 def test_all_of_it_commits(here, step):
     """What the tests of this file have left in the step is a step (the last test)."""
@@ -917,7 +1022,9 @@ def test_whiteout(writable):
     """A rename that would leave a device behind."""
     (writable / "7").mkdir()
     (writable / "7/a").write_text("x")
-    code = ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(writable / "7/a"), -100, os.fsencode(writable / "7/b"), 4)
+    code = ctypes.CDLL(None, use_errno=True).renameat2(
+        -100, os.fsencode(writable / "7/a"), -100, os.fsencode(writable / "7/b"), 4
+    )
     assert code == -1 and ctypes.get_errno() == errno.EINVAL and os.listdir(writable / "7") == ["a"]
 
 

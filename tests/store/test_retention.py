@@ -1,4 +1,5 @@
 """What a root keeps: its rules, pins, `best`, prune and gc."""
+
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from trees import EXPLICIT, attribute, commit, run
 from util import ckptfs, wait_for
 
 
-AFTER = 0.5                                                # seconds within which a commit is followed by what retention takes away
+AFTER = 0.5  # seconds within which a commit is followed by what retention takes away
 
 
 def save(m, name, metrics=None, content=None):
@@ -48,13 +49,30 @@ def kept(m):
 def test_config(root):
     """Set, shown, unset; what is wrong is refused and changes nothing."""
     assert "keep_last" not in config(root)
-    config(root, "keep_last=3", "keep_period=100", "keep_newer=7d", "best_metric=loss", "best_mode=min", "keep_best=2", "codec=lz4")
+    config(
+        root,
+        "keep_last=3",
+        "keep_period=100",
+        "keep_newer=7d",
+        "best_metric=loss",
+        "best_mode=min",
+        "keep_best=2",
+        "codec=lz4",
+    )
     lines = config(root).split("\n")
     for want in ("keep_last=3", "keep_period=100", "best_metric=loss", "best_mode=min", "keep_best=2", "codec=lz4"):
         assert want in [line.replace(" ", "") for line in lines], lines
     assert any(line.startswith("keep_newer") for line in lines)
     shown = config(root)
-    for wrong in ("keep_last=x", "keep_last=-1", "nonsense=1", "best_mode=middle", "keep_newer=7x", "codec=quantum", "keep_last"):
+    for wrong in (
+        "keep_last=x",
+        "keep_last=-1",
+        "nonsense=1",
+        "best_mode=middle",
+        "keep_newer=7x",
+        "codec=quantum",
+        "keep_last",
+    ):
         assert ckptfs("config", root, wrong, check=None).returncode == 1, wrong
         assert config(root) == shown
     config(root, "keep_last=", "keep_best=")
@@ -76,13 +94,13 @@ def test_keep_last(writable, root):
         save(writable, str(n))
     assert kept(writable) == [1, 2, 3, 4]
     config(root, "keep_last=2")
-    assert kept(writable) == [1, 2, 3, 4]                  # a rule is applied after a commit
+    assert kept(writable) == [1, 2, 3, 4]  # a rule is applied after a commit
     save(writable, "5")
     assert kept(writable) == [4, 5]
-    save(writable, "3")                                    # by number, not by time
+    save(writable, "3")  # by number, not by time
     assert kept(writable) == [4, 5]
     save(writable, "10")
-    assert kept(writable) == [5, 10] 
+    assert kept(writable) == [5, 10]
     wait_for(lambda: os.readlink(writable / "latest") == "10", 15)
 
 
@@ -91,7 +109,7 @@ def test_keep_period(writable, root):
     for n in (0, 50, 100, 150, 199, 200, 250):
         save(writable, str(n))
     assert kept(writable) == [0, 100, 200, 250]
-    config(root, "keep_last=2")                            # rules add up
+    config(root, "keep_last=2")  # rules add up
     save(writable, "260")
     assert kept(writable) == [0, 100, 200, 250, 260]
     save(writable, "270")
@@ -109,7 +127,7 @@ def test_keep_newer(writable, root):
     assert kept(writable) == [3]
     time.sleep(2.5)
     ckptfs("prune", root)
-    wait_for(lambda: kept(writable) == [3], 10)            # the latest stays, however old
+    wait_for(lambda: kept(writable) == [3], 10)  # the latest stays, however old
 
 
 @pytest.mark.parametrize("mode,order", [("min", [4, 2]), ("max", [3, 1])])
@@ -118,7 +136,7 @@ def test_keep_best(writable, root, mode, order):
     losses = {1: 0.75, 2: 0.25, 3: 0.875, 4: 0.125, 5: float("nan"), 6: 0.5}
     for n, loss in losses.items():
         save(writable, str(n), {"accuracy": -loss, "loss": loss})
-    save(writable, "7")                                    # without metrics
+    save(writable, "7")  # without metrics
     save(writable, "8", {"other": 9})
     save(writable, "9", "{not json")
     save(writable, "10", {"loss": "low"})
@@ -246,7 +264,11 @@ def test_a_changed_step_that_is_pruned(writable, root):
     ckptfs("gc", "--trash-keep=0", root)
     assert (writable / "1/own.npy").read_bytes() == want and (writable / "1/x").read_text() == "x"
     os.rename(writable / "1", writable / "3")
-    assert (writable / "3/own.npy").read_bytes() == want and sorted(os.listdir(writable / "3")) == ["own.npy", "shared.npy", "x"]
+    assert (writable / "3/own.npy").read_bytes() == want and sorted(os.listdir(writable / "3")) == [
+        "own.npy",
+        "shared.npy",
+        "x",
+    ]
 
 
 def test_foreign_steps_are_never_pruned(mount, tmp_path):
@@ -270,8 +292,8 @@ def test_gc(writable, root):
         commit(writable / str(n))
     all_of_it = trees.objects(root)
     assert trees.needed(root) <= set(all_of_it)
-    time.sleep(1)                                          # the mount's own has nothing to do any more
-    for n in "24":                                         # not by rm in the mount, which would tidy up by itself
+    time.sleep(1)  # the mount's own has nothing to do any more
+    for n in "24":  # not by rm in the mount, which would tidy up by itself
         os.rename(root / f".ckptstore/steps/{n}.json", root / f".ckptstore/trash/steps/{n}.json.0")
     before = trees.objects(root)
     ckptfs("gc", "--dry-run", root)
@@ -283,7 +305,9 @@ def test_gc(writable, root):
     assert trees.objects(root) == now
     trees.verify(root)
     for n in (1, 3, 5):
-        assert len(np.load(writable / f"{n}/own.npy")) == 50_000 and (writable / f"{n}/small").read_text() == f"small {n}"
+        assert (
+            len(np.load(writable / f"{n}/own.npy")) == 50_000 and (writable / f"{n}/small").read_text() == f"small {n}"
+        )
     run("rm", "-r", writable / "1", writable / "3", writable / "5")
     ckptfs("gc", root)
     assert trees.objects(root) == {}
@@ -307,13 +331,19 @@ def test_gc_leaves_staged_steps_alone(writable, root):
     trees.verify(root)
 
 
-DAMAGE = {"cut": lambda data: data[:len(data) // 2], "empty": lambda data: b"", "flipped": lambda data: data.replace(b'"sha256":"', b'"sha256":"0', 1),
-          "newer": lambda data: data.replace(b'"version":1', b'"version":1,"required":["sharing"]', 1)}
+DAMAGE = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "flipped": lambda data: data.replace(b'"sha256":"', b'"sha256":"0', 1),
+    "newer": lambda data: data.replace(b'"version":1', b'"version":1,"required":["sharing"]', 1),
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_manifest_that_cannot_be_read(writable, root, mount, kind):
-    """It is named, it keeps all that it may name, and it hinders nobody: later steps come, go and are collected. Repaired it has lost nothing."""
+    """It is named, it keeps all that it may name, and it hinders nobody: later steps come, go and are collected.
+    Repaired it has lost nothing.
+    """
     for n in (1, 2):
         save(writable, str(n))
     want = {name: (writable / "2" / name).read_bytes() for name in ("own.npy", "shared.npy")}
@@ -329,8 +359,14 @@ def test_a_manifest_that_cannot_be_read(writable, root, mount, kind):
     done = ckptfs("gc", root, "--trash-keep=0", check=5).stdout
     assert "steps/2.json cannot be read: " in done and "repair it, or remove its step" in done
     told = json.loads(ckptfs("gc", "--json", root, check=5).stdout)
-    assert [m["manifest"] for m in told["aside"]] == ["steps/2.json"] and told["aside"][0]["reason"] and told["kept"] == len(trees.objects(root))
-    assert trees.objects(root).keys() - before.keys() == {n["sha256"] for n in trees.manifest(root, "4")["nodes"] if n["name"] == "own.npy"}
+    assert (
+        [m["manifest"] for m in told["aside"]] == ["steps/2.json"]
+        and told["aside"][0]["reason"]
+        and told["kept"] == len(trees.objects(root))
+    )
+    assert trees.objects(root).keys() - before.keys() == {
+        n["sha256"] for n in trees.manifest(root, "4")["nodes"] if n["name"] == "own.npy"
+    }
     assert before.keys() <= trees.objects(root).keys()
     assert "2" in ckptfs("info", root, check=None).stdout and ckptfs("verify", root, check=4).stdout.count("2:") == 1
     assert attribute(mount(root, "ro") / "2", "error")

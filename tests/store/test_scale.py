@@ -1,4 +1,5 @@
 """Roots of many steps: what listing them asks of the source, and the memory that it takes."""
+
 import errno
 import json
 import os
@@ -33,7 +34,9 @@ def stats(m):
 
 
 def list_long(folder, attributes=("security.selinux", "system.posix_acl_access", "system.posix_acl_default")):
-    """What `ls -l` asks of each name: the older ones of the attributes of other kinds, newer ones of the list of all."""
+    """What `ls -l` asks of each name: the older ones of the attributes of other kinds, newer ones of the list of
+    all.
+    """
     names = os.listdir(folder)
     for name in names:
         os.lstat(folder / name)
@@ -50,7 +53,7 @@ def test_listing_opens_no_step(mount, root, options):
     m = mount(root, *options.split())
     os.listdir(m.top)
     before = stats(m)
-    assert len(list_long(m.top)) == STEPS + 1                  # latest, too
+    assert len(list_long(m.top)) == STEPS + 1  # latest, too
     for name in ("step", "state", "pinned"):
         assert os.getxattr(m / "7", f"user.ckpt.{name}") == {"step": b"7", "state": b"committed", "pinned": b"0"}[name]
     after = stats(m)
@@ -67,7 +70,11 @@ def test_names_of_attributes_without_opening(mount, root):
     names = os.listxattr(m / "2")
     assert stats(m)["trees"] == 0
     values = {name: os.getxattr(m / "2", name) for name in names}
-    assert set(os.listxattr(m / "2")) == set(names) == {f"user.ckpt.{n}" for n in ("step", "state", "pinned", "metadata", "kind", "format")}
+    assert (
+        set(os.listxattr(m / "2"))
+        == set(names)
+        == {f"user.ckpt.{n}" for n in ("step", "state", "pinned", "metadata", "kind", "format")}
+    )
     assert values["user.ckpt.kind"] == b"dict"
 
 
@@ -79,12 +86,12 @@ def test_memory_of_a_hundred_thousand_steps(mount, root, tmp_path, kind):
     count = 100_000
     if kind == "stored":
         many_steps(mount, root, count)
-    else:                                                  # a root by its first step; the others are empty, and steps by their names
+    else:  # a root by its first step; the others are empty, and steps by their names
         root = tmp_path / "foreign"
         util.copy_tree(util.ORBAX / "manager_steps/3", root / "1")
         for n in range(2, count + 1):
             (root / str(n)).mkdir()
-        time.sleep(3)                                      # as long as an empty step may be one on its way
+        time.sleep(3)  # as long as an empty step may be one on its way
     m = mount(root, "ro", patience=1700)
     assert len(os.listdir(m.top)) == count + 1
     print(f"listed: {m.memory('VmRSS') / MIB:.0f} MiB")
@@ -98,11 +105,14 @@ def test_memory_of_a_hundred_thousand_steps(mount, root, tmp_path, kind):
     util.wait_for(lambda: (m / str(count + 1)).exists(), 60)
     now, peak = m.memory("VmRSS"), m.memory()
     print(f"listed anew: {now / MIB:.0f} MiB, peak: {peak / MIB:.0f} MiB")
-    if not util.SANITIZED:                                 # two listings of other directories than steps of the store are in memory for a moment
-        assert now < 64 * MIB and peak < (64 if kind == "stored" else 72) * MIB, f"{now / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB"
+    if not util.SANITIZED:  # two listings of other directories than steps of the store are in memory for a moment
+        assert now < 64 * MIB and peak < (64 if kind == "stored" else 72) * MIB, (
+            f"{now / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB"
+        )
 
 
 # --- arrays that are mostly holes
+
 
 def sparse(mount, root):
     """A committed array of 64 MiB that is stored as it is, and its object, with holes where it has zeros."""

@@ -1,4 +1,5 @@
 """Several mounts of one root: what one commits the other sees, what one deletes the other may finish reading."""
+
 import errno
 import os
 import random
@@ -16,7 +17,7 @@ import util
 from trees import EXPLICIT, MIB, commit, is_committed, run, state
 from util import ckptfs, fails, wait_for
 
-SEEN = 15                                                  # seconds within which another mount must see a change, at refresh=1
+SEEN = 15  # seconds within which another mount must see a change, at refresh=1
 SECONDS = float(os.environ.get("LIVE_SECONDS", 20))
 READERS = int(os.environ.get("READERS", 50))
 
@@ -111,7 +112,9 @@ def test_refused_change_is_dropped(two):
 
 
 def test_overwrite_is_for_renames(mount, root):
-    """-o overwrite replaces a step by a rename. Elsewhere two that commit the same name, or the same step, do not lose what the first has."""
+    """-o overwrite replaces a step by a rename. Elsewhere two that commit the same name, or the same step, do not lose
+    what the first has.
+    """
     two = a, b = [mount(root, EXPLICIT, "refresh=1", "overwrite") for _ in range(2)]
     for m in two:
         (m / "50").mkdir()
@@ -161,7 +164,7 @@ def test_gc_spares_what_another_stages(two, root):
     (a / "7/small").write_text("small")
     commit(a / "7")
     wait_for(lambda: (b / "7").exists(), SEEN)
-    run("cp", "-r", b / "7", b / "8")                      # staged in b
+    run("cp", "-r", b / "7", b / "8")  # staged in b
     (b / "8/new.bin").write_bytes(trees.noise(2 * MIB, 9))
     (b / "7/changed").write_text("in b")
     run("rm", "-r", a / "7")
@@ -172,11 +175,15 @@ def test_gc_spares_what_another_stages(two, root):
     assert not trees.needed(root) and not trees.objects(root)
     for step in ("7", "8"):
         assert state(b / step) == "staged"
-        assert [(b / step / f"{n}.bin").read_bytes() for n in range(3)] == data and (b / step / "small").read_text() == "small"
+        assert [(b / step / f"{n}.bin").read_bytes() for n in range(3)] == data and (
+            b / step / "small"
+        ).read_text() == "small"
     commit(b / "8")
     ckptfs("gc", root)
     wait_for(lambda: trees.steps(a) == ["8"], SEEN)
-    assert [(a / f"8/{n}.bin").read_bytes() for n in range(3)] == data and (a / "8/new.bin").read_bytes() == trees.noise(2 * MIB, 9)
+    assert [(a / f"8/{n}.bin").read_bytes() for n in range(3)] == data and (
+        a / "8/new.bin"
+    ).read_bytes() == trees.noise(2 * MIB, 9)
     assert (a / "8/small").read_text() == "small"
     trees.verify(root)
 
@@ -209,7 +216,9 @@ def test_commits_at_the_same_time(two, root):
     for m in two:
         wait_for(lambda: trees.steps(m) == want, SEEN)
         for n in want:
-            assert (m / n / "shared.bin").read_bytes() == shared and (m / n / "own.bin").read_bytes() == trees.noise(100_000, int(n))
+            assert (m / n / "shared.bin").read_bytes() == shared and (m / n / "own.bin").read_bytes() == trees.noise(
+                100_000, int(n)
+            )
     ckptfs("gc", root)
     assert trees.objects(root).keys() == trees.needed(root)
     trees.verify(root)
@@ -221,7 +230,9 @@ def test_same_name_at_the_same_time(two, root):
         for k, m in enumerate(two):
             (m / f".new{n}").mkdir()
             (m / f".new{n}/x").write_text(f"{k}")
-        codes = [subprocess.Popen(["mv", "-T", str(m / f".new{n}"), str(m / f"{n}")], stderr=subprocess.DEVNULL) for m in two]
+        codes = [
+            subprocess.Popen(["mv", "-T", str(m / f".new{n}"), str(m / f"{n}")], stderr=subprocess.DEVNULL) for m in two
+        ]
         codes = [p.wait(60) for p in codes]
         assert sorted(map(bool, codes)) == [False, True], codes
         wait_for(lambda: all((m / f"{n}").exists() for m in two), SEEN)
@@ -268,7 +279,9 @@ print(sum(r.read for r in readers), sum(r.gone for r in readers), len(set().unio
 
 
 def content(step, leaf):
-    """What a leaf of a step holds: noise, but a ramp that compresses, and the shared one, which is the same for ten steps."""
+    """What a leaf of a step holds: noise, but a ramp that compresses, and the shared one, which is the same for ten
+    steps.
+    """
     seed = step * 7 + len(leaf) if leaf != "middle.npy" else step // 10
     if leaf == "d/ramp.npy":
         return np.arange(LEAVES[leaf], dtype=np.uint32) + seed
@@ -311,9 +324,13 @@ class Reader:
         leaf = self.rng.choice(list(LEAVES))
         what = self.rng.randrange(6)
         if what == 0:
-            found = {os.path.relpath(os.path.join(d, f), folder) for d, _, fs in os.walk(folder, onerror=trees.fail) for f in fs}
+            found = {
+                os.path.relpath(os.path.join(d, f), folder)
+                for d, _, fs in os.walk(folder, onerror=trees.fail)
+                for f in fs
+            }
             assert found == set(LEAVES), f"step {step} has {found}"
-        elif what == 1:                                    # whole, in a hurry or not
+        elif what == 1:  # whole, in a hurry or not
             with open(folder / leaf, "rb") as f:
                 if self.rng.random() < 0.1:
                     time.sleep(self.rng.random() * 3)
@@ -323,8 +340,8 @@ class Reader:
             a, n = self.rng.randrange(LEAVES[leaf]), self.rng.randrange(1, 5000)
             name = leaf.removesuffix(".npy")
             got = np.load(folder / f"{name}@{a}:{a + n}.npy")
-            assert (got == self.want(step, leaf)[a:a + n]).all(), f"wrong slice of {step}/{leaf}"
-        elif what == 3:                                    # a mapping that outlives the step, maybe
+            assert (got == self.want(step, leaf)[a : a + n]).all(), f"wrong slice of {step}/{leaf}"
+        elif what == 3:  # a mapping that outlives the step, maybe
             got = np.load(folder / leaf, mmap_mode="r")
             if self.rng.random() < 0.1:
                 time.sleep(self.rng.random() * 3)
@@ -353,15 +370,27 @@ def publish(m, step):
 
 @pytest.mark.timeout(SECONDS * 2 + 200)
 def test_many_readers(mount, root):
-    """READERS readers of two mounts, a reader's and the writer's own, while steps are committed, copied, deleted and pruned, and gc runs."""
+    """READERS readers of two mounts, a reader's and the writer's own, while steps are committed, copied, deleted and
+    pruned, and gc runs.
+    """
     ckptfs("config", root, "keep_last=4", "keep_period=25")
-    writer, reader, other = (mount(root, *o, patience=SECONDS + 100) for o in ([EXPLICIT], ["ro", "refresh=0.5"], [EXPLICIT]))
+    writer, reader, other = (
+        mount(root, *o, patience=SECONDS + 100) for o in ([EXPLICIT], ["ro", "refresh=0.5"], [EXPLICIT])
+    )
     for step in range(3):
         publish(writer, step)
     here = os.path.dirname(os.path.abspath(__file__))
     env = {**os.environ, "PYTHONPATH": f"{here}:{util.TESTS}"}
-    processes = [subprocess.Popen([sys.executable, "-c", READER, here, str(m.top), str(n * 100), str(SECONDS), str(READERS // 5)], env=env,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n, m in enumerate([reader, writer, reader, reader, writer])]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", READER, here, str(m.top), str(n * 100), str(SECONDS), str(READERS // 5)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n, m in enumerate([reader, writer, reader, reader, writer])
+    ]
     try:
         end, step = time.monotonic() + SECONDS, 3
         while time.monotonic() < end:
@@ -371,7 +400,7 @@ def test_many_readers(mount, root):
                 ckptfs("gc", root)
             if step % 7 == 0:
                 ckptfs("prune", root)
-            if step % 11 == 0:                             # the oldest one, while it may be read; rm's own mount sees it go bit by bit
+            if step % 11 == 0:  # the oldest one, while it may be read; rm's own mount sees it go bit by bit
                 run("rm", "-r", other / min(trees.committed(root), key=int), check=None)  # retention may be quicker
             time.sleep(0.1)
         total, gone, seen = 0, 0, 0

@@ -1,5 +1,14 @@
-"""One user cannot stop another: shares of descriptors, the order of background work, and what is told when descriptors are short."""
-import errno, os, re, resource, shutil, subprocess, time
+"""One user cannot stop another: shares of descriptors, the order of background work, and what is told when descriptors
+are short.
+"""
+
+import errno
+import os
+import re
+import resource
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -26,17 +35,21 @@ def reachable(path):
 @pytest.fixture
 def shared(mount, root):
     """shared(descriptors): a mount for everybody, in which anybody can make steps."""
+
     def make(descriptors):
         root.chmod(0o1777)
         m = mount(root, "allow_other", trees.EXPLICIT, prefix=limited(descriptors))
         reachable(m.top / "x")
         return m
+
     return make
 
 
 def as_nobody(script, limit=60):
     """Errors of a script that an ordinary user runs."""
-    return subprocess.run([*AS_NOBODY, "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit).stderr
+    return subprocess.run(
+        [*AS_NOBODY, "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit
+    ).stderr
 
 
 def descriptors(m):
@@ -73,8 +86,14 @@ def test_steps(shared):
 def test_open_files(shared):
     m = shared(640)
     assert as_nobody(f"mkdir {m.top}/1") == ""
-    script = f"import os, time\nfds = []\ntry:\n  while True: fds.append(os.open(f'{m.top}/1/{{len(fds)}}', os.O_CREAT | os.O_RDWR))\nexcept OSError as e: print(e.errno, len(fds), flush=True)\nos.read(0, 1)"
-    user = subprocess.Popen([*AS_NOBODY, "/usr/bin/python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    script = (
+        "import os, time\nfds = []\ntry:\n"
+        f"  while True: fds.append(os.open(f'{m.top}/1/{{len(fds)}}', os.O_CREAT | os.O_RDWR))\n"
+        "except OSError as e: print(e.errno, len(fds), flush=True)\nos.read(0, 1)"
+    )
+    user = subprocess.Popen(
+        [*AS_NOBODY, "/usr/bin/python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         number, count = map(int, user.stdout.readline().split())
         assert number == errno.EMFILE and 0 < count < 64
@@ -174,7 +193,6 @@ def test_close(shared):
     assert trees.is_committed(m.top / "2")
 
 
-
 @as_root
 def test_commits_that_last(mount, root):
     """Twenty commits that last, and as many changes that wait for them, leave threads for others' calls."""
@@ -183,15 +201,24 @@ def test_commits_that_last(mount, root):
     reachable(m.top / "x")
     assert as_nobody(f"cd {m.top}; for i in $(seq 20); do mkdir $i; echo x >$i/file; done") == ""
     (m.top / "100").mkdir()
-    users = [subprocess.Popen([*AS_NOBODY, "sh", "-c", f"sync {m.top}/{i}"], stdin=subprocess.DEVNULL) for i in range(1, 21)]
+    users = [
+        subprocess.Popen([*AS_NOBODY, "sh", "-c", f"sync {m.top}/{i}"], stdin=subprocess.DEVNULL) for i in range(1, 21)
+    ]
     try:
         time.sleep(1)
-        users += [subprocess.Popen([*AS_NOBODY, "sh", "-c", f"echo y >{m.top}/{i}/other"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(1, 21)]
+        users += [
+            subprocess.Popen(
+                [*AS_NOBODY, "sh", "-c", f"echo y >{m.top}/{i}/other"],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for i in range(1, 21)
+        ]
         time.sleep(1)
         for i in range(20):
             (m.top / f"100/{i}").write_text("x")
             os.listdir(m.top)
-        assert all(user.poll() is None for user in users)                  # they have not ended yet, and nobody waited for them
+        assert all(user.poll() is None for user in users)  # they have not ended yet, and nobody waited for them
     finally:
         for user in users:
             user.wait(timeout=util.LIMIT)

@@ -1,5 +1,10 @@
-"""Files that are mostly holes: a commit, a check and a copy neither read nor store the holes. 1 TiB of zeros would take an hour to hash."""
-import errno, json, os
+"""Files that are mostly holes: a commit, a check and a copy neither read nor store the holes. 1 TiB of zeros would take
+an hour to hash.
+"""
+
+import errno
+import json
+import os
 
 import numpy as np
 import pytest
@@ -25,7 +30,12 @@ def check(path, size=TIB, places=PLACES):
     with open(path, "rb") as f:
         for at, data in places.items():
             f.seek(max(at - 10, 0))
-            assert f.read(len(data) + 20) == (bytes(min(at, 10)) + data + bytes(20))[:min(len(data) + 20, size - max(at - 10, 0))][:len(data) + 20], at
+            assert (
+                f.read(len(data) + 20)
+                == (bytes(min(at, 10)) + data + bytes(20))[: min(len(data) + 20, size - max(at - 10, 0))][
+                    : len(data) + 20
+                ]
+            ), at
         for at in 1 << 20, 100 << 30, TIB - (1 << 20):
             if at < size - 65536:
                 f.seek(at)
@@ -42,7 +52,9 @@ def make_array(path, shape=(1 << 38,)):
 
 def check_array(path, shape=(1 << 38,)):
     flat = np.load(path, mmap_mode="r").reshape(-1)
-    assert flat.size == np.prod(shape, dtype=object) and flat[[0, 1, 123_456_789, 123_456_790, flat.size - 1]].tolist() == [1, 0, 3.5, 0, 2]
+    assert flat.size == np.prod(shape, dtype=object) and flat[
+        [0, 1, 123_456_789, 123_456_790, flat.size - 1]
+    ].tolist() == [1, 0, 3.5, 0, 2]
 
 
 def taken(root):
@@ -64,7 +76,10 @@ def test_commit(committed, root, writable, mount):
     check(committed / "blob")
     check_array(committed / "x.npy")
     assert taken(root) < 16 << 20
-    assert os.getxattr(committed / "x.npy", "user.ckpt.kind") == b"array" and os.getxattr(committed / "blob", "user.ckpt.codec") == b"sparse"
+    assert (
+        os.getxattr(committed / "x.npy", "user.ckpt.kind") == b"array"
+        and os.getxattr(committed / "blob", "user.ckpt.codec") == b"sparse"
+    )
     with pytest.raises(OSError) as e:
         os.getxattr(committed / "blob", "user.ckpt.sha256")
     assert e.value.errno == errno.ENODATA
@@ -103,7 +118,9 @@ def test_commands(committed, root, tmp_path):
     check_array(tmp_path / "exported/x.npy")
     util.ckptfs("import", tmp_path / "copy", root / "8")
     util.ckptfs("diff", f"{root}/7", f"{root}/8")
-    assert len(list((root / ".ckptstore/objects").glob("*/*"))) <= 5 + 2   # stored once: two sparse ones, a pack, its sums
+    assert (
+        len(list((root / ".ckptstore/objects").glob("*/*"))) <= 5 + 2
+    )  # stored once: two sparse ones, a pack, its sums
     with open(tmp_path / "copy/blob", "r+b") as f:
         f.seek(400 << 30)
         f.write(b"x")
@@ -113,11 +130,13 @@ def test_commands(committed, root, tmp_path):
 
 
 def test_damage(committed, root):
-    record = [json.loads(line.rstrip(",")) for line in (root / ".ckptstore/steps/7.json").read_text().splitlines()[1:-1]]
+    record = [
+        json.loads(line.rstrip(",")) for line in (root / ".ckptstore/steps/7.json").read_text().splitlines()[1:-1]
+    ]
     name = next(r["object"] for r in record if r["name"] == "blob")
     path = root / f".ckptstore/objects/{name[:2]}/{name}"
     data = bytearray(path.read_bytes())
-    for at in 20, len(data) - 97, len(data) - 120:                         # a chunk, the index, a number in it
+    for at in 20, len(data) - 97, len(data) - 120:  # a chunk, the index, a number in it
         data[at] ^= 1
         path.chmod(0o644)
         path.write_bytes(data)
@@ -170,13 +189,15 @@ def test_pieces(writable, root):
     at = divmod(123_456_789, 1024)
     for first in 0, 1024:
         assert y[0, first] == 1 and y[-1, first + 1023] == 2 and y[at[0], first + at[1]] == 3.5
-    assert np.count_nonzero(y[at[0] - 10:at[0] + 10]) == 2
+    assert np.count_nonzero(y[at[0] - 10 : at[0] + 10]) == 2
     assert taken(root) < 64 << 20
     util.ckptfs("verify", root)
 
 
 def test_too_large(writable):
-    """A file of a step has at most 2^62 bytes. Where the kernel writes by itself, and the file system lets it, the commit tells."""
+    """A file of a step has at most 2^62 bytes. Where the kernel writes by itself, and the file system lets it, the
+    commit tells.
+    """
     step = writable.top / "7"
     step.mkdir()
     with open(step / "x", "wb") as f:
@@ -204,7 +225,7 @@ def test_exbibytes(writable, root):
         try:
             os.truncate(step / "x", size)
             break
-        except OSError as e:                                               # ext4 has files of 16 TiB at most
+        except OSError as e:  # ext4 has files of 16 TiB at most
             assert e.errno == errno.EFBIG
             size //= 2
     with open(step / "x", "r+b") as f:
@@ -218,7 +239,9 @@ def test_exbibytes(writable, root):
 
 
 def test_closes(mount, root):
-    """The holes of one user's file are no work, for the background as for the commit: nobody waits for them at a close."""
+    """The holes of one user's file are no work, for the background as for the commit: nobody waits for them at a
+    close.
+    """
     m = mount(root, "allow_other", trees.EXPLICIT)
     (m.top / "100").mkdir()
     for i in range(8):

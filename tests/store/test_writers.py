@@ -1,4 +1,7 @@
-"""What ordinary tools and libraries write becomes a step, in each of the ways to commit, and reads back byte for byte."""
+"""What ordinary tools and libraries write becomes a step, in each of the ways to commit, and reads back byte for
+byte.
+"""
+
 import ctypes
 import errno
 import json
@@ -23,6 +26,7 @@ from util import fails
 
 # --- whole trees, by the tools that copy them
 
+
 def cp_r(source, target):
     run("cp", "-r", source, target)
 
@@ -36,7 +40,7 @@ def rsync(source, target):
 
 
 def tar(source, target):
-    run("mkdir", target)                                   # not by this process, which lives on
+    run("mkdir", target)  # not by this process, which lives on
     archive = target.parent.parent / "archive.tar"
     run("tar", "--format=posix", "-C", source, "-cf", archive, ".")
     run("tar", "-C", target, "-xf", archive)
@@ -45,11 +49,17 @@ def tar(source, target):
 
 def python(source, target):
     """shutil in a process of its own, so that it ends."""
-    run(sys.executable, "-c", "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], copy_function=shutil.copyfile)", source, target)
+    run(
+        sys.executable,
+        "-c",
+        "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], copy_function=shutil.copyfile)",
+        source,
+        target,
+    )
 
 
 TOOLS = [cp_r, cp_a, rsync, tar, python]
-KEEPS_MODES = cp_r, cp_a, rsync, tar                       # as far as the umask lets them; trees.make_tree has no others
+KEEPS_MODES = cp_r, cp_a, rsync, tar  # as far as the umask lets them; trees.make_tree has no others
 KEEPS_TIMES = cp_a, rsync, tar
 
 
@@ -92,8 +102,8 @@ def test_tree(mount, root, tree, small_tree, tool, way):
 @pytest.mark.parametrize("flags", ["-a", "-aHS"])
 def test_rsync_twice(writable, small_tree, flags):
     """
-    What rsync has brought it does not bring again, whether the step is staged or committed. (With -X it would: the attributes that ckptfs
-    gives are not in the source.)
+    What rsync has brought it does not bring again, whether the step is staged or committed. (With -X it would: the
+    attributes that ckptfs gives are not in the source.)
     """
     again = "--itemize-changes", f"{small_tree}/", f"{writable.top}/7/"
     assert "zeros.npy" in run("rsync", flags, *again)
@@ -111,7 +121,9 @@ def test_rsync_changes_one_file(writable, root, small_tree, tmp_path):
     trees.put(tmp_path / "changed/notes.txt", "other\n")
     os.unlink(tmp_path / "changed/values/none.json")
     os.utime(tmp_path / "changed/values", (1_500_000_000, 1_500_000_000))
-    said = run("rsync", "-a", "--delete-before", "--itemize-changes", f"{tmp_path}/changed/", f"{writable.top}/7/").splitlines()
+    said = run(
+        "rsync", "-a", "--delete-before", "--itemize-changes", f"{tmp_path}/changed/", f"{writable.top}/7/"
+    ).splitlines()
     assert {line.split(" ", 1)[1].strip() for line in said} == {"notes.txt", "values/", "values/none.json"}
     assert state(writable / "7") == "staged"
     commit(writable / "7")
@@ -126,7 +138,17 @@ def test_attributes_of_a_mount_travel(writable, small_tree, tmp_path):
     run("rsync", "-aX", f"{writable.top}/1/", f"{writable.top}/3/")
     run("cp", "-a", writable / "1", tmp_path / "out")
     run("rsync", "-aX", f"{tmp_path}/out/", f"{writable.top}/4/")
-    run("tar", "-C", writable / "1", "--xattrs", "--xattrs-include=user.*", "--format=posix", "-cf", tmp_path / "t.tar", ".")
+    run(
+        "tar",
+        "-C",
+        writable / "1",
+        "--xattrs",
+        "--xattrs-include=user.*",
+        "--format=posix",
+        "-cf",
+        tmp_path / "t.tar",
+        ".",
+    )
     os.mkdir(writable / "5")
     run("tar", "-C", writable / "5", "--xattrs", "--xattrs-include=user.*", "-xf", tmp_path / "t.tar")
     want = trees.listing(small_tree)
@@ -140,6 +162,7 @@ def test_attributes_of_a_mount_travel(writable, small_tree, tmp_path):
 
 # --- the views of what was written
 
+
 def walk_leaves(m, step):
     text = (m / step / ".tree.json").read_text()
     tree = json.loads(text)
@@ -150,11 +173,25 @@ def test_views_of_a_committed_step(writable, small_tree):
     run("cp", "-a", small_tree, writable / "7")
     commit(writable / "7")
     top = writable / "7"
-    for name in ("params/dense/kernel", "opt/10/mu", "arrays/int64", "arrays/complex64", "arrays/bool", "arrays/scalar", "arrays/nothing", "zeros"):
+    for name in (
+        "params/dense/kernel",
+        "opt/10/mu",
+        "arrays/int64",
+        "arrays/complex64",
+        "arrays/bool",
+        "arrays/scalar",
+        "arrays/nothing",
+        "zeros",
+    ):
         a = np.load(small_tree / f"{name}.npy")
         assert (top / name).read_bytes() == a.tobytes(), name
         meta = json.loads((top / f"{name}.meta.json").read_text())
-        assert (meta["kind"], meta["dtype"], meta["shape"], meta["bytes"]) == ("array", a.dtype.name, list(a.shape), a.nbytes)
+        assert (meta["kind"], meta["dtype"], meta["shape"], meta["bytes"]) == (
+            "array",
+            a.dtype.name,
+            list(a.shape),
+            a.nbytes,
+        )
         assert a.dtype.name in (top / f"{name}.txt").read_text()
         loaded = np.load(top / f"{name}.npy", mmap_mode="r" if a.size and a.shape else None)
         assert (loaded == a).all() and loaded.shape == a.shape
@@ -166,7 +203,9 @@ def test_views_of_a_committed_step(writable, small_tree):
     # C order, little-endian, whatever the file on disk has
     for name in ("fortran", "big_endian"):
         a = np.load(small_tree / f"arrays/{name}.npy")
-        assert (top / f"arrays/{name}").read_bytes() == np.ascontiguousarray(a.astype(a.dtype.newbyteorder("<"))).tobytes()
+        assert (top / f"arrays/{name}").read_bytes() == np.ascontiguousarray(
+            a.astype(a.dtype.newbyteorder("<"))
+        ).tobytes()
         assert (np.load(top / f"arrays/{name}@1:3.npy") == a[1:3]).all()
     # an exact name wins: params/w is a directory
     assert os.listdir(top / "params/w") == ["inner.npy"]
@@ -184,8 +223,13 @@ def test_tree_json_of_a_committed_step(writable, small_tree):
     assert len(leaves) == len(files)
     assert leaves["opt/10/mu.npy"]["path"] == ["opt", 10, "mu"]
     assert leaves["tuple/1.json"]["path"] == ["tuple", 1] and leaves["tuple/1.json"]["value"] is None
-    assert leaves["values/big.json"]["value"] == 10 ** 30
-    assert leaves["values/string.json"] | {"path": 0, "file": 0} == {"path": 0, "file": 0, "kind": "value", "value": "adam"}
+    assert leaves["values/big.json"]["value"] == 10**30
+    assert leaves["values/string.json"] | {"path": 0, "file": 0} == {
+        "path": 0,
+        "file": 0,
+        "kind": "value",
+        "value": "adam",
+    }
     assert leaves["params/dense/bias.npy"]["dtype"] == "bfloat16"
     assert {leaves[f"values/{name}.json"]["kind"] for name in trees.JSON_BLOBS} == {"blob"}
     assert {leaves[f"values/{name}.json"]["kind"] for name in trees.VALUES} == {"value"}
@@ -221,7 +265,13 @@ def test_dtypes(writable):
     assert b"'<V2'" in header
     commit(step)
     assert (step / "plain.npy").read_bytes()[:64] == header
-    for name, dtype in ("plain", "bfloat16"), ("named", "bfloat16"), ("float8_e4m3fn",) * 2, ("float8_e5m2",) * 2, ("int4",) * 2:
+    for name, dtype in (
+        ("plain", "bfloat16"),
+        ("named", "bfloat16"),
+        ("float8_e4m3fn",) * 2,
+        ("float8_e5m2",) * 2,
+        ("int4",) * 2,
+    ):
         assert os.getxattr(step / f"{name}.npy", "user.ckpt.dtype").decode() == dtype
         assert json.loads((step / f"{name}.meta.json").read_text())["dtype"] == dtype
     assert (np.load(step / "plain.npy").view(ml_dtypes.bfloat16) == b).all()
@@ -231,6 +281,7 @@ def test_dtypes(writable):
 
 
 # --- libraries
+
 
 def test_numpy(writable, root):
     """np.save, np.savez, ndarray.tofile and open_memmap from a process that lives on."""
@@ -286,12 +337,18 @@ def test_tensorstore(writable, mount, root):
 
     (writable / "7").mkdir()
     want = trees.floats((200, 300))
-    a = ts.open(spec(writable.top), create=True, dtype=ts.float32, shape=want.shape, chunk_layout=ts.ChunkLayout(chunk_shape=[64, 64])).result()
+    a = ts.open(
+        spec(writable.top),
+        create=True,
+        dtype=ts.float32,
+        shape=want.shape,
+        chunk_layout=ts.ChunkLayout(chunk_shape=[64, 64]),
+    ).result()
     a.write(want).result()
     a[:10, :10].write(np.zeros((10, 10), np.float32)).result()
     want[:10, :10] = 0
     assert (a.read().result() == want).all()
-    assert state(writable / "7") == "staged"               # its fsync of w/ is not that of the step
+    assert state(writable / "7") == "staged"  # its fsync of w/ is not that of the step
     commit(writable / "7")
     writable.stop()
     m = mount(root, "ro")
@@ -328,7 +385,7 @@ def test_dd(writable):
     for seek, byte in (3, b"x"), (290, b"y"):
         (writable.top.parent / "block").write_bytes(byte * 2000)
         run("dd", f"if={writable.top.parent}/block", f"of={step}/f.bin", "bs=1000", f"seek={seek}", "conv=notrunc")
-        data[seek * 1000:seek * 1000 + 2000] = byte * 2000
+        data[seek * 1000 : seek * 1000 + 2000] = byte * 2000
         assert state(step) == "staged"
         assert (step / "f.bin").read_bytes() == data
         commit(step)
@@ -341,21 +398,23 @@ def test_dd(writable):
 def modified(path):
     """The time of the last change in ns, by statx, as the file system has it at this moment."""
     buf = ctypes.create_string_buffer(256)
-    if ctypes.CDLL(None, use_errno=True).statx(-100, os.fsencode(path), 0x2000, 0x7ff, buf):   # AT_FDCWD, AT_STATX_FORCE_SYNC
+    if ctypes.CDLL(None, use_errno=True).statx(
+        -100, os.fsencode(path), 0x2000, 0x7FF, buf
+    ):  # AT_FDCWD, AT_STATX_FORCE_SYNC
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
     seconds, ns = struct.unpack_from("qI", buf, 112)
-    return seconds * 10 ** 9 + ns
+    return seconds * 10**9 + ns
 
 
 def test_times_stay(mount, root):
     """A time that was set is seen at every moment, also while the bytes are stored otherwise behind it."""
     m = mount(root, trees.EXPLICIT, prefix=("env", "CKPTFS_DISK_SLOW=punch:30"))
     when = 1_600_000_000_123_456_789
-    data = trees.floats(500_000)                           # compresses, so that it is an object at once
+    data = trees.floats(500_000)  # compresses, so that it is an object at once
     (m / "7").mkdir()
     path = m / "7/f.npy"
     for _ in range(2):
-        with open(path, "r+b" if path.exists() else "wb") as f:   # the second time it gets its own bytes again
+        with open(path, "r+b" if path.exists() else "wb") as f:  # the second time it gets its own bytes again
             assert not path.stat().st_size or modified(path) == when
             np.save(f, data)
             f.flush()
@@ -407,7 +466,11 @@ def test_shell(writable):
     found = trees.listing(writable / "7")
     assert set(found) == {b"", b"a", b"a/b", b"a/b/y", b"a/zz", b"a/pad", b"installed", b"lr.json"}
     assert (writable / "7/a/zz").read_text() == want and (writable / "7/lr.json").read_text() == "0.25\n"
-    assert found[b"installed"].mode == 0o640 and found[b"a/pad"].mtime == 981173106_789000000 and found[b"a/pad"].size == 100
+    assert (
+        found[b"installed"].mode == 0o640
+        and found[b"a/pad"].mtime == 981173106_789000000
+        and found[b"a/pad"].size == 100
+    )
 
 
 # --- by itself
@@ -434,7 +497,9 @@ def start_writer(step, seconds, *how):
 
 
 def test_not_before_its_time(mount, root):
-    """A step commits itself when its writers have ended, nothing is open, and its arrays are whole; and only under a step's name."""
+    """A step commits itself when its writers have ended, nothing is open, and its arrays are whole; and only under a
+    step's name.
+    """
     m = mount(root, "settle=1")
     whole = m.top.parent / "whole.npy"
     np.save(whole, np.arange(1000))
@@ -443,8 +508,16 @@ def test_not_before_its_time(mount, root):
     ends = start_writer(m / "3", 0)
     try:
         ends.wait(20)
-        run("bash", "-c", 'mkdir 4 5 6 .new 7.tmp; head -c 1000 "$1" > 4/x.npy; echo x > .new/x; echo x > 7.tmp/x; cp "$1" "5/x@0:1000.npy"; '
-            'cp "$1" "6/x@1000:2000.npy"', "-", whole, cwd=m.top)
+        run(
+            "bash",
+            "-c",
+            'mkdir 4 5 6 .new 7.tmp; head -c 1000 "$1" > 4/x.npy; echo x > .new/x; echo x > 7.tmp/x; '
+            'cp "$1" "5/x@0:1000.npy"; '
+            'cp "$1" "6/x@1000:2000.npy"',
+            "-",
+            whole,
+            cwd=m.top,
+        )
         # a file that this process has open for writing, in a step that others wrote
         run("bash", "-c", "mkdir 8; echo x > 8/x", cwd=m.top)
         with open(m / "8/x", "r+b"):
@@ -519,8 +592,11 @@ def test_empty_step(writable, mount, root):
 
 # --- names beside views
 
+
 def test_files_named_as_views(writable, mount, root):
-    """A file whose name is also that of another's view is a file: while staged, when a committed step is changed, and afterwards."""
+    """A file whose name is also that of another's view is a file: while staged, when a committed step is changed, and
+    afterwards.
+    """
     step = writable / "7"
     step.mkdir()
     np.save(step / "w.npy", np.arange(4))
@@ -535,7 +611,7 @@ def test_files_named_as_views(writable, mount, root):
     commit(step)
     assert (step / "w.txt").read_text().startswith("dtype") and (step / "w@0:2").stat().st_size == 16
     for name in names[1::2]:
-        (step / name).write_text(f"my {name}")             # opens what is a view now
+        (step / name).write_text(f"my {name}")  # opens what is a view now
     run("bash", "-c", "echo 1 > new; mv new lr.npy", cwd=step)
     run("cp", "/dev/null", step / "d/.safetensors")
     commit(step)
@@ -545,7 +621,9 @@ def test_files_named_as_views(writable, mount, root):
         assert (m / "7" / name).read_text() == f"my {name}"
     assert (m / "7/lr.npy").read_text() == "1\n" and (m / "7/d.safetensors").read_text() == "no tensors"
     assert sorted(os.listdir(m / "7")) == sorted([*names, "w.npy", "lr.json", "lr.npy", "d", "d.safetensors"])
-    assert sorted(os.listdir(m / "7/d")) == [".safetensors", ".tree.json"] and (m / "7/d/.tree.json").read_text() == "{}"
+    assert (
+        sorted(os.listdir(m / "7/d")) == [".safetensors", ".tree.json"] and (m / "7/d/.tree.json").read_text() == "{}"
+    )
 
 
 def test_no_views_of_a_staged_step(writable):
@@ -560,6 +638,7 @@ def test_no_views_of_a_staged_step(writable):
 
 # --- much of it
 
+
 @pytest.mark.slow
 def test_many_leaves(mount, root, tmp_path):
     source = trees.make_tree(tmp_path / "tree", small=10_000, large=0)
@@ -569,7 +648,7 @@ def test_many_leaves(mount, root, tmp_path):
     run("rsync", "-a", f"{source}/", f"{m.top}/8/", limit=200)
     run("sync", m / "8", limit=200)
     m.stop()
-    assert len(trees.objects(root)) < 1000                 # small ones share
+    assert len(trees.objects(root)) < 1000  # small ones share
     m = mount(root, EXPLICIT)
     want = trees.listing(source)
     for step in "78":

@@ -1,4 +1,5 @@
 """What the tests of the store put into steps, and how they look at steps and at the store itself."""
+
 import collections
 import hashlib
 import json
@@ -13,23 +14,31 @@ import numpy as np
 import util
 
 MIB = 1 << 20
-SETTLED = 20                                               # seconds within which a step with settle=1 must have committed itself
+SETTLED = 20  # seconds within which a step with settle=1 must have committed itself
 EXPLICIT = "commit=explicit"
 
 
 # --- commands
 
+
 def run(*command, check=0, limit=util.LIMIT, **kwargs):
     """Run an ordinary tool; its output as text. check: the exit status to expect, None for any."""
     kwargs.setdefault("env", {**os.environ, "LC_ALL": "C.UTF-8"})
-    done = subprocess.run([c if isinstance(c, bytes) else str(c) for c in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit,
-                          umask=0o022, **kwargs)
+    done = subprocess.run(
+        [c if isinstance(c, bytes) else str(c) for c in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=limit,
+        umask=0o022,
+        **kwargs,
+    )
     said = (done.stdout + done.stderr).decode(errors="replace")
     assert check is None or done.returncode == check, f"{command[0]}: exit {done.returncode}: {said[:4000]}"
     return done.stdout.decode(errors="replace") if check is not None else done
 
 
 # --- steps
+
 
 def commit(step):
     """As `sync STEP` does it: returns when the step is on stable storage."""
@@ -119,6 +128,7 @@ def fail(error):
 
 def compare(got, want, modes=True, times=True):
     """Two listings must be equal; says what differs."""
+
     def kept(e):
         return e._replace(mode=e.mode if modes else 0, mtime=e.mtime if times else 0)
 
@@ -128,9 +138,33 @@ def compare(got, want, modes=True, times=True):
     assert not other, "\n".join(f"{name!r}: {a}, wanted {b}" for name, a, b in other[:10])
 
 
-ODD_NAMES = ["with space.npy", "100%.npy", "per%2Fcent.npy", "wei\u00df-\u65e5\u672c\u8a9e.npy", "x" * 196 + ".npy", "\u00e9" * 98 + ".npy",
-             "-leading.npy", "new\nline.txt", "tab\t.json", "back\\slash.npy", "quote'\".txt", "star*?[0].npy", "mail@host.npy", "trailing.", "...",
-             ".hidden", ".hidden.npy", "latest", ".ckptfs", ".tree.json.txt", "\udcff\udcfe.bin", "%", "%.npy", "~", "#1#"]
+ODD_NAMES = [
+    "with space.npy",
+    "100%.npy",
+    "per%2Fcent.npy",
+    "wei\u00df-\u65e5\u672c\u8a9e.npy",
+    "x" * 196 + ".npy",
+    "\u00e9" * 98 + ".npy",
+    "-leading.npy",
+    "new\nline.txt",
+    "tab\t.json",
+    "back\\slash.npy",
+    "quote'\".txt",
+    "star*?[0].npy",
+    "mail@host.npy",
+    "trailing.",
+    "...",
+    ".hidden",
+    ".hidden.npy",
+    "latest",
+    ".ckptfs",
+    ".tree.json.txt",
+    "\udcff\udcfe.bin",
+    "%",
+    "%.npy",
+    "~",
+    "#1#",
+]
 
 
 def odd_files(folder):
@@ -163,19 +197,36 @@ def arrays(folder):
     put(folder / "not_an_array.npy", "hello")
 
 
-VALUES = {"none": "null\n", "true": "true\n", "false": "false\n", "int": "12\n", "negative": "-1\n", "float": "0.001\n", "string": '"adam"\n',
-          "nan": "NaN\n", "infinity": "-Infinity\n", "big": f"{10 ** 30}\n", "no_newline": "7", "spaces": "  1.50  \n", "exponent": "1E3",
-          "unicode": '"\u65e5\u672c"\n', "escaped": '"\\u00e9\\n"\n', "empty_string": '""'}
+VALUES = {
+    "none": "null\n",
+    "true": "true\n",
+    "false": "false\n",
+    "int": "12\n",
+    "negative": "-1\n",
+    "float": "0.001\n",
+    "string": '"adam"\n',
+    "nan": "NaN\n",
+    "infinity": "-Infinity\n",
+    "big": f"{10**30}\n",
+    "no_newline": "7",
+    "spaces": "  1.50  \n",
+    "exponent": "1E3",
+    "unicode": '"\u65e5\u672c"\n',
+    "escaped": '"\\u00e9\\n"\n',
+    "empty_string": '""',
+}
 JSON_BLOBS = {"object": '{"loss": 0.5}', "list": "[1, 2]", "broken": "{", "empty": "", "two": "1 2"}
 
 
 def make_tree(folder, small=300, large=40_000_000):
-    """A tree of every kind of leaf and directory. Its modes are those that a umask of 022 leaves; times are odd ones."""
+    """A tree of every kind of leaf and directory. Its modes are those that a umask of 022 leaves; times are odd
+    ones.
+    """
     folder.mkdir(parents=True)
     array(folder / "params/dense/kernel.npy", floats((64, 32)))
     np.save(folder / "params/dense/bias.npy", np.arange(32, dtype=ml_dtypes.bfloat16))
     array(folder / "params/w.npy", floats((100, 7), 1))
-    array(folder / "params/w/inner.npy", floats(3, 2))     # a directory where the raw view of w.npy would be
+    array(folder / "params/w/inner.npy", floats(3, 2))  # a directory where the raw view of w.npy would be
     for n in range(11):
         array(folder / f"opt/{n}/mu.npy", floats((16, 16), n))
     (folder / "opt/11").mkdir()
@@ -201,7 +252,13 @@ def make_tree(folder, small=300, large=40_000_000):
     if large:
         array(folder / "large.npy", floats(large // 4, 5))
     array(folder / "zeros.npy", np.zeros((1000, 1000), np.float32))
-    for name, mode in (("script", 0o755), ("notes.txt", 0o600), ("noise.bin", 0o444), ("empty", 0o700), ("empty/nested", 0o555)):
+    for name, mode in (
+        ("script", 0o755),
+        ("notes.txt", 0o600),
+        ("noise.bin", 0o444),
+        ("empty", 0o700),
+        ("empty/nested", 0o555),
+    ):
         os.chmod(folder / name, mode)
     for name, kind in (("opt", "list"), ("tuple", "tuple")):
         os.setxattr(folder / name, "user.ckpt.kind", kind.encode())
@@ -213,11 +270,12 @@ def old_times(folder):
     """Times long ago, another for each file, with nanoseconds."""
     for n, (below, folders, files) in enumerate(os.walk(folder, topdown=False)):
         for k, name in enumerate([*files, ""]):
-            t = (1_600_000_000 + n * 1000 + k) * 10 ** 9 + 123_456_789 + k
+            t = (1_600_000_000 + n * 1000 + k) * 10**9 + 123_456_789 + k
             os.utime(os.path.join(below, name), ns=(t, t), follow_symlinks=False)
 
 
 # --- the store's own files
+
 
 def store(root):
     return Path(root) / ".ckptstore"
@@ -247,8 +305,12 @@ def objects(root):
 
 def needed(root):
     """The hashes of all payloads that manifests name."""
-    return {node.get("object", node["sha256"]) for name in committed(root) for node in manifest(root, name)["nodes"]
-            if node["kind"] != "dir" and "text" not in node}
+    return {
+        node.get("object", node["sha256"])
+        for name in committed(root)
+        for node in manifest(root, name)["nodes"]
+        if node["kind"] != "dir" and "text" not in node
+    }
 
 
 def disk_usage(root):
@@ -289,4 +351,3 @@ def verify(root):
 
 def wait_committed(step, limit=SETTLED):
     util.wait_for(lambda: is_committed(step), limit)
-

@@ -5,6 +5,7 @@
 
 CKPTFS names the program to test, FSX the compiled fsx.c (beside it in the build by default).
 """
+
 import argparse
 import os
 import subprocess
@@ -18,7 +19,7 @@ import util
 FSX = os.environ.get("FSX", Path(util.CKPTFS).parents[1] / "tests/stress/fsx")
 # a daemon that is told to count its calls to the disk lets the kernel do none of them
 DAEMON_ALONE = ("env", "CKPTFS_DISK_FAIL=1000000000000:EIO")
-MODES = {                                                  # options of the mount, what runs the daemon, options of fsx
+MODES = {  # options of the mount, what runs the daemon, options of fsx
     "explicit": (["commit=explicit"], (), []),
     "passthrough": (["commit=explicit", "passthrough"], (), []),
     "daemon": (["commit=explicit"], DAEMON_ALONE, []),
@@ -37,10 +38,18 @@ def run(folder, mode, calls, seed=None, longest=300_000, between=None, seconds=3
     between = between or (400 if "settle" in mode else 200)
     command = [FSX, "-q", "-n", calls, "-l", longest, "-c", between, "-p", util.CKPTFS, "-r", root, *more]
     command += ["-s", seed] if seed is not None else []
-    with util.Mount(root, *options, folder=Path(folder) / "one", prefix=prefix, patience=seconds) as m, \
-            util.Mount(root, "ro", "refresh=0.1", folder=Path(folder) / "two", patience=seconds) as other:
-        done = subprocess.run([*map(str, command), "-o", other.top, m.top], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=seconds)
+    with (
+        util.Mount(root, *options, folder=Path(folder) / "one", prefix=prefix, patience=seconds) as m,
+        util.Mount(root, "ro", "refresh=0.1", folder=Path(folder) / "two", patience=seconds) as other,
+    ):
+        done = subprocess.run(
+            [*map(str, command), "-o", other.top, m.top],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
         assert done.returncode == 0, f"{mode}: {done.stdout}{m.said()}"
     assert "0 faults" in util.ckptfs("verify", root, limit=seconds).stdout
     return done.stdout

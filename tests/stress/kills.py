@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Processes change steps and sync them, the daemon is killed at random moments and mounted again; a model knows what must be there.
+"""Processes change steps and sync them, the daemon is killed at random moments and mounted again; a model knows what
+must be there.
 
     tests/stress/kills.py [--seconds S] [--kills N] [--seed S] [--mode explicit|settle|writers] [--steps own|one]
 
-Rounds: each worker is a process that changes its own files of a step, call by call, and ends with its history: what its files
-were after each call. Then, or while they run, the daemon is killed, or unmounted in peace. After that
+Rounds: each worker is a process that changes its own files of a step, call by call, and ends with its history: what its
+files were after each call. Then, or while they run, the daemon is killed, or unmounted in peace. After that
 - each step in the store, read without a mount, is as it was committed, whole;
-- in the new mount each worker's files are as they were after one of its calls: not before the last sync or fsync that succeeded,
+- in the new mount each worker's files are as they were after one of its calls: not before the last sync or fsync that
+succeeded,
   and all of them of the same moment. Of a write under way there may be a part, up to a page's end.
-With --steps own each worker has a step of its own, with one they share one. Mode writers: two mounts with writers=2, of which one
-or both are killed; a step is there when both came, never before, and has what both wrote.
+With --steps own each worker has a step of its own, with one they share one. Mode writers: two mounts with writers=2, of
+which one or both are killed; a step is there when both came, never before, and has what both wrote.
 """
+
 import argparse
 import errno
 import os
@@ -35,11 +38,15 @@ class Stress:
         self.root = self.folder / "root"
         self.root.mkdir()
         util.ckptfs("init", self.root)
-        options = {"explicit": ["commit=explicit"], "settle": ["settle=0.3"], "writers": ["writers=2", "commit_timeout=2"]}[mode]
+        options = {
+            "explicit": ["commit=explicit"],
+            "settle": ["settle=0.3"],
+            "writers": ["writers=2", "commit_timeout=2"],
+        }[mode]
         self.options = [[*options, f"writer={k}"] for k in range(2)] if mode == "writers" else [options]
         self.mounts = [None] * len(self.options)
         self.serial = self.kills = self.rounds = self.taken = 0
-        self.sealed = {}                                   # steps that nobody changes: name -> tree
+        self.sealed = {}  # steps that nobody changes: name -> tree
         self.new_workers(steps, workers)
         for k in range(len(self.mounts)):
             self.start(k)
@@ -49,7 +56,10 @@ class Stress:
         if self.mode == "writers":
             self.workers = [Worker(k, "1", True, self.rng.random()) for k in range(2)]
         else:
-            self.workers = [Worker(k, "1" if steps == "one" else str(k + 1), steps == "one", self.rng.random()) for k in range(count)]
+            self.workers = [
+                Worker(k, "1" if steps == "one" else str(k + 1), steps == "one", self.rng.random())
+                for k in range(count)
+            ]
 
     def start(self, k):
         self.serial += 1
@@ -87,7 +97,9 @@ class Stress:
 
     def check_store(self):
         """Every committed step, without a mount."""
-        names = sorted(p.name.removesuffix(".json") for p in (self.root / ".ckptstore/steps").iterdir() if p.name.endswith(".json"))
+        names = sorted(
+            p.name.removesuffix(".json") for p in (self.root / ".ckptstore/steps").iterdir() if p.name.endswith(".json")
+        )
         copies = {}
         for name in names:
             copies[name] = self.folder / f"copy{name}"
@@ -97,7 +109,9 @@ class Stress:
             if self.mode != "writers":
                 worker.check_store(copies.get(worker.step, self.folder / "none"))
         for name, tree in self.sealed.items():
-            if name not in copies or {p: s[3:] for p, s in read_tree(copies[name]).items()} != {p: s[3:] for p, s in tree.items()}:
+            if name not in copies or {p: s[3:] for p, s in read_tree(copies[name]).items()} != {
+                p: s[3:] for p, s in tree.items()
+            }:
                 raise Fault(f"step {name}, which nobody touches, is lost or has changed")
         for copy in copies.values():
             shutil.rmtree(copy)
@@ -121,11 +135,13 @@ class Stress:
             worker.check_now("after a round")
         if self.mode == "settle" and self.rng.random() < 0.5:
             for worker in self.workers:
+
                 def is_committed():
                     try:
                         return os.getxattr(worker.path(""), "user.ckpt.state") == b"committed"
                     except FileNotFoundError:
                         return "" not in worker.tree
+
                 util.wait_for(is_committed)
                 worker.settled()
             for worker in self.workers:
@@ -218,7 +234,9 @@ class Stress:
         counts = Counter(self.counts)
         for w in self.workers:
             counts.update(w.counts)
-        return f"{self.rounds} rounds, {self.kills} kills, " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
+        return f"{self.rounds} rounds, {self.kills} kills, " + ", ".join(
+            f"{n} {what}" for what, n in sorted(counts.items())
+        )
 
 
 class Child:
@@ -270,7 +288,9 @@ def run(folder, mode="explicit", steps="own", seconds=20, kills=None, seed=None,
             print(m.said() if m.log.exists() else "", flush=True)
             m.abort()
         if isinstance(e, (AssertionError, OSError)):
-            raise Fault(f"mode {mode}, steps {steps}, seed {seed}, round {stress.rounds}, kill {stress.kills}: {e}") from e
+            raise Fault(
+                f"mode {mode}, steps {steps}, seed {seed}, round {stress.rounds}, kill {stress.kills}: {e}"
+            ) from e
         raise
     stress.stop()
     return stress.result()
@@ -281,7 +301,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=60, help="in each mode")
     parser.add_argument("--kills", type=int, help="instead of --seconds")
     parser.add_argument("--seed", type=int, help="the choices of a run; its moments are the machine's")
-    parser.add_argument("--mode", choices=["explicit", "settle", "writers"], action="append", help="all, if none is given")
+    parser.add_argument(
+        "--mode", choices=["explicit", "settle", "writers"], action="append", help="all, if none is given"
+    )
     parser.add_argument("--steps", choices=["own", "one"], default="own")
     parser.add_argument("--workers", type=int, default=4)
     given = parser.parse_args()

@@ -3,13 +3,15 @@
 
     tests/stress/mutate.py [--mutants N] [--seed S] [--case PATTERN] [--keep FOLDER]
 
-A round takes one case, and mounts it beside copies of it that have one file damaged each: bits flipped, bytes changed, cut, longer,
-parts moved, swapped or zeroed, numbers that lie. All files, and some views, of each copy are read. Always: an errno that the pages
-name, no hang, no memory without bound, nothing in the log that a sanitizer says, and the good one beside them reads as before. And
-where a checksum covers the file that is damaged: what is read is what was written, or an error.
+A round takes one case, and mounts it beside copies of it that have one file damaged each: bits flipped, bytes changed,
+cut, longer, parts moved, swapped or zeroed, numbers that lie. All files, and some views, of each copy are read. Always:
+an errno that the pages name, no hang, no memory without bound, nothing in the log that a sanitizer says, and the good
+one beside them reads as before. And where a checksum covers the file that is damaged: what is read is what was written,
+or an error.
 
 A round follows from its seed alone: --seed with what a fault says, and --mutants 1, repeats it.
 """
+
 import argparse
 import errno
 import fnmatch
@@ -31,15 +33,18 @@ import util
 
 CLEAN = {errno.EBADMSG, errno.EUCLEAN, errno.EOPNOTSUPP, errno.ENODATA, errno.EIO, errno.ENOENT}
 MEMORY = 256 << 20
-MOST = 8 << 20                                             # bytes that are read of a file from its beginning
+MOST = 8 << 20  # bytes that are read of a file from its beginning
 COPIES = 8
 BESIDE = ("README.md", ".truth.json", ".tar")
 
 
 # --- cases: a folder to copy, and which of its files a checksum covers
 
+
 def in_store(file):
-    """Manifests, objects and sums. What store.json says of retention and codecs is not covered, and no leaf depends on it."""
+    """Manifests, objects and sums. What store.json says of retention and codecs is not covered, and no leaf depends on
+    it.
+    """
     return ".ckptstore" in file.parts and file.name != "store.json"
 
 
@@ -49,7 +54,7 @@ def in_ocdbt(file):
 
 
 def in_zip(file):
-    return file.name == "deflate.npz"                      # a stored member is read in parts, and its CRC-32 is verify's
+    return file.name == "deflate.npz"  # a stored member is read in parts, and its CRC-32 is verify's
 
 
 def nowhere(file):
@@ -88,6 +93,7 @@ def copy_in(path):
         else:
             top.mkdir()
             shutil.copyfile(path, top / path.name)
+
     return make
 
 
@@ -107,6 +113,7 @@ def cases():
 
 # --- damage
 
+
 def flip(data, rng):
     for _ in range(rng.choice([1, 1, 1, 2, 8])):
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -114,11 +121,11 @@ def flip(data, rng):
 
 def change(data, rng):
     at = rng.randrange(len(data))
-    data[at:at + rng.choice([1, 2, 16])] = rng.randbytes(min(len(data) - at, rng.choice([1, 2, 16])))
+    data[at : at + rng.choice([1, 2, 16])] = rng.randbytes(min(len(data) - at, rng.choice([1, 2, 16])))
 
 
 def cut(data, rng):
-    del data[rng.choice([0, rng.randrange(len(data)), len(data) - 1, len(data) // 2]):]
+    del data[rng.choice([0, rng.randrange(len(data)), len(data) - 1, len(data) // 2]) :]
 
 
 def lengthen(data, rng):
@@ -129,20 +136,20 @@ def move(data, rng):
     """A part over another one."""
     n = rng.choice([1, 8, 64, 4096])
     source, target = rng.randrange(len(data)), rng.randrange(len(data))
-    part = bytes(data[source:source + n])
-    data[target:target + len(part)] = part
+    part = bytes(data[source : source + n])
+    data[target : target + len(part)] = part
 
 
 def swap(data, rng):
     """Two parts of the file, such as two chunks, in each other's place."""
     n = max(1, len(data) // rng.choice([2, 4, 16]))
     a, b = rng.randrange(len(data) - n + 1), rng.randrange(len(data) - n + 1)
-    data[a:a + n], data[b:b + n] = bytes(data[b:b + n]), bytes(data[a:a + n])
+    data[a : a + n], data[b : b + n] = bytes(data[b : b + n]), bytes(data[a : a + n])
 
 
 def drop(data, rng):
     at = rng.randrange(len(data))
-    del data[at:at + rng.choice([1, 7, 512])]
+    del data[at : at + rng.choice([1, 7, 512])]
 
 
 def insert(data, rng):
@@ -165,7 +172,7 @@ def lie(data, rng):
     near = min(len(data) - n + 1, 200)
     at = rng.choice([rng.randrange(near), len(data) - n - rng.randrange(near), rng.randrange(len(data) - n + 1)])
     top = (1 << 8 * n) - 1
-    was, = struct.unpack_from(form, data, at)
+    (was,) = struct.unpack_from(form, data, at)
     near_it = (was + 1) & top, (was - 1) & top, (was << 1) & top
     struct.pack_into(form, data, at, rng.choice([0, 1, top, top >> 1, (top >> 1) + 1, *near_it]))
 
@@ -175,7 +182,7 @@ def digit(data, rng):
     places = [n for n, c in enumerate(data[:100_000]) if 48 <= c <= 57]
     if places:
         at = rng.choice(places)
-        data[at:at + 1] = rng.choice([b"0", b"9", b"-1", b"99999999999", b"4294967297", b"1e30", b"9" * 30])
+        data[at : at + 1] = rng.choice([b"0", b"9", b"-1", b"99999999999", b"4294967297", b"1e30", b"9" * 30])
 
 
 DAMAGE = [flip, flip, flip, change, cut, lengthen, move, swap, drop, insert, zero, lie, lie, digit]
@@ -196,6 +203,7 @@ def damage(path, rng):
 
 # --- what is read
 
+
 def views(name, is_directory, rng):
     """(a view, does it follow from the leaf's bytes alone?)"""
     if is_directory:
@@ -203,12 +211,16 @@ def views(name, is_directory, rng):
     if not name.endswith(".npy"):
         return [(f"{name}.tree/.tree.json", False)]
     key = name.removesuffix(".npy")
-    return [(rng.choice([key, f"{key}@0.npy", f"{key}@::2.npy", f"{key}@-1"]), True),
-            (rng.choice([f"{key}.txt", f"{key}.meta.json", f"{key}.svg"]), False)]
+    return [
+        (rng.choice([key, f"{key}@0.npy", f"{key}@::2.npy", f"{key}@-1"]), True),
+        (rng.choice([f"{key}.txt", f"{key}.meta.json", f"{key}.svg"]), False),
+    ]
 
 
 def read(path):
-    """The first megabytes, since a damaged number may make a file of a few bytes look like many terabytes; and its end."""
+    """The first megabytes, since a damaged number may make a file of a few bytes look like many terabytes; and its
+    end.
+    """
     try:
         with open(path, "rb", buffering=0) as f:
             data = b"".join(itertools.islice(iter(lambda: f.read(1 << 20), b""), MOST >> 20))
@@ -237,7 +249,7 @@ def contents(top, seed):
                 continue
             if is_link:
                 continue
-            rng = random.Random(f"{seed} {path}")          # the same views, whatever is missing
+            rng = random.Random(f"{seed} {path}")  # the same views, whatever is missing
             if rng.random() < 0.3:
                 for view, same in views(path, is_directory, rng):
                     got = read(f"{top}{view}")
@@ -249,11 +261,13 @@ def contents(top, seed):
                 visit(entry.path, path)
             else:
                 found[path] = read(entry.path)
+
     visit(top, "")
     return found, others
 
 
 # --- a round
+
 
 class Fault(AssertionError):
     pass
@@ -297,7 +311,11 @@ def look_at(m, copy, file, kind, good, covered, seed, counts):
     what = f"{copy}, {file} {kind}"
     if m.daemon.poll() is not None or not util.mounted(m.top):
         raise Fault(f"{what}: the daemon is gone: {m.said()}")
-    unclean = [(path, errno.errorcode[v]) for path, v in [*got.items(), *others.items()] if isinstance(v, int) and v not in CLEAN]
+    unclean = [
+        (path, errno.errorcode[v])
+        for path, v in [*got.items(), *others.items()]
+        if isinstance(v, int) and v not in CLEAN
+    ]
     unclean = [(path, e) for path, e in unclean if e not in ("EISDIR", "ENOTDIR", "ENAMETOOLONG", "EACCES")]
     if unclean:
         raise Fault(f"{what}: {unclean[:5]}")
@@ -307,11 +325,13 @@ def look_at(m, copy, file, kind, good, covered, seed, counts):
     wrong = [path for path, v in got.items() if isinstance(v, bytes) and path in good and good[path] != v]
     more = [path for path in got if path not in good and isinstance(got[path], bytes)]
     failed = [path for path, v in got.items() if isinstance(v, int)]
-    hidden = [path for path in good if path not in got and not any(path == f or path.startswith(f"{f}/") for f in failed)]
+    hidden = [
+        path for path in good if path not in got and not any(path == f or path.startswith(f"{f}/") for f in failed)
+    ]
     counts["errors in covered files"] += bool(failed)
     if wrong or more:
         raise Fault(f"{what}: other bytes than were written in {wrong[:5]}, not expected {more[:5]}")
-    if hidden and not file.name.endswith(".npz"):          # the names of a zip's members have no checksum
+    if hidden and not file.name.endswith(".npz"):  # the names of a zip's members have no checksum
         raise Fault(f"{what}: gone without an error: {hidden[:5]}")
 
 
@@ -335,7 +355,9 @@ def run(folder, mutants=100, seed=None, pattern="*", keep=None):
         rounds += 1
         if len(names) == 1:
             first += 1
-    return f"mutate: seeds from {first}, {rounds} rounds, " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
+    return f"mutate: seeds from {first}, {rounds} rounds, " + ", ".join(
+        f"{n} {what}" for what, n in sorted(counts.items())
+    )
 
 
 def main():

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""The same calls, as several users, in a step and in a plain directory of the disk below: errors, modes, owners, times must be the same.
+"""The same calls, as several users, in a step and in a plain directory of the disk below: errors, modes, owners, times
+must be the same.
 
     tests/stress/posix_calls.py [--share PERCENT] [--seed S] [--state staged|committed] [--only PATTERN]
 
-The groups are those of pjdfstest: chmod, chown, link, mkdir, mkfifo, mknod, open, posix_fallocate, rename, rmdir, symlink, truncate, ftruncate,
-unlink, utimensat; and access, xattr, write. Every call is made on every path of a small tree that has each kind of file and directory:
-of other owners, closed, sticky, set-id, set-group-id, full, empty, hard-linked, with the longest name. What differs on purpose is in
-DIFFERENCES. A call that changes something gets a new tree. With --state committed the tree is committed first, so each call is the first
-change of a committed step. Needs root.
+The groups are those of pjdfstest: chmod, chown, link, mkdir, mkfifo, mknod, open, posix_fallocate, rename, rmdir,
+symlink, truncate, ftruncate, unlink, utimensat; and access, xattr, write. Every call is made on every path of a small
+tree that has each kind of file and directory: of other owners, closed, sticky, set-id, set-group-id, full, empty,
+hard-linked, with the longest name. What differs on purpose is in DIFFERENCES. A call that changes something gets a new
+tree. With --state committed the tree is committed first, so each call is the first change of a committed step. Needs
+root.
 """
+
 import argparse
 import ctypes
 import errno
@@ -32,27 +35,76 @@ USERS = {"root": (0, 0, []), "owner": (OWNER, OWNER, [GROUP]), "other": (OTHER, 
 LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, NOREPLACE, EXCHANGE = -100, 1, 2
 OLD = 1_000_000_000
-TICK = 0.012                                               # seconds within which two changes may get one time
+TICK = 0.012  # seconds within which two changes may get one time
 LONG = "l" * 255
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 # (path, mode, owner, group); directories end in a slash
 TREE = [
-    ("f", 0o644, OWNER, OWNER), ("g", 0o600, OTHER, OTHER), ("q", 0o640, 0, GROUP), ("p", 0o6755, OWNER, OWNER),
-    ("e/", 0o755, OWNER, OWNER), ("n/", 0o755, OWNER, OWNER), ("n/x", 0o644, OWNER, OWNER),
-    ("n/d/", 0o755, OWNER, OWNER), ("w/", 0o777, 0, 0), ("w/x", 0o644, OWNER, OWNER), ("w/d/", 0o755, OWNER, OWNER),
-    ("t/", 0o1777, 0, 0), ("t/a", 0o666, OWNER, OWNER), ("t/b", 0o666, OTHER, OTHER), ("t/d/", 0o777, OWNER, OWNER),
-    ("c/", 0o700, OWNER, OWNER), ("c/x", 0o644, OWNER, OWNER), ("r/", 0o555, OWNER, OWNER),
-    ("r/x", 0o666, OWNER, OWNER), ("i/", 0o2775, OWNER, GROUP), ("i/x", 0o2711, OWNER, GROUP),
+    ("f", 0o644, OWNER, OWNER),
+    ("g", 0o600, OTHER, OTHER),
+    ("q", 0o640, 0, GROUP),
+    ("p", 0o6755, OWNER, OWNER),
+    ("e/", 0o755, OWNER, OWNER),
+    ("n/", 0o755, OWNER, OWNER),
+    ("n/x", 0o644, OWNER, OWNER),
+    ("n/d/", 0o755, OWNER, OWNER),
+    ("w/", 0o777, 0, 0),
+    ("w/x", 0o644, OWNER, OWNER),
+    ("w/d/", 0o755, OWNER, OWNER),
+    ("t/", 0o1777, 0, 0),
+    ("t/a", 0o666, OWNER, OWNER),
+    ("t/b", 0o666, OTHER, OTHER),
+    ("t/d/", 0o777, OWNER, OWNER),
+    ("c/", 0o700, OWNER, OWNER),
+    ("c/x", 0o644, OWNER, OWNER),
+    ("r/", 0o555, OWNER, OWNER),
+    ("r/x", 0o666, OWNER, OWNER),
+    ("i/", 0o2775, OWNER, GROUP),
+    ("i/x", 0o2711, OWNER, GROUP),
     (LONG, 0o644, OWNER, OWNER),
 ]
 PATHS = [path.rstrip("/") for path, *_ in TREE] + [
-    "w/h", "w/new", "t/new", "c/new", "r/new", "i/new", "new", "none/x", "f/x", "f/", "e/", "new/", "e/.", "n/..",
-    "l" * 256, "",
+    "w/h",
+    "w/new",
+    "t/new",
+    "c/new",
+    "r/new",
+    "i/new",
+    "new",
+    "none/x",
+    "f/x",
+    "f/",
+    "e/",
+    "new/",
+    "e/.",
+    "n/..",
+    "l" * 256,
+    "",
 ]
 PAIRS = [
-    "f", "g", "w/h", "e", "n", "n/d", "w/x", "w/d", "w/new", "t/a", "t/b", "t/d", "t/new", "c/x", "c/new", "r/x",
-    "i/new", "i/x", "f/x", "none/x", "n/d/new", "l" * 256,
+    "f",
+    "g",
+    "w/h",
+    "e",
+    "n",
+    "n/d",
+    "w/x",
+    "w/d",
+    "w/new",
+    "t/a",
+    "t/b",
+    "t/d",
+    "t/new",
+    "c/x",
+    "c/new",
+    "r/x",
+    "i/new",
+    "i/x",
+    "f/x",
+    "none/x",
+    "n/d/new",
+    "l" * 256,
 ]
 
 
@@ -69,6 +121,7 @@ def opened(flags, mode=0o666, then=None):
             return then(fd) if then else None
         finally:
             os.close(fd)
+
     return call
 
 
@@ -80,6 +133,7 @@ def times(a, m):
     def call(path):
         both = (Time * 2)(Time(*a), Time(*m))
         system("utimensat", AT_FDCWD, path, both, 0)
+
     return call
 
 
@@ -179,8 +233,12 @@ ONE = {
     "setxattr replace": lambda p: os.setxattr(p, "user.none", b"1", os.XATTR_REPLACE),
     "unlink beside": lambda p: stay(p, lambda: os.unlink(p)),
 }
-TWO = {"rename": os.rename, "link": os.link, "rename noreplace": lambda a, b: system("renameat2", AT_FDCWD, a, AT_FDCWD, b, NOREPLACE),
-       "rename exchange": lambda a, b: system("renameat2", AT_FDCWD, a, AT_FDCWD, b, EXCHANGE)}
+TWO = {
+    "rename": os.rename,
+    "link": os.link,
+    "rename noreplace": lambda a, b: system("renameat2", AT_FDCWD, a, AT_FDCWD, b, NOREPLACE),
+    "rename exchange": lambda a, b: system("renameat2", AT_FDCWD, a, AT_FDCWD, b, EXCHANGE),
+}
 
 
 # What is not as on the disk, on purpose: (calls, how they differ, why)
@@ -190,7 +248,11 @@ DIFFERENCES = [
     ("mknod device *", "refused", "there are no special files in steps"),
     ("mknod socket *", "refused", "there are no special files in steps"),
     ("chown -1 -1 *", "not asked", "the kernel has nothing to ask a FUSE file system for"),
-    ("*", "set-id", "the bits go when somebody but root opens a file to change it, or tries to, not only when he changes it"),
+    (
+        "*",
+        "set-id",
+        "the bits go when somebody but root opens a file to change it, or tries to, not only when he changes it",
+    ),
 ]
 
 
@@ -228,7 +290,7 @@ class Side:
         for path, mode, *_ in TREE:
             full = self.top / path
             full.mkdir() if path.endswith("/") else full.write_bytes(b"x" * 100)
-        if not self.is_committed:                          # where names are files of their own
+        if not self.is_committed:  # where names are files of their own
             os.link(self.top / "f", self.top / "w/h")
         for path, mode, uid, gid in reversed(TREE):
             os.chown(self.top / path, uid, gid)
@@ -269,7 +331,9 @@ class Side:
             os.setgroups([])
 
     def changes(self, name, paths):
-        """What the call has made of the tree: {path: what it is now, and which times have moved}; atimes where they are set."""
+        """What the call has made of the tree: {path: what it is now, and which times have moved}; atimes where they are
+        set.
+        """
         now, changed = self.look(), {}
         for path in now.keys() | self.before.keys():
             was, is_now = self.before.get(path), now.get(path)
@@ -281,8 +345,10 @@ class Side:
                 seen = ("atime" if sets_atime else "", "mtime", "ctime")
                 moved = tuple(t for t, a, b in zip(seen, was[1], is_now[1]) if t and a != b)
             changed[path] = is_now and is_now[0], moved
+
         def counts(path, what, moved):
             return moved or what is None or path not in self.before or self.before[path][0] != what
+
         return {path: change for path, change in changed.items() if counts(path, *change)}
 
 
@@ -357,6 +423,7 @@ def run(folder, share=100, seed=None, state="staged", only="*"):
                 fd = os.open(m / "7", os.O_RDONLY)
                 os.fsync(fd)
                 os.close(fd)
+
             is_committed = state == "committed"
             step = Side(m / "7/tree", is_committed, commit if is_committed else None)
             comparison = Comparison(Side(plain / "tree", is_committed), step)
@@ -370,8 +437,12 @@ def run(folder, share=100, seed=None, state="staged", only="*"):
     finally:
         os.umask(old)
         os.close(here)
-    assert not comparison.wrong, f"{len(comparison.wrong)} differ, seed {seed}:\n" + "\n".join(comparison.wrong[:200]).replace(LONG, "l*255")
-    unseen = [how for _, how, _ in DIFFERENCES if share == 100 and only == "*" and not comparison.counts[f"{how} on purpose"]]
+    assert not comparison.wrong, f"{len(comparison.wrong)} differ, seed {seed}:\n" + "\n".join(
+        comparison.wrong[:200]
+    ).replace(LONG, "l*255")
+    unseen = [
+        how for _, how, _ in DIFFERENCES if share == 100 and only == "*" and not comparison.counts[f"{how} on purpose"]
+    ]
     assert not unseen, f"these are no differences any more: {unseen}"
     return ", ".join(f"{n} {what}" for what, n in sorted(comparison.counts.items()))
 

@@ -1,4 +1,5 @@
 """fsx.py at a small size. FSX_CALLS and FSX_SEED make it larger, and repeat it."""
+
 import os
 
 import pytest

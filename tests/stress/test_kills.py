@@ -1,4 +1,5 @@
 """kills.py at a small size. STRESS_SECONDS, STRESS_KILLS and STRESS_SEED make it larger, and repeat a run's choices."""
+
 import errno
 import os
 
@@ -13,7 +14,9 @@ SEED = os.environ.get("STRESS_SEED")
 
 
 @pytest.mark.timeout(SECONDS + 10 * (KILLS or 0) + 300)
-@pytest.mark.parametrize("mode, steps", [("explicit", "own"), ("explicit", "one"), ("settle", "own"), ("settle", "one"), ("writers", "one")])
+@pytest.mark.parametrize(
+    "mode, steps", [("explicit", "own"), ("explicit", "one"), ("settle", "own"), ("settle", "one"), ("writers", "one")]
+)
 def test_kills(tmp_path, mode, steps):
     print(kills.run(tmp_path, mode, steps, SECONDS, KILLS, SEED))
 
@@ -31,9 +34,11 @@ def worker(tmp_path, monkeypatch):
 
 def end_in(function):
     """The daemon goes before it has answered, but after it was done."""
+
     def call(*args):
         function(*args)
         raise OSError(errno.ENOTCONN, "the daemon has gone")
+
     return call
 
 

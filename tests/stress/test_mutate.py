@@ -1,4 +1,5 @@
 """mutate.py at a small size. MUTANTS and MUTATE_SEED make it larger, and repeat it."""
+
 import os
 
 import pytest

@@ -1,4 +1,7 @@
-"""posix_calls.py at a small size. POSIX_SHARE (percent of the calls; 100: each) and POSIX_SEED make it larger, and repeat it."""
+"""posix_calls.py at a small size. POSIX_SHARE (percent of the calls; 100: each) and POSIX_SEED make it larger, and
+repeat it.
+"""
+
 import os
 
 import pytest

@@ -1,4 +1,5 @@
 """threads.py at a small size. STRESS_SECONDS and STRESS_SEED make it larger, and repeat a run's choices."""
+
 import os
 
 import pytest

@@ -3,12 +3,13 @@
 
     tests/stress/threads.py [--seconds S] [--threads N] [--seed S] [--mode explicit|settle]
 
-Each thread has files of its own in the step, and its model of them (workers.py). They sync it whenever they like, beside the others'
-changes. A round ends with a sync that all wait for, and is compared through the mount, and without it. It is made to be run on a
-program with the thread sanitizer, and with the address sanitizer: their reports are in the mount's log, and fail the run.
+Each thread has files of its own in the step, and its model of them (workers.py). They sync it whenever they like,
+beside the others' changes. A round ends with a sync that all wait for, and is compared through the mount, and without
+it. It is made to be run on a program with the thread sanitizer, and with the address sanitizer: their reports are in
+the mount's log, and fail the run.
 """
+
 import argparse
-import os
 import random
 import shutil
 import sys
@@ -71,10 +72,22 @@ class Threads:
         for w in self.workers:
             want |= w.tree
         found = read_tree(str(top))
-        wrong = [d for d in differences({p: (s[0], s[3:]) for p, s in found.items()}, {p: (s[0], s[3:]) for p, s in want.items()})] \
-            if "store" in when else differences({**found, "": want[""]}, want)
+        wrong = (
+            [
+                d
+                for d in differences(
+                    {p: (s[0], s[3:]) for p, s in found.items()}, {p: (s[0], s[3:]) for p, s in want.items()}
+                )
+            ]
+            if "store" in when
+            else differences({**found, "": want[""]}, want)
+        )
         if wrong:
-            calls = [f"worker {w.number}: {w.trace}" for w in self.workers if any(f"{w.number}-" in d.split(":")[0] for d in wrong)]
+            calls = [
+                f"worker {w.number}: {w.trace}"
+                for w in self.workers
+                if any(f"{w.number}-" in d.split(":")[0] for d in wrong)
+            ]
             raise Fault(f"{when}:\n  " + "\n  ".join(wrong + calls))
 
 

@@ -1,4 +1,5 @@
 """A worker: random changes of one process's files of a step, and a model that knows what they were after each call."""
+
 import errno
 import os
 import random
@@ -6,7 +7,7 @@ import stat
 import time
 from collections import Counter
 
-GONE = {errno.ENOTCONN, errno.ECONNABORTED}                # the daemon is
+GONE = {errno.ENOTCONN, errno.ECONNABORTED}  # the daemon is
 PAGE = 4096
 NAMES = ["a", "b", "c.json", "d", "e.bin"]
 FOLDERS = ["", "x", "y"]
@@ -23,8 +24,11 @@ class Killed(Exception):
 
 # --- what is in a step
 
+
 def read_tree(top, mine=lambda path: True):
-    """{path: what is there} of a worker's files; "" is the step itself. Modes are left out of what is read outside of a mount."""
+    """{path: what is there} of a worker's files; "" is the step itself. Modes are left out of what is read outside of a
+    mount.
+    """
     found = {}
 
     def look(path):
@@ -50,6 +54,7 @@ def read_tree(top, mine=lambda path: True):
         except FileNotFoundError:
             if path:
                 raise Fault(f"{path} is listed, and is not there") from None
+
     look("")
     return found
 
@@ -84,7 +89,11 @@ class Partial:
 
     def trees(self):
         old = self.before[self.path]
-        ends = {0, len(self.data), *(n - self.offset for n in range(0, self.offset + len(self.data), PAGE) if n > self.offset)}
+        ends = {
+            0,
+            len(self.data),
+            *(n - self.offset for n in range(0, self.offset + len(self.data), PAGE) if n > self.offset),
+        }
         for n in sorted(ends):
             yield {**self.before, self.path: (*old[:3], written(old[3], self.offset, self.data[:n]))}
 
@@ -92,10 +101,11 @@ class Partial:
 def written(old, offset, data):
     if not data:
         return old
-    return old[:offset].ljust(offset, b"\0") + data + old[offset + len(data):]
+    return old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
 
 
 # --- a worker
+
 
 class Worker:
     """One process's files of one step. History: the trees after each call since the last sync that succeeded."""
@@ -103,12 +113,12 @@ class Worker:
     def __init__(self, number, step, shared, seed):
         self.number, self.step, self.shared = number, step, shared
         self.rng = random.Random(seed)
-        self.tree, self.links = {}, {}                     # links: path -> name of the file that both are
-        self.history, self.since = [{}], 0                 # since: where a crash cannot go back behind
-        self.committed = [{}]                              # what the step in the store may be
+        self.tree, self.links = {}, {}  # links: path -> name of the file that both are
+        self.history, self.since = [{}], 0  # since: where a crash cannot go back behind
+        self.committed = [{}]  # what the step in the store may be
         self.under_way, self.syncing = None, None
         self.trace, self.counts, self.serial = [], Counter(), 0
-        self.phase = "writing"                             # of mode writers
+        self.phase = "writing"  # of mode writers
 
     def mine(self, path):
         return not self.shared or path.startswith(f"{self.number}-") or f"/{self.number}-" in path
@@ -165,34 +175,46 @@ class Worker:
     def a_file(self, change=False):
         """One that is there; that has one name, if it shall be changed."""
         names = Counter(self.links.get(p, p) for p in self.tree)
-        files = [p for p, state in self.tree.items() if state[0] == "file" and not (change and names[self.links.get(p, p)] > 1)]
+        files = [
+            p
+            for p, state in self.tree.items()
+            if state[0] == "file" and not (change and names[self.links.get(p, p)] > 1)
+        ]
         return self.rng.choice(sorted(files)) if files else None
 
     def some_bytes(self):
         self.serial += 1
         size = self.rng.choice([0, 5, 100, 3000, 70_000, 300_000])
-        head = b"%d.%d " % (self.number, self.serial)      # no two contents are equal
-        return (head + (self.rng.randbytes(size) if self.rng.random() < 0.7 else bytes([self.serial % 256]) * size))
+        head = b"%d.%d " % (self.number, self.serial)  # no two contents are equal
+        return head + (self.rng.randbytes(size) if self.rng.random() < 0.7 else bytes([self.serial % 256]) * size)
 
     # --- changes
 
     def begin(self):
         if "" not in self.tree:
+
             def make():
                 try:
                     os.mkdir(self.path(""), 0o755)
                 except FileExistsError:
                     if not self.shared:
                         raise
+
             self.call("mkdir of the step", lambda t: t.update({"": ("directory", 0o755, None)}), make)
 
     def write(self, fd, path, offset, data):
         for at in range(0, len(data), 100_000):
-            part = data[at:at + 100_000]
+            part = data[at : at + 100_000]
             old, there = self.tree[path], offset + at
             self.under_way = Partial(self.tree, path, there, part)
-            self.call(f"pwrite {len(part)} at {there} to {path!r}", lambda t: t.update({path: (*old[:3], written(old[3], there, part))}),
-                      os.pwrite, fd, part, there)
+            self.call(
+                f"pwrite {len(part)} at {there} to {path!r}",
+                lambda t: t.update({path: (*old[:3], written(old[3], there, part))}),
+                os.pwrite,
+                fd,
+                part,
+                there,
+            )
 
     def close(self, fd, path):
         if self.rng.random() < 0.25:
@@ -206,8 +228,14 @@ class Worker:
         if old and path != self.a_file_of_one_name(path):
             return
         state = (*old[:3], b"") if old else ("file", 0o644, None, b"")
-        fd = self.call(f"open {path!r}, truncated", lambda t: t.update({path: state}), os.open, self.path(path),
-                       os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
+        fd = self.call(
+            f"open {path!r}, truncated",
+            lambda t: t.update({path: state}),
+            os.open,
+            self.path(path),
+            os.O_CREAT | os.O_TRUNC | os.O_WRONLY,
+            0o644,
+        )
         self.write(fd, path, 0, self.some_bytes())
         self.close(fd, path)
 
@@ -231,8 +259,13 @@ class Worker:
             return
         old = self.tree[path]
         size = self.rng.choice([0, 2, len(old[3]) // 2, len(old[3]) + 5000])
-        self.call(f"truncate {path!r} to {size}", lambda t: t.update({path: (*old[:3], old[3][:size].ljust(size, b"\0"))}),
-                  os.truncate, self.path(path), size)
+        self.call(
+            f"truncate {path!r} to {size}",
+            lambda t: t.update({path: (*old[:3], old[3][:size].ljust(size, b"\0"))}),
+            os.truncate,
+            self.path(path),
+            size,
+        )
 
     def replace(self):
         """Beside, then renamed over; or a plain rename."""
@@ -242,6 +275,7 @@ class Worker:
 
         def change(tree):
             tree[other] = tree.pop(path)
+
         self.call(f"rename {path!r} to {other!r}", change, os.rename, self.path(path), self.path(other))
         self.links.pop(other, None)
         self.links[other] = self.links.pop(path, f"{path} {self.serial}")
@@ -253,7 +287,13 @@ class Worker:
             return
         self.links[path] = self.links.get(path, f"{path} {self.serial}")
         self.serial += 1
-        self.call(f"link {path!r} to {other!r}", lambda t: t.update({other: t[path]}), os.link, self.path(path), self.path(other))
+        self.call(
+            f"link {path!r} to {other!r}",
+            lambda t: t.update({other: t[path]}),
+            os.link,
+            self.path(path),
+            self.path(other),
+        )
         self.links[other] = self.links[path]
 
     def unlink(self):
@@ -266,7 +306,13 @@ class Worker:
         missing = [f for f in map(self.name, FOLDERS[1:]) if f not in self.tree]
         if missing:
             folder = self.rng.choice(missing)
-            self.call(f"mkdir {folder!r}", lambda t: t.update({folder: ("directory", 0o755, None)}), os.mkdir, self.path(folder), 0o755)
+            self.call(
+                f"mkdir {folder!r}",
+                lambda t: t.update({folder: ("directory", 0o755, None)}),
+                os.mkdir,
+                self.path(folder),
+                0o755,
+            )
 
     def remove_folder(self):
         there = [f for f in map(self.name, FOLDERS[1:]) if f in self.tree]
@@ -281,13 +327,25 @@ class Worker:
     def chmod(self):
         path, mode = self.a_file(change=True), self.rng.choice([0o600, 0o644, 0o755])
         if path is not None:
-            self.call(f"chmod {path!r} {mode:o}", lambda t: t.update({path: (t[path][0], mode, *t[path][2:])}), os.chmod, self.path(path), mode)
+            self.call(
+                f"chmod {path!r} {mode:o}",
+                lambda t: t.update({path: (t[path][0], mode, *t[path][2:])}),
+                os.chmod,
+                self.path(path),
+                mode,
+            )
 
     def attribute(self):
         path, value = self.a_file(change=True), self.rng.randbytes(self.rng.choice([1, 30, 500])).replace(b"\0", b"0")
         if path is not None:
-            self.call(f"setxattr {path!r}", lambda t: t.update({path: (*t[path][:2], value, *t[path][3:])}),
-                      os.setxattr, self.path(path), ATTRIBUTE, value)
+            self.call(
+                f"setxattr {path!r}",
+                lambda t: t.update({path: (*t[path][:2], value, *t[path][3:])}),
+                os.setxattr,
+                self.path(path),
+                ATTRIBUTE,
+                value,
+            )
 
     def look(self):
         self.check_now("beside others")
@@ -324,8 +382,20 @@ class Worker:
         self.history, self.since, self.committed = [self.tree], 0, [self.tree]
         self.counts["commits"] += 1
 
-    WEIGHTS = {create: 12, change: 12, truncate: 5, replace: 6, link: 3, unlink: 4, make_folder: 3, remove_folder: 1, chmod: 2, attribute: 2, look: 1,
-               sync: 3}
+    WEIGHTS = {
+        create: 12,
+        change: 12,
+        truncate: 5,
+        replace: 6,
+        link: 3,
+        unlink: 4,
+        make_folder: 3,
+        remove_folder: 1,
+        chmod: 2,
+        attribute: 2,
+        look: 1,
+        sync: 3,
+    }
 
     def check_now(self, when):
         """Nobody was killed: everything must be there."""
@@ -361,12 +431,12 @@ class Worker:
         """What is there now is one of the moments since the last sync or fsync, in all files."""
         self.mount = str(mount)
         found = read_tree(self.path(""), self.mine)
-        moments = list(reversed(self.history[self.since:]))
+        moments = list(reversed(self.history[self.since :]))
         if isinstance(self.under_way, Partial):
             moments += self.under_way.trees()
         elif self.under_way is not None:
             moments.append(self.under_way)
-        if self.shared and "" in found:                    # the step's directory is everybody's
+        if self.shared and "" in found:  # the step's directory is everybody's
             moments += [{**moment, "": found[""]} for moment in moments]
         for back, moment in enumerate(moments):
             if found == moment:
@@ -378,14 +448,18 @@ class Worker:
         self.under_way = self.syncing = None
         self.tree, self.history, self.since = found, [found], 0
         self.committed.append(found)
-        self.links = read_links(self.path(""), found)      # a call that died may have made one, or moved one
+        self.links = read_links(self.path(""), found)  # a call that died may have made one, or moved one
         self.trace = self.trace[-30:] + ["crash"]
 
     def explain(self, found, moments):
         mixed = all(any(found.get(p) == m.get(p) for m in moments) for p in {*found, *(q for m in moments for q in m)})
         best = min(moments, key=lambda m: len(differences(found, m)))
-        raise Fault(f"after the crash, step {self.step}: {'each file was so once, not all at once' if mixed else 'what never was'}:\n  "
-                    + "\n  ".join(differences(found, best)) + f"\n  calls: {self.trace}\n  {len(moments)} moments")
+        raise Fault(
+            f"after the crash, step {self.step}: "
+            f"{'each file was so once, not all at once' if mixed else 'what never was'}:\n  "
+            + "\n  ".join(differences(found, best))
+            + f"\n  calls: {self.trace}\n  {len(moments)} moments"
+        )
 
     def check_store(self, copy):
         """The step in the store is one that a commit may have made."""
@@ -393,8 +467,14 @@ class Worker:
         candidates = self.committed + ([self.syncing] if self.syncing is not None else [])
         if self.shared and "" in found:
             candidates = [{**c, "": found[""]} for c in candidates]
-        plain = lambda tree: {p: (s[0], s[3:]) for p, s in tree.items()}
+
+        def plain(tree):
+            return {p: (s[0], s[3:]) for p, s in tree.items()}
+
         if not any(plain(found) == plain(c) for c in candidates):
             best = min(candidates, key=lambda c: len(differences(found, c)))
-            raise Fault(f"in the store, step {self.step}: not as it was committed:\n  " + "\n  ".join(differences(found, best))
-                        + f"\n  calls: {self.trace}\n  {len(candidates)} may be")
+            raise Fault(
+                f"in the store, step {self.step}: not as it was committed:\n  "
+                + "\n  ".join(differences(found, best))
+                + f"\n  calls: {self.trace}\n  {len(candidates)} may be"
+            )

@@ -17,23 +17,27 @@
     "\",\"fill_value\":null,\"filters\":null,"                                                                         \
     "\"order\":\"C\",\"shape\":" shape ",\"zarr_format\":2}"
 
+/* An entry a line, which clang-format would not leave so. */
+/* clang-format off */
 static const char metadata[] =
-    "{\"tree_metadata\":{" ENTRY("1", DICT("params") "," DICT("w"), ARRAY) "," ENTRY(
-        "2", DICT("params") "," DICT("b"), ARRAY) "," ENTRY("3", DICT("params") "," DICT("bad"),
-                                                            ARRAY) "," ENTRY("4", DICT("step"), KIND("scalar", "false")) "," ENTRY("5", DICT("lr"), KIND("scalar", "false")) "," ENTRY("6", DICT("name"), KIND("string", "false")) "," ENTRY("7", DICT("none"), KIND("None", "true")) "," ENTRY("8", DICT("empty"), KIND("List", "true")) "," ENTRY("9", DICT("l") "," INDEX("0"), ARRAY) "," ENTRY("10",
-                                                                                                                                                                                                                                                                                                                                                                                                    DICT("l") "," INDEX("007"), ARRAY) "," ENTRY("11",
-                                                                                                                                                                                                                                                                                                                                                                                                                                                 DICT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                     "x"),
-                                                                                                                                                                                                                                                                                                                                                                                                                                                 ARRAY) "," ENTRY("12", DICT("x.txt"), KIND("scalar", "false")) "," ENTRY("13",
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          DICT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "x") "," DICT("in"),
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          KIND(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "scalar",
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "false")) "," ENTRY("14",
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  DICT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                      "a@0"),
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  ARRAY) "," ENTRY("15", DICT("z"),
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                   ARRAY) "},\"use_zarr3\":false,\"custom_metadata\":{\"run\":\"\\u00e9 \\\"1\\\"\",\"n\":[1,-Infinity ,NaN]}}";
+    "{\"tree_metadata\":{"
+    ENTRY("1", DICT("params") "," DICT("w"), ARRAY) ","
+    ENTRY("2", DICT("params") "," DICT("b"), ARRAY) ","
+    ENTRY("3", DICT("params") "," DICT("bad"), ARRAY) ","
+    ENTRY("4", DICT("step"), KIND("scalar", "false")) ","
+    ENTRY("5", DICT("lr"), KIND("scalar", "false")) ","
+    ENTRY("6", DICT("name"), KIND("string", "false")) ","
+    ENTRY("7", DICT("none"), KIND("None", "true")) ","
+    ENTRY("8", DICT("empty"), KIND("List", "true")) ","
+    ENTRY("9", DICT("l") "," INDEX("0"), ARRAY) ","
+    ENTRY("10", DICT("l") "," INDEX("007"), ARRAY) ","
+    ENTRY("11", DICT("x"), ARRAY) ","
+    ENTRY("12", DICT("x.txt"), KIND("scalar", "false")) ","
+    ENTRY("13", DICT("x") "," DICT("in"), KIND("scalar", "false")) ","
+    ENTRY("14", DICT("a@0"), ARRAY) ","
+    ENTRY("15", DICT("z"), ARRAY)
+    "},\"use_zarr3\":false,\"custom_metadata\":{\"run\":\"\\u00e9 \\\"1\\\"\",\"n\":[1,-Infinity ,NaN]}}";
+/* clang-format on */
 
 static const float w[6] = {0, 1, 2, 3, 4, 5.5f};
 static const uint16_t b[4] = {0x3f80, 0xbf80, 0x7fc0, 0x0000}; /* 1, -1, NaN, 0 */
