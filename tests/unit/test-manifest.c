@@ -170,7 +170,8 @@ static int fault_of_lines(const char *head, const char *lines, unsigned count)
 
 #define TOP                                                                                                            \
     "\"top\":{\"container\":\"dict\",\"mode\":493,\"uid\":1000,\"gid\":4294967294,\"mtime\":1769000000123456788}"
-#define HEAD      "{\"format\":\"ckptfs-step\",\"version\":1,\"name\":\"7\",\"id\":\"" ID "\",\"time\":1769000000123456789,"
+#define TIME      "\"time\":1769000000123456789,"
+#define HEAD      "{\"format\":\"ckptfs-step\",\"version\":1,\"name\":\"7\",\"id\":\"" ID "\"," TIME
 #define BARE      HEAD TOP ",\"nodes\":[\n"
 #define META      ",\"mode\":448,\"uid\":1,\"gid\":2,\"mtime\":-3"
 #define FILE_META ",\"mode\":420,\"uid\":1,\"gid\":2,\"mtime\":-3"
