@@ -6,26 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import util
 
 TOP = util.TESTS.parent
-LAYERS = [
-    "base",
-    "io",
-    "codec",
-    "array",
-    "tree",
-    "object",
-    "format",
-    "store",
-    "commit",
-    "stage",
-    "view",
-    "source",
-]  # lowest first
+LAYERS = "base io codec array tree object format store commit stage view source".split()  # lowest first
 # What the program takes from core besides the public header and core/base: helpers that know nothing of checkpoints on
 # disk, and for the commands that change a root, its store as a whole.
 HELPERS = {
@@ -37,6 +25,9 @@ HELPERS = {
     "core/commit/commit.h",
     "core/commit/work.h",
 }
+# How many files of a folder may call each other in a circle; those that still have larger ones, with what they have.
+LARGEST_CIRCLE = 2
+LARGEST_CIRCLES = {"format": 3, "store": 3, "view": 4, "commit": 6, "stage": 10, "source": 16}
 HEADERS = sorted(p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.h"))
 FILES = HEADERS + sorted(
     p.relative_to(TOP).as_posix() for folder in ("core", "fs") for p in (TOP / folder).rglob("*.c")
@@ -131,3 +122,73 @@ def test_headers_compile_alone(tmp_path):
             timeout=util.LIMIT,
         )
         assert done.returncode == 0, f"{header}: {done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def symbols():
+    """What the files of the library define for others, and what each wants: {name: file}, {file: {name}}."""
+    library = Path(util.CKPTFS).parent.parent / "core/libckptfs.a"
+    if not library.is_file():
+        pytest.skip(f"{library} is not there: the program is not one of a build folder")
+    assert shutil.which("nm"), "nm is missing"
+    defined, wanted = {}, {}
+    for line in util.run("nm", "-A", library).stdout.splitlines():
+        place, name = line.rsplit(" ", 1)
+        file, kind = place.split(":")[-2].rsplit("/", 1)[-1].removesuffix(".c.o"), place[-1]
+        if name.startswith("__odr_asan"):  # of the address sanitizer
+            continue
+        if kind == "U":
+            wanted.setdefault(file, set()).add(name)
+        elif kind.isupper():
+            assert name not in defined, f"{name} is in {defined[name]} and in {file}"
+            defined[name] = file
+    return defined, wanted
+
+
+def test_exported_names(symbols):
+    """The library is installed, so a name without its prefix could clash with one of a user's program."""
+    defined, _ = symbols
+    assert len(defined) > 100
+    assert sorted(name for name in defined if not name.startswith("ckpt_")) == []
+
+
+def circles(calls):
+    """The largest sets of files that reach each other, by Tarjan. calls: {file: {file that it calls}}."""
+    found, number, lowest, stack = [], {}, {}, []
+
+    def visit(file):
+        number[file] = lowest[file] = len(number)
+        stack.append(file)
+        for called in sorted(calls.get(file, ())):
+            if called not in number:
+                visit(called)
+            if called in stack:
+                lowest[file] = min(lowest[file], lowest[called])
+        if lowest[file] == number[file]:
+            at = stack.index(file)
+            found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for file in sorted(calls):
+        if file not in number:
+            visit(file)
+    return [circle for circle in found if len(circle) > 1]
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"a"}, "c": {"d"}, "d": {"c"}}) == [["c", "d"], ["a", "b"]]
+    assert circles({"a": {"b"}, "b": {"c"}}) == []
+
+
+def test_circles(symbols):
+    """Files that call each other in a circle can only be read together, so few may."""
+    defined, wanted = symbols
+    calls = {file: {defined[name] for name in names if name in defined} - {file} for file, names in wanted.items()}
+    for circle in circles(calls):
+        folder = circle[0].split("_")[0]
+        print(len(circle), *circle)
+        assert folder in LAYERS and all(file.startswith(folder + "_") for file in circle), (
+            f"a circle of layers: {circle}"
+        )
+        assert len(circle) <= LARGEST_CIRCLES.get(folder, LARGEST_CIRCLE), f"{len(circle)} files: {circle}"
