@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * libckptfs: checkpoints as a tree of files, without FUSE. A source is opened; its files are found by name from the top
- * down, and known by an id as long as the caller holds a reference to it. What the names and bytes mean is
- * docs/semantics.md.
+ * down, and known by an id as long as the caller holds a reference to it. What the names and bytes mean is in
+ * docs/using.md, writing.md and reference.md.
  *
  * Threads: everything may be called at once. Ownership: ckpt_lookup takes a reference to the id that it returns,
  * ckpt_forget gives references back; an id may be used while the caller holds a reference. CKPT_ROOT needs none.
@@ -126,7 +126,7 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
  *
  * Made for the calls of a kernel that resolves paths itself. -ESTALE says that what the id named has become something
  * else (a staged copy of a committed step, or a committed step that was staged): look the path up again, and do the
- * call again. A directory at the top of a native root is a staged step; what commits it is told in docs/semantics.md.
+ * call again. A directory at the top of a native root is a staged step; docs/writing.md says what commits it.
  */
 struct ckpt_handle; /* an open file of a staged step */
 

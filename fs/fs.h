@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-/* Exit statuses of every command (docs/semantics.md, "Commands"). */
+/* Exit statuses of every command (docs/reference.md, "Commands"). */
 enum fs_exit { FS_OK, FS_USAGE, FS_MOUNT_FAILED, FS_UNREACHABLE, FS_INTEGRITY, FS_PARTLY, FS_DIFFERS };
 
 struct fs_command {

@@ -54,7 +54,7 @@ enum ckpt_dtype_class { CKPT_DC_BOOL, CKPT_DC_INT, CKPT_DC_UINT, CKPT_DC_FLOAT, 
 
 struct ckpt_dtype_info {
     const char *name;        /* as NumPy and ml_dtypes call it: "float32", "bfloat16", "int4" */
-    const char *descr;       /* of the .npy header: "<f4", "<V2", "|V1", "|i1" (docs/semantics.md, "Types") */
+    const char *descr;       /* of the .npy header: "<f4", "<V2", "|V1", "|i1" (docs/using.md, "Types") */
     const char *safetensors; /* "F32", "BF16", ...; NULL: the type has no name there */
     uint8_t size;            /* bytes an element as the mount shows it */
     uint8_t swap;            /* bytes reversed as a unit when the byte order differs: 4 for float32 and complex64 */

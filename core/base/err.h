@@ -2,7 +2,7 @@
 /*
  * Errors: every fallible function returns 0 (or a count) or a negative errno. Where a person needs the
  * reason, the last parameter is a `struct ckpt_err *` (NULL is allowed): one sentence that says what is
- * wrong and with which file. Meanings of the codes are fixed by docs/semantics.md, "Errors".
+ * wrong and with which file. Meanings of the codes are fixed by docs/reference.md, "Errors".
  */
 #ifndef CKPT_BASE_ERR_H
 #define CKPT_BASE_ERR_H

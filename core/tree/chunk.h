@@ -14,7 +14,7 @@
 #include "core/codec/stream.h"
 
 struct ckpt_cache_options {
-    uint64_t memory;       /* bytes of decoded chunks in memory; at least 1 MiB */
+    uint64_t memory;       /* bytes of decoded chunks in memory; at least 4 MiB */
     uint64_t spill;        /* bytes of decoded chunks in spill files */
     const char *spill_dir; /* borrowed for the life of the cache */
 };

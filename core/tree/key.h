@@ -11,7 +11,7 @@
 #define CKPT_NAME_MAX 255 /* NAME_MAX of Linux */
 
 /*
- * Append the listed name of a key with its suffix (".npy", ".json" or ""). docs/semantics.md, "Names":
+ * Append the listed name of a key with its suffix (".npy", ".json" or ""). docs/using.md, "Names":
  * - '/', '%' and control bytes (below 0x20, 0x7f) become %XX, upper-case; "." and ".." become %2E and %2E%2E; the
  *   empty key is "%".
  * - A name over 255 bytes keeps as many whole characters (whole %XX) as leave room for "%~", 16 hex digits

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The files that a tree shows: each leaf under its listed name, and other renderings of leaves and directories under
- * names that are looked up but never listed (docs/semantics.md, "Views").
+ * names that are looked up but never listed (docs/using.md, "Views").
  */
 #ifndef CKPT_VIEW_VIEW_H
 #define CKPT_VIEW_VIEW_H

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of a tree as names of files, and names of steps. docs/semantics.md, "Names", has the rules."""
+"""Keys of a tree as names of files, and names of steps. docs/using.md, "Names", has the rules."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def save(
     overwrite  replace the step if it exists: at once in a mount with -o overwrite; in others it is deleted just before
                the new one takes its name.
     together   several processes write this step, each what it holds, in mounts with -o writers=N (see
-               docs/semantics.md). None: if JAX has several.
+               docs/using.md). None: if JAX has several.
     workers    threads that write; 4 if None.
 
     Errors: FileExistsError; TypeError for what is no leaf, ValueError for a string of over 64 KiB, before anything is

@@ -284,8 +284,7 @@ ASYNC_SIDES = {
 def asynchronous(result):
     """The loop that saves in the background."""
     lines = [
-        "| | the loop waits in `save`, ms | at most, ms | the step is there after, ms | steps a second, alone "
-        "| beside a save | the whole loop, ms |",
+        "| | `save` waits, ms | at most, ms | step there after, ms | steps/s alone | beside a save | whole loop, ms |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     found = {

@@ -103,10 +103,10 @@ class Rights:
 
 
 def views():
-    """The views that docs/semantics.md lists: (what they are of: KEY, DIR or BLOB, their name for it as a format of
+    """The views that docs/using.md lists: (what they are of: KEY, DIR or BLOB, their name for it as a format of
     `of`).
     """
-    text = (util.TESTS.parent / "docs/semantics.md").read_text()
+    text = (util.TESTS.parent / "docs/using.md").read_text()
     table = re.search(r"^## Views\n.*?\n\n(\|.*?)\n\n", text, re.M | re.S)[1]
     found = []
     for row in table.splitlines()[2:]:

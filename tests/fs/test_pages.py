@@ -123,9 +123,9 @@ def test_mount_options_are_told():
     assert names_of_page(OPTIONS["Options of ckptfs"]) == told
 
 
-def test_mount_options_of_semantics():
-    """The table in docs/semantics.md has the same options."""
-    section = re.search(r"^## Options\n(.*?)^## ", (TOP / "docs/semantics.md").read_text(), re.M | re.S)[1]
+def test_mount_options_of_the_reference():
+    """The table in docs/reference.md has the same options."""
+    section = re.search(r"^## Options\n(.*?)^## ", (TOP / "docs/reference.md").read_text(), re.M | re.S)[1]
     told = set()
     for cell in re.findall(r"^\| (`.*?) \|", section, re.M):
         told |= {re.split(r"\W", word)[0] for word in re.findall(r"`(.*?)`", cell)}
@@ -147,8 +147,8 @@ def test_arguments_of_the_helper(installed):
 
 
 def test_exit_statuses():
-    """The table in docs/semantics.md has the same numbers."""
-    section = re.search(r"^\| exit status \|.*?\n\n", (TOP / "docs/semantics.md").read_text(), re.M | re.S)[0]
+    """The table in docs/reference.md has the same numbers."""
+    section = re.search(r"^\| exit status \|.*?\n\n", (TOP / "docs/reference.md").read_text(), re.M | re.S)[0]
     assert re.findall(r"^\.It (\d+)$", parts(CKPTFS, "Sh")["EXIT STATUS"], re.M) == re.findall(
         r"^\| (\d+) \|", section, re.M
     )

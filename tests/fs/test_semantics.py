@@ -1,5 +1,5 @@
-"""Every shell session of docs/semantics.md does what the page says. Each runs in a folder of its own that is as the
-page's introduction says.
+"""Every shell session of docs/using.md, writing.md and reference.md does what the page says. Each runs in a folder of
+its own that is as using.md describes it under "The examples".
 """
 
 import os
@@ -12,8 +12,8 @@ import pages
 import util
 from pages import matches, session
 
-PAGE = util.TESTS.parent / "docs/semantics.md"
-LEAST = 35  # blocks; fewer mean that they are no longer found
+LEAST = {"using.md": 20, "writing.md": 8, "reference.md": 16}  # blocks; fewer mean that they are no longer found
+PAGES = [util.TESTS.parent / "docs" / name for name in LEAST]
 PREPARED = "mnt", "runs"
 
 
@@ -34,11 +34,12 @@ def folder(tmp_path, mount, module_mount):
             util.unmount(here / name, "-l")
 
 
-PAGE_BLOCKS = pages.blocks(PAGE)
+PAGE_BLOCKS = [(page, block) for page in PAGES for block in pages.blocks(page)]
 
 
-def test_enough_blocks():
-    assert len(PAGE_BLOCKS) >= LEAST
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_enough_blocks(page):
+    assert len(pages.blocks(page)) >= LEAST[page.name]
 
 
 def test_wildcards():
@@ -75,6 +76,10 @@ def test_differences_are_seen(tmp_path):
     assert pages.run(steps, here) == [want for _, want in steps]
 
 
-@pytest.mark.parametrize("block", PAGE_BLOCKS, ids=lambda block: f"{block.heading}:{block.number}")
+@pytest.mark.parametrize(
+    "block",
+    [block for _, block in PAGE_BLOCKS],
+    ids=[f"{page.stem}:{block.heading}:{block.number}" for page, block in PAGE_BLOCKS],
+)
 def test_example(block, folder):
     pages.check_console(block, folder)

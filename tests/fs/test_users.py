@@ -290,7 +290,7 @@ VIEWS = other_users.views()
 
 
 def test_views_are_listed():
-    """The table in semantics.md, from which the tests below take the views, has all kinds that there are."""
+    """The table in docs/using.md, from which the tests below take the views, has all kinds that there are."""
     shown = {
         "KEY": "RAW",
         "KEY.npy": "NPY",
