@@ -163,6 +163,15 @@ def test_fstab_lines():
     assert lines(parts(MOUNT, "Sh")["FSTAB"]) == lines((TOP / "mount-scripts/fstab.example").read_text())
 
 
+def test_versions():
+    """meson.build has the version; the Python client and the pages name the same."""
+    version = re.search(r"version: '([\d.]+)'", (TOP / "meson.build").read_text())[1]
+    assert re.search(r'^__version__ = "(.*)"$', (TOP / "python/ckptfs/__init__.py").read_text(), re.M)[1] == version
+    assert f"Version {version}." in (TOP / "README.md").read_text()
+    assert f"\n## {version}\n" in (TOP / "CHANGELOG.md").read_text()
+    assert version in util.ckptfs("--version").stdout
+
+
 def test_installed(installed):
     for page in PAGES:
         copies = list((installed / "mandir" / f"man{page.suffix[1:]}").glob(page.name + "*"))
