@@ -163,6 +163,29 @@ def test_fstab_lines():
     assert lines(parts(MOUNT, "Sh")["FSTAB"]) == lines((TOP / "mount-scripts/fstab.example").read_text())
 
 
+def anchors(page):
+    """What the headings of a page can be linked by."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+SOURCES = [*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md"), TOP / "python/README.md"]
+
+
+@pytest.mark.parametrize("page", SOURCES, ids=lambda page: str(page.relative_to(TOP)))
+def test_links(page):
+    """They lead to files that are there, and to headings in them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), link
+
+
 def test_versions():
     """meson.build has the version; the Python client and the pages name the same."""
     version = re.search(r"version: '([\d.]+)'", (TOP / "meson.build").read_text())[1]
