@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-import util
 from util import ckptfs
 
 K = np.arange(12, dtype="f4").reshape(4, 3) / 8
