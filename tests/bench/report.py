@@ -2,6 +2,7 @@
 """Medians, ratios and aims as Markdown, and their place in docs/performance.md."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 from statistics import median
 
@@ -484,9 +485,22 @@ def render(result):
     return "\n\n".join("\n".join(part) for part in parts)
 
 
+def wrapped(lines):
+    """The lines of a page, sentences and items of lists within 118 columns. Tables stay as they are."""
+    for line in lines:
+        if line.startswith("|") or len(line) <= 118:
+            yield line
+        else:
+            indent = "  " if line.startswith("- ") else ""
+            yield from textwrap.wrap(
+                line, 118, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+
+
 def publish(text, path):
     with open(path) as file:
         page = file.read()
+    text = "\n".join(wrapped(text.split("\n")))
     pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
     page, count = pattern.subn(lambda _: f"{BEGIN}\n{text}\n{END}", page)
     if count != 1:
