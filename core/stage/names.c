@@ -162,6 +162,13 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
     return r;
 }
 
+/* Not while another name goes, which may be taken for the last one. */
+static int link_known(struct stage_inode *n, struct stage_inode *dir, const char *name)
+{
+    CKPT_GUARD(&dir->step->names);
+    return ckpt_disk_link_fd(n->fd, dir->fd, name);
+}
+
 int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const char *name,
                     const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
@@ -171,10 +178,7 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
         return r;
     r = ckpt_stage_get(set, id, &n);
     if (r == 0) {
-        r = n->dir                 ? -EPERM
-            : n->step != dir->step ? -EXDEV
-            : is_plain(dir, name)  ? ckpt_disk_link_fd(n->fd, dir->fd, name)
-                                   : -EINVAL;
+        r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(dir, name) ? link_known(n, dir, name) : -EINVAL;
         if (r == 0)
             r = take_name(dir, name, ret);
         ckpt_stage_put(n);
