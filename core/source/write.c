@@ -140,6 +140,7 @@ int ckpt_create(struct ckpt_source *src, uint64_t parent, const char *name, uint
 }
 
 struct removing {
+    uint64_t parent; /* as the caller has it */
     const char *name;
     bool dir;
     const struct ckpt_caller *who;
@@ -160,7 +161,10 @@ static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
 {
     const struct removing *m = arg;
     struct place p;
-    int r = ckpt_source_remove(src, parent, m->name, m->dir, m->who, err);
+    /* Only noted where the kernel learns of it by the call itself. By another id of the directory it does not: what it
+     * keeps of this one for ever is not asked for any more once there is a staged copy. */
+    bool may_note = parent == m->parent;
+    int r = may_note ? ckpt_source_remove(src, parent, m->name, m->dir, m->who, err) : 1;
     if (r == 1)
         r = ckpt_source_face_remove(src, parent, m->name, m->dir, err);
     if (r <= 0)
@@ -180,7 +184,7 @@ static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
 int ckpt_unlink(struct ckpt_source *src, uint64_t parent, const char *name, bool dir, const struct ckpt_caller *who,
                 struct ckpt_err *err)
 {
-    struct removing m = {name, dir, who};
+    struct removing m = {parent, name, dir, who};
     return ckpt_source_retry(src, parent, 0, unlink_at, &m, err);
 }
 

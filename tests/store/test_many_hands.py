@@ -262,6 +262,29 @@ def test_open_directories_outlive_commits(writable):
     os.close(sub)
 
 
+@pytest.mark.parametrize("below", ["", "d"])
+def test_removal_by_an_older_directory(mount, root, below):
+    """What is removed through a directory that was opened before the last commit is found no more, had it been looked at and listed before."""
+    m = mount(root, EXPLICIT, "settle=60")
+    there = m / "1" / below
+    (there / "empty").mkdir(parents=True)
+    for name in "a", "b", "c":
+        (there / name).write_text(name)
+    older = os.open(there, os.O_RDONLY)
+    commit(m / "1")
+    assert sorted(os.listdir(there)) == sorted(os.listdir(there)) == ["a", "b", "c", "empty"]
+    assert all((there / name).exists() for name in os.listdir(there))
+    os.unlink("a", dir_fd=older)
+    assert not (there / "a").exists() and sorted(os.listdir(there)) == ["b", "c", "empty"]
+    os.rmdir("empty", dir_fd=older)
+    assert not (there / "empty").exists() and sorted(os.listdir(there)) == ["b", "c"]
+    (there / "b").unlink()
+    assert os.listdir(there) == os.listdir(f"/proc/self/fd/{older}") == ["c"]
+    os.close(older)
+    commit(m / "1")
+    assert os.listdir(there) == ["c"]
+
+
 def test_work_in_the_current_directory(writable):
     """cd STEP, and then a loop of changes and syncs, as a person at a shell does it."""
     (writable / "1").mkdir()
