@@ -119,6 +119,7 @@ class Worker:
         self.under_way, self.syncing = None, None
         self.trace, self.counts, self.serial = [], Counter(), 0
         self.phase = "writing"  # of mode writers
+        self.has_changed = True  # anything since the last crash
 
     def mine(self, path):
         return not self.shared or path.startswith(f"{self.number}-") or f"/{self.number}-" in path
@@ -143,6 +144,7 @@ class Worker:
                 raise Killed(what) from None
             raise Fault(f"{what}: {e.strerror}") from None
         self.under_way = None
+        self.has_changed = True
         self.tree = after
         self.history.append(after)
         if self.shared or self.settles:
@@ -450,6 +452,7 @@ class Worker:
         self.committed.append(found)
         self.links = read_links(self.path(""), found)  # a call that died may have made one, or moved one
         self.trace = self.trace[-30:] + ["crash"]
+        self.has_changed = False
 
     def explain(self, found, moments):
         mixed = all(any(found.get(p) == m.get(p) for m in moments) for p in {*found, *(q for m in moments for q in m)})
