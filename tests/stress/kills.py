@@ -95,6 +95,15 @@ class Stress:
             shutil.rmtree(self.mounts[k].log.parent)
         return victims
 
+    def copy_step(self, name, target):
+        """Again where the step is replaced meanwhile: by a mount that was not killed, and in which it has settled."""
+        for _ in range(20):
+            shutil.rmtree(target, ignore_errors=True)
+            done = util.ckptfs("cp", self.root, name, target, check=None)
+            if "Stale file handle" not in done.stderr:
+                break
+        assert done.returncode == 0, f"cp of step {name}: exit {done.returncode}: {done.stderr}"
+
     def check_store(self):
         """Every committed step, without a mount."""
         names = sorted(
@@ -103,8 +112,7 @@ class Stress:
         copies = {}
         for name in names:
             copies[name] = self.folder / f"copy{name}"
-            shutil.rmtree(copies[name], ignore_errors=True)
-            util.ckptfs("cp", self.root, name, copies[name])
+            self.copy_step(name, copies[name])
         for worker in self.workers:
             if self.mode != "writers":
                 worker.check_store(copies.get(worker.step, self.folder / "none"))
