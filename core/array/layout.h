@@ -61,4 +61,11 @@ const char *ckpt_array_type(const struct ckpt_array *a);
 struct ckpt_array *ckpt_array_ref(struct ckpt_array *a);
 void ckpt_array_unref(struct ckpt_array *a);
 
+static inline void ckpt_cleanup_array(struct ckpt_array **a)
+{
+    ckpt_array_unref(*a);
+}
+/* Gives the reference back at the end of its scope. */
+#define CKPT_AUTOARRAY __attribute__((cleanup(ckpt_cleanup_array)))
+
 #endif

@@ -25,6 +25,8 @@ struct ckpt_buf {
     }
 
 void ckpt_buf_clear(struct ckpt_buf *buf); /* frees; the buffer can be used again */
+/* Clears a buffer at the end of its scope. */
+#define CKPT_AUTOBUF __attribute__((cleanup(ckpt_buf_clear)))
 int ckpt_buf_reserve(struct ckpt_buf *buf, size_t extra);
 void ckpt_buf_add(struct ckpt_buf *buf, const void *data, size_t len);
 void ckpt_buf_adds(struct ckpt_buf *buf, const char *text);

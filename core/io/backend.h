@@ -90,6 +90,13 @@ int ckpt_backend_readlink(struct ckpt_backend *b, const char *path, char *buf, s
 
 struct ckpt_file *ckpt_file_ref(struct ckpt_file *f);
 void ckpt_file_unref(struct ckpt_file *f);
+
+static inline void ckpt_cleanup_file(struct ckpt_file **f)
+{
+    ckpt_file_unref(*f);
+}
+/* Gives the reference back at the end of its scope. */
+#define CKPT_AUTOFILE __attribute__((cleanup(ckpt_cleanup_file)))
 /* Counts into the statistics. Short only at the end of the file. */
 ssize_t ckpt_file_read(struct ckpt_file *f, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
 /* The run that begins at off, as far as `end` or less. A file that is written to meanwhile has other runs. */

@@ -12,6 +12,8 @@ struct ckpt_extent {
 };
 
 void ckpt_extent_clear(struct ckpt_extent *e);
+/* Clears an extent at the end of its scope. */
+#define CKPT_AUTOEXTENT __attribute__((cleanup(ckpt_extent_clear)))
 /* Exactly `len` bytes from `off` of the extent; a file that ends too early is -EBADMSG. */
 int ckpt_extent_read(const struct ckpt_extent *e, void *buf, size_t len, uint64_t off) CKPT_MUST_USE;
 /* As ckpt_file_data. */

@@ -36,6 +36,13 @@ int ckpt_json_end(struct ckpt_json_reader *r, struct ckpt_err *err) CKPT_MUST_US
 /* cJSON's parse of one text, NULL for anything that is not exactly one value, or that holds \u0000, which cJSON would
  * cut strings at. */
 cJSON *ckpt_json_parse(const char *text, size_t len);
+
+static inline void ckpt_cleanup_cjson(cJSON **item)
+{
+    cJSON_Delete(*item);
+}
+/* Deletes a tree of cJSON at the end of its scope. */
+#define CKPT_AUTOCJSON __attribute__((cleanup(ckpt_cleanup_cjson)))
 /* A member of an object, or NULL. */
 const cJSON *ckpt_json_get(const cJSON *object, const char *key);
 /* A whole number from 0 to 2^53. */
