@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to core/view: an Orbax layout while it is made. orbax_files.c lays the data out, orbax_texts.c writes the
- * files that are text. */
+/* Private to core/view: an Orbax layout while it is made. orbax_judge.c says what becomes of each leaf, orbax_files.c
+ * lays the data out, orbax_texts.c writes the files that are text. */
 #ifndef CKPT_VIEW_ORBAX_PRIVATE_H
 #define CKPT_VIEW_ORBAX_PRIVATE_H
 
@@ -73,14 +73,22 @@ struct maker {
     struct ckpt_err *err;
 };
 
-/* --- orbax_files.c --- */
+/* --- orbax_judge.c --- */
 int ckpt_orbax_maker_no_memory(const struct maker *m);
-/* The nodes from the top down to one; their number. */
+/* Room for one more item in an array of `count`; items points to the array. */
+int ckpt_orbax_maker_grow(const struct maker *m, void *items, size_t size, size_t count, size_t *cap);
+/* Sets the fate of every leaf, and lists the parts and strings. */
+int ckpt_orbax_maker_judge(struct maker *m);
+/* As TensorStore's Zarr driver calls a type; NULL: it does not have it. */
+const char *ckpt_orbax_zarr_type(enum ckpt_dtype dtype);
+/* The nodes from the top down to one, that one first; their number. */
 unsigned ckpt_orbax_maker_path(const struct maker *m, uint32_t node, uint32_t path[CKPT_MAX_DEPTH]);
 /* It is left out, and why. */
 void ckpt_orbax_maker_tell(struct maker *m, uint32_t node, const char *why);
 /* The implementation of typed random keys that an array is the data of; an empty buffer: it is not. */
 void ckpt_orbax_maker_key_impl(const struct maker *m, uint32_t node, const struct ckpt_array *a, struct ckpt_buf *ret);
+
+/* --- orbax_files.c --- */
 /* NULL where a part is a number. The caller unrefs. */
 int ckpt_orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret);
 
