@@ -337,21 +337,7 @@ static void store_close(struct ckpt_tree *t)
     free(s);
 }
 
-static const struct ckpt_tree_ops store_ops = {
-    .name = "ckptfs",
-    .layout = store_layout,
-    .chunk = store_chunk,
-    .stored = store_stored,
-    .blob = store_file,
-    .file = store_file,
-    .attrs = store_attrs,
-    .rights = store_rights,
-    .pin = store_pin,
-    .describe = store_describe,
-    .verify = ckpt_store_verify,
-    .memory = store_memory,
-    .close = store_close,
-};
+static const struct ckpt_tree_ops store_ops;
 
 /* --- opening --- */
 
@@ -539,6 +525,22 @@ static int store_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     return 0;
 }
+
+static const struct ckpt_tree_ops store_ops = {
+    .name = "ckptfs",
+    .layout = store_layout,
+    .chunk = store_chunk,
+    .stored = store_stored,
+    .blob = store_file,
+    .file = store_file,
+    .attrs = store_attrs,
+    .rights = store_rights,
+    .pin = store_pin,
+    .describe = store_describe,
+    .verify = ckpt_store_verify,
+    .memory = store_memory,
+    .close = store_close,
+};
 
 const struct ckpt_format ckpt_store_format = {
     .name = "ckptfs",

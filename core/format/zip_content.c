@@ -46,12 +46,7 @@ static void content_close(struct ckpt_file *base)
     free(base);
 }
 
-static const struct ckpt_backend_ops content_ops = {
-    .name = "deflated member",
-    .derived = true,
-    .read = content_read,
-    .close = content_close,
-};
+static const struct ckpt_backend_ops content_ops;
 
 int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, const struct ckpt_chunk_key *key,
                      struct ckpt_extent *ret, struct ckpt_err *err)
@@ -73,3 +68,10 @@ int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, c
     *ret = (struct ckpt_extent){.file = &f->base, .len = m.size};
     return 0;
 }
+
+static const struct ckpt_backend_ops content_ops = {
+    .name = "deflated member",
+    .derived = true,
+    .read = content_read,
+    .close = content_close,
+};
