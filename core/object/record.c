@@ -64,13 +64,19 @@ static bool ends_with(const char *name, const char *suffix)
 /* Views are found by these suffixes. */
 static bool name_fits(const char *name, enum ckpt_node_kind kind)
 {
-    return ckpt_manifest_name_ok(name) && (kind != CKPT_NODE_ARRAY || ends_with(name, ".npy")) &&
-           (kind != CKPT_NODE_VALUE || ends_with(name, ".json"));
+    if (!ckpt_manifest_name_ok(name))
+        return false;
+    if (kind == CKPT_NODE_ARRAY)
+        return ends_with(name, ".npy");
+    if (kind == CKPT_NODE_VALUE)
+        return ends_with(name, ".json");
+    return true;
 }
 
 bool ckpt_manifest_is_sparse(const struct ckpt_manifest_node *n)
 {
-    return (n->kind == CKPT_NODE_ARRAY || n->kind == CKPT_NODE_BLOB) && n->codec == CKPT_OBJECT_SPARSE;
+    bool has_object = n->kind == CKPT_NODE_ARRAY || n->kind == CKPT_NODE_BLOB;
+    return has_object && n->codec == CKPT_OBJECT_SPARSE;
 }
 
 void ckpt_manifest_node_clear(struct ckpt_manifest_node *n)
@@ -121,17 +127,18 @@ static int take_copy(struct record *r, char **ret)
 }
 
 /* One of the words of a table; a newer program may have more of them. */
-static int take_word(struct record *r, const char *const *words, unsigned count, const char *what, unsigned *ret)
+static int take_table_word(struct record *r, const char *const *words, unsigned count, const char *what, unsigned *ret)
 {
     int e = ckpt_scan_string(r->s, &r->text);
-    for (unsigned i = 0; i < count && e == 0; i++)
-        if (!strcmp((char *)r->text.data, words[i])) {
+    if (e < 0)
+        return e;
+    const char *word = (char *)r->text.data;
+    for (unsigned i = 0; i < count; i++)
+        if (!strcmp(word, words[i])) {
             *ret = i;
             return 0;
         }
-    return e < 0 ? e
-                 : ckpt_fail(r->s->err, EOPNOTSUPP, "a node of the manifest has the unknown %s %.60s", what,
-                             (char *)r->text.data);
+    return ckpt_fail(r->s->err, EOPNOTSUPP, "a node of the manifest has the unknown %s %.60s", what, word);
 }
 
 static int take_hash(struct record *r, uint8_t *ret)
@@ -139,9 +146,9 @@ static int take_hash(struct record *r, uint8_t *ret)
     int e = ckpt_scan_string(r->s, &r->text);
     if (e < 0)
         return e;
-    return r->text.len == CKPT_HEX - 1 && ckpt_hash_parse((char *)r->text.data, ret)
-               ? 0
-               : ckpt_scan_fail(r->s, "a SHA-256 is malformed");
+    if (r->text.len != CKPT_HEX - 1 || !ckpt_hash_parse((char *)r->text.data, ret))
+        return ckpt_scan_fail(r->s, "a SHA-256 is malformed");
+    return 0;
 }
 
 static int take_u32(struct record *r, uint64_t max, uint32_t *ret)
@@ -215,11 +222,11 @@ static int take_member(struct record *r, enum member m)
     case NAME_HEX:
         return take_name(r, m == NAME_HEX);
     case KIND:
-        e = take_word(r, kinds, CKPT_NODE_KINDS, "kind", &word);
+        e = take_table_word(r, kinds, CKPT_NODE_KINDS, "kind", &word);
         n->kind = (enum ckpt_node_kind)word;
         return e;
     case CONTAINER:
-        e = take_word(r, containers, CKPT_CONTAINERS, "container", &word);
+        e = take_table_word(r, containers, CKPT_CONTAINERS, "container", &word);
         n->container = (enum ckpt_container)word;
         return e;
     case MODE:
@@ -286,51 +293,88 @@ static int check_array(struct record *r)
     return a->header + a->nbytes == r->n->size ? 0 : ckpt_scan_fail(r->s, "an array has another size than its shape");
 }
 
+/* The members that a record must have. */
+static uint32_t wanted_members(const struct ckpt_manifest_node *n, bool top)
+{
+    uint32_t want = BIT(MODE) | BIT(UID) | BIT(GID) | BIT(MTIME) | required[n->kind];
+    if (!top)
+        want |= BIT(PARENT) | BIT(KIND);
+    if (ckpt_manifest_is_sparse(n)) /* its object's name is no SHA-256 */
+        want = (want & ~BIT(SHA256)) | BIT(OBJECT);
+    return want;
+}
+
+/* The top has no name, and is a directory. */
+static bool has_its_name(const struct ckpt_manifest_node *n, bool top)
+{
+    if (top)
+        return !n->name && n->kind == CKPT_NODE_DIR;
+    return n->name && name_fits(n->name, n->kind);
+}
+
+static bool has_its_text(const struct ckpt_manifest_node *n)
+{
+    return strlen(n->text) == n->size && ckpt_manifest_text_ok(n->text, n->size);
+}
+
 static int check_record(struct record *r, bool top)
 {
     struct ckpt_manifest_node *n = r->n;
     bool sparse = ckpt_manifest_is_sparse(n);
-    uint32_t want = BIT(MODE) | BIT(UID) | BIT(GID) | BIT(MTIME) | required[n->kind] |
-                    (top ? 0 : BIT(PARENT) | BIT(KIND));
-    if (sparse) /* its object's name is no SHA-256 */
-        want = (want & ~BIT(SHA256)) | BIT(OBJECT);
+    uint32_t want = wanted_members(n, top);
     if ((r->seen & want) != want)
         return ckpt_scan_fail(r->s, "a node lacks a member");
     if (sparse && (r->seen & BIT(SHA256) || n->offset))
         return ckpt_scan_fail(r->s, "a sparse leaf has a member that it cannot have");
-    if (top ? n->name != NULL || n->kind != CKPT_NODE_DIR : !n->name || !name_fits(n->name, n->kind))
+    if (!has_its_name(n, top))
         return ckpt_scan_fail(r->s, "a node has a name that it cannot have");
     if (sparse)
         memcpy(n->sha256, n->object, CKPT_SHA256);
     if (!(r->seen & BIT(OBJECT)))
         memcpy(n->object, n->sha256, CKPT_SHA256);
-    if (n->kind == CKPT_NODE_VALUE && (strlen(n->text) != n->size || !ckpt_manifest_text_ok(n->text, n->size)))
+    if (n->kind == CKPT_NODE_VALUE && !has_its_text(n))
         return ckpt_scan_fail(r->s, "a value is none");
     return n->kind == CKPT_NODE_ARRAY ? check_array(r) : 0;
+}
+
+/* The member of a name, or MEMBERS. They mostly come in order, so the search begins at the one that is due. */
+static unsigned member_by_name(const char *name, unsigned due)
+{
+    for (unsigned i = 0; i < MEMBERS; i++) {
+        unsigned m = (due + i) % MEMBERS;
+        if (!strcmp(members[m], name))
+            return m;
+    }
+    return MEMBERS;
+}
+
+/* A member whose name has been read. *due: the one that comes next, mostly. */
+static int parse_member(struct record *r, unsigned *due)
+{
+    unsigned m = member_by_name((char *)r->text.data, *due);
+    if (m == MEMBERS) /* of a newer program */
+        return ckpt_scan_value(r->s, NULL);
+    if (r->seen & BIT(m))
+        return ckpt_scan_fail(r->s, "a member is there twice");
+    r->seen |= BIT(m);
+    *due = (m + 1) % MEMBERS;
+    return take_member(r, (enum member)m);
 }
 
 static int parse_members(struct record *r)
 {
     bool first = true;
-    unsigned next = 0; /* they mostly come in order */
-    int e = ckpt_scan_take(r->s, '{') ? 0 : ckpt_scan_fail(r->s, "a record is not an object");
-    while (e == 0 && (e = ckpt_scan_member(r->s, &first, &r->text)) == 1) {
-        unsigned m = next, tries = 0;
-        while (tries < MEMBERS && strcmp(members[m], (char *)r->text.data)) {
-            m = (m + 1) % MEMBERS;
-            tries++;
-        }
-        if (tries == MEMBERS) {
-            e = ckpt_scan_value(r->s, NULL);
-            continue;
-        }
-        if (r->seen & BIT(m))
-            return ckpt_scan_fail(r->s, "a member is there twice");
-        r->seen |= BIT(m);
-        next = (m + 1) % MEMBERS;
-        e = take_member(r, (enum member)m);
+    unsigned due = 0;
+    if (!ckpt_scan_take(r->s, '{'))
+        return ckpt_scan_fail(r->s, "a record is not an object");
+    for (;;) {
+        int e = ckpt_scan_member(r->s, &first, &r->text);
+        if (e <= 0)
+            return e;
+        e = parse_member(r, &due);
+        if (e < 0)
+            return e;
     }
-    return e;
 }
 
 int ckpt_record_parse(struct ckpt_scan *s, bool top, struct ckpt_manifest_node *ret)
@@ -386,12 +430,22 @@ static void add_content(struct ckpt_buf *buf, const struct ckpt_manifest_node *n
     ckpt_buf_addf(buf, ",\"codec\":\"%s\",\"stored\":%" PRIu64, ckpt_object_codec_name(n->codec), n->stored);
 }
 
+/* Can an array be written such that it is read again as it is? *a is settled, *plain gets what its descr says. */
+static bool array_fits(const struct ckpt_manifest_node *n, struct ckpt_npy *a, struct ckpt_npy *plain)
+{
+    if (ckpt_npy_parse_descr(a->descr, plain, NULL) < 0 || strcmp(plain->descr, a->descr))
+        return false;
+    if (plain->itemsize != a->itemsize || a->ndim > CKPT_MAX_DIMS)
+        return false;
+    if (ckpt_npy_settle(a, NULL) < 0 || a->header + a->nbytes != n->size)
+        return false;
+    return dtype_fits(a->dtype, a) && a->header <= CKPT_NPY_HEADER_MAX + 12;
+}
+
 static int add_array(struct ckpt_buf *buf, const struct ckpt_manifest_node *n)
 {
     struct ckpt_npy a = n->npy, plain = {0};
-    if (ckpt_npy_parse_descr(a.descr, &plain, NULL) < 0 || strcmp(plain.descr, a.descr) ||
-        plain.itemsize != a.itemsize || a.ndim > CKPT_MAX_DIMS || ckpt_npy_settle(&a, NULL) < 0 ||
-        a.header + a.nbytes != n->size || !dtype_fits(a.dtype, &a) || a.header > CKPT_NPY_HEADER_MAX + 12)
+    if (!array_fits(n, &a, &plain))
         return -EINVAL;
     add_string(buf, "descr", a.descr);
     if (a.dtype != plain.dtype && a.dtype != CKPT_DT_OTHER)
@@ -411,29 +465,36 @@ static int add_xattrs(struct ckpt_buf *buf, const char *xattrs)
     ckpt_buf_adds(buf, ",\"xattrs\":");
     size_t begin = buf->len;
     int r = ckpt_scan_value(&s, buf);
-    if (r == -ENOMEM)
-        return r;
-    return r < 0 || s.p + strspn(s.p, " \t\r\n") != s.end || buf->data[begin] != '{' ||
-                   buf->len - begin > CKPT_MANIFEST_XATTRS_MAX
-               ? -EINVAL
-               : 0;
+    if (r < 0)
+        return r == -ENOMEM ? r : -EINVAL;
+    bool alone = s.p + strspn(s.p, " \t\r\n") == s.end; /* nothing comes behind it */
+    bool object = buf->data[begin] == '{';
+    return alone && object && buf->len - begin <= CKPT_MANIFEST_XATTRS_MAX ? 0 : -EINVAL;
+}
+
+static bool content_fits(const struct ckpt_manifest_node *n)
+{
+    bool same_names = !memcmp(n->object, n->sha256, CKPT_SHA256);
+    if (ckpt_manifest_is_sparse(n) && (n->offset || !same_names))
+        return false;
+    if (n->size > CKPT_LEAF_MAX || n->offset > CKPT_LEAF_MAX || n->stored > CKPT_LEAF_MAX)
+        return false;
+    if (n->kind == CKPT_NODE_VALUE)
+        return n->text && has_its_text(n);
+    return true;
 }
 
 static bool node_fits(const struct ckpt_manifest_node *n, bool top)
 {
-    if ((unsigned)n->kind >= CKPT_NODE_KINDS || (unsigned)n->container >= CKPT_CONTAINERS || n->mode > MAX_MODE ||
-        n->mtime_ns == INT64_MIN)
+    if ((unsigned)n->kind >= CKPT_NODE_KINDS || (unsigned)n->container >= CKPT_CONTAINERS)
         return false;
-    if (top ? n->kind != CKPT_NODE_DIR : !n->name || !name_fits(n->name, n->kind))
+    if (n->mode > MAX_MODE || n->mtime_ns == INT64_MIN)
         return false;
-    if (n->kind == CKPT_NODE_DIR)
-        return true;
-    if (ckpt_manifest_is_sparse(n) && (n->offset || memcmp(n->object, n->sha256, CKPT_SHA256)))
+    bool dir = n->kind == CKPT_NODE_DIR;
+    if (top && !dir)
         return false;
-    if (n->size > CKPT_LEAF_MAX || n->offset > CKPT_LEAF_MAX || n->stored > CKPT_LEAF_MAX)
-        return false;
-    return n->kind != CKPT_NODE_VALUE ||
-           (n->text && strlen(n->text) == n->size && ckpt_manifest_text_ok(n->text, n->size));
+    bool named = top || (n->name && name_fits(n->name, n->kind));
+    return named && (dir || content_fits(n));
 }
 
 int ckpt_record_print(struct ckpt_buf *buf, const struct ckpt_manifest_node *n, bool top)

@@ -9,16 +9,33 @@ int ckpt_scan_fail(struct ckpt_scan *s, const char *what)
     return ckpt_fail(s->err, EUCLEAN, "the manifest has a malformed line: %s", what);
 }
 
-static int look(struct ckpt_scan *s)
+/* The next byte, not taken; -1 at the end. */
+static int peek_byte(const struct ckpt_scan *s)
 {
-    while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r'))
-        s->p++;
     return s->p < s->end ? (uint8_t)*s->p : -1;
+}
+
+static bool is_space(int c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static bool is_digit(int c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* The first byte behind white space, not taken; -1 at the end. */
+static int peek_token(struct ckpt_scan *s)
+{
+    while (is_space(peek_byte(s)))
+        s->p++;
+    return peek_byte(s);
 }
 
 bool ckpt_scan_take(struct ckpt_scan *s, char c)
 {
-    if (look(s) != c)
+    if (peek_token(s) != c)
         return false;
     s->p++;
     return true;
@@ -39,15 +56,23 @@ int ckpt_scan_member(struct ckpt_scan *s, bool *first, struct ckpt_buf *key)
 
 /* --- strings --- */
 
+/* -1: not a digit. */
+static int hex_digit(int c)
+{
+    if (is_digit(c))
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
 static bool take_hex4(struct ckpt_scan *s, uint32_t *ret)
 {
     *ret = 0;
     for (unsigned i = 0; i < 4; i++, s->p++) {
-        int c = s->p < s->end ? (uint8_t)*s->p : 0;
-        int d = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
+        int d = hex_digit(peek_byte(s));
         if (d < 0)
             return false;
         *ret = *ret << 4 | (uint32_t)d;
@@ -59,11 +84,38 @@ static void add_character(struct ckpt_buf *buf, uint32_t c)
 {
     static const uint8_t lead[] = {0, 0xc0, 0xe0, 0xf0};
     char bytes[4];
-    unsigned more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    unsigned more = (c >= 0x80) + (c >= 0x800) + (c >= 0x10000); /* bytes behind the first */
     bytes[0] = (char)(lead[more] | c >> 6 * more);
     for (unsigned i = 1; i <= more; i++)
         bytes[i] = (char)(0x80 | (c >> 6 * (more - i) & 0x3f));
     ckpt_buf_add(buf, bytes, more + 1);
+}
+
+static bool is_high_surrogate(uint32_t c)
+{
+    return c >= 0xd800 && c < 0xdc00;
+}
+
+static bool is_low_surrogate(uint32_t c)
+{
+    return c >= 0xdc00 && c < 0xe000;
+}
+
+/* Of \uXXXX, with its second half where it has one: behind the first four digits. */
+static int take_unicode(struct ckpt_scan *s, uint32_t c, struct ckpt_buf *ret)
+{
+    uint32_t low = 0;
+    bool another = s->end - s->p > 1 && s->p[0] == '\\' && s->p[1] == 'u';
+    if (is_high_surrogate(c) && another) {
+        s->p += 2;
+        if (!take_hex4(s, &low) || !is_low_surrogate(low))
+            return ckpt_scan_fail(s, "a string has half of a surrogate pair");
+        c = 0x10000 + ((c & 0x3ff) << 10 | (low & 0x3ff));
+    }
+    if (!c || is_high_surrogate(c) || is_low_surrogate(c))
+        return ckpt_scan_fail(s, "a string has a character that none can have");
+    add_character(ret, c);
+    return 0;
 }
 
 /* Behind a backslash. Without ret, halves of surrogate pairs may stand alone, as Python writes them. */
@@ -72,26 +124,26 @@ static int take_escape(struct ckpt_scan *s, struct ckpt_buf *ret)
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
     int c = s->p < s->end ? *s->p++ : 0;
     const char *name = c ? strchr(names, c) : NULL;
-    uint32_t high, low = 0;
+    uint32_t code;
     if (name) {
         if (ret)
             ckpt_buf_addc(ret, values[name - names]);
         return 0;
     }
-    if (c != 'u' || !take_hex4(s, &high))
+    if (c != 'u' || !take_hex4(s, &code))
         return ckpt_scan_fail(s, "a string has an unknown escape");
-    if (!ret)
+    return ret ? take_unicode(s, code, ret) : 0;
+}
+
+/* Bytes of the character that comes; 0: a string cannot have it. */
+static size_t character_length(const struct ckpt_scan *s)
+{
+    uint8_t c = (uint8_t)*s->p;
+    if (c < 0x20)
         return 0;
-    if (high >= 0xd800 && high < 0xdc00 && s->end - s->p > 1 && s->p[0] == '\\' && s->p[1] == 'u') {
-        s->p += 2;
-        if (!take_hex4(s, &low) || low < 0xdc00 || low > 0xdfff)
-            return ckpt_scan_fail(s, "a string has half of a surrogate pair");
-        high = 0x10000 + ((high & 0x3ff) << 10 | (low & 0x3ff));
-    }
-    if (!high || (high >= 0xd800 && high < 0xe000))
-        return ckpt_scan_fail(s, "a string has a character that none can have");
-    add_character(ret, high);
-    return 0;
+    if (c < 0x80)
+        return 1;
+    return ckpt_utf8_length((const uint8_t *)s->p, (size_t)(s->end - s->p));
 }
 
 /* The string that comes next, decoded into ret, or only stepped over. */
@@ -101,8 +153,7 @@ static int take_string(struct ckpt_scan *s, struct ckpt_buf *ret)
         return ckpt_scan_fail(s, "a string is missing");
     for (const char *run = s->p;; run = s->p) {
         while (s->p < s->end && *s->p != '"' && *s->p != '\\') {
-            uint8_t c = (uint8_t)*s->p;
-            size_t n = c < 0x20 ? 0 : c < 0x80 ? 1 : ckpt_utf8_length((const uint8_t *)s->p, (size_t)(s->end - s->p));
+            size_t n = character_length(s);
             if (!n)
                 return ckpt_scan_fail(s, "a string is not UTF-8, or has a control character");
             s->p += n;
@@ -137,12 +188,13 @@ int ckpt_scan_string(struct ckpt_scan *s, struct ckpt_buf *ret)
 int ckpt_scan_u64(struct ckpt_scan *s, uint64_t max, uint64_t *ret)
 {
     uint64_t n = 0;
-    int first = look(s);
+    int first = peek_token(s);
     const char *begin = s->p;
-    for (; s->p < s->end && *s->p >= '0' && *s->p <= '9'; s->p++)
+    for (; is_digit(peek_byte(s)); s->p++)
         if (ckpt_mul(n, 10, &n) || ckpt_add(n, (uint64_t)(*s->p - '0'), &n))
             return ckpt_scan_fail(s, "a number is too large");
-    if (s->p == begin || (first == '0' && s->p - begin > 1))
+    bool leading_zero = first == '0' && s->p - begin > 1;
+    if (s->p == begin || leading_zero)
         return ckpt_scan_fail(s, "a whole number is missing");
     if (n > max)
         return ckpt_scan_fail(s, "a number is too large");
@@ -155,15 +207,16 @@ int ckpt_scan_i64(struct ckpt_scan *s, int64_t *ret)
     bool negative = ckpt_scan_take(s, '-');
     uint64_t n;
     int r = ckpt_scan_u64(s, INT64_MAX, &n);
-    if (r == 0)
-        *ret = negative ? -(int64_t)n : (int64_t)n;
-    return r;
+    if (r < 0)
+        return r;
+    *ret = negative ? -(int64_t)n : (int64_t)n;
+    return 0;
 }
 
 static bool take_word(struct ckpt_scan *s, const char *word)
 {
     size_t n = strlen(word);
-    if (look(s) < 0 || (size_t)(s->end - s->p) < n || memcmp(s->p, word, n))
+    if (peek_token(s) < 0 || (size_t)(s->end - s->p) < n || memcmp(s->p, word, n))
         return false;
     s->p += n;
     return true;
@@ -172,15 +225,26 @@ static bool take_word(struct ckpt_scan *s, const char *word)
 int ckpt_scan_bool(struct ckpt_scan *s, bool *ret)
 {
     *ret = take_word(s, "true");
-    return *ret || take_word(s, "false") ? 0 : ckpt_scan_fail(s, "true or false is missing");
+    if (*ret || take_word(s, "false"))
+        return 0;
+    return ckpt_scan_fail(s, "true or false is missing");
 }
 
 static bool take_digits(struct ckpt_scan *s)
 {
     const char *begin = s->p;
-    while (s->p < s->end && *s->p >= '0' && *s->p <= '9')
+    while (is_digit(peek_byte(s)))
         s->p++;
     return s->p > begin;
+}
+
+/* The next byte where it is one of these; without white space before it, which no number has inside. */
+static bool take_one_of(struct ckpt_scan *s, const char *bytes)
+{
+    int c = peek_byte(s);
+    bool found = c > 0 && strchr(bytes, c);
+    s->p += found;
+    return found;
 }
 
 /* A number, or a word. */
@@ -190,21 +254,18 @@ static bool take_plain(struct ckpt_scan *s)
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (take_word(s, words[i]))
             return true;
-    if (s->p < s->end && *s->p == '-')
-        s->p++;
+    take_one_of(s, "-");
     const char *begin = s->p;
-    if (!take_digits(s) || (*begin == '0' && s->p - begin > 1))
+    if (!take_digits(s))
         return false;
-    if (s->p < s->end && *s->p == '.') {
-        s->p++;
-        if (!take_digits(s))
-            return false;
-    }
-    if (s->p == s->end || (*s->p != 'e' && *s->p != 'E'))
+    bool leading_zero = *begin == '0' && s->p - begin > 1;
+    if (leading_zero)
+        return false;
+    if (take_one_of(s, ".") && !take_digits(s))
+        return false;
+    if (!take_one_of(s, "eE"))
         return true;
-    s->p++;
-    if (s->p < s->end && (*s->p == '+' || *s->p == '-'))
-        s->p++;
+    take_one_of(s, "+-");
     return take_digits(s);
 }
 
@@ -212,12 +273,18 @@ static bool take_plain(struct ckpt_scan *s)
 
 static int take_scalar(struct ckpt_scan *s, struct ckpt_buf *text)
 {
-    int c = look(s);
+    int c = peek_token(s);
     const char *begin = s->p;
-    int r = c == '"' ? take_string(s, NULL) : take_plain(s) ? 0 : ckpt_scan_fail(s, "a value is missing");
-    if (r == 0 && text)
+    int r = 0;
+    if (c == '"')
+        r = take_string(s, NULL);
+    else if (!take_plain(s))
+        r = ckpt_scan_fail(s, "a value is missing");
+    if (r < 0)
+        return r;
+    if (text)
         ckpt_buf_add(text, begin, (size_t)(s->p - begin));
-    return r;
+    return 0;
 }
 
 /* A character of structure, into the text too. */
@@ -230,52 +297,84 @@ static bool take_mark(struct ckpt_scan *s, struct ckpt_buf *text, char c)
     return true;
 }
 
+/* The containers that are open, by the characters that close them. */
+struct nesting {
+    char close[MAX_NESTING];
+    unsigned depth;
+};
+
+/* The name of an object's member and its colon. */
+static int take_member_name(struct ckpt_scan *s, struct ckpt_buf *text)
+{
+    if (peek_token(s) != '"')
+        return ckpt_scan_fail(s, "a member's name is missing");
+    int r = take_scalar(s, text);
+    if (r < 0)
+        return r;
+    return take_mark(s, text, ':') ? 0 : ckpt_scan_fail(s, "a colon is missing");
+}
+
+/* A scalar, or the beginning of a container: 1. */
+static int take_value_start(struct ckpt_scan *s, struct ckpt_buf *text, struct nesting *n)
+{
+    char close = 0;
+    if (take_mark(s, text, '{'))
+        close = '}';
+    else if (take_mark(s, text, '['))
+        close = ']';
+    if (!close)
+        return take_scalar(s, text);
+    if (n->depth == MAX_NESTING)
+        return ckpt_scan_fail(s, "nested too deeply");
+    n->close[n->depth++] = close;
+    return 1;
+}
+
+/* What comes behind a value: a comma, or the ends of containers. */
+static int take_value_end(struct ckpt_scan *s, struct ckpt_buf *text, struct nesting *n)
+{
+    while (n->depth && !take_mark(s, text, ',')) {
+        if (!take_mark(s, text, n->close[n->depth - 1]))
+            return ckpt_scan_fail(s, "a comma is missing");
+        n->depth--;
+    }
+    return 0;
+}
+
 int ckpt_scan_value(struct ckpt_scan *s, struct ckpt_buf *text)
 {
-    char close[MAX_NESTING]; /* of the containers that are open */
-    unsigned depth = 0;
-    int r;
-    for (bool opened = false;;) {
-        /* At a value; in an object, at a member. */
-        bool ended = opened && take_mark(s, text, close[depth - 1]);
-        if (ended)
-            depth--;
+    struct nesting n = {.depth = 0};
+    bool opened = false; /* a container, in which there is nothing yet */
+    do {
+        int r = 0;
+        bool empty = opened && take_mark(s, text, n.close[n.depth - 1]);
+        if (empty)
+            n.depth--;
         else {
-            if (depth && close[depth - 1] == '}') {
-                if (look(s) != '"')
-                    return ckpt_scan_fail(s, "a member's name is missing");
-                if ((r = take_scalar(s, text)) < 0)
-                    return r;
-                if (!take_mark(s, text, ':'))
-                    return ckpt_scan_fail(s, "a colon is missing");
-            }
-            char c = take_mark(s, text, '{') ? '}' : take_mark(s, text, '[') ? ']' : 0;
-            opened = c;
-            if (c && depth == MAX_NESTING)
-                return ckpt_scan_fail(s, "nested too deeply");
-            if (c) {
-                close[depth++] = c;
-                continue;
-            }
-            if ((r = take_scalar(s, text)) < 0)
-                return r;
+            bool in_object = n.depth && n.close[n.depth - 1] == '}';
+            if (in_object)
+                r = take_member_name(s, text);
+            if (r == 0)
+                r = take_value_start(s, text, &n);
         }
-        opened = false;
-        while (depth && !take_mark(s, text, ',')) { /* else another element follows */
-            if (!take_mark(s, text, close[depth - 1]))
-                return ckpt_scan_fail(s, "a comma is missing");
-            depth--;
-        }
-        if (!depth)
-            break;
-    }
-    return text && ckpt_buf_error(text) ? ckpt_fail(s->err, ENOMEM, "out of memory") : 0;
+        opened = r == 1;
+        if (r == 0)
+            r = take_value_end(s, text, &n);
+        if (r < 0)
+            return r;
+    } while (n.depth);
+    if (text && ckpt_buf_error(text))
+        return ckpt_fail(s->err, ENOMEM, "out of memory");
+    return 0;
 }
 
 bool ckpt_manifest_text_ok(const char *text, size_t len)
 {
     struct ckpt_scan s = {text, text + len, NULL};
-    if (len > CKPT_MANIFEST_TEXT_MAX || look(&s) == '{' || look(&s) == '[' || ckpt_scan_value(&s, NULL) < 0)
+    int first = peek_token(&s);
+    if (len > CKPT_MANIFEST_TEXT_MAX || first == '{' || first == '[')
         return false;
-    return look(&s) < 0;
+    if (ckpt_scan_value(&s, NULL) < 0)
+        return false;
+    return peek_token(&s) < 0;
 }
