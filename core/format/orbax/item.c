@@ -12,6 +12,7 @@
 
 #define MAX_ENTRY ((size_t)1 << 20)
 #define MAX_TEXT  ((size_t)64 << 20)
+#define MAX_KEY   65535
 
 char *ckpt_orbax_path(const struct orbax_item *item, const char *name)
 {
@@ -68,21 +69,29 @@ struct loading {
 
 static int load_strings(struct loading *l)
 {
-    uint8_t *text;
+    CKPT_AUTOFREE uint8_t *text = NULL;
+    CKPT_AUTOFILE struct ckpt_file *f = NULL;
     size_t len;
-    struct ckpt_file *f;
     if (l->strings)
         return 0;
     int r = open_in_item(l->o, l->item, "_strings.json", &f);
-    if (r == 0) {
+    if (r == 0)
         r = ckpt_file_read_all(f, MAX_TEXT, &text, &len);
-        ckpt_file_unref(f);
-    }
     if (r < 0)
         return ckpt_fail(l->err, r == -EFBIG ? EUCLEAN : -r, "_strings.json: %s", strerror(-r));
     l->strings = ckpt_json_parse((char *)text, len);
-    free(text);
     return cJSON_IsObject(l->strings) ? 0 : ckpt_fail(l->err, EUCLEAN, "_strings.json: not a JSON object");
+}
+
+/* One character of a part of the pointer, its escape undone; *i is left at its last byte. */
+static char pointer_character(const char *param, size_t len, size_t *i)
+{
+    char next = *i + 1 < len ? param[*i + 1] : 0;
+    bool escape = param[*i] == '~' && (next == '0' || next == '1');
+    if (!escape)
+        return param[*i];
+    ++*i;
+    return next == '0' ? '~' : '/';
 }
 
 static const cJSON *find_string(const cJSON *at, const char *param, size_t len)
@@ -90,10 +99,7 @@ static const cJSON *find_string(const cJSON *at, const char *param, size_t len)
     CKPT_AUTOFREE char *part = malloc(len + 1);
     for (size_t i = 0, n = 0; part && at; i++) {
         if (i < len && param[i] != '/') {
-            char c = param[i];
-            if (c == '~' && i + 1 < len && (param[i + 1] == '0' || param[i + 1] == '1'))
-                c = param[++i] == '0' ? '~' : '/';
-            part[n++] = c;
+            part[n++] = pointer_character(param, len, &i);
             continue;
         }
         part[n] = 0;
@@ -117,24 +123,19 @@ static int set_text(struct ckpt_tree *t, uint32_t node, const char *text, size_t
 static int add_string(struct loading *l, uint32_t node)
 {
     struct ckpt_tree *t = l->o->tree;
-    struct ckpt_buf buf = CKPT_BUF_INIT;
+    CKPT_AUTOBUF struct ckpt_buf param = CKPT_BUF_INIT, json = CKPT_BUF_INIT;
     int r = load_strings(l);
     if (r < 0)
         return r;
-    ckpt_orbax_param(t, node, &buf);
-    const cJSON *s = ckpt_buf_error(&buf) ? NULL : find_string(l->strings, buf.data ? (char *)buf.data : "", buf.len);
+    ckpt_orbax_param(t, node, &param);
+    const char *name = param.data ? (char *)param.data : "";
+    const cJSON *s = ckpt_buf_error(&param) ? NULL : find_string(l->strings, name, param.len);
     if (!cJSON_IsString(s))
-        r = ckpt_fail(l->err, EUCLEAN, "_strings.json: the string of leaf %.*s is missing",
-                      (int)CKPT_MIN(buf.len, (size_t)200), buf.data ? (char *)buf.data : "");
-    else {
-        buf.len = 0;
-        ckpt_buf_add_json_string(&buf, s->valuestring, strlen(s->valuestring));
-        r = ckpt_buf_error(&buf);
-        if (r == 0)
-            r = set_text(t, node, (char *)buf.data, buf.len);
-    }
-    ckpt_buf_clear(&buf);
-    return r;
+        return ckpt_fail(l->err, EUCLEAN, "_strings.json: the string of leaf %.*s is missing",
+                         (int)CKPT_MIN(param.len, (size_t)200), name);
+    ckpt_buf_add_json_string(&json, s->valuestring, strlen(s->valuestring));
+    r = ckpt_buf_error(&json);
+    return r < 0 ? r : set_text(t, node, (char *)json.data, json.len);
 }
 
 /* --- the msgpack file `checkpoint` of Orbax before 0.5.16: arrays that are stored apart are strings in it --- */
@@ -154,148 +155,179 @@ static int load_aggregate(struct loading *l, struct ckpt_file *file, struct ckpt
 
 /* --- entries of _METADATA --- */
 
-/* The same leaf in the tree of the msgpack file. */
-static int take_from_scratch(struct loading *l, const cJSON *keys, uint32_t parent, const char *key, bool index)
+/* The whole msgpack file as a tree of its own, once. */
+static int load_scratch(struct loading *l)
 {
-    struct ckpt_tree *t = l->o->tree, *s = l->scratch;
+    struct ckpt_tree *t = l->o->tree;
     struct ckpt_file *f;
-    int r;
-    if (!s) {
-        if ((r = open_in_item(l->o, l->item, "checkpoint", &f)) < 0)
-            return ckpt_fail(l->err, r == -ENOENT ? EUCLEAN : -r, "checkpoint: %s", strerror(-r));
-        r = ckpt_tree_new(t->ops, t->pins, &l->scratch);
-        if (r < 0) {
-            ckpt_file_unref(f);
-            return ckpt_fail(l->err, -r, "out of memory");
-        }
-        r = load_aggregate(l, f, l->scratch, 0);
-        if (r == 0)
-            r = ckpt_tree_finish(l->scratch, l->err);
-        if (r < 0)
-            return r;
-        s = l->scratch;
+    if (l->scratch)
+        return 0;
+    int r = open_in_item(l->o, l->item, "checkpoint", &f);
+    if (r < 0)
+        return ckpt_fail(l->err, r == -ENOENT ? EUCLEAN : -r, "checkpoint: %s", strerror(-r));
+    r = ckpt_tree_new(t->ops, t->pins, &l->scratch);
+    if (r < 0) {
+        ckpt_file_unref(f);
+        return ckpt_fail(l->err, -r, "out of memory");
     }
+    r = load_aggregate(l, f, l->scratch, 0);
+    return r < 0 ? r : ckpt_tree_finish(l->scratch, l->err);
+}
+
+static uint32_t child_by_key(const struct ckpt_tree *t, uint32_t dir, const char *key)
+{
+    if (t->nodes[dir].kind != CKPT_NODE_DIR)
+        return CKPT_NO_NODE;
+    for (uint32_t child = t->nodes[dir].first; child != CKPT_NO_NODE; child = t->nodes[child].next) {
+        size_t len;
+        const char *have = ckpt_tree_text(t, t->nodes[child].key, &len);
+        if (len == strlen(key) && !memcmp(have, key, len))
+            return child;
+    }
+    return CKPT_NO_NODE;
+}
+
+/* Where a leaf goes: its key in a container. */
+struct place {
+    uint32_t parent;
+    const char *key; /* NULL: the item itself is the leaf */
+    bool index;
+};
+
+static int add_at(struct loading *l, const struct place *at, enum ckpt_node_kind kind, uint32_t *ret)
+{
+    const char *key = at->key ? at->key : "";
+    return ckpt_tree_add(l->o->tree, at->parent, key, strlen(key), at->index, kind, ret, l->err);
+}
+
+/* The same leaf in the tree of the msgpack file. */
+static int take_from_scratch(struct loading *l, const cJSON *keys, const struct place *place)
+{
+    struct ckpt_tree *t = l->o->tree;
+    int r = load_scratch(l);
+    if (r < 0)
+        return r;
     /* Walk down by key; the old file has plain keys only, so comparing them is enough. */
-    uint32_t at = 0;
+    const struct ckpt_tree *s = l->scratch;
+    uint32_t at = 0, node;
     const cJSON *e;
     cJSON_ArrayForEach(e, keys)
     {
         const char *want = ckpt_json_get(e, "key")->valuestring;
-        uint32_t child = s->nodes[at].kind == CKPT_NODE_DIR ? s->nodes[at].first : CKPT_NO_NODE;
-        for (; child != CKPT_NO_NODE; child = s->nodes[child].next) {
-            size_t len;
-            const char *have = ckpt_tree_text(s, s->nodes[child].key, &len);
-            if (len == strlen(want) && !memcmp(have, want, len))
-                break;
-        }
-        if (child == CKPT_NO_NODE)
+        at = child_by_key(s, at, want);
+        if (at == CKPT_NO_NODE)
             return ckpt_fail(l->err, EUCLEAN, "checkpoint: leaf %s is missing", want);
-        at = child;
     }
-    uint32_t node;
     const struct ckpt_node *from = &s->nodes[at];
-    r = ckpt_tree_add(t, parent, key, strlen(key), index, from->kind, &node, l->err);
+    r = add_at(l, place, from->kind, &node);
     if (r < 0 || from->kind == CKPT_NODE_DIR)
         return r;
     size_t len;
-    const char *text;
     if (from->kind == CKPT_NODE_VALUE && from->text) {
-        text = ckpt_tree_text(s, from->text, &len);
+        const char *text = ckpt_tree_text(s, from->text, &len);
         r = set_text(t, node, text, len);
+        if (r < 0)
+            return r;
     }
-    if (r == 0 && from->ref) {
-        text = ckpt_tree_text(s, from->ref, &len);
-        r = ckpt_tree_string(t, text, len, &t->nodes[node].ref);
-    }
-    return r;
+    if (!from->ref)
+        return 0;
+    const char *text = ckpt_tree_text(s, from->ref, &len);
+    return ckpt_tree_string(t, text, len, &t->nodes[node].ref);
 }
 
-static int add_leaf(struct loading *l, const cJSON *keys, uint32_t parent, const char *key, bool index,
-                    const cJSON *value)
+/* An empty container: it has an entry, as no leaf names it. */
+static int add_empty(struct loading *l, const struct place *place, enum ckpt_container container)
+{
+    uint32_t node = place->parent;
+    int r = place->key ? add_at(l, place, CKPT_NODE_DIR, &node) : 0;
+    if (r < 0)
+        return r;
+    l->o->tree->nodes[node].container = (uint8_t)container;
+    return 0;
+}
+
+static int add_leaf(struct loading *l, const cJSON *keys, const struct place *place, const cJSON *value)
 {
     static const char *const empties[] = {[CKPT_DICT] = "Dict", [CKPT_LIST] = "List", [CKPT_TUPLE] = "Tuple"};
-    struct ckpt_tree *t = l->o->tree;
     const cJSON *type_item = ckpt_json_get(value, "value_type"), *skip = ckpt_json_get(value, "skip_deserialize");
     const char *type = cJSON_IsString(type_item) ? type_item->valuestring : "";
     uint32_t node;
-    int r;
     for (unsigned c = 0; c < sizeof empties / sizeof *empties; c++)
-        if (!strcmp(type, empties[c])) {
-            if (!key) /* the item itself is empty */
-                node = parent;
-            else if ((r = ckpt_tree_add(t, parent, key, strlen(key), index, CKPT_NODE_DIR, &node, l->err)) < 0)
-                return r;
-            t->nodes[node].container = (uint8_t)c;
-            return 0;
-        }
-    if (!key)
-        key = ""; /* a bare leaf */
+        if (!strcmp(type, empties[c]))
+            return add_empty(l, place, (enum ckpt_container)c);
     if (!strcmp(type, "None") || !strcmp(type, "NamedTuple")) {
-        r = ckpt_tree_add(t, parent, key, strlen(key), index, CKPT_NODE_VALUE, &node, l->err);
-        return r < 0 ? r : set_text(t, node, "null", 4);
+        int r = add_at(l, place, CKPT_NODE_VALUE, &node);
+        return r < 0 ? r : set_text(l->o->tree, node, "null", 4);
     }
     if (cJSON_IsTrue(skip))
-        return take_from_scratch(l, keys, parent, key, index);
-    bool is_value = !strcmp(type, "scalar") || !strcmp(type, "string");
-    r = ckpt_tree_add(t, parent, key, strlen(key), index, is_value ? CKPT_NODE_VALUE : CKPT_NODE_ARRAY, &node, l->err);
-    if (r == 0 && !strcmp(type, "string"))
-        return add_string(l, node);
-    if (r == 0 && is_value)
-        t->nodes[node].mark = 0; /* its type decides later whether it is a value: see settle_scalars */
-    return r;
+        return take_from_scratch(l, keys, place);
+    bool string = !strcmp(type, "string");
+    bool scalar = !strcmp(type, "scalar"); /* a value for now: the type of its array decides, see settle_scalars */
+    int r = add_at(l, place, scalar || string ? CKPT_NODE_VALUE : CKPT_NODE_ARRAY, &node);
+    if (r < 0)
+        return r;
+    return string ? add_string(l, node) : 0;
+}
+
+/* All children of one container have one type in sane files; any dict key makes it a dict. */
+static void note_key_type(struct ckpt_node *dir, bool index)
+{
+    if (!index)
+        dir->container = CKPT_DICT;
+    else if (dir->first == CKPT_NO_NODE)
+        dir->container = CKPT_LIST;
+}
+
+/* Makes the containers that a leaf's keys lead through. */
+static int add_containers(struct loading *l, const cJSON *keys, struct place *ret)
+{
+    const cJSON *e;
+    *ret = (struct place){.parent = l->item->root};
+    cJSON_ArrayForEach(e, keys)
+    {
+        const cJSON *key = ckpt_json_get(e, "key"), *type = ckpt_json_get(e, "key_type");
+        if (!cJSON_IsString(key) || strlen(key->valuestring) > MAX_KEY)
+            return ckpt_fail(l->err, EUCLEAN, "_METADATA: a key is not a string, or too long");
+        if (ret->key) {
+            int r = add_at(l, ret, CKPT_NODE_DIR, &ret->parent);
+            if (r < 0)
+                return r;
+        }
+        ret->key = key->valuestring;
+        ret->index = cJSON_IsNumber(type) && type->valuedouble == 1;
+        note_key_type(&l->o->tree->nodes[ret->parent], ret->index);
+    }
+    return 0;
 }
 
 static int add_entry(struct loading *l, const char *text, size_t len)
 {
-    struct ckpt_tree *t = l->o->tree;
-    cJSON *entry = ckpt_json_parse(text, len);
-    const cJSON *keys = ckpt_json_get(entry, "key_metadata"), *value = ckpt_json_get(entry, "value_metadata"), *e;
-    uint32_t at = l->item->root;
-    const char *last = NULL;
-    bool last_index = false;
-    int r = 0;
+    CKPT_AUTOCJSON cJSON *entry = ckpt_json_parse(text, len);
+    const cJSON *keys = ckpt_json_get(entry, "key_metadata"), *value = ckpt_json_get(entry, "value_metadata");
+    struct place place;
     if (!cJSON_IsArray(keys) || !cJSON_IsObject(value))
-        r = ckpt_fail(l->err, EUCLEAN, "_METADATA: an entry of tree_metadata is malformed");
-    else
-        cJSON_ArrayForEach(e, keys)
-        {
-            const cJSON *key = ckpt_json_get(e, "key"), *type = ckpt_json_get(e, "key_type");
-            if (!cJSON_IsString(key) || strlen(key->valuestring) > 65535) {
-                r = ckpt_fail(l->err, EUCLEAN, "_METADATA: a key is not a string, or too long");
-                break;
-            }
-            if (last) {
-                r = ckpt_tree_add(t, at, last, strlen(last), last_index, CKPT_NODE_DIR, &at, l->err);
-                if (r < 0)
-                    break;
-            }
-            last = key->valuestring;
-            last_index = cJSON_IsNumber(type) && type->valuedouble == 1;
-            /* All children of one container have one type in sane files; any dict key makes it a dict. */
-            struct ckpt_node *dir = &t->nodes[at];
-            if (dir->first == CKPT_NO_NODE && last_index)
-                dir->container = CKPT_LIST;
-            else if (!last_index)
-                dir->container = CKPT_DICT;
-        }
-    if (r == 0)
-        r = add_leaf(l, keys, at, last, last_index, value);
-    cJSON_Delete(entry);
-    return r;
+        return ckpt_fail(l->err, EUCLEAN, "_METADATA: an entry of tree_metadata is malformed");
+    int r = add_containers(l, keys, &place);
+    return r < 0 ? r : add_leaf(l, keys, &place, value);
 }
 
 static int load_tree_metadata(struct loading *l, struct ckpt_json_reader *json)
 {
-    struct ckpt_buf key = {.max = MAX_ENTRY}, text = {.max = MAX_ENTRY};
+    CKPT_AUTOBUF struct ckpt_buf key = {.max = MAX_ENTRY}, text = {.max = MAX_ENTRY};
     int r = ckpt_json_enter_object(json, l->err);
-    while (r == 0 && (r = ckpt_json_member(json, &key, l->err)) == 1) {
+    if (r < 0)
+        return r;
+    for (;;) {
+        r = ckpt_json_member(json, &key, l->err);
+        if (r <= 0)
+            return r;
         r = ckpt_json_value(json, &text, l->err);
-        if (r == 0)
-            r = add_entry(l, (char *)text.data, text.len);
+        if (r < 0)
+            return r;
+        r = add_entry(l, (char *)text.data, text.len);
+        if (r < 0)
+            return r;
     }
-    ckpt_buf_clear(&key);
-    ckpt_buf_clear(&text);
-    return r;
 }
 
 /* As Python's json module writes it: NaN, Infinity and -Infinity are numbers. The text is shown as it is, within other
@@ -318,85 +350,107 @@ static bool is_python_json(const char *text, size_t len)
             if (!strncmp(copy + i, words[w], strlen(words[w]))) /* any number will do */
                 memcpy(copy + i, "0        ", strlen(words[w]));
     }
-    cJSON *item = cJSON_ParseWithLength(copy, len);
-    bool valid = item != NULL;
-    cJSON_Delete(item);
-    return valid;
+    CKPT_AUTOCJSON cJSON *item = cJSON_ParseWithLength(copy, len);
+    return item;
 }
 
-static int load_metadata(struct loading *l, struct ckpt_file *file)
+static int set_custom(struct loading *l, const struct ckpt_buf *text)
 {
-    struct ckpt_json_reader *json;
-    struct ckpt_buf key = {.max = MAX_ENTRY}, text = {.max = MAX_TEXT};
-    bool seen = false;
-    int r = ckpt_json_open(file, &json);
-    if (r < 0)
+    bool object = text->len > 2 && text->data[0] == '{' && text->data[1] != '}';
+    if (!object || l->o->tree->metadata)
+        return 0;
+    if (!is_python_json((char *)text->data, text->len))
+        return ckpt_fail(l->err, EUCLEAN, "custom_metadata is not valid JSON");
+    l->o->tree->metadata = strndup((char *)text->data, text->len);
+    return 0;
+}
+
+/* A member of _METADATA that says how the item is stored, or what the user keeps with it. The others are skipped. */
+static int load_setting(struct loading *l, struct ckpt_json_reader *json, const char *name, struct ckpt_buf *text)
+{
+    bool custom = !strcmp(name, "custom_metadata");
+    bool wanted = custom || !strncmp(name, "use_", 4) || !strncmp(name, "store_", 6);
+    int r = ckpt_json_value(json, wanted ? text : NULL, l->err);
+    if (r < 0 || !wanted)
         return r;
-    l->item->fill_missing = true; /* unless the file says that fill values are stored */
-    r = ckpt_json_enter_object(json, l->err);
-    while (r == 0 && (r = ckpt_json_member(json, &key, l->err)) == 1) {
+    if (custom)
+        return set_custom(l, text);
+    bool yes = text->len == 4 && !memcmp(text->data, "true", 4);
+    if (!strcmp(name, "use_zarr3"))
+        l->item->zarr3 = yes;
+    else if (!strcmp(name, "use_ocdbt"))
+        l->ocdbt = yes;
+    else if (!strcmp(name, "store_array_data_equal_to_fill_value"))
+        l->item->fill_missing = !yes;
+    return 0;
+}
+
+static int load_members(struct loading *l, struct ckpt_json_reader *json)
+{
+    CKPT_AUTOBUF struct ckpt_buf key = {.max = MAX_ENTRY}, text = {.max = MAX_TEXT};
+    bool seen = false;
+    int r = ckpt_json_enter_object(json, l->err);
+    while (r == 0) {
+        r = ckpt_json_member(json, &key, l->err);
+        if (r <= 0)
+            break;
         const char *name = (char *)key.data;
-        if (!strcmp(name, "tree_metadata")) {
-            seen = true;
-            r = load_tree_metadata(l, json);
-            continue;
-        }
-        bool custom = !strcmp(name, "custom_metadata");
-        bool wanted = custom || !strncmp(name, "use_", 4) || !strncmp(name, "store_", 6);
-        r = ckpt_json_value(json, wanted ? &text : NULL, l->err);
-        if (r < 0 || !wanted)
-            continue;
-        bool yes = text.len == 4 && !memcmp(text.data, "true", 4);
-        if (!strcmp(name, "use_zarr3"))
-            l->item->zarr3 = yes;
-        else if (!strcmp(name, "use_ocdbt"))
-            l->ocdbt = yes;
-        else if (!strcmp(name, "store_array_data_equal_to_fill_value"))
-            l->item->fill_missing = !yes;
-        else if (custom && text.len > 2 && text.data[0] == '{' && text.data[1] != '}' && !l->o->tree->metadata) {
-            if (!is_python_json((char *)text.data, text.len))
-                r = ckpt_fail(l->err, EUCLEAN, "custom_metadata is not valid JSON");
-            else
-                l->o->tree->metadata = strndup((char *)text.data, text.len);
-        }
+        bool tree = !strcmp(name, "tree_metadata");
+        seen |= tree;
+        r = tree ? load_tree_metadata(l, json) : load_setting(l, json, name, &text);
     }
     if (r == 0)
         r = ckpt_json_end(json, l->err);
     if (r == 0 && !seen)
         r = ckpt_fail(l->err, EUCLEAN, "there is no tree_metadata");
+    return r;
+}
+
+static int load_metadata(struct loading *l, struct ckpt_file *file)
+{
+    struct ckpt_json_reader *json;
+    int r = ckpt_json_open(file, &json);
+    if (r < 0)
+        return r;
+    l->item->fill_missing = true; /* unless the file says that fill values are stored */
+    r = load_members(l, json);
     ckpt_json_close(json);
-    ckpt_buf_clear(&key);
-    ckpt_buf_clear(&text);
     return r < 0 ? ckpt_fail_in(l->err, -r, "_METADATA") : 0;
 }
 
 /* --- without any metadata: one directory an array, its name split at dots --- */
 
+/* 1: a directory has the metadata of an array; 0: it has not. */
+static int has_array_metadata(struct loading *l, const char *name)
+{
+    static const char *const files[] = {".zarray", "zarr.json"};
+    char path[1024];
+    struct ckpt_stat st;
+    CKPT_AUTOFREE char *dir = ckpt_orbax_path(l->item, name);
+    if (!dir)
+        return -ENOMEM;
+    for (int v = 0; v < 2; v++) {
+        if (snprintf(path, sizeof path, "%s/%s", dir, files[v]) >= (int)sizeof path)
+            return 0;
+        if (ckpt_backend_stat(ckpt_pins_dir(l->o->tree->pins), path, &st) == 0) {
+            l->item->zarr3 = v;
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static int guess_leaf(void *arg, const char *name, enum ckpt_ftype type)
 {
     struct loading *l = arg;
-    char path[1024];
-    struct ckpt_stat st;
-    if (type != CKPT_FT_DIR)
-        return 0;
-    bool found = false;
-    for (int v = 0; v < 2 && !found; v++) {
-        CKPT_AUTOFREE char *dir = ckpt_orbax_path(l->item, name);
-        if (!dir)
-            return -ENOMEM;
-        if (snprintf(path, sizeof path, "%s/%s", dir, v ? "zarr.json" : ".zarray") >= (int)sizeof path)
-            return 0;
-        found = ckpt_backend_stat(ckpt_pins_dir(l->o->tree->pins), path, &st) == 0;
-        if (found)
-            l->item->zarr3 = v;
-    }
-    if (!found)
-        return 0;
+    int r = type == CKPT_FT_DIR ? has_array_metadata(l, name) : 0;
+    if (r <= 0)
+        return r;
     uint32_t at = l->item->root;
     for (const char *p = name;;) {
         const char *dot = strchr(p, '.');
         size_t n = dot ? (size_t)(dot - p) : strlen(p);
-        int r = ckpt_tree_add(l->o->tree, at, p, n, false, dot ? CKPT_NODE_DIR : CKPT_NODE_ARRAY, &at, l->err);
+        r = ckpt_tree_add(l->o->tree, at, p, n, false, dot ? CKPT_NODE_DIR : CKPT_NODE_ARRAY, &at, l->err);
         if (r < 0 || !dot)
             return r;
         p = dot + 1;
@@ -430,51 +484,61 @@ static int settle_scalars(struct loading *l, uint32_t first)
 static int open_database(struct loading *l)
 {
     struct orbax_item *item = l->item;
-    struct ckpt_file *f;
+    CKPT_AUTOFILE struct ckpt_file *f = NULL;
     int r = l->ocdbt == 0 ? -ENOENT : open_in_item(l->o, item, "manifest.ocdbt", &f);
-    if (r == 0)
-        ckpt_file_unref(f);
-    else if (r != -ENOENT)
+    if (r == -ENOENT)
+        return l->ocdbt == 1 ? ckpt_fail(l->err, ENOENT, "manifest.ocdbt is missing") : 0;
+    if (r < 0)
         return ckpt_fail(l->err, -r, "manifest.ocdbt: %s", strerror(-r));
-    else if (l->ocdbt != 1)
-        return 0;
-    else
-        return ckpt_fail(l->err, ENOENT, "manifest.ocdbt is missing");
     return ckpt_ocdbt_open(l->o->tree->pins, item->dir, &item->db, l->err);
+}
+
+/* An item without _METADATA. */
+static int load_old(struct loading *l)
+{
+    struct orbax *o = l->o;
+    struct ckpt_file *f;
+    l->item->fill_missing = true;
+    int r = open_in_item(o, l->item, "checkpoint", &f);
+    if (r == 0)
+        return load_aggregate(l, f, o->tree, l->item->root);
+    if (r != -ENOENT && r != -EISDIR)
+        return ckpt_fail(l->err, -r, "checkpoint: %s", strerror(-r));
+    o->guessed = true;
+    return ckpt_backend_list(ckpt_pins_dir(o->tree->pins), l->item->dir, guess_leaf, l);
+}
+
+static int load_item(struct loading *l)
+{
+    CKPT_AUTOFILE struct ckpt_file *f = NULL;
+    struct orbax *o = l->o;
+    uint32_t first = o->tree->count;
+    int r = open_in_item(o, l->item, "_METADATA", &f);
+    bool has_metadata = r == 0;
+    if (r == 0)
+        r = load_metadata(l, f);
+    else if (r == -ENOENT)
+        r = load_old(l);
+    else
+        r = ckpt_fail(l->err, -r, "_METADATA: %s", strerror(-r));
+    if (r < 0)
+        return r;
+    r = open_database(l);
+    if (r < 0)
+        return r;
+    bool nothing = !has_metadata && !l->item->aggregate && o->tree->count == first;
+    if (nothing) /* what made it an item went meanwhile */
+        return ckpt_fail(l->err, ENOENT, "_METADATA is missing");
+    return settle_scalars(l, first);
 }
 
 int ckpt_orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err)
 {
     struct loading l = {.o = o, .item = item, .err = err, .ocdbt = -1};
-    uint32_t first = o->tree->count;
-    struct ckpt_file *f;
-    int r = open_in_item(o, item, "_METADATA", &f);
-    bool has_metadata = r == 0;
-    if (has_metadata) {
-        r = load_metadata(&l, f);
-        ckpt_file_unref(f);
-    } else if (r != -ENOENT)
-        r = ckpt_fail(err, -r, "_METADATA: %s", strerror(-r));
-    else {
-        item->fill_missing = true;
-        r = open_in_item(o, item, "checkpoint", &f);
-        if (r == 0)
-            r = load_aggregate(&l, f, o->tree, item->root);
-        else if (r != -ENOENT && r != -EISDIR)
-            r = ckpt_fail(err, -r, "checkpoint: %s", strerror(-r));
-        else {
-            o->guessed = true;
-            r = ckpt_backend_list(ckpt_pins_dir(o->tree->pins), item->dir, guess_leaf, &l);
-        }
-    }
-    if (r == 0)
-        r = open_database(&l);
-    if (r == 0 && !has_metadata && !item->aggregate &&
-        o->tree->count == first) /* what made it an item went meanwhile */
-        r = ckpt_fail(err, ENOENT, "_METADATA is missing");
-    if (r == 0)
-        r = settle_scalars(&l, first);
+    int r = load_item(&l);
     cJSON_Delete(l.strings);
     ckpt_tree_unref(l.scratch);
-    return r < 0 && *item->dir ? ckpt_fail_in(err, -r, "%s", item->dir) : r;
+    if (r < 0 && *item->dir)
+        return ckpt_fail_in(err, -r, "%s", item->dir);
+    return r;
 }
