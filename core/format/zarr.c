@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/format/zarr.h"
+/* The metadata of Zarr arrays, versions 2 and 3, as layouts. */
+#include "core/format/zarr_private.h"
 
-#include "core/array/gather.h"
 #include "core/base/util.h"
-#include "core/codec/crc32c.h"
 #include "core/io/json.h"
 
 #include <math.h>
@@ -11,27 +10,6 @@
 
 #define MAX_LEVELS 4
 #define MAX_INDEX  ((uint64_t)1 << 20) /* inner chunks of a shard */
-#define ABSENT     UINT64_MAX
-
-/* One sharding_indexed codec: the chunk of this level is cut into a grid of inner ones. */
-struct level {
-    uint64_t chunk[CKPT_MAX_DIMS]; /* elements of the shard, in the array's dimensions */
-    uint64_t inner[CKPT_MAX_DIMS]; /* of its inner chunks */
-    unsigned order[CKPT_MAX_DIMS]; /* the i-th dimension as the shard counts is the array's order[i] */
-    struct ckpt_codec_chain outer; /* what the shard as a whole is encoded with */
-    uint64_t count;                /* inner chunks */
-    bool index_crc, index_first, index_big;
-};
-
-struct zarr {
-    char separator;
-    bool c_prefix; /* keys are c/0/1 */
-    bool fill_known;
-    unsigned levels;
-    struct level level[];
-};
-
-/* --- parsing --- */
 
 struct parse {
     struct ckpt_array *a;
@@ -412,280 +390,62 @@ static int parse_v3(struct parse *p, const cJSON *root)
     return codecs ? parse_codecs(p, codecs) : malformed(p->err, "codecs");
 }
 
+/* Room for the array and all levels that there may be. */
+static int parse_begin(struct parse *p, unsigned ndim, const uint64_t *shape)
+{
+    p->a = ckpt_array_new(CKPT_DT_U8, ndim, shape);
+    if (!p->a)
+        return ckpt_fail(p->err, ENOMEM, "out of memory");
+    p->z = calloc(1, sizeof *p->z + MAX_LEVELS * sizeof(struct level));
+    if (!p->z)
+        return ckpt_fail(p->err, ENOMEM, "out of memory");
+    p->a->priv = p->z;
+    p->a->free_priv = free;
+    for (unsigned i = 0; i < ndim; i++)
+        p->order[i] = i;
+    return 0;
+}
+
+/* Gives back the levels that are not used. */
+static void parse_trim(struct parse *p)
+{
+    struct zarr *z = realloc(p->z, sizeof *z + p->z->levels * sizeof(struct level));
+    if (z)
+        p->a->priv = z;
+}
+
+static int parse_root(struct parse *p, const cJSON *root, int version)
+{
+    uint64_t shape[CKPT_MAX_DIMS], format;
+    unsigned ndim;
+    if (!ckpt_json_u64(ckpt_json_get(root, "zarr_format"), &format) || format != (uint64_t)version)
+        return malformed(p->err, "zarr_format");
+    if (get_shape(ckpt_json_get(root, "shape"), shape, &ndim) < 0)
+        return malformed(p->err, "shape");
+    int r = parse_begin(p, ndim, shape);
+    if (r < 0)
+        return r;
+    r = version == 2 ? parse_v2(p, root) : parse_v3(p, root);
+    if (r < 0)
+        return r;
+    if (ckpt_array_settle(p->a, p->order) < 0)
+        return malformed(p->err, "an impossible shape or chunk shape");
+    if (p->a->unsupported)
+        p->a->codecs.count = 0;
+    parse_trim(p);
+    return 0;
+}
+
 int ckpt_zarr_parse(const char *text, size_t len, int version, struct ckpt_array **ret, struct ckpt_err *err)
 {
-    uint64_t shape[CKPT_MAX_DIMS];
-    unsigned ndim;
-    cJSON *root = ckpt_json_parse(text, len);
-    uint64_t format;
-    int r;
+    CKPT_AUTOCJSON cJSON *root = ckpt_json_parse(text, len);
     struct parse p = {.err = err};
     if (!root)
         return malformed(err, "not valid JSON");
-    if (!ckpt_json_u64(ckpt_json_get(root, "zarr_format"), &format) || format != (uint64_t)version)
-        r = malformed(err, "zarr_format");
-    else if (get_shape(ckpt_json_get(root, "shape"), shape, &ndim) < 0)
-        r = malformed(err, "shape");
-    else if (!(p.a = ckpt_array_new(CKPT_DT_U8, ndim, shape)) ||
-             !(p.z = calloc(1, sizeof *p.z + MAX_LEVELS * sizeof(struct level))))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
-    else {
-        p.a->priv = p.z;
-        p.a->free_priv = free;
-        for (unsigned i = 0; i < ndim; i++)
-            p.order[i] = i;
-        r = version == 2 ? parse_v2(&p, root) : parse_v3(&p, root);
-        if (r == 0 && ckpt_array_settle(p.a, p.order) < 0)
-            r = malformed(err, "an impossible shape or chunk shape");
-        if (r == 0 && p.a->unsupported)
-            p.a->codecs.count = 0;
-        if (r == 0) { /* levels that are not used are given back */
-            struct zarr *z = realloc(p.z, sizeof *z + p.z->levels * sizeof(struct level));
-            if (z)
-                p.a->priv = z;
-        }
-    }
-    cJSON_Delete(root);
+    int r = parse_root(&p, root, version);
     if (r < 0)
         ckpt_array_unref(p.a);
     else
         *ret = p.a;
-    return r;
-}
-
-/* --- shard indices --- */
-
-#define CACHE_SLOTS 64
-
-struct shard_index {
-    uint32_t array;
-    unsigned level;
-    uint64_t shard; /* number of the shard's first inner chunk, in the array's whole grid */
-    uint64_t count;
-    uint64_t *pairs; /* offset, length */
-    uint64_t used;
-};
-
-struct ckpt_zarr_cache {
-    pthread_mutex_t lock;
-    uint64_t clock;
-    struct shard_index slots[CACHE_SLOTS];
-};
-
-struct ckpt_zarr_cache *ckpt_zarr_cache_new(void)
-{
-    struct ckpt_zarr_cache *c = calloc(1, sizeof *c);
-    if (c)
-        pthread_mutex_init(&c->lock, NULL);
-    return c;
-}
-
-void ckpt_zarr_cache_free(struct ckpt_zarr_cache *c)
-{
-    if (!c)
-        return;
-    for (unsigned i = 0; i < CACHE_SLOTS; i++)
-        free(c->slots[i].pairs);
-    pthread_mutex_destroy(&c->lock);
-    free(c);
-}
-
-static bool cache_find(struct ckpt_zarr_cache *c, uint32_t array, unsigned level, uint64_t shard, uint64_t inner,
-                       uint64_t *pair)
-{
-    CKPT_GUARD(&c->lock);
-    for (unsigned i = 0; i < CACHE_SLOTS; i++) {
-        struct shard_index *s = &c->slots[i];
-        if (s->pairs && s->array == array && s->level == level && s->shard == shard && inner < s->count) {
-            s->used = ++c->clock;
-            memcpy(pair, s->pairs + 2 * inner, 16);
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Takes `pairs` over. */
-static void cache_add(struct ckpt_zarr_cache *c, uint32_t array, unsigned level, uint64_t shard, uint64_t count,
-                      uint64_t *pairs)
-{
-    CKPT_GUARD(&c->lock);
-    struct shard_index *oldest = &c->slots[0];
-    for (unsigned i = 1; i < CACHE_SLOTS; i++)
-        if (c->slots[i].used < oldest->used)
-            oldest = &c->slots[i];
-    free(oldest->pairs);
-    *oldest = (struct shard_index){array, level, shard, count, pairs, ++c->clock};
-}
-
-static int read_index(const struct level *l, const struct ckpt_extent *shard, uint64_t **ret, struct ckpt_err *err)
-{
-    uint64_t size = l->count * 16 + (l->index_crc ? 4 : 0);
-    if (shard->len < size)
-        return ckpt_fail(err, EBADMSG, "a shard of %llu bytes is too short for its index",
-                         (unsigned long long)shard->len);
-    CKPT_AUTOFREE uint8_t *data = malloc(size);
-    if (!data)
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = ckpt_extent_read(shard, data, size, l->index_first ? 0 : shard->len - size);
-    if (r < 0)
-        return ckpt_fail(err, -r, "the index of a shard: %s", strerror(-r));
-    if (l->index_crc && ckpt_crc32c(0, data, l->count * 16) != ckpt_le32(data + l->count * 16))
-        return ckpt_fail(err, EBADMSG, "the checksum of a shard's index is wrong");
-    uint64_t *pairs = (uint64_t *)(void *)data;
-    for (uint64_t i = 0; l->index_big && i < 2 * l->count; i++)
-        pairs[i] = __builtin_bswap64(pairs[i]);
-    data = NULL;
-    *ret = pairs;
-    return 0;
-}
-
-/* Decode a whole shard that is compressed as one; its length is known to the data alone. */
-static int unwrap_shard(const struct level *l, struct ckpt_extent *shard, struct ckpt_err *err)
-{
-    struct ckpt_stream *s;
-    struct ckpt_buf buf = {.max = (size_t)256 << 20};
-    int r = ckpt_stream_open(&l->outer, shard, UINT64_MAX / 2, &s, err);
-    if (r < 0)
-        return r;
-    for (;;) {
-        if (ckpt_buf_reserve(&buf, 65536) < 0) {
-            r = ckpt_fail(err, EOPNOTSUPP, "a shard that is compressed as a whole is larger than 256 MiB");
-            break;
-        }
-        ssize_t n = ckpt_stream_read(s, buf.data + buf.len, 65536, err);
-        if (n <= 0) {
-            r = (int)n;
-            break;
-        }
-        buf.len += (size_t)n;
-    }
-    ckpt_stream_close(s);
-    if (r == 0) {
-        ckpt_extent_clear(shard);
-        size_t len;
-        shard->bytes = ckpt_buf_steal(&buf, &len);
-        shard->len = len;
-        r = shard->bytes ? 0 : -ENOMEM;
-    }
-    ckpt_buf_clear(&buf);
-    return r;
-}
-
-/* Narrow an extent to part of itself. */
-static int narrow(struct ckpt_extent *e, uint64_t off, uint64_t len, struct ckpt_err *err)
-{
-    if (off > e->len || len > e->len - off)
-        return ckpt_fail(err, EBADMSG, "the index of a shard points outside of it");
-    if (e->file)
-        e->off += off;
-    else
-        memmove(e->bytes, e->bytes + off, len);
-    e->len = len;
-    return 0;
-}
-
-/* --- chunks --- */
-
-/* The number and the first inner chunk of the object that holds an inner chunk: of level 0, or of the array's own grid.
- */
-static const uint64_t *object_shape(const struct ckpt_array *a)
-{
-    const struct zarr *z = a->priv;
-    return z->levels ? z->level[0].chunk : a->chunk;
-}
-
-static void object_key(const struct zarr *z, unsigned ndim, const uint64_t *index, struct ckpt_buf *key)
-{
-    if (z->c_prefix)
-        ckpt_buf_addc(key, 'c');
-    else if (!ndim)
-        ckpt_buf_addc(key, '0');
-    for (unsigned i = 0; i < ndim; i++) {
-        if (i || z->c_prefix)
-            ckpt_buf_addc(key, z->separator);
-        ckpt_buf_addf(key, "%llu", (unsigned long long)index[i]);
-    }
-    ckpt_buf_addc(key, 0);
-    key->len--;
-}
-
-uint64_t ckpt_zarr_objects(const struct ckpt_array *a)
-{
-    const uint64_t *size = object_shape(a);
-    uint64_t n = 1;
-    for (unsigned i = 0; i < a->ndim; i++)
-        n *= a->shape[i] / size[i] + (a->shape[i] % size[i] != 0);
-    return n;
-}
-
-void ckpt_zarr_object_key(const struct ckpt_array *a, uint64_t object, struct ckpt_buf *key)
-{
-    const uint64_t *size = object_shape(a);
-    uint64_t index[CKPT_MAX_DIMS];
-    for (unsigned d = a->ndim; d-- > 0;) {
-        uint64_t n = a->shape[d] / size[d] + (a->shape[d] % size[d] != 0);
-        index[d] = object % n;
-        object /= n;
-    }
-    object_key(a->priv, a->ndim, index, key);
-}
-
-/* From a shard to the inner chunk that holds element `at` of the array. */
-static int enter_shard(const struct ckpt_array *a, unsigned level, const uint64_t *at, struct ckpt_zarr_cache *cache,
-                       uint32_t array, struct ckpt_extent *e, struct ckpt_err *err)
-{
-    const struct zarr *z = a->priv;
-    const struct level *l = &z->level[level];
-    uint64_t inner = 0, shard = 0, pair[2];
-    int r;
-    for (unsigned i = 0; i < a->ndim; i++) {
-        unsigned d = l->order[i];
-        inner = inner * (l->chunk[d] / l->inner[d]) + at[d] % l->chunk[d] / l->inner[d];
-        shard = shard * (a->shape[d] / l->chunk[d] + (a->shape[d] % l->chunk[d] != 0)) + at[d] / l->chunk[d];
-    }
-    if (l->outer.count && (r = unwrap_shard(l, e, err)) < 0)
-        return r;
-    if (!cache_find(cache, array, level, shard, inner, pair)) {
-        uint64_t *pairs = NULL;
-        r = read_index(l, e, &pairs, err);
-        if (r < 0)
-            return r;
-        memcpy(pair, pairs + 2 * inner, 16);
-        cache_add(cache, array, level, shard, l->count, pairs);
-    }
-    if (pair[0] == ABSENT && pair[1] == ABSENT)
-        return 1;
-    return narrow(e, pair[0], pair[1], err);
-}
-
-int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t chunk, bool fill_missing, const struct ckpt_zarr_store *store,
-                    struct ckpt_zarr_cache *cache, uint32_t array, struct ckpt_extent *ret, struct ckpt_err *err)
-{
-    const struct zarr *z = a->priv;
-    uint64_t at[CKPT_MAX_DIMS], index[CKPT_MAX_DIMS];
-    const uint64_t *size = object_shape(a);
-    ckpt_chunk_index(a, chunk, at);
-    for (unsigned d = 0; d < a->ndim; d++) {
-        at[d] *= a->chunk[d];
-        index[d] = at[d] / size[d];
-    }
-    struct ckpt_buf key = CKPT_BUF_INIT;
-    object_key(z, a->ndim, index, &key);
-    int r = ckpt_buf_error(&key);
-    if (r == 0)
-        r = store->get(store->arg, (char *)key.data, ret, err);
-    if (r == -ENOENT)
-        r = fill_missing ? 1 : ckpt_fail(err, ENODATA, "chunk %s is missing", (char *)key.data);
-    for (unsigned level = 0; r == 0 && level < z->levels; level++)
-        r = enter_shard(a, level, at, cache, array, ret, err);
-    if (r < 0 && r != -ENODATA)
-        ckpt_fail_in(err, -r, "chunk %s", key.data ? (char *)key.data : "");
-    if (r != 0)
-        ckpt_extent_clear(ret);
-    if (r == 1 && !z->fill_known)
-        r = ckpt_fail(err, EOPNOTSUPP, "chunk %s is not stored and its fill value is not one that can be read exactly",
-                      (char *)key.data);
-    ckpt_buf_clear(&key);
     return r;
 }
