@@ -9,26 +9,28 @@
 
 #include "core/array/layout.h"
 
-/* The value of a key below the array ("0.1", "c/0/1"); -ENOENT when there is none. */
-struct ckpt_zarr_store {
-    int (*get)(void *arg, const char *key, struct ckpt_extent *ret, struct ckpt_err *err);
-    void *arg;
-};
-
 /* Indices of shards that were read lately, shared by the arrays of a tree. Internally locked. */
 struct ckpt_zarr_cache;
 struct ckpt_zarr_cache *ckpt_zarr_cache_new(void);
 void ckpt_zarr_cache_free(struct ckpt_zarr_cache *cache);
 
+/* Where an array's objects are. */
+struct ckpt_zarr_store {
+    /* The value of a key below the array ("0.1", "c/0/1"); -ENOENT when there is none. */
+    int (*get)(void *arg, const char *key, struct ckpt_extent *ret, struct ckpt_err *err);
+    void *arg;
+    bool fill_missing; /* a chunk that the store lacks holds the fill value; else it is -ENODATA */
+    struct ckpt_zarr_cache *cache;
+    uint32_t array; /* a number that is unique to the array among those that share the cache */
+};
+
 /* version 2: the text of .zarray; 3: of zarr.json. A codec or type that is known but cannot be decoded gives a layout
  * with `unsupported` set. -EUCLEAN for malformed metadata. */
 int ckpt_zarr_parse(const char *text, size_t len, int version, struct ckpt_array **ret,
                     struct ckpt_err *err) CKPT_MUST_USE;
-/* Where inner chunk `index` lies. 1: it holds the fill value. fill_missing: a chunk that the store lacks does, too;
- * else -ENODATA. array: a number that is unique to the array among those that share the cache. */
-int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t index, bool fill_missing, const struct ckpt_zarr_store *store,
-                    struct ckpt_zarr_cache *cache, uint32_t array, struct ckpt_extent *ret,
-                    struct ckpt_err *err) CKPT_MUST_USE;
+/* Where inner chunk `index` lies. 1: it holds the fill value. */
+int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t index, const struct ckpt_zarr_store *store,
+                    struct ckpt_extent *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The stored objects of an array, by key: their number, and the key of each (shards, where there are any). */
 uint64_t ckpt_zarr_objects(const struct ckpt_array *a);
 void ckpt_zarr_object_key(const struct ckpt_array *a, uint64_t object, struct ckpt_buf *key);

@@ -195,8 +195,8 @@ void ckpt_zarr_object_key(const struct ckpt_array *a, uint64_t object, struct ck
 }
 
 /* From a shard to the inner chunk that holds element `at` of the array. */
-static int enter_shard(const struct ckpt_array *a, unsigned level, const uint64_t *at, struct ckpt_zarr_cache *cache,
-                       uint32_t array, struct ckpt_extent *e, struct ckpt_err *err)
+static int enter_shard(const struct ckpt_array *a, unsigned level, const uint64_t *at,
+                       const struct ckpt_zarr_store *store, struct ckpt_extent *e, struct ckpt_err *err)
 {
     const struct zarr *z = a->priv;
     const struct level *l = &z->level[level];
@@ -209,21 +209,21 @@ static int enter_shard(const struct ckpt_array *a, unsigned level, const uint64_
     int r = l->outer.count ? unwrap_shard(l, e, err) : 0;
     if (r < 0)
         return r;
-    if (!index_find(cache, array, level, shard, inner, pair)) {
+    if (!index_find(store->cache, store->array, level, shard, inner, pair)) {
         uint64_t *pairs = NULL;
         r = index_read(l, e, &pairs, err);
         if (r < 0)
             return r;
         memcpy(pair, pairs + 2 * inner, 16);
-        index_add(cache, array, level, shard, l->count, pairs);
+        index_add(store->cache, store->array, level, shard, l->count, pairs);
     }
     if (pair[0] == ABSENT && pair[1] == ABSENT)
         return 1;
     return narrow(e, pair[0], pair[1], err);
 }
 
-int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t chunk, bool fill_missing, const struct ckpt_zarr_store *store,
-                    struct ckpt_zarr_cache *cache, uint32_t array, struct ckpt_extent *ret, struct ckpt_err *err)
+int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t chunk, const struct ckpt_zarr_store *store,
+                    struct ckpt_extent *ret, struct ckpt_err *err)
 {
     const struct zarr *z = a->priv;
     uint64_t at[CKPT_MAX_DIMS], index[CKPT_MAX_DIMS];
@@ -239,9 +239,9 @@ int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t chunk, bool fill_missin
     if (r == 0)
         r = store->get(store->arg, (char *)key.data, ret, err);
     if (r == -ENOENT)
-        r = fill_missing ? 1 : ckpt_fail(err, ENODATA, "chunk %s is missing", (char *)key.data);
+        r = store->fill_missing ? 1 : ckpt_fail(err, ENODATA, "chunk %s is missing", (char *)key.data);
     for (unsigned level = 0; r == 0 && level < z->levels; level++)
-        r = enter_shard(a, level, at, cache, array, ret, err);
+        r = enter_shard(a, level, at, store, ret, err);
     if (r == 0)
         return 0;
     ckpt_extent_clear(ret);

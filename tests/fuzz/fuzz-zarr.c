@@ -61,8 +61,8 @@ static int check_piece(void *arg, const struct ckpt_piece *p)
 
 static void use(const struct ckpt_array *a, struct stored *stored)
 {
-    struct ckpt_zarr_store store = {get, stored};
     struct ckpt_zarr_cache *cache = ckpt_zarr_cache_new();
+    struct ckpt_zarr_store store = {get, stored, false, cache, 1};
     struct ckpt_selection all;
     uint64_t objects = ckpt_zarr_objects(a), elements = a->nbytes / a->itemsize;
     struct ckpt_buf key = CKPT_BUF_INIT;
@@ -75,7 +75,8 @@ static void use(const struct ckpt_array *a, struct stored *stored)
         struct ckpt_err err = {0};
         if (index >= a->nchunks)
             continue;
-        int r = ckpt_zarr_chunk(a, index, i / 4, &store, cache, 1, &e, &err);
+        store.fill_missing = i / 4;
+        int r = ckpt_zarr_chunk(a, index, &store, &e, &err);
         if (r == 0)
             decode(a, &e);
         if (r < 0 ? err.code != -r || !*err.text : r > 1)

@@ -273,8 +273,8 @@ static int stored_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_ar
                         struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct stored *s = t->priv;
-    struct ckpt_zarr_store store = {get, s};
-    return ckpt_zarr_chunk(a, index, s->fill_missing, &store, s->cache, node, ret, err);
+    struct ckpt_zarr_store store = {get, s, s->fill_missing, s->cache, node};
+    return ckpt_zarr_chunk(a, index, &store, ret, err);
 }
 
 static void stored_close(struct ckpt_tree *t)

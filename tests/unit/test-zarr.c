@@ -228,15 +228,16 @@ static void check_fill(const char *dtype, const char *fill, const char *want)
     snprintf(text, sizeof text, form, dtype, fill);
     CHECK(parse(text, 3, &a) == 0 && !a->unsupported);
     struct ckpt_zarr_cache *cache = ckpt_zarr_cache_new();
-    struct ckpt_zarr_store store = {nothing, NULL};
-    int r = ckpt_zarr_chunk(a, 0, true, &store, cache, 0, &e, NULL);
+    struct ckpt_zarr_store store = {nothing, NULL, true, cache, 0};
+    int r = ckpt_zarr_chunk(a, 0, &store, &e, NULL);
     for (unsigned i = a->itemsize; i-- > 0;) /* as a number, highest byte first */
         sprintf(hex + strlen(hex), "%02x", a->fill[i]);
     if (want ? r != 1 || strcmp(hex, want) : r != -EOPNOTSUPP) {
         fprintf(stderr, "%s %s: %d %s, not %s\n", dtype, fill, r, hex, want);
         exit(1);
     }
-    CHECK(ckpt_zarr_chunk(a, 0, false, &store, cache, 0, &e, NULL) == -ENODATA);
+    store.fill_missing = false;
+    CHECK(ckpt_zarr_chunk(a, 0, &store, &e, NULL) == -ENODATA);
     ckpt_zarr_cache_free(cache);
     ckpt_array_unref(a);
 }

@@ -194,8 +194,14 @@ int ckpt_orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array
     int r = store_init(&s, t, node);
     if (r < 0)
         return r;
-    struct ckpt_zarr_store store = {store_get, &s};
-    r = ckpt_zarr_chunk(a, index, s.item->fill_missing, &store, o->shards, node, ret, err);
+    struct ckpt_zarr_store store = {
+        .get = store_get,
+        .arg = &s,
+        .fill_missing = s.item->fill_missing,
+        .cache = o->shards,
+        .array = node,
+    };
+    r = ckpt_zarr_chunk(a, index, &store, ret, err);
     s.key.len = s.prefix;
     if (r == -ENODATA && array_vanishes(o, &s))
         return ckpt_fail(err, ENOENT, "the checkpoint is being deleted");
