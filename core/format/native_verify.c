@@ -27,17 +27,25 @@ struct verifier {
     struct ckpt_err first; /* of them */
 };
 
-static uint8_t *slot_of(struct hashes *h, const uint8_t *sha256)
+static bool is_none(const uint8_t *sha256)
+{
+    return !memcmp(sha256, none, CKPT_SHA256);
+}
+
+/* Where a hash is, or would be. */
+static uint8_t *hash_slot(struct hashes *h, const uint8_t *sha256)
 {
     uint32_t at = ckpt_le32(sha256) & (h->size - 1);
-    while (memcmp(h->slots[at], none, CKPT_SHA256) && memcmp(h->slots[at], sha256, CKPT_SHA256))
+    while (!is_none(h->slots[at]) && memcmp(h->slots[at], sha256, CKPT_SHA256))
         at = (at + 1) & (h->size - 1);
     return h->slots[at];
 }
 
 static bool has_hash(struct hashes *h, const uint8_t *sha256)
 {
-    return h->size && memcmp(sha256, none, CKPT_SHA256) && !memcmp(slot_of(h, sha256), sha256, CKPT_SHA256);
+    if (!h->size || is_none(sha256))
+        return false;
+    return !memcmp(hash_slot(h, sha256), sha256, CKPT_SHA256);
 }
 
 /* Without memory, something is verified twice. */
@@ -49,13 +57,21 @@ static void add_hash(struct hashes *h, const uint8_t *sha256)
         if (!larger.slots)
             return;
         for (uint32_t i = 0; i < h->size; i++)
-            if (memcmp(h->slots[i], none, CKPT_SHA256))
-                memcpy(slot_of(&larger, h->slots[i]), h->slots[i], CKPT_SHA256);
+            if (!is_none(h->slots[i]))
+                memcpy(hash_slot(&larger, h->slots[i]), h->slots[i], CKPT_SHA256);
         free(h->slots);
         *h = larger;
     }
-    memcpy(slot_of(h, sha256), sha256, CKPT_SHA256);
+    memcpy(hash_slot(h, sha256), sha256, CKPT_SHA256);
     h->count++;
+}
+
+static int read_block(struct verifier *v, const struct ckpt_extent *e, uint64_t off, size_t len, struct ckpt_err *err)
+{
+    int r = ckpt_extent_read(e, v->block, len, off);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "stored data is damaged" : strerror(-r));
+    return 0;
 }
 
 /* The bytes of an extent have this hash. */
@@ -65,9 +81,9 @@ static int check_extent(struct verifier *v, const struct ckpt_extent *e, const u
     bool ok = EVP_DigestInit_ex(v->md, EVP_sha256(), NULL) == 1;
     for (uint64_t off = 0; ok && off < e->len;) {
         size_t n = (size_t)CKPT_MIN((uint64_t)BLOCK, e->len - off);
-        int r = ckpt_extent_read(e, v->block, n, off);
+        int r = read_block(v, e, off, n, err);
         if (r < 0)
-            return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "stored data is damaged" : strerror(-r));
+            return r;
         ok = EVP_DigestUpdate(v->md, v->block, n) == 1;
         off += n;
         if (v->progress)
@@ -75,18 +91,19 @@ static int check_extent(struct verifier *v, const struct ckpt_extent *e, const u
     }
     if (!ok || EVP_DigestFinal_ex(v->md, got, NULL) != 1)
         return ckpt_fail(err, ENOMEM, "SHA-256 cannot be computed");
-    return memcmp(got, sha256, CKPT_SHA256)
-               ? ckpt_fail(err, EBADMSG, "the bytes do not have the SHA-256 that they are stored under")
-               : 0;
+    if (memcmp(got, sha256, CKPT_SHA256))
+        return ckpt_fail(err, EBADMSG, "the bytes do not have the SHA-256 that they are stored under");
+    return 0;
 }
 
 static int add_sparse(struct verifier *v, const struct ckpt_extent *e, uint64_t off, size_t len, struct ckpt_err *err)
 {
-    int r = ckpt_extent_read(e, v->block, len, off);
+    int r = read_block(v, e, off, len, err);
     if (r < 0)
-        return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "stored data is damaged" : strerror(-r));
-    return ckpt_sparse_name_add(v->md, v->block, len, off) < 0 ? ckpt_fail(err, ENOMEM, "its name cannot be computed")
-                                                               : 0;
+        return r;
+    if (ckpt_sparse_name_add(v->md, v->block, len, off) < 0)
+        return ckpt_fail(err, ENOMEM, "its name cannot be computed");
+    return 0;
 }
 
 /* What is in an extent has this name. Holes are not read. */
@@ -105,9 +122,9 @@ static int check_sparse(struct verifier *v, const struct ckpt_extent *e, const u
         r = ckpt_sparse_name_end(v->md, got);
     if (r < 0)
         return err && err->code ? r : ckpt_fail(err, ENOMEM, "its name cannot be computed");
-    return memcmp(got, name, CKPT_SHA256)
-               ? ckpt_fail(err, EBADMSG, "the bytes do not have the name that they are stored under")
-               : 0;
+    if (memcmp(got, name, CKPT_SHA256))
+        return ckpt_fail(err, EBADMSG, "the bytes do not have the name that they are stored under");
+    return 0;
 }
 
 /* An object that leaves are part of. */
@@ -133,26 +150,63 @@ static int check_object(struct verifier *v, const uint8_t *sha256, struct ckpt_e
     return r;
 }
 
+/* The leaf's own bytes, read as any reader does. */
+static int check_bytes(struct verifier *v, uint32_t node, const struct ckpt_manifest_node *n, struct ckpt_err *err)
+{
+    CKPT_AUTOEXTENT struct ckpt_extent e = {0};
+    int r = v->tree->ops->file(v->tree, node, &e, err);
+    if (r < 0)
+        return r;
+    bool sparse = ckpt_manifest_is_sparse(n);
+    return sparse ? check_sparse(v, &e, n->object, err) : check_extent(v, &e, n->sha256, err);
+}
+
 static int check_leaf(struct verifier *v, uint32_t node, struct ckpt_err *err)
 {
     struct ckpt_manifest_node n;
-    struct ckpt_extent e = {0};
     int r = ckpt_store_record(v->tree, node, &n, err);
     if (r < 0)
         return r;
     ckpt_manifest_node_clear(&n);
-    bool own = !n.offset && !memcmp(n.object, n.sha256, CKPT_SHA256);
-    if (n.kind != CKPT_NODE_VALUE && !own && !has_hash(&v->right, n.object))
+    bool in_object = n.kind != CKPT_NODE_VALUE;
+    bool whole = in_object && !n.offset &&
+                 !memcmp(n.object, n.sha256, CKPT_SHA256); /* the object is the leaf's alone */
+    if (whole && has_hash(&v->right, n.sha256))
+        return 0;
+    if (in_object && !whole && !has_hash(&v->right, n.object)) {
         r = check_object(v, n.object, err);
-    if (r < 0 || (n.kind != CKPT_NODE_VALUE && own && has_hash(&v->right, n.sha256)))
-        return r;
-    r = v->tree->ops->file(v->tree, node, &e, err);
-    if (r == 0)
-        r = ckpt_manifest_is_sparse(&n) ? check_sparse(v, &e, n.object, err) : check_extent(v, &e, n.sha256, err);
-    ckpt_extent_clear(&e);
-    if (r == 0 && own && n.kind != CKPT_NODE_VALUE)
+        if (r < 0)
+            return r;
+    }
+    r = check_bytes(v, node, &n, err);
+    if (r == 0 && whole)
         add_hash(&v->right, n.sha256);
     return r;
+}
+
+/* Keeps the first fault, with its leaf; the others are counted. */
+static void note_fault(struct verifier *v, uint32_t node, const struct ckpt_err *err)
+{
+    char path[256];
+    if (v->faults++)
+        return;
+    v->first = *err;
+    ckpt_store_path(v->tree, node, path, sizeof path);
+    ckpt_fail_in(&v->first, err->code, "%s", path);
+}
+
+/* What verifying found; its text says how many leaves are damaged. */
+static int give_faults(const struct verifier *v, struct ckpt_err *err)
+{
+    if (!v->faults)
+        return 0;
+    if (err) {
+        *err = v->first;
+        size_t len = strlen(err->text);
+        if (v->faults > 1)
+            snprintf(err->text + len, sizeof err->text - len, " (and %u more)", v->faults - 1);
+    }
+    return -v->first.code;
 }
 
 int ckpt_store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
@@ -161,23 +215,12 @@ int ckpt_store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t 
     int r = v.block && v.md ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
     for (uint32_t node = 1; node < t->count && r == 0; node++) {
         struct ckpt_err own = {0};
-        if (t->nodes[node].kind == CKPT_NODE_DIR || check_leaf(&v, node, &own) == 0)
-            continue;
-        if (v.faults++)
-            continue;
-        char path[256];
-        ckpt_store_path(t, node, path, sizeof path);
-        ckpt_fail_in(&own, own.code, "%s", path);
-        v.first = own;
+        bool leaf = t->nodes[node].kind != CKPT_NODE_DIR;
+        if (leaf && check_leaf(&v, node, &own) < 0)
+            note_fault(&v, node, &own);
     }
-    if (r == 0 && v.faults) {
-        r = -v.first.code;
-        if (err)
-            *err = v.first;
-        if (v.faults > 1 && err)
-            snprintf(err->text + strlen(err->text), sizeof err->text - strlen(err->text), " (and %u more)",
-                     v.faults - 1);
-    }
+    if (r == 0)
+        r = give_faults(&v, err);
     free(v.block);
     free(v.right.slots);
     EVP_MD_CTX_free(v.md);
