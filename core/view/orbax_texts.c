@@ -11,6 +11,41 @@
 
 /* --- _METADATA --- */
 
+/* A key as the index of a sequence, as Orbax writes them: digits, without a zero before them. */
+static bool parse_index(const char *key, size_t len, uint64_t *ret)
+{
+    bool leading_zero = len > 1 && *key == '0';
+    if (!len || len > 10 || leading_zero)
+        return false;
+    *ret = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (key[i] < '0' || key[i] > '9')
+            return false;
+        *ret = *ret * 10 + (uint64_t)(key[i] - '0');
+    }
+    return true;
+}
+
+/* Puts the children of a container in their places; false: they are not 0, 1, ... all kept. */
+static bool fill_sequence(const struct maker *m, uint32_t dir, uint32_t *all, uint32_t count)
+{
+    const struct ckpt_node *nodes = m->tree->nodes;
+    for (uint32_t i = 0; i < count; i++)
+        all[i] = CKPT_NO_NODE;
+    for (uint32_t at = nodes[dir].first; at != CKPT_NO_NODE; at = nodes[at].next) {
+        size_t len;
+        uint64_t index;
+        const char *key = ckpt_tree_text(m->tree, nodes[at].key, &len);
+        bool kept = nodes[at].kind == CKPT_NODE_DIR || m->fates[at] != OUT;
+        if (!kept || !parse_index(key, len, &index))
+            return false;
+        if (index >= count || all[index] != CKPT_NO_NODE)
+            return false;
+        all[index] = at;
+    }
+    return true;
+}
+
 uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count)
 {
     const struct ckpt_node *nodes = m->tree->nodes;
@@ -21,23 +56,9 @@ uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t
     for (uint32_t at = nodes[dir].first; at != CKPT_NO_NODE; at = nodes[at].next)
         n++;
     uint32_t *all = malloc((n + (size_t)1) * sizeof *all);
-    for (uint32_t i = 0; all && i < n; i++)
-        all[i] = CKPT_NO_NODE;
-    for (uint32_t at = nodes[dir].first; all && at != CKPT_NO_NODE; at = nodes[at].next) {
-        size_t len;
-        const char *key = ckpt_tree_text(m->tree, nodes[at].key, &len);
-        uint64_t index = 0;
-        bool good = len && len < 11 && (*key != '0' || len == 1) &&
-                    (nodes[at].kind == CKPT_NODE_DIR || m->fates[at] != OUT);
-        for (size_t i = 0; i < len && good; i++) {
-            good = key[i] >= '0' && key[i] <= '9';
-            index = index * 10 + (uint64_t)(key[i] - '0');
-        }
-        if (!good || index >= n || all[index] != CKPT_NO_NODE) {
-            free(all);
-            return NULL;
-        }
-        all[index] = at;
+    if (all && !fill_sequence(m, dir, all, n)) {
+        free(all);
+        return NULL;
     }
     *ret_count = n;
     return all;
@@ -54,38 +75,53 @@ static void add_quoted(struct ckpt_buf *out, const char *text, size_t len)
     ckpt_buf_addc(out, '\'');
 }
 
+/* The keys as Python prints a tuple of strings: ('a',), ('a', 'b'). */
+static void add_label(const struct maker *m, const uint32_t *path, unsigned n, struct ckpt_buf *out)
+{
+    ckpt_buf_addc(out, '(');
+    for (unsigned i = n; i-- > 0;) {
+        size_t len;
+        const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[i]].key, &len);
+        add_quoted(out, key, len);
+        if (i)
+            ckpt_buf_adds(out, ", ");
+        else if (n == 1)
+            ckpt_buf_addc(out, ',');
+    }
+    ckpt_buf_addc(out, ')');
+}
+
+static void add_key_metadata(const struct maker *m, const uint32_t *path, unsigned n, struct ckpt_buf *out)
+{
+    for (unsigned i = n; i-- > 0;) {
+        const struct ckpt_node *node = &m->tree->nodes[path[i]];
+        size_t len;
+        const char *key = ckpt_tree_text(m->tree, node->key, &len);
+        bool in_sequence = m->fates[node->parent];
+        ckpt_buf_adds(out, "{\"key\":");
+        ckpt_buf_add_json_string(out, key, len);
+        ckpt_buf_addf(out, ",\"key_type\":%d}%s", in_sequence ? 1 : 2, i ? "," : "");
+    }
+}
+
 static int add_metadata_entry(struct maker *m, struct ckpt_rendering *out, uint32_t node, const char *type, bool skip)
 {
     uint32_t path[CKPT_MAX_DEPTH];
     unsigned n = ckpt_orbax_maker_path(m, node, path);
-    struct ckpt_buf label = CKPT_BUF_INIT, *text = &out->text;
-    size_t len;
-    ckpt_buf_addc(&label, '(');
-    for (unsigned i = n; i-- > 0;) {
-        const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[i]].key, &len);
-        add_quoted(&label, key, len);
-        ckpt_buf_adds(&label, i ? ", " : n == 1 ? "," : "");
-    }
-    ckpt_buf_addc(&label, ')');
-    int r = ckpt_buf_error(&label);
-    if (r == 0) {
-        if (ckpt_rendering_text_size(out) > sizeof "{\"tree_metadata\":{")
-            ckpt_buf_addc(text, ',');
-        ckpt_buf_add_json_string(text, (char *)label.data, label.len);
-        ckpt_buf_adds(text, ":{\"key_metadata\":[");
-    }
-    for (unsigned i = n; r == 0 && i-- > 0;) {
-        const char *key = ckpt_tree_text(m->tree, m->tree->nodes[path[i]].key, &len);
-        ckpt_buf_adds(text, "{\"key\":");
-        ckpt_buf_add_json_string(text, key, len);
-        ckpt_buf_addf(text, ",\"key_type\":%d}%s", m->fates[m->tree->nodes[path[i]].parent] ? 1 : 2, i ? "," : "");
-    }
-    if (r == 0)
-        ckpt_buf_addf(text, "],\"value_metadata\":{\"value_type\":\"%s\",\"skip_deserialize\":%s}}", type,
-                      skip ? "true" : "false");
-    ckpt_buf_clear(&label);
+    CKPT_AUTOBUF struct ckpt_buf label = CKPT_BUF_INIT;
+    struct ckpt_buf *text = &out->text;
+    add_label(m, path, n, &label);
+    if (ckpt_buf_error(&label))
+        return ckpt_orbax_maker_no_memory(m);
+    if (ckpt_rendering_text_size(out) > sizeof "{\"tree_metadata\":{")
+        ckpt_buf_addc(text, ',');
+    ckpt_buf_add_json_string(text, (char *)label.data, label.len);
+    ckpt_buf_adds(text, ":{\"key_metadata\":[");
+    add_key_metadata(m, path, n, text);
+    ckpt_buf_addf(text, "],\"value_metadata\":{\"value_type\":\"%s\",\"skip_deserialize\":%s}}", type,
+                  skip ? "true" : "false");
     ckpt_rendering_flush(out);
-    return r < 0 || ckpt_buf_error(text) ? ckpt_orbax_maker_no_memory(m) : 0;
+    return ckpt_buf_error(text) ? ckpt_orbax_maker_no_memory(m) : 0;
 }
 
 static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_t dir);
@@ -124,13 +160,12 @@ static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_
         r = add_metadata_node(m, out, order[i], &some);
     for (uint32_t at = nodes[dir].first; !order && at != CKPT_NO_NODE && r == 0; at = nodes[at].next)
         r = add_metadata_node(m, out, at, &some);
-    if (r == 0 && !some)
-        r = add_metadata_entry(m, out, dir,
-                               !order                              ? "Dict"
-                               : nodes[dir].container == CKPT_LIST ? "List"
-                                                                   : "Tuple",
-                               true);
-    return r;
+    if (r < 0 || some)
+        return r;
+    const char *empty = "Dict";
+    if (order)
+        empty = nodes[dir].container == CKPT_LIST ? "List" : "Tuple";
+    return add_metadata_entry(m, out, dir, empty, true);
 }
 
 /* The user's, which Orbax may keep with the tree and with the step. */
@@ -155,7 +190,8 @@ int ckpt_orbax_text_metadata(struct maker *m, struct ckpt_rendering *out)
 
 /* --- _strings.json --- */
 
-static unsigned rank(uint8_t c)
+/* A slash ends a part, so it comes before all else. */
+static unsigned token_rank(uint8_t c)
 {
     return c == '/' ? 0 : c;
 }
@@ -168,10 +204,10 @@ static int by_tokens(const void *pa, const void *pb, void *arg)
     const uint8_t *x = m->names.data + a->name, *y = m->names.data + b->name;
     for (uint32_t i = 0; i < CKPT_MIN(a->name_len, b->name_len); i++)
         if (x[i] != y[i])
-            return rank(x[i]) < rank(y[i]) ? -1 : 1;
+            return token_rank(x[i]) < token_rank(y[i]) ? -1 : 1;
     if (a->name_len != b->name_len)
         return a->name_len < b->name_len ? -1 : 1;
-    return a->node < b->node ? -1 : a->node > b->node;
+    return (a->node > b->node) - (a->node < b->node);
 }
 
 /* A part of a JSON pointer as the member's name that it means. */
@@ -189,6 +225,16 @@ static void add_token(struct ckpt_buf *out, const char *text, size_t len)
     ckpt_buf_clear(&plain);
 }
 
+/* The name of s is that of another string, or would be a member of it. */
+static bool is_within(const struct maker *m, const struct string *s, const struct string *other)
+{
+    const uint8_t *name = m->names.data + s->name, *other_name = m->names.data + other->name;
+    uint32_t len = other->name_len;
+    if (len > s->name_len || memcmp(other_name, name, len))
+        return false;
+    return len == s->name_len || name[len] == '/';
+}
+
 /* A string would have to be an object too (a, a/b), or two have one name: the first is kept. */
 void ckpt_orbax_text_drop_strings(struct maker *m)
 {
@@ -197,11 +243,9 @@ void ckpt_orbax_text_drop_strings(struct maker *m)
         qsort_r(m->strings, m->string_count, sizeof *m->strings, by_tokens, m);
     for (size_t i = 0; i < m->string_count; i++) {
         const struct string *s = &m->strings[i], *last = kept ? &m->strings[kept - 1] : NULL;
-        const uint8_t *name = m->names.data + s->name;
         if (m->fates[s->node] == OUT)
             continue;
-        if (last && last->name_len <= s->name_len && !memcmp(m->names.data + last->name, name, last->name_len) &&
-            (last->name_len == s->name_len || name[last->name_len] == '/'))
+        if (last && is_within(m, s, last))
             ckpt_orbax_maker_tell(m, s->node, "another string has the same joined name, or a part of it");
         else
             m->strings[kept++] = *s;
@@ -209,43 +253,69 @@ void ckpt_orbax_text_drop_strings(struct maker *m)
     m->string_count = kept;
 }
 
+/* The objects that two names are in together: their number, and the length of what names them. */
+static unsigned common_objects(const char *a, size_t a_len, const char *b, size_t b_len, size_t *ret_len)
+{
+    unsigned count = 0;
+    *ret_len = 0;
+    for (size_t k = 0; k < CKPT_MIN(a_len, b_len) && a[k] == b[k]; k++)
+        if (a[k] == '/') {
+            count++;
+            *ret_len = k + 1;
+        }
+    return count;
+}
+
+/* Opens the objects that a name is in, from `begin` on, and adds the member's own name. Returns their number. */
+static unsigned open_objects(struct ckpt_buf *text, const char *name, size_t len, size_t begin)
+{
+    unsigned count = 0;
+    for (;;) {
+        const char *slash = memchr(name + begin, '/', len - begin);
+        if (!slash)
+            break;
+        add_token(text, name + begin, (size_t)(slash - name) - begin);
+        ckpt_buf_adds(text, ":{");
+        begin = (size_t)(slash - name) + 1;
+        count++;
+    }
+    add_token(text, name + begin, len - begin);
+    return count;
+}
+
+static void close_objects(struct ckpt_buf *text, unsigned count)
+{
+    while (count--)
+        ckpt_buf_addc(text, '}');
+}
+
+/* In the order of their names, so that an object is open as long as its members come. */
 int ckpt_orbax_text_strings(struct maker *m, struct ckpt_rendering *out)
 {
     struct ckpt_buf *text = &out->text;
-    const char *last = NULL;
+    const char *last = "";
     size_t last_len = 0;
     unsigned depth = 0;
-    int r = 0;
     ckpt_buf_addc(text, '{');
-    for (size_t i = 0; i < m->string_count && r == 0; i++) {
+    for (size_t i = 0; i < m->string_count; i++) {
         const struct string *s = &m->strings[i];
         const char *name = (char *)m->names.data + s->name;
-        unsigned common = 0;
-        size_t begin = 0; /* behind the objects that this one is in together with the last */
-        for (size_t k = 0; last && k < CKPT_MIN(last_len, (size_t)s->name_len) && name[k] == last[k]; k++)
-            if (name[k] == '/') {
-                common++;
-                begin = k + 1;
-            }
-        for (; depth > common; depth--)
-            ckpt_buf_addc(text, '}');
+        size_t begin;
+        unsigned common = common_objects(name, s->name_len, last, last_len, &begin);
+        close_objects(text, depth - common);
         if (i)
             ckpt_buf_addc(text, ',');
-        for (const char *slash; (slash = memchr(name + begin, '/', s->name_len - begin));
-             begin = (size_t)(slash + 1 - name), depth++) {
-            add_token(text, name + begin, (size_t)(slash - name) - begin);
-            ckpt_buf_adds(text, ":{");
-        }
-        add_token(text, name + begin, s->name_len - begin);
+        depth = common + open_objects(text, name, s->name_len, begin);
         ckpt_buf_addc(text, ':');
-        r = ckpt_tree_value(m->tree, s->node, text, NULL, m->err);
+        int r = ckpt_tree_value(m->tree, s->node, text, NULL, m->err);
+        if (r < 0)
+            return r;
         last = name;
         last_len = s->name_len;
         ckpt_rendering_flush(out);
     }
-    for (depth++; depth; depth--)
-        ckpt_buf_addc(text, '}');
-    return r;
+    close_objects(text, depth + 1);
+    return 0;
 }
 
 /* --- what Orbax wants of typed random keys --- */
@@ -277,31 +347,40 @@ static void add_shape(struct ckpt_buf *out, const char *name, const struct ckpt_
     ckpt_buf_addc(out, ']');
 }
 
+static int add_array_metadata(struct maker *m, const struct part *p, struct ckpt_buf *text)
+{
+    CKPT_AUTOBUF struct ckpt_buf impl = CKPT_BUF_INIT;
+    CKPT_AUTOARRAY struct ckpt_array *a = NULL;
+    int r = ckpt_orbax_maker_layout(m, p, &a);
+    if (r < 0)
+        return r;
+    ckpt_orbax_maker_key_impl(m, p->node, a, &impl);
+    ckpt_buf_adds(text, "{\"array_metadata\":{\"param_name\":");
+    ckpt_buf_add_json_string(text, (char *)m->names.data + p->name, p->name_len);
+    add_shape(text, "write_shape", a);
+    add_shape(text, "chunk_shape", a);
+    ckpt_buf_adds(text, ",\"ext_metadata\":{\"random_key_impl\":");
+    ckpt_buf_add_json_string(text, impl.data ? (char *)impl.data : "", impl.len);
+    ckpt_buf_adds(text, "}}}");
+    return 0;
+}
+
 int ckpt_orbax_text_array_metadatas(struct maker *m, struct ckpt_rendering *out)
 {
-    struct ckpt_buf impl = CKPT_BUF_INIT, *text = &out->text;
     const char *before = "{\"array_metadatas\":[";
-    int r = 0;
-    for (size_t i = 0; i < m->out->part_count && r == 0; i++) {
+    for (size_t i = 0; i < m->out->part_count; i++) {
         const struct part *p = &m->out->parts[i];
-        struct ckpt_array *a;
-        if (m->fates[p->node] != KEY_ARRAY || (r = ckpt_orbax_maker_layout(m, p, &a)) < 0)
+        if (m->fates[p->node] != KEY_ARRAY)
             continue;
-        ckpt_orbax_maker_key_impl(m, p->node, a, &impl);
-        ckpt_buf_addf(text, "%s{\"array_metadata\":{\"param_name\":", before);
-        ckpt_buf_add_json_string(text, (char *)m->names.data + p->name, p->name_len);
-        add_shape(text, "write_shape", a);
-        add_shape(text, "chunk_shape", a);
-        ckpt_buf_adds(text, ",\"ext_metadata\":{\"random_key_impl\":");
-        ckpt_buf_add_json_string(text, impl.data ? (char *)impl.data : "", impl.len);
-        ckpt_buf_adds(text, "}}}");
+        ckpt_buf_adds(&out->text, before);
+        int r = add_array_metadata(m, p, &out->text);
+        if (r < 0)
+            return r;
         before = ",";
-        ckpt_array_unref(a);
         ckpt_rendering_flush(out);
     }
-    ckpt_buf_adds(text, "]}");
-    ckpt_buf_clear(&impl);
-    return r;
+    ckpt_buf_adds(&out->text, "]}");
+    return 0;
 }
 
 /* --- the step's own --- */
