@@ -19,17 +19,21 @@ bool ckpt_orbax_unfinished_name(const char *name, size_t *ret_len)
     return marker;
 }
 
+/* The first byte of a map, an array, or anything that has more bytes than the first. */
+static bool begins_msgpack(uint8_t c)
+{
+    bool small_map = (c & 0xf0) == 0x80, small_array = (c & 0xf0) == 0x90;
+    return small_map || small_array || c >= 0xc7;
+}
+
 /* The old msgpack file `checkpoint`, not the text file of that name that TensorFlow writes. */
 static bool is_msgpack(struct ckpt_backend *dir, const char *path)
 {
-    struct ckpt_file *f;
+    CKPT_AUTOFILE struct ckpt_file *f = NULL;
     uint8_t c = 0;
     if (ckpt_backend_open(dir, path, &f) < 0)
         return false;
-    bool ok = ckpt_file_read(f, &c, 1, 0) == 1 &&
-              ((c & 0xf0) == 0x80 || c == 0xde || c == 0xdf || c >= 0xc7 || (c & 0xf0) == 0x90);
-    ckpt_file_unref(f);
-    return ok;
+    return ckpt_file_read(f, &c, 1, 0) == 1 && begins_msgpack(c);
 }
 
 struct content {
@@ -39,18 +43,34 @@ struct content {
     bool other_files;
 };
 
+static void content_clear(struct content *c)
+{
+    free(c->subdirs);
+}
+
+#define AUTO_CONTENT __attribute__((cleanup(content_clear)))
+
+static int note_subdir(struct content *c, const char *name)
+{
+    size_t len;
+    if (ckpt_orbax_unfinished_name(name, &len) || strlen(name) >= sizeof *c->subdirs)
+        return 0;
+    if (c->count >= PROBED_SUBDIRS)
+        return 0;
+    if (!c->subdirs) {
+        c->subdirs = malloc(PROBED_SUBDIRS * sizeof *c->subdirs);
+        if (!c->subdirs)
+            return -ENOMEM;
+    }
+    strcpy(c->subdirs[c->count++], name);
+    return 0;
+}
+
 static int note_entry(void *arg, const char *name, enum ckpt_ftype type)
 {
     struct content *c = arg;
-    size_t n;
-    if (type == CKPT_FT_DIR) {
-        if (c->count < PROBED_SUBDIRS && !ckpt_orbax_unfinished_name(name, &n) && strlen(name) < 256) {
-            if (!c->subdirs && !(c->subdirs = malloc(PROBED_SUBDIRS * sizeof *c->subdirs)))
-                return -ENOMEM;
-            strcpy(c->subdirs[c->count++], name);
-        }
-        return 0;
-    }
+    if (type == CKPT_FT_DIR)
+        return note_subdir(c, name);
     c->metadata |= !strcmp(name, "_METADATA");
     c->manifest |= !strcmp(name, "manifest.ocdbt");
     c->checkpoint |= !strcmp(name, "checkpoint");
@@ -59,56 +79,75 @@ static int note_entry(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
-static bool join(char *path, size_t size, const char *sub, const char *name)
+static bool join_path(char *path, size_t size, const char *sub, const char *name)
 {
     return snprintf(path, size, "%s%s%s", sub, *sub ? "/" : "", name) < (int)size;
 }
 
-static bool has(struct ckpt_backend *dir, const char *sub, const char *name)
+static bool has_file(struct ckpt_backend *dir, const char *sub, const char *name)
 {
     char path[4096];
     struct ckpt_stat st;
-    return join(path, sizeof path, sub, name) && ckpt_backend_stat(dir, path, &st) == 0 && st.type == CKPT_FT_FILE;
+    if (!join_path(path, sizeof path, sub, name) || ckpt_backend_stat(dir, path, &st) < 0)
+        return false;
+    return st.type == CKPT_FT_FILE;
+}
+
+static bool is_array(struct ckpt_backend *dir, const char *sub)
+{
+    return has_file(dir, sub, ".zarray") || has_file(dir, sub, "zarr.json");
+}
+
+/* An item without any metadata of its own: some directory in it is an array. */
+static bool holds_arrays(struct ckpt_backend *dir, const char *sub)
+{
+    char path[4096];
+    AUTO_CONTENT struct content c = {0};
+    if (ckpt_backend_list(dir, sub, note_entry, &c) < 0)
+        return false;
+    for (size_t i = 0; i < c.count; i++)
+        if (join_path(path, sizeof path, sub, c.subdirs[i]) && is_array(dir, path))
+            return true;
+    return false;
 }
 
 /* An item by its own files (docs/orbax.md, "What is a checkpoint"). */
 bool ckpt_orbax_is_item(struct ckpt_backend *dir, const char *sub)
 {
     char path[4096];
-    if (has(dir, sub, "_METADATA") || has(dir, sub, "manifest.ocdbt"))
+    if (has_file(dir, sub, "_METADATA") || has_file(dir, sub, "manifest.ocdbt"))
         return true;
-    if (has(dir, sub, "checkpoint") && join(path, sizeof path, sub, "checkpoint") && is_msgpack(dir, path))
+    bool old = has_file(dir, sub, "checkpoint") && join_path(path, sizeof path, sub, "checkpoint");
+    if (old && is_msgpack(dir, path))
         return true;
-    struct content c = {0};
-    bool found = false;
-    if (ckpt_backend_list(dir, sub, note_entry, &c) == 0)
-        for (size_t i = 0; i < c.count && !found; i++)
-            found = join(path, sizeof path, sub, c.subdirs[i]) &&
-                    (has(dir, path, ".zarray") || has(dir, path, "zarr.json"));
-    free(c.subdirs);
-    return found;
+    return holds_arrays(dir, sub);
 }
 
 /* Like PREFIX_12 or 12, which is rather the name of a step than of an item. */
 static bool numbered(const char *name)
 {
-    const char *p = strrchr(name, '_');
-    p = p && p != name ? p + 1 : name;
-    size_t n = strspn(p, "0123456789");
-    return n && !p[n];
+    const char *underscore = strrchr(name, '_'), *number = name;
+    if (underscore && underscore != name)
+        number = underscore + 1;
+    size_t digits = strspn(number, "0123456789");
+    return digits && !number[digits];
 }
 
 /* A directory that holds something of its own, rather than being an item of a step: a single save, or a root with
  * steps. */
 static bool stands_alone(struct ckpt_backend *dir, const char *sub)
 {
-    struct content c = {0};
-    bool steps = false;
+    AUTO_CONTENT struct content c = {0};
     int r = ckpt_backend_list(dir, sub, note_entry, &c);
-    for (size_t i = 0; r == 0 && i < c.count; i++)
-        steps |= numbered(c.subdirs[i]) && !c.metadata && !c.manifest && !c.checkpoint;
-    free(c.subdirs);
-    return c.step_metadata || steps;
+    if (c.step_metadata)
+        return true;
+    bool own = c.metadata || c.manifest || c.checkpoint; /* then what is numbered in it is a key */
+    if (r < 0 || own)
+        return false;
+    for (size_t i = 0; i < c.count; i++)
+        if (numbered(c.subdirs[i]))
+            return true;
+    return false;
 }
 
 /* A step without `_CHECKPOINT_METADATA` (Orbax before 0.5.11, or made by hand): some of its directories are items, and
@@ -125,50 +164,68 @@ static bool holds_items(struct ckpt_backend *dir, const struct content *c)
     return found;
 }
 
+/* Are the items that `_CHECKPOINT_METADATA` names there? */
+static bool items_are_there(struct ckpt_backend *dir, const cJSON *handlers)
+{
+    const cJSON *e;
+    struct ckpt_stat st;
+    if (!cJSON_IsObject(handlers))
+        return true;
+    cJSON_ArrayForEach(e, handlers)
+    {
+        bool safe = ckpt_path_safe(e->string, strlen(e->string));
+        if (!safe || ckpt_backend_stat(dir, e->string, &st) < 0)
+            return false;
+    }
+    return true;
+}
+
 /* What `_CHECKPOINT_METADATA` says: finished or not, and whether the items that it names are there. */
 static void read_step_metadata(struct ckpt_backend *dir, const struct content *c, struct ckpt_probe *ret)
 {
-    uint8_t *text;
+    CKPT_AUTOFREE uint8_t *text = NULL;
     size_t len;
     if (ckpt_backend_read_all(dir, "_CHECKPOINT_METADATA", 16 << 20, &text, &len) < 0)
         return;
-    cJSON *root = ckpt_json_parse((char *)text, len);
-    const cJSON *init = ckpt_json_get(root, "init_timestamp_nsecs"),
-                *commit = ckpt_json_get(root, "commit_timestamp_nsecs");
-    if (cJSON_IsNumber(init) && !cJSON_IsNumber(commit) && !c->commit)
+    CKPT_AUTOCJSON cJSON *root = ckpt_json_parse((char *)text, len);
+    bool begun = cJSON_IsNumber(ckpt_json_get(root, "init_timestamp_nsecs"));
+    bool committed = c->commit || cJSON_IsNumber(ckpt_json_get(root, "commit_timestamp_nsecs"));
+    if (begun && !committed)
         snprintf(ret->unfinished, sizeof ret->unfinished,
                  "not committed: _CHECKPOINT_METADATA has no commit time and there is no commit_success.txt");
-    const cJSON *handlers = ckpt_json_get(root, "item_handlers"), *e;
-    struct ckpt_stat st;
-    if (cJSON_IsObject(handlers))
-        cJSON_ArrayForEach(e, handlers)
-        {
-            if (!ckpt_path_safe(e->string, strlen(e->string)) || ckpt_backend_stat(dir, e->string, &st) < 0)
-                ret->settled = false;
-        }
-    cJSON_Delete(root);
-    free(text);
+    if (!items_are_there(dir, ckpt_json_get(root, "item_handlers")))
+        ret->settled = false;
+}
+
+/* Is the probed directory itself an item? A step's directories are not looked into. */
+static bool is_item_itself(struct ckpt_backend *dir, const struct content *c)
+{
+    if (c->metadata || c->manifest)
+        return true;
+    if (c->checkpoint && is_msgpack(dir, "checkpoint"))
+        return true;
+    for (size_t i = 0; i < c->count && !c->step_metadata; i++)
+        if (is_array(dir, c->subdirs[i]))
+            return true;
+    return false;
 }
 
 int ckpt_orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
-    struct content c = {0};
+    AUTO_CONTENT struct content c = {0};
     int r = ckpt_backend_list(dir, "", note_entry, &c);
-    if (r == 0) {
-        bool item = c.metadata || c.manifest || (c.checkpoint && is_msgpack(dir, "checkpoint"));
-        for (size_t i = 0; i < c.count && !item && !c.step_metadata; i++)
-            item = has(dir, c.subdirs[i], ".zarray") || has(dir, c.subdirs[i], "zarr.json");
-        if (c.step_metadata)
-            read_step_metadata(dir, &c, ret);
-        if (item || c.step_metadata)
-            ret->bits = 64;
-        else if (holds_items(dir, &c)) {
-            ret->bits = 32;
-            ret->weak = true;
-        }
-        if (!ret->bits && !c.count)
-            ret->settled = false; /* empty, or what is left while it is being deleted */
+    if (r < 0)
+        return r;
+    bool item = is_item_itself(dir, &c);
+    if (c.step_metadata)
+        read_step_metadata(dir, &c, ret);
+    if (item || c.step_metadata)
+        ret->bits = 64;
+    else if (holds_items(dir, &c)) {
+        ret->bits = 32;
+        ret->weak = true;
     }
-    free(c.subdirs);
+    if (!ret->bits && !c.count)
+        ret->settled = false; /* empty, or what is left while it is being deleted */
     return r;
 }
