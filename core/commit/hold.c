@@ -289,8 +289,15 @@ static int make_sparse(struct ckpt_hold *h, const struct hold_input *in, struct 
     if (r < 0)
         return ckpt_fail(err, -r, "its object cannot be made: %s", strerror(-r));
     struct ckpt_err own = {0};
-    r = ckpt_object_encode_sparse(in->fd, in->size, in->typesize, ref->object, present, t.fd, in->cancel, &ref->stored,
-                                  &own);
+    struct ckpt_object_input object = {
+        .fd = in->fd,
+        .len = in->size,
+        .typesize = in->typesize,
+        .sha256 = ref->object,
+        .present = present,
+        .cancel = in->cancel,
+    };
+    r = ckpt_object_encode_sparse(&object, t.fd, &ref->stored, &own);
     r = temporary_close(h, &t, name, r);
     return r < 0 ? ckpt_fail(err, -r, "%s", own.code == -r ? own.text : strerror(-r)) : 0;
 }
@@ -327,8 +334,17 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
     ckpt_hold_name(ref->sha256, "", name);
     int r = temporary_open(h, &t);
     if (r == 0) {
-        r = ckpt_object_encode_hashed(in->fd, 0, in->size, codec, in->typesize, in->chunk, ref->sha256, sums, t.fd,
-                                      in->cancel, &ref->stored, &own);
+        struct ckpt_object_input object = {
+            .fd = in->fd,
+            .len = in->size,
+            .codec = codec,
+            .typesize = in->typesize,
+            .chunk_bytes = in->chunk,
+            .sha256 = ref->sha256,
+            .sums = sums,
+            .cancel = in->cancel,
+        };
+        r = ckpt_object_encode(&object, t.fd, &ref->stored, &own);
         bool useless = r == 0 && in->sample && ref->stored >= in->size;
         r = temporary_close(h, &t, name, useless ? -E2BIG : r);
         if (useless && r == -E2BIG)

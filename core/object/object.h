@@ -60,17 +60,22 @@ int ckpt_object_hash(int fd, uint64_t off, uint64_t len, const atomic_bool *canc
  * a tenth. codec is what to use when it does. */
 enum ckpt_object_codec ckpt_object_sample(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec,
                                           unsigned typesize);
-/* The whole encoded object into `out` (LZ4 or BLOSC; typesize of BLOSC: bytes of an element). sha256 is of the input,
- * known already. *ret_stored: its length. */
-int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize,
-                       uint64_t chunk_bytes, const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel,
-                       uint64_t *ret_stored, struct ckpt_err *err) CKPT_MUST_USE;
-/* The same, and -EBUSY if a chunk of CKPT_OBJECT_CHUNK bytes is not what it was when ckpt_object_hash made the sums:
- * for files that others may write to. sums: NULL, nothing is compared. */
-int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize,
-                              uint64_t chunk_bytes, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums,
-                              int out, const atomic_bool *cancel, uint64_t *ret_stored,
-                              struct ckpt_err *err) CKPT_MUST_USE;
+/* What an object is made of. */
+struct ckpt_object_input {
+    int fd;
+    uint64_t off, len;              /* the bytes of the file; off is 0 for a sparse object */
+    enum ckpt_object_codec codec;   /* LZ4 or BLOSC; not looked at for a sparse object */
+    unsigned typesize;              /* of BLOSC: bytes of an element */
+    uint64_t chunk_bytes;           /* not looked at for a sparse object */
+    const uint8_t *sha256;          /* the object's name, known already */
+    const struct ckpt_buf *sums;    /* as ckpt_object_hash made them, for files that others may write to; or NULL */
+    const struct ckpt_buf *present; /* of a sparse object: as ckpt_object_hash_sparse made it */
+    const atomic_bool *cancel;      /* or NULL */
+};
+/* The whole encoded object into `out`. *ret_stored: its length. -EBUSY: a chunk of CKPT_OBJECT_CHUNK bytes is not what
+ * it was when the sums were made. */
+int ckpt_object_encode(const struct ckpt_object_input *in, int out, uint64_t *ret_stored,
+                       struct ckpt_err *err) CKPT_MUST_USE;
 /* The sums file of a payload stored as it is: from the sums of ckpt_object_hash. */
 int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums,
                            struct ckpt_err *err) CKPT_MUST_USE;
@@ -86,8 +91,7 @@ bool ckpt_object_wants_sparse(uint64_t size, uint64_t stored);
 int ckpt_object_hash_sparse(int fd, uint64_t size, const atomic_bool *cancel, uint8_t ret[CKPT_SHA256],
                             struct ckpt_buf *present, struct ckpt_err *err) CKPT_MUST_USE;
 /* The object, into `out`: of the chunks that are present. -EBUSY: one is not what it was. */
-int ckpt_object_encode_sparse(int fd, uint64_t size, unsigned typesize, const uint8_t name[CKPT_SHA256],
-                              const struct ckpt_buf *present, int out, const atomic_bool *cancel, uint64_t *ret_stored,
+int ckpt_object_encode_sparse(const struct ckpt_object_input *in, int out, uint64_t *ret_stored,
                               struct ckpt_err *err) CKPT_MUST_USE;
 /* The name from bytes that come in order, at multiples of the size of a chunk; what is not added is zeros. _add: 1 if
  * there is anything but zeros. */

@@ -69,9 +69,10 @@ enum ckpt_object_codec ckpt_object_sample(int fd, uint64_t off, uint64_t len, en
 }
 
 struct encoder {
-    const struct ckpt_object_footer *f;
-    int fd, out;
-    uint64_t off, chunk_bytes;
+    const struct ckpt_object_input *in;
+    struct ckpt_object_footer f;
+    int out;
+    uint64_t chunk_bytes;
     const struct ckpt_buf *sums;    /* of the input's chunks, when it was hashed; NULL: not compared */
     const struct ckpt_buf *present; /* of a sparse object: number and sum of each chunk that there is; NULL: all are */
     size_t room;                    /* that a chunk may take */
@@ -81,7 +82,7 @@ struct encoder {
     struct ckpt_buf index;
 };
 
-static int flush(struct encoder *e, struct ckpt_err *err)
+static int write_batch(struct encoder *e, struct ckpt_err *err)
 {
     int r = ckpt_disk_write(e->out, e->batch, e->batched, e->written);
     if (r < 0)
@@ -105,27 +106,28 @@ static int encode_chunk(struct encoder *e, uint64_t i, struct ckpt_err *err)
 {
     uint64_t chunk = e->present ? ckpt_le64(e->present->data + 16 * i) : i;
     uint64_t begin = chunk * e->chunk_bytes, at = e->written + e->batched;
-    size_t len = (size_t)CKPT_MIN(e->chunk_bytes, e->f->size - begin);
-    int r = ckpt_input_read(e->fd, e->src, len, e->off + begin, err);
+    size_t len = (size_t)CKPT_MIN(e->chunk_bytes, e->f.size - begin);
+    int r = ckpt_input_read(e->in->fd, e->src, len, e->in->off + begin, err);
     if (r < 0)
         return r;
     /* What is encoded under a hash is what was hashed: somebody may have written to the file meanwhile. */
     if (!is_unchanged(e, i, len))
         return ckpt_fail(err, EBUSY, "it was changed while it was stored");
     uint8_t *dst = e->batch + e->batched;
-    int n = encode(e->f->codec, e->f->typesize, e->src, len, dst, e->room - CKPT_OBJECT_SUM);
+    int n = encode(e->f.codec, e->f.typesize, e->src, len, dst, e->room - CKPT_OBJECT_SUM);
     if (n < 0)
-        return ckpt_fail(err, EIO, "%s cannot encode", ckpt_object_codec_name(e->f->codec));
+        return ckpt_fail(err, EIO, "%s cannot encode", ckpt_object_codec_name(e->f.codec));
     uint64_t sum = XXH3_64bits(dst, (size_t)n);
     memcpy(dst + n, &sum, CKPT_OBJECT_SUM);
     e->batched += (size_t)n + CKPT_OBJECT_SUM;
     ckpt_buf_add(&e->index, &at, sizeof at);
-    return e->batched + e->room > e->batch_room ? flush(e, err) : 0;
+    return e->batched + e->room > e->batch_room ? write_batch(e, err) : 0;
 }
 
 /* The index and the footer. */
-static int encode_end(struct encoder *e, struct ckpt_object_footer *f, struct ckpt_err *err)
+static int encode_end(struct encoder *e, struct ckpt_err *err)
 {
+    struct ckpt_object_footer *f = &e->f;
     uint8_t footer[CKPT_OBJECT_FOOTER];
     f->index = e->written + e->batched;
     ckpt_buf_add(&e->index, &f->index, sizeof f->index);
@@ -137,7 +139,7 @@ static int encode_end(struct encoder *e, struct ckpt_object_footer *f, struct ck
     ckpt_buf_add(&e->index, footer, sizeof footer);
     if (ckpt_buf_error(&e->index) < 0)
         return ckpt_fail(err, -ckpt_buf_error(&e->index), "out of memory");
-    int r = e->batched ? flush(e, err) : 0;
+    int r = e->batched ? write_batch(e, err) : 0;
     if (r < 0)
         return r;
     r = ckpt_disk_write(e->out, e->index.data, e->index.len, e->written);
@@ -145,79 +147,82 @@ static int encode_end(struct encoder *e, struct ckpt_object_footer *f, struct ck
     return r < 0 ? ckpt_fail(err, -r, "cannot write an object: %s", strerror(-r)) : 0;
 }
 
-static int encode_all(struct encoder *e, struct ckpt_object_footer *f, const atomic_bool *cancel, struct ckpt_err *err)
+static int encode_all(struct encoder *e, struct ckpt_err *err)
 {
+    const atomic_bool *cancel = e->in->cancel;
     if (!e->src || !e->batch)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    for (uint64_t i = 0; i < f->chunks; i++) {
+    for (uint64_t i = 0; i < e->f.chunks; i++) {
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
             return ckpt_fail(err, ECANCELED, "cancelled");
         int r = encode_chunk(e, i, err);
         if (r < 0)
             return r;
     }
-    return encode_end(e, f, err);
+    return encode_end(e, err);
 }
 
-static int encode_object(struct encoder *e, struct ckpt_object_footer *f, const atomic_bool *cancel,
-                         uint64_t *ret_stored, struct ckpt_err *err)
+static int encode_object(struct encoder *e, uint64_t *ret_stored, struct ckpt_err *err)
 {
+    const struct ckpt_object_footer *f = &e->f;
+    uint64_t before_last = f->chunks ? f->chunks - 1 : 0;
     e->room = (size_t)ckpt_object_bound(f->codec, e->chunk_bytes);
-    e->batch_room = (size_t)CKPT_MIN((uint64_t)BATCH, (f->chunks ? f->chunks - 1 : 0) * e->room) + e->room;
+    e->batch_room = (size_t)CKPT_MIN((uint64_t)BATCH, before_last * e->room) + e->room;
     e->src = malloc((size_t)CKPT_MIN(e->chunk_bytes, f->size) + 1);
     e->batch = malloc(e->batch_room);
-    int r = encode_all(e, f, cancel, err);
+    int r = encode_all(e, err);
     free(e->src);
     free(e->batch);
     ckpt_buf_clear(&e->index);
-    if (r == 0)
-        *ret_stored = e->written;
-    return r;
+    if (r < 0)
+        return r;
+    *ret_stored = e->written;
+    return 0;
 }
 
-int ckpt_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize,
-                       uint64_t chunk_bytes, const uint8_t sha256[CKPT_SHA256], int out, const atomic_bool *cancel,
-                       uint64_t *ret_stored, struct ckpt_err *err)
+/* Is there a format for it? */
+static bool can_encode(const struct ckpt_object_input *in)
 {
-    return ckpt_object_encode_hashed(fd, off, len, codec, typesize, chunk_bytes, sha256, NULL, out, cancel, ret_stored,
-                                     err);
+    bool codec = in->codec == CKPT_OBJECT_LZ4 || in->codec == CKPT_OBJECT_BLOSC;
+    if (!codec || !in->chunk_bytes || in->len > CKPT_OBJECT_SIZE_MAX)
+        return false;
+    uint32_t log2 = (uint32_t)__builtin_ctzll(in->chunk_bytes);
+    bool power_of_two = in->chunk_bytes == (uint64_t)1 << log2;
+    return power_of_two && log2 >= CKPT_CHUNK_LOG2_MIN && log2 <= CKPT_CHUNK_LOG2_MAX;
 }
 
-int ckpt_object_encode_hashed(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec, unsigned typesize,
-                              uint64_t chunk_bytes, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums,
-                              int out, const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+int ckpt_object_encode(const struct ckpt_object_input *in, int out, uint64_t *ret_stored, struct ckpt_err *err)
 {
-    uint32_t log2 = chunk_bytes ? (uint32_t)__builtin_ctzll(chunk_bytes) : 0;
-    if ((codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_BLOSC) || log2 < CKPT_CHUNK_LOG2_MIN ||
-        log2 > CKPT_CHUNK_LOG2_MAX || chunk_bytes != (uint64_t)1 << log2 || len > CKPT_OBJECT_SIZE_MAX)
+    if (!can_encode(in))
         return ckpt_fail(err, EINVAL, "no object can have %llu bytes of codec %d in chunks of %llu",
-                         (unsigned long long)len, (int)codec, (unsigned long long)chunk_bytes);
-    struct ckpt_object_footer f = {
-        .codec = codec, .chunk_log2 = log2, .typesize = typesize_of(codec, typesize), .size = len};
-    f.chunks = ckpt_chunk_count(len, log2);
-    memcpy(f.sha256, sha256, CKPT_SHA256);
-    struct encoder e = {.f = &f,
-                        .fd = fd,
-                        .sums = chunk_bytes == CKPT_OBJECT_CHUNK ? sums : NULL,
-                        .out = out,
-                        .off = off,
-                        .chunk_bytes = chunk_bytes};
-    return encode_object(&e, &f, cancel, ret_stored, err);
+                         (unsigned long long)in->len, (int)in->codec, (unsigned long long)in->chunk_bytes);
+    uint32_t log2 = (uint32_t)__builtin_ctzll(in->chunk_bytes);
+    struct encoder e = {.in = in, .out = out, .chunk_bytes = in->chunk_bytes};
+    e.f = (struct ckpt_object_footer){
+        .codec = in->codec,
+        .chunk_log2 = log2,
+        .typesize = typesize_of(in->codec, in->typesize),
+        .size = in->len,
+        .chunks = ckpt_chunk_count(in->len, log2),
+    };
+    memcpy(e.f.sha256, in->sha256, CKPT_SHA256);
+    if (in->chunk_bytes == CKPT_OBJECT_CHUNK) /* the sums are of such chunks */
+        e.sums = in->sums;
+    return encode_object(&e, ret_stored, err);
 }
 
-int ckpt_object_encode_sparse(int fd, uint64_t size, unsigned typesize, const uint8_t name[CKPT_SHA256],
-                              const struct ckpt_buf *present, int out, const atomic_bool *cancel, uint64_t *ret_stored,
-                              struct ckpt_err *err)
+int ckpt_object_encode_sparse(const struct ckpt_object_input *in, int out, uint64_t *ret_stored, struct ckpt_err *err)
 {
-    uint32_t log2 = (uint32_t)__builtin_ctzll(CKPT_OBJECT_CHUNK);
-    struct ckpt_object_footer f = {.codec = CKPT_OBJECT_SPARSE,
-                                   .chunk_log2 = log2,
-                                   .typesize = typesize_of(CKPT_OBJECT_SPARSE, typesize),
-                                   .size = size};
-    f.chunks = present->len / 16;
-    memcpy(f.sha256, name, CKPT_SHA256);
-    struct encoder e = {.f = &f, .fd = fd, .present = present, .out = out, .chunk_bytes = CKPT_OBJECT_CHUNK};
-    return encode_object(&e, &f, cancel, ret_stored, err);
+    struct encoder e = {.in = in, .out = out, .chunk_bytes = CKPT_OBJECT_CHUNK, .present = in->present};
+    e.f = (struct ckpt_object_footer){
+        .codec = CKPT_OBJECT_SPARSE,
+        .chunk_log2 = (uint32_t)__builtin_ctzll(CKPT_OBJECT_CHUNK),
+        .typesize = typesize_of(CKPT_OBJECT_SPARSE, in->typesize),
+        .size = in->len,
+        .chunks = in->present->len / 16,
+    };
+    memcpy(e.f.sha256, in->sha256, CKPT_SHA256);
+    return encode_object(&e, ret_stored, err);
 }
 
 int ckpt_object_write_sums(int out, uint64_t size, const uint8_t sha256[CKPT_SHA256], const struct ckpt_buf *sums,

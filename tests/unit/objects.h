@@ -52,6 +52,21 @@ static inline uint8_t *test_file_bytes(int fd, size_t *ret_len)
     return p;
 }
 
+static inline int test_object_encode(int fd, uint64_t off, uint64_t len, enum ckpt_object_codec codec,
+                                     unsigned typesize, uint64_t chunk, const uint8_t *sha256, int out,
+                                     const atomic_bool *cancel, uint64_t *ret_stored, struct ckpt_err *err)
+{
+    struct ckpt_object_input in = {.fd = fd,
+                                   .off = off,
+                                   .len = len,
+                                   .codec = codec,
+                                   .typesize = typesize,
+                                   .chunk_bytes = chunk,
+                                   .sha256 = sha256,
+                                   .cancel = cancel};
+    return ckpt_object_encode(&in, out, ret_stored, err);
+}
+
 /* data is taken over. */
 static inline void test_object_init(struct test_object *t, uint8_t *data, size_t size, enum ckpt_object_codec codec,
                                     unsigned typesize, uint64_t chunk)
@@ -68,7 +83,7 @@ static inline void test_object_init(struct test_object *t, uint8_t *data, size_t
         t->stored = test_file_bytes(in, &t->stored_len);
     } else {
         uint64_t stored;
-        CHECK(ckpt_object_encode(in, 0, size, codec, typesize, chunk, t->sha256, out, NULL, &stored, &err) == 0);
+        CHECK(test_object_encode(in, 0, size, codec, typesize, chunk, t->sha256, out, NULL, &stored, &err) == 0);
         t->stored = test_file_bytes(out, &t->stored_len);
         CHECK(t->stored_len == stored);
     }

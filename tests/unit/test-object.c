@@ -175,15 +175,15 @@ static void test_encode(void)
         CKPT_AUTOFD int in = test_memory_file(data, size), out = memfd_create("out", 0);
         atomic_bool cancel = true;
         enum ckpt_object_codec codec = kinds[k].codec ? kinds[k].codec : CKPT_OBJECT_LZ4;
-        CHECK(ckpt_object_encode(in, 0, size + 1, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == -EBADMSG);
-        CHECK(ckpt_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, out, &cancel, &stored, &err) == -ECANCELED);
-        CHECK(ckpt_object_encode(in, 0, size, codec, 4, 65000, t.sha256, out, NULL, &stored, &err) == -EINVAL);
-        CHECK(ckpt_object_encode(in, 0, size, CKPT_OBJECT_NONE, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) ==
+        CHECK(test_object_encode(in, 0, size + 1, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == -EBADMSG);
+        CHECK(test_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, out, &cancel, &stored, &err) == -ECANCELED);
+        CHECK(test_object_encode(in, 0, size, codec, 4, 65000, t.sha256, out, NULL, &stored, &err) == -EINVAL);
+        CHECK(test_object_encode(in, 0, size, CKPT_OBJECT_NONE, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) ==
               -EINVAL);
-        CHECK(ckpt_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, -1, NULL, &stored, &err) == -EBADF &&
+        CHECK(test_object_encode(in, 0, size, codec, 4, 64 * KIB, t.sha256, -1, NULL, &stored, &err) == -EBADF &&
               err.text[0]);
         CHECK(ftruncate(out, 0) == 0 &&
-              ckpt_object_encode(in, 1000, 100000, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == 0);
+              test_object_encode(in, 1000, 100000, codec, 4, 64 * KIB, t.sha256, out, NULL, &stored, &err) == 0);
         test_object_clear(&t);
     }
     test_objects_end(&o);
@@ -460,6 +460,8 @@ static void test_sparse(const char *top)
     CHECK(other.len == present.len && !memcmp(other.data, present.data, other.len));
     CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE - 1, NULL, again, &other, &err) == 0 &&
           memcmp(name, again, sizeof name));
+    struct ckpt_object_input sparse = {
+        .fd = in, .len = SPARSE_SIZE, .typesize = 4, .sha256 = name, .present = &present};
     atomic_bool cancel = true;
     CHECK(ckpt_object_hash_sparse(in, SPARSE_SIZE, &cancel, again, &other, &err) == -ECANCELED);
 
@@ -467,8 +469,7 @@ static void test_sparse(const char *top)
     snprintf(full, sizeof full, "objects/%s", path);
     file_parents(top, full);
     CKPT_AUTOFD int out = open(file_path(top, full), O_RDWR | O_CREAT, 0644);
-    CHECK(ckpt_object_encode_sparse(in, SPARSE_SIZE, 4, name, &present, out, NULL, &stored, &err) == 0 &&
-          stored < 100 * KIB);
+    CHECK(ckpt_object_encode_sparse(&sparse, out, &stored, &err) == 0 && stored < 100 * KIB);
     struct ckpt_file *f = open_sparse(&o, top, name, &pins);
     check_sparse(f, in);
     ckpt_file_unref(f);
@@ -476,7 +477,7 @@ static void test_sparse(const char *top)
     check_sparse_forgeries(&o, out, stored, name, top);
 
     CHECK(pwrite(in, "x", 1, 2000 * MIB) == 1); /* it is not what was hashed any more */
-    CHECK(ckpt_object_encode_sparse(in, SPARSE_SIZE, 4, name, &present, out, NULL, &stored, &err) == -EBUSY);
+    CHECK(ckpt_object_encode_sparse(&sparse, out, &stored, &err) == -EBUSY);
     ckpt_buf_clear(&present);
     ckpt_buf_clear(&other);
     test_objects_end(&o);
@@ -700,7 +701,7 @@ static void test_large_index(const char *top)
     snprintf(t.path, sizeof t.path, "objects/%s", path);
     file_parents(top, t.path);
     CKPT_AUTOFD int out = open(file_path(top, t.path), O_RDWR | O_CREAT, 0644);
-    CHECK(ckpt_object_encode(in, 0, size, CKPT_OBJECT_LZ4, 1, 4 * KIB, t.sha256, out, NULL, &stored, &err) == 0);
+    CHECK(test_object_encode(in, 0, size, CKPT_OBJECT_LZ4, 1, 4 * KIB, t.sha256, out, NULL, &stored, &err) == 0);
     CHECK(stored < 10 * MIB);
     struct ckpt_pins *pins = test_object_pins(top);
     struct ckpt_file *f;
