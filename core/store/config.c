@@ -155,6 +155,12 @@ int ckpt_store_config_each(const struct ckpt_store_config *c,
     return result;
 }
 
+int ckpt_store_settings(const struct ckpt_store *s, int (*visit)(void *arg, const char *key, const char *value),
+                        void *arg)
+{
+    return ckpt_store_config_each(&s->config, visit, arg);
+}
+
 /* --- reading --- */
 
 static int malformed(struct ckpt_err *err, const char *what)

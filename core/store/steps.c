@@ -47,6 +47,14 @@ int ckpt_store_manifest(struct ckpt_store *s, const char *step, struct ckpt_file
     return r < 0 ? fail(s, step, r, "cannot be opened", err) : 0;
 }
 
+bool ckpt_store_has_step(const struct ckpt_store *s, const char *name)
+{
+    char file[CKPT_STEP_FILE];
+    if (step_file(name, ".json", file, NULL) < 0)
+        return false;
+    return there(s->steps, file) || there(s->root, name);
+}
+
 /* --- the list --- */
 
 struct list {

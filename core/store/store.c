@@ -216,6 +216,26 @@ int ckpt_store_init(const char *root, struct ckpt_err *err)
     return r < 0 ? ckpt_fail(err, -r, "%s/%s cannot be made: %s", root, CKPT_STORE_DIR, strerror(-r)) : 0;
 }
 
+int ckpt_store_create(const char *root, bool *ret_created, struct ckpt_err *err)
+{
+    struct stat st;
+    CKPT_AUTOFREE char *config = NULL;
+    if (asprintf(&config, "%s/" CKPT_STORE_DIR "/store.json", root) < 0) {
+        config = NULL;
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    }
+    bool was_there = stat(config, &st) == 0;
+    if (stat(root, &st) < 0 && errno == ENOENT) {
+        int r = ckpt_disk_mkdir(AT_FDCWD, root, DIR_MODE);
+        if (r < 0)
+            return ckpt_fail(err, -r, "%s: %s", root, strerror(-r));
+    }
+    int r = ckpt_store_init(root, err);
+    if (r == 0)
+        *ret_created = !was_there;
+    return r;
+}
+
 /* --- open --- */
 
 void ckpt_store_close(struct ckpt_store *s)
@@ -305,6 +325,16 @@ int ckpt_store_open(const char *root, struct ckpt_store **ret, struct ckpt_err *
     }
     *ret = s;
     return 0;
+}
+
+const char *ckpt_store_id(const struct ckpt_store *s)
+{
+    return s->config.id;
+}
+
+void ckpt_store_set_trash_keep(struct ckpt_store *s, unsigned seconds)
+{
+    s->trash_keep = seconds;
 }
 
 int ckpt_store_lock(struct ckpt_store *s, bool exclusive)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A root with a store: its directories, its configuration, its committed steps, and what may be deleted
- * (docs/format.md). Staged steps are stage.h, commits commit.h. Internally locked; several processes and hosts may have
- * the same root open.
+ * A root with a store, for the rest of core: its directories, its configuration, its committed steps (docs/format.md).
+ * What programs may do to it as a whole is core/ckpt_store.h. Staged steps are stage.h, commits commit.h. Internally
+ * locked; several processes and hosts may have the same root open.
  *
  * The one lock between processes is flock on .ckptstore/lock: shared by a commit from when it makes sure that its
  * objects are there until its manifest is; exclusive by whoever takes objects away. It is given back when a process
@@ -11,6 +11,7 @@
 #ifndef CKPT_STORE_STORE_H
 #define CKPT_STORE_STORE_H
 
+#include "core/ckpt_store.h"
 #include "core/object/manifest.h"
 #include "core/object/object.h"
 
@@ -47,25 +48,15 @@ struct ckpt_store {
 
 /* Make a directory a native root: .ckptstore and what is in it, durably. Nothing happens where there is one already. */
 int ckpt_store_init(const char *root, struct ckpt_err *err) CKPT_MUST_USE;
-/* -ENOENT: not a native root; -EOPNOTSUPP: newer than this program; -EUCLEAN: malformed. */
-int ckpt_store_open(const char *root, struct ckpt_store **ret, struct ckpt_err *err) CKPT_MUST_USE;
-void ckpt_store_close(struct ckpt_store *s);
 
 /* Look at store.json again (another process may have written it). */
 int ckpt_store_config_read(struct ckpt_store *s, struct ckpt_store_config *ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* One "key" of `ckptfs config` with its value, "" unsets: codec keep_last keep_period keep_newer (7d, 12h, 30m, 90 or
- * 90s) best_metric best_mode (min, max) keep_best. -EINVAL with the reason. Unknown members of store.json are kept. */
-int ckpt_store_config_set(struct ckpt_store *s, const char *key, const char *value, struct ckpt_err *err) CKPT_MUST_USE;
-/* Would it be accepted? */
-int ckpt_store_config_check(const char *key, const char *value, struct ckpt_err *err) CKPT_MUST_USE;
 /* The keys and their values as text, in that order; keys that are not set are left out. */
 int ckpt_store_config_each(const struct ckpt_store_config *c,
                            int (*visit)(void *arg, const char *key, const char *value), void *arg);
 
 #define CKPT_STEP_NAME 240 /* bytes of a step's name */
 
-/* A name that a step can be committed under: digits, or a prefix, '_' and digits; not over 240 bytes, no '/'. */
-bool ckpt_step_name(const char *name, double *ret_number);
 /* The step of a manifest's file name in steps/ ("7.json"); false for a file that is none. ret_number may be NULL. */
 bool ckpt_step_of_file(const char *file, char ret[CKPT_STEP_NAME + 1], double *ret_number);
 
@@ -88,42 +79,15 @@ int ckpt_store_steps(struct ckpt_store *s, bool heads, struct ckpt_store_step **
                      struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_store_steps_free(struct ckpt_store_step *steps, size_t count);
 
-/* Durable when they return. A manifest goes to the trash; its objects when gc finds them unused. -ENOENT. */
-/* id: of the manifest that is meant; NULL: whatever has the name. -ESTALE: another step has the name. */
+/* Durable when they return. A manifest goes to the trash; its objects when gc finds them unused. -ENOENT.
+ * id: of the manifest that is meant; NULL: whatever has the name. -ESTALE: another step has the name. */
 int ckpt_store_delete(struct ckpt_store *s, const char *name, const char *id, struct ckpt_err *err) CKPT_MUST_USE;
 /* -EEXIST unless overwrite. The pin goes with it. */
 int ckpt_store_rename(struct ckpt_store *s, const char *from, const char *to, bool overwrite,
                       struct ckpt_err *err) CKPT_MUST_USE;
 int ckpt_store_pin(struct ckpt_store *s, const char *name, bool pinned, struct ckpt_err *err) CKPT_MUST_USE;
 
-/* --- what may go --- */
-/* What retention does not keep: deletes it (dry: only tells) in the order of the numbers. why: "kept by nothing". The
- * latest step is always kept. Returns how many. */
-int ckpt_store_prune(struct ckpt_store *s, bool dry, void (*tell)(void *arg, const char *step), void *arg,
-                     struct ckpt_err *err);
-
 /* The best step by the metric that retention names: 1, or 0 if it names none or no step has it. */
 int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct ckpt_err *err);
-
-struct ckpt_gc_result {
-    uint64_t objects, bytes;       /* moved to the trash (dry: that would be) */
-    uint64_t purged, purged_bytes; /* taken out of it for good */
-    uint64_t kept;                 /* objects that manifests name, or may name */
-    uint64_t aside;                /* of these: that none names which can be read */
-};
-struct ckpt_gc_watch { /* each may be NULL */
-    void (*progress)(void *arg, uint64_t done, uint64_t total);
-    /* A manifest that cannot be read: its name below .ckptstore, and why. */
-    void (*aside)(void *arg, const char *name, const struct ckpt_err *why);
-    void *arg;
-};
-/*
- * Moves what no manifest names to the trash, and empties the trash of what has been there for trash_keep seconds;
- * staging directories that nobody owns and that hold nothing go too. Objects that a staged step needs are held there by
- * a hard link of its own. Where a manifest cannot be read (damaged, newer), all that was there when it was first found
- * so stays, for as long as there is such a one.
- */
-int ckpt_store_gc(struct ckpt_store *s, bool dry, const struct ckpt_gc_watch *watch, struct ckpt_gc_result *ret,
-                  struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -9,17 +9,14 @@
 #include "fs/commands/transfer.h"
 
 #include "core/base/util.h"
-#include "core/commit/commit.h"
-#include "core/commit/work.h"
+#include "core/ckpt_store.h"
 
-#include <fcntl.h>
 #include <getopt.h>
-#include <sys/stat.h>
 
 struct import {
     struct fs_place from;
     struct ckpt_store *store;
-    const char *step;
+    const char *root, *step;
     struct fs_transfer transfer;
     char *metadata;  /* the user's, JSON; NULL: none */
     bool taken;      /* there is such a step already */
@@ -69,8 +66,6 @@ static int open_from(struct import *m, const char *path, struct ckpt_err *err)
 static int open_to(struct import *m, char *path, struct ckpt_err *err)
 {
     size_t n = strlen(path);
-    struct stat st;
-    char manifest[300];
     while (n > 1 && path[n - 1] == '/')
         path[--n] = 0;
     char *slash = strrchr(path, '/');
@@ -80,13 +75,14 @@ static int open_to(struct import *m, char *path, struct ckpt_err *err)
                          m->step);
     if (slash)
         *slash = 0;
-    int r = ckpt_store_open(!slash ? "." : *path ? path : "/", &m->store, err);
+    m->root = ".";
+    if (slash)
+        m->root = *path ? path : "/";
+    int r = ckpt_store_open(m->root, &m->store, err);
     if (r < 0)
         return r;
-    snprintf(manifest, sizeof manifest, "%s.json", m->step);
-    m->taken = fstatat(m->store->steps, manifest, &st, AT_SYMLINK_NOFOLLOW) == 0 ||
-               fstatat(m->store->root, m->step, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    return m->taken ? ckpt_fail(err, EEXIST, "%s: there is a step %s already", m->store->path, m->step) : 0;
+    m->taken = ckpt_store_has_step(m->store, m->step);
+    return m->taken ? ckpt_fail(err, EEXIST, "%s: there is a step %s already", m->root, m->step) : 0;
 }
 
 /* --- the commit --- */
@@ -118,33 +114,22 @@ static int read_attributes(struct import *m, struct ckpt_err *err)
         return r;
     m->transfer.own_attributes = format && !strcmp(format, "ckptfs"); /* no other keeps any */
     if (m->metadata && strcmp(m->metadata, "{}"))
-        return ckpt_manifest_metadata_ok(m->metadata, strlen(m->metadata), err);
+        return ckpt_import_check_metadata(m->metadata, strlen(m->metadata), err);
     free(CKPT_STEAL(m->metadata));
     return 0;
 }
 
-static int commit(struct import *m, const struct ckpt_work *w, struct ckpt_err *err)
+static int commit(struct import *m, struct ckpt_import *to, struct ckpt_err *err)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    struct ckpt_commit c = {
-        .store = m->store,
-        .hold = {m->store, w->hold},
-        .work = w->dir,
-        .tree = w->tree,
-        .name = m->step,
-        .codec = m->store->config.codec,
-        .metadata = m->metadata,
-        .threads = cpus > 0 ? (unsigned)cpus : 1,
-    };
     m->committing = true;
-    int r = ckpt_commit_run(&c, err);
+    int r = ckpt_import_commit(to, m->step, m->metadata, err);
     m->taken = r == -EEXIST;
     return r;
 }
 
 static int run(struct import *m, const char *from, char *to, struct ckpt_err *err)
 {
-    struct ckpt_work w;
+    struct ckpt_import *import;
     int r = open_to(m, to, err);
     if (r == 0)
         r = open_from(m, from, err);
@@ -152,16 +137,16 @@ static int run(struct import *m, const char *from, char *to, struct ckpt_err *er
         r = read_attributes(m, err);
     if (r < 0)
         return r;
-    r = ckpt_work_begin(m->store, &w, err);
+    r = ckpt_import_begin(m->store, &import, err);
     if (r < 0) {
         m->transfer.unwritable = true;
         return r;
     }
     m->transfer.attributes = true;
-    r = fs_transfer_run(&m->transfer, &m->from.at, w.tree, err);
+    r = fs_transfer_run(&m->transfer, &m->from.at, ckpt_import_dir(import), err);
     if (r == 0)
-        r = commit(m, &w, err);
-    ckpt_work_end(&w);
+        r = commit(m, import, err);
+    ckpt_import_end(import);
     return r;
 }
 

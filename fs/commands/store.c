@@ -4,13 +4,9 @@
 #include "fs/commands/commands.h"
 
 #include "core/base/util.h"
-#include "core/io/disk.h"
-#include "core/store/store.h"
+#include "core/ckpt_store.h"
 
-#include <fcntl.h>
 #include <getopt.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #define TRASH_KEEP_MAX 31536000ul /* a year */
 
@@ -52,32 +48,19 @@ static int open_store(const char *command, const struct options *o, const char *
 
 /* --- init --- */
 
-static int fail_init(const struct options *o, const char *root, int error)
-{
-    struct ckpt_err err = {0};
-    return fs_fail("init", o->json, ckpt_fail(&err, error, "%s: %s", root, strerror(error)), &err);
-}
-
 int fs_init_main(int argc, char **argv)
 {
     struct options o;
     struct ckpt_err err = {0};
     struct ckpt_store *s;
-    struct stat st;
+    bool created = false;
     int status = parse_options("init", argc, argv, &o);
     if (status)
         return status;
     if (argc - optind != 1)
         return fs_usage("init", "one root is wanted");
     const char *root = argv[optind];
-    CKPT_AUTOFREE char *config = fs_join(root, CKPT_STORE_DIR "/store.json");
-    if (!config)
-        return fail_init(&o, root, ENOMEM);
-    bool had = stat(config, &st) == 0;
-    int r = stat(root, &st) == 0 || errno != ENOENT ? 0 : ckpt_disk_mkdir(AT_FDCWD, root, 0777);
-    if (r < 0)
-        return fail_init(&o, root, -r);
-    r = ckpt_store_init(root, &err);
+    int r = ckpt_store_create(root, &created, &err);
     if (r < 0)
         return fs_fail("init", o.json, r, &err);
     status = open_store("init", &o, root, &s);
@@ -85,8 +68,8 @@ int fs_init_main(int argc, char **argv)
         return status;
     if (o.json) {
         fs_json_pair(stdout, "{", "root", root);
-        fs_json_pair(stdout, ",", "id", s->config.id);
-        printf(",\"created\":%s}\n", had ? "false" : "true");
+        fs_json_pair(stdout, ",", "id", ckpt_store_id(s));
+        printf(",\"created\":%s}\n", created ? "true" : "false");
     }
     ckpt_store_close(s);
     return fs_finish("init", FS_OK);
@@ -105,11 +88,11 @@ static int print_setting(void *arg, const char *key, const char *value)
     return 0;
 }
 
-static void print_config(struct options *o, const struct ckpt_store_config *c)
+static void print_config(struct options *o, const struct ckpt_store *s)
 {
     if (o->json)
-        fs_json_pair(stdout, "{", "id", c->id);
-    ckpt_store_config_each(c, print_setting, o->json ? o : NULL);
+        fs_json_pair(stdout, "{", "id", ckpt_store_id(s));
+    ckpt_store_settings(s, print_setting, o->json ? o : NULL);
     if (o->json)
         puts("}");
 }
@@ -148,7 +131,7 @@ int fs_config_main(int argc, char **argv)
     if (r < 0)
         status = fs_fail("config", o.json, r, &err);
     else if (o.json || !*settings)
-        print_config(&o, &s->config);
+        print_config(&o, s);
     ckpt_store_close(s);
     return status ? status : fs_finish("config", FS_OK);
 }
@@ -275,7 +258,7 @@ int fs_gc_main(int argc, char **argv)
     if (status)
         return status;
     if (o.trash_keep)
-        s->trash_keep = (unsigned)keep;
+        ckpt_store_set_trash_keep(s, (unsigned)keep);
     struct collecting c = {.shows_count = isatty(STDERR_FILENO), .json = o.json, .aside = CKPT_BUF_INIT};
     const struct ckpt_gc_watch watch = {show_count, note_aside, &c};
     int r = ckpt_store_gc(s, o.dry, &watch, &result, &err);
