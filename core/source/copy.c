@@ -78,7 +78,7 @@ int ckpt_source_find_copy(struct ckpt_source *src, struct node *root, struct tar
     int r = ckpt_source_tree(src, t->node, &tree, NULL); /* its id is wanted, also of its top */
     if (r < 0)
         return 0;
-    r = ckpt_stage_find_copy(root->stages, name, ckpt_store_tree_id(tree), &w.at) < 0 ? 0 : 1;
+    r = ckpt_stage_ref_copy(root->stages, name, ckpt_store_tree_id(tree), &w.at) < 0 ? 0 : 1;
     if (r == 1 && t->tree) {
         int walked = each_name(tree, t->file.node, walk_on, &w);
         r = walked == 0 ? 1 : walked == -ENOTDIR ? -ENOENT : walked;

@@ -376,7 +376,7 @@ static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *n
 static int lookup_step(struct ckpt_source *src, struct node *root, const char *name, struct ckpt_attr *ret)
 {
     struct ckpt_stage_attr attr;
-    int r = ckpt_stage_find(root->stages, name, &attr);
+    int r = ckpt_stage_ref_step(root->stages, name, &attr);
     if (r == 0) {
         ckpt_source_attr_of_stage(&attr, ret);
         ret->fleeting = true;

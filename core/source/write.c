@@ -45,7 +45,7 @@ int ckpt_source_find_place(struct ckpt_source *src, uint64_t id, struct place *r
     *ret = (struct place){0};
     if (id & CKPT_STAGED) {
         struct ckpt_stages *set = ckpt_source_set(src, id);
-        int r = set ? ckpt_stage_hold(set, id) : -ESTALE;
+        int r = set ? ckpt_stage_ref(set, id) : -ESTALE;
         if (r < 0)
             return ckpt_fail(err, -r, "the step is not staged any more");
         ret->stages = set;
@@ -335,7 +335,7 @@ static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages 
         return find_copy(src, id, ret_set, ret, err);
     *ret_set = ckpt_source_set(src, id);
     *ret = id;
-    return *ret_set ? ckpt_stage_hold(*ret_set, id) : -ESTALE;
+    return *ret_set ? ckpt_stage_ref(*ret_set, id) : -ESTALE;
 }
 
 struct setting {

@@ -81,14 +81,14 @@ ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *na
 {
     struct stage_inode *n;
     char path[32];
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
     ssize_t got = step_xattr(n, name, who, buf, len);
     if (got == -ENODATA && is_kept(name) && (got = getxattr(path, name, buf, len)) < 0)
         got = -errno;
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return got;
 }
 
@@ -98,7 +98,7 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
     struct stage_inode *n;
     char path[32], all[XATTR_LIST_MAX];
     struct ckpt_buf out = CKPT_BUF_INIT;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
@@ -109,7 +109,7 @@ ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, si
             ckpt_buf_add(&out, p, strlen(p) + 1);
     if (is_step_top(n) && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
         ckpt_buf_add(&out, PREFIX "metadata", sizeof PREFIX "metadata");
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     got = failed ? failed : ckpt_buf_error(&out);
     if (got == 0)
         got = ckpt_give_xattr((char *)out.data, out.len, buf, len);
@@ -275,7 +275,7 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     char path[32];
     if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
         return -EOPNOTSUPP;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     r = ckpt_stage_enter(n->step);
@@ -288,14 +288,14 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     }
     if (r < 0 && err.code)
         ckpt_log(CKPT_LOG_WARN, "%s: an attribute is refused: %s", set->store->path, err.text);
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return r;
 }
 
 int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     r = ckpt_stage_enter(n->step);
@@ -310,6 +310,6 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
         ckpt_stage_touch(n->step, who);
         ckpt_stage_leave(n->step);
     }
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return r;
 }

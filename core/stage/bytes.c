@@ -294,7 +294,7 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
 /* --- reading --- */
 
 /* What it stands for, a reference. */
-static int get_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file **ret)
+static int ref_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file **ret)
 {
     int r = 0;
     CKPT_GUARD(&h->lock);
@@ -313,7 +313,7 @@ static int get_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, 
 static ssize_t read_shared(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, void *buf, size_t len, uint64_t off)
 {
     struct ckpt_file *payload;
-    int r = get_payload(h, ref, &payload);
+    int r = ref_payload(h, ref, &payload);
     if (r < 0)
         return r;
     len = off < ref->size ? (size_t)CKPT_MIN((uint64_t)len, ref->size - off) : 0;
@@ -364,7 +364,7 @@ int ckpt_stage_run(struct ckpt_stage_handle *h, uint64_t off, uint64_t *ret_end)
     pthread_mutex_unlock(&n->content);
     if (r != 1)
         return own;
-    r = get_payload(h, &ref, &payload);
+    r = ref_payload(h, &ref, &payload);
     if (r < 0)
         return r;
     bool data = ckpt_file_data(payload, ref.offset + off, ret_end);

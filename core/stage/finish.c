@@ -208,11 +208,11 @@ int ckpt_stage_commit_as(struct stage_step *step, const char *as, bool if_settle
 
 int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    struct stage_step *step = ckpt_stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_ref(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
     int r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
-    ckpt_stage_step_put(step);
+    ckpt_stage_step_unref(step);
     return r;
 }
 
@@ -241,7 +241,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
 {
     struct stage_inode *n;
     double number;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     struct stage_step *step = n->step;
@@ -253,9 +253,9 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     r = commit ? 0 : fd < 0 ? fd : fsync_names(step, fd);
     if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
         r = ckpt_disk_fsync(step->hold);
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     if (commit && (r = ckpt_stage_may_commit(step, who, err)) == 0)
         r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
-    ckpt_stage_step_put(step);
+    ckpt_stage_step_unref(step);
     return r;
 }

@@ -23,7 +23,7 @@ uint64_t ckpt_stage_ino(const struct ckpt_stages *set, dev_t dev, ino_t ino)
     return ckpt_mix(ino * 0x9e3779b97f4a7c15 + dev + set->opt.first_id) >> 1 | 16;
 }
 
-struct stage_inode *ckpt_stage_find_id(struct ckpt_stages *set, uint64_t id)
+struct stage_inode *ckpt_stage_inode_by_id(struct ckpt_stages *set, uint64_t id)
 {
     struct stage_inode *n = *id_bucket(set, id);
     while (n && n->id != id)
@@ -31,7 +31,7 @@ struct stage_inode *ckpt_stage_find_id(struct ckpt_stages *set, uint64_t id)
     return n;
 }
 
-static struct stage_inode *find_key(struct ckpt_stages *set, dev_t dev, ino_t ino)
+static struct stage_inode *inode_by_key(struct ckpt_stages *set, dev_t dev, ino_t ino)
 {
     struct stage_inode *n = *key_bucket(set, dev, ino);
     while (n && (n->ino != ino || n->dev != dev))
@@ -39,7 +39,7 @@ static struct stage_inode *find_key(struct ckpt_stages *set, dev_t dev, ino_t in
     return n;
 }
 
-static void drop_key(struct ckpt_stages *set, struct stage_inode *n)
+static void remove_key(struct ckpt_stages *set, struct stage_inode *n)
 {
     if (n->unlinked)
         return;
@@ -138,9 +138,9 @@ static struct stage_inode *first_to_open(struct stage_inode *n)
 {
     while (n->parent && n->parent->fd < 0)
         n = n->parent;
-    ckpt_stage_use(n);
+    ckpt_stage_use_locked(n);
     if (n->parent)
-        ckpt_stage_use(n->parent);
+        ckpt_stage_use_locked(n->parent);
     return n;
 }
 
@@ -168,10 +168,10 @@ static int open_again(struct stage_inode *n)
             if (fd >= 0)
                 close(fd);
         }
-        ckpt_stage_unuse(a);
+        ckpt_stage_unuse_locked(a);
         ckpt_stage_reap(a);
         if (dir) {
-            ckpt_stage_unuse(dir);
+            ckpt_stage_unuse_locked(dir);
             ckpt_stage_reap(dir);
         }
         pthread_mutex_unlock(&set->lock);
@@ -179,16 +179,16 @@ static int open_again(struct stage_inode *n)
     return r;
 }
 
-int ckpt_stage_keep(struct stage_inode *dir, const char *name)
+int ckpt_stage_detach_name(struct stage_inode *dir, const char *name)
 {
     struct ckpt_stages *set = dir->step->set;
     struct stat st;
     if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT ? 0 : -errno;
     pthread_mutex_lock(&set->lock);
-    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    struct stage_inode *n = inode_by_key(set, st.st_dev, st.st_ino);
     if (n && n->parent == dir && n->name && !strcmp(n->name, name))
-        ckpt_stage_use(n);
+        ckpt_stage_use_locked(n);
     else
         n = NULL;
     pthread_mutex_unlock(&set->lock);
@@ -198,30 +198,30 @@ int ckpt_stage_keep(struct stage_inode *dir, const char *name)
     CKPT_GUARD(&set->lock);
     if (r == 0)
         set_name(n, NULL, NULL);
-    ckpt_stage_unuse(n);
+    ckpt_stage_unuse_locked(n);
     ckpt_stage_reap(n);
     return r;
 }
 
-void ckpt_stage_found(struct stage_inode *dir, const char *name)
+void ckpt_stage_attach_name(struct stage_inode *dir, const char *name)
 {
     struct ckpt_stages *set = dir->step->set;
     struct stat st;
     if (fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return;
     CKPT_GUARD(&set->lock);
-    struct stage_inode *n = find_key(set, st.st_dev, st.st_ino);
+    struct stage_inode *n = inode_by_key(set, st.st_dev, st.st_ino);
     if (n && n != n->step->top)
         set_name(n, dir, name);
 }
 
-void ckpt_stage_use(struct stage_inode *n)
+void ckpt_stage_use_locked(struct stage_inode *n)
 {
     n->uses++;
     n->step->busy++;
 }
 
-void ckpt_stage_unuse(struct stage_inode *n)
+void ckpt_stage_unuse_locked(struct stage_inode *n)
 {
     n->uses--;
     n->step->busy--;
@@ -238,7 +238,7 @@ static bool is_needed(const struct stage_inode *n)
 void ckpt_stage_reap(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
-    ckpt_stage_step_rest(n->step);
+    ckpt_stage_step_close_idle(n->step);
     while (n) {
         bool gone = atomic_load(&n->step->state) == STAGE_GONE;
         if (!n->uses && !n->opens && (gone || (!n->refs && n != n->step->top && n->name)))
@@ -246,7 +246,7 @@ void ckpt_stage_reap(struct stage_inode *n)
         if (is_needed(n))
             return;
         close_fd(n);
-        drop_key(set, n);
+        remove_key(set, n);
         struct stage_inode **link = id_bucket(set, n->id), *parent = n->parent;
         while (*link != n)
             link = &(*link)->next_id;
@@ -256,20 +256,20 @@ void ckpt_stage_reap(struct stage_inode *n)
         if (parent)
             parent->children--;
         n->step->inodes--;
-        ckpt_stage_step_unref(n->step);
+        ckpt_stage_step_unref_locked(n->step);
         free(n);
         n = parent; /* which keeps the step */
     }
 }
 
-void ckpt_stage_let_go(struct stage_step *step)
+void ckpt_stage_close_inodes(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     step->uses++;
     for (unsigned i = 0; i < STAGE_BUCKETS; i++)
         for (struct stage_inode *n = set->by_id[i]; n; n = n->next_id)
             if (n->step == step) {
-                drop_key(set, n); /* its number may be another file's soon */
+                remove_key(set, n); /* its number may be another file's soon */
                 if (!n->uses && !n->opens)
                     close_fd(n);
             }
@@ -282,7 +282,7 @@ void ckpt_stage_let_go(struct stage_step *step)
             n = free_now ? set->by_id[i] : n->next_id;
         }
     }
-    ckpt_stage_step_unref(step);
+    ckpt_stage_step_unref_locked(step);
 }
 
 void ckpt_stage_free_all(struct ckpt_stages *set)
@@ -327,15 +327,15 @@ int ckpt_stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 }
 
 /* ended: also one that a handle is open of, though its step has ended. */
-static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_inode **ret)
+static int use_inode(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_inode **ret)
 {
     pthread_mutex_lock(&set->lock);
-    struct stage_inode *n = ckpt_stage_find_id(set, id);
+    struct stage_inode *n = ckpt_stage_inode_by_id(set, id);
     if (!n || n->alias || (atomic_load(&n->step->state) == STAGE_GONE && !(ended && n->opens && n->fd >= 0))) {
         pthread_mutex_unlock(&set->lock);
         return -ESTALE;
     }
-    ckpt_stage_use(n);
+    ckpt_stage_use_locked(n);
     bool open = n->fd >= 0;
     if (open) {
         unlink_open(set, n);
@@ -348,22 +348,22 @@ static int get(struct ckpt_stages *set, uint64_t id, bool ended, struct stage_in
         r = open_again(n);
     }
     if (r < 0)
-        ckpt_stage_put(n);
+        ckpt_stage_unuse(n);
     else
         *ret = n;
     return r;
 }
 
-int ckpt_stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+int ckpt_stage_use(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 {
-    return get(set, id, false, ret);
+    return use_inode(set, id, false, ret);
 }
 
-void ckpt_stage_put(struct stage_inode *n)
+void ckpt_stage_unuse(struct stage_inode *n)
 {
     struct ckpt_stages *set = n->step->set;
     CKPT_GUARD(&set->lock);
-    ckpt_stage_unuse(n);
+    ckpt_stage_unuse_locked(n);
     ckpt_stage_reap(n);
 }
 
@@ -395,8 +395,8 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     return n;
 }
 
-int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name,
-                    struct ckpt_stage_attr *ret)
+int ckpt_stage_ref_fd(struct stage_step *step, int fd, struct stage_inode *dir, const char *name,
+                      struct ckpt_stage_attr *ret)
 {
     struct ckpt_stages *set = step->set;
     struct stat st;
@@ -407,7 +407,7 @@ int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, co
     }
     pthread_mutex_lock(&set->lock);
     bool ended = atomic_load(&step->state) == STAGE_GONE;
-    struct stage_inode *n = ended ? NULL : find_key(set, st.st_dev, st.st_ino);
+    struct stage_inode *n = ended ? NULL : inode_by_key(set, st.st_dev, st.st_ino);
     if (!n && !ended) {
         n = inode_new(step, &st);
         if (n)
@@ -415,7 +415,7 @@ int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, co
     }
     if (n) {
         n->refs++;
-        ckpt_stage_use(n);
+        ckpt_stage_use_locked(n);
         give_fd(n, fd);
         if (dir)
             set_name(n, dir, name);
@@ -431,7 +431,7 @@ int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, co
     }
     int r = ckpt_stage_stat(n, ret);
     CKPT_GUARD(&set->lock);
-    ckpt_stage_unuse(n);
+    ckpt_stage_unuse_locked(n);
     n->refs -= r < 0;
     bool lost_its_name = r == 0 && dir && !ret->st.st_nlink; /* perhaps before it was in the table */
     if (lost_its_name)
@@ -455,7 +455,7 @@ static ino_t alias_key(const struct stage_inode *dir, const char *name)
 int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_inode *d = ckpt_stage_find_id(set, dir);
+    struct stage_inode *d = ckpt_stage_inode_by_id(set, dir);
     if (!d)
         return -ESTALE;
     const struct stat key = {.st_dev = ALIAS_DEV, .st_ino = alias_key(d, name), .st_mode = S_IFDIR};
@@ -481,10 +481,10 @@ int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, ui
 void ckpt_stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_inode *n = find_key(set, dev, ino);
+    struct stage_inode *n = inode_by_key(set, dev, ino);
     if (!n)
         return;
-    drop_key(set, n); /* its number may be another file's soon */
+    remove_key(set, n); /* its number may be another file's soon */
     atomic_store(&n->cancel, true);
     ckpt_stage_reap(n);
 }
@@ -495,15 +495,15 @@ void ckpt_stage_dirty(struct stage_inode *n)
     atomic_store(&n->cancel, true);
 }
 
-struct stage_inode *ckpt_stage_inode_at(struct ckpt_stages *set, const struct stat *st)
+struct stage_inode *ckpt_stage_inode_by_stat(struct ckpt_stages *set, const struct stat *st)
 {
-    return find_key(set, st->st_dev, st->st_ino);
+    return inode_by_key(set, st->st_dev, st->st_ino);
 }
 
 void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_inode *n = ckpt_stage_find_id(set, id);
+    struct stage_inode *n = ckpt_stage_inode_by_id(set, id);
     if (!n)
         return;
     n->refs -= CKPT_MIN(n->refs, count);
@@ -513,29 +513,29 @@ void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count)
 bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = ckpt_stage_find_id(set, id);
+    const struct stage_inode *n = ckpt_stage_inode_by_id(set, id);
     return !n || n->alias || atomic_load(&n->step->state) == STAGE_GONE;
 }
 
 int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *n;
-    int r = get(set, id, true, &n); /* who reads on asks for the size */
+    int r = use_inode(set, id, true, &n); /* who reads on asks for the size */
     if (r < 0)
         return r;
     r = ckpt_stage_stat(n, ret);
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return r;
 }
 
-int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id)
+int ckpt_stage_ref(struct ckpt_stages *set, uint64_t id)
 {
     struct stage_inode *n;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     CKPT_GUARD(&set->lock);
-    ckpt_stage_unuse(n);
+    ckpt_stage_unuse_locked(n);
     n->refs++;
     return 0;
 }

@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 /* Under the set's lock. */
-static struct stage_lineage_entry *find_entry(struct stage_lineage *l, const char *id)
+static struct stage_lineage_entry *get_entry(struct stage_lineage *l, const char *id)
 {
     for (unsigned i = 0; i < STAGE_LINEAGE; i++)
         if (*l->entries[i].id && !strcmp(l->entries[i].id, id))
@@ -18,9 +18,9 @@ static struct stage_lineage_entry *find_entry(struct stage_lineage *l, const cha
 }
 
 /* The one of an id; the oldest gives its place to a new one. */
-static struct stage_lineage_entry *take_entry(struct stage_lineage *l, const char *id)
+static struct stage_lineage_entry *get_or_add_entry(struct stage_lineage *l, const char *id)
 {
-    struct stage_lineage_entry *e = find_entry(l, id);
+    struct stage_lineage_entry *e = get_entry(l, id);
     if (e)
         return e;
     e = &l->entries[l->next++ % STAGE_LINEAGE];
@@ -32,7 +32,7 @@ static struct stage_lineage_entry *take_entry(struct stage_lineage *l, const cha
 void ckpt_stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_lineage_entry *e = take_entry(&set->lineage, id);
+    struct stage_lineage_entry *e = get_or_add_entry(&set->lineage, id);
     snprintf(e->name, sizeof e->name, "%s", name);
 }
 
@@ -44,10 +44,10 @@ void ckpt_stage_lineage_add(struct stage_step *step, const char *id, const char 
     if (!*id)
         return;
     if (*step->base_id) {
-        struct stage_lineage_entry *base = take_entry(&set->lineage, step->base_id);
+        struct stage_lineage_entry *base = get_or_add_entry(&set->lineage, step->base_id);
         snprintf(base->successor, sizeof base->successor, "%s", id);
     }
-    struct stage_lineage_entry *e = take_entry(&set->lineage, id);
+    struct stage_lineage_entry *e = get_or_add_entry(&set->lineage, id);
     snprintf(e->name, sizeof e->name, "%s", name);
 }
 
@@ -65,9 +65,9 @@ int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT
                          char now[CKPT_MANIFEST_ID])
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_lineage_entry *e = find_entry(&set->lineage, id);
+    const struct stage_lineage_entry *e = get_entry(&set->lineage, id);
     for (unsigned i = 0; e && *e->successor && i < STAGE_LINEAGE; i++)
-        e = find_entry(&set->lineage, e->successor);
+        e = get_entry(&set->lineage, e->successor);
     if (!e || *e->successor)
         return -ESTALE;
     snprintf(name, CKPT_STEP_NAME + 1, "%s", e->name);
@@ -98,7 +98,7 @@ static int path_of(const struct stage_inode *n, struct ckpt_buf *ret)
 int ckpt_stage_became(struct ckpt_stages *set, uint64_t id, char manifest[CKPT_MANIFEST_ID], struct ckpt_buf *path)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = ckpt_stage_find_id(set, id);
+    const struct stage_inode *n = ckpt_stage_inode_by_id(set, id);
     if (!n || (!n->alias && atomic_load(&n->step->state) != STAGE_GONE))
         return -ESTALE;
     const char *became = atomic_load(&n->step->state) == STAGE_GONE ? n->step->became : n->step->base_id;

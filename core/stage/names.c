@@ -14,12 +14,12 @@ static bool is_plain(const struct stage_inode *dir, const char *name)
 }
 
 /* Files and directories only: nothing else can have come in, but for what somebody put there by hand. */
-static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
+static int ref_name(struct stage_inode *dir, const char *name, struct ckpt_stage_attr *ret)
 {
     int fd = openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int r = ckpt_stage_take(dir->step, fd, dir, name, ret);
+    int r = ckpt_stage_ref_fd(dir->step, fd, dir, name, ret);
     if (r == 0 && !S_ISREG(ret->st.st_mode) && !S_ISDIR(ret->st.st_mode)) {
         ckpt_stage_forget(dir->step->set, ret->id, 1);
         return -EPERM;
@@ -30,23 +30,23 @@ static int take_name(struct stage_inode *dir, const char *name, struct ckpt_stag
 int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
-    int r = ckpt_stage_get(set, parent, &dir);
+    int r = ckpt_stage_use(set, parent, &dir);
     if (r < 0)
         return r;
-    r = !dir->dir ? -ENOTDIR : is_plain(dir, name) ? take_name(dir, name, ret) : -ENOENT;
-    ckpt_stage_put(dir);
+    r = !dir->dir ? -ENOTDIR : is_plain(dir, name) ? ref_name(dir, name, ret) : -ENOENT;
+    ckpt_stage_unuse(dir);
     return r;
 }
 
 /* A directory whose step may be changed until leave(). */
 static int enter(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 {
-    int r = ckpt_stage_get(set, id, ret);
+    int r = ckpt_stage_use(set, id, ret);
     if (r < 0)
         return r;
     r = ckpt_stage_enter((*ret)->step);
     if (r < 0)
-        ckpt_stage_put(*ret);
+        ckpt_stage_unuse(*ret);
     return r;
 }
 
@@ -56,7 +56,7 @@ static void leave(struct stage_inode *n, const struct ckpt_caller *who)
     bool of_root = n == set->face->top;
     ckpt_stage_touch(n->step, who);
     ckpt_stage_leave(n->step);
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     if (of_root) /* a foreign step may be there now, or gone */
         set->opt.changed(set->opt.arg, NULL);
 }
@@ -93,7 +93,7 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
         return r;
     r = is_plain(dir, name) ? make_dir(dir->fd, name, mode, who) : -EINVAL;
     if (r == 0)
-        r = take_name(dir, name, ret);
+        r = ref_name(dir, name, ret);
     ckpt_stage_write_failed(dir->step, r);
     leave(dir, who);
     return r;
@@ -109,13 +109,13 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
         return r;
     pthread_mutex_lock(&dir->step->names);
     bool there = fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    r = is_plain(dir, name) ? ckpt_stage_keep(dir, name) : -EINVAL;
+    r = is_plain(dir, name) ? ckpt_stage_detach_name(dir, name) : -EINVAL;
     if (r == 0)
         r = ckpt_disk_unlink(dir->fd, name, is_dir ? AT_REMOVEDIR : 0);
     if (r == 0 && there && (is_dir || st.st_nlink == 1))
         ckpt_stage_unlinked(set, st.st_dev, st.st_ino);
     if (r < 0 && there)
-        ckpt_stage_found(dir, name);
+        ckpt_stage_attach_name(dir, name);
     pthread_mutex_unlock(&dir->step->names);
     leave(dir, who);
     return r;
@@ -130,14 +130,14 @@ static int rename_known(struct stage_inode *from, const char *name, struct stage
     bool there = fstatat(to->fd, new_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
     bool same = there && fstatat(from->fd, name, &moved, AT_SYMLINK_NOFOLLOW) == 0 && moved.st_ino == st.st_ino &&
                 moved.st_dev == st.st_dev;
-    int r = there ? ckpt_stage_keep(to, new_name) : 0;
+    int r = there ? ckpt_stage_detach_name(to, new_name) : 0;
     if (r == 0)
         r = ckpt_disk_rename(from->fd, name, to->fd, new_name, flags);
     if (r == 0 && there && !same && !(flags & RENAME_EXCHANGE) && (S_ISDIR(st.st_mode) || st.st_nlink == 1))
         ckpt_stage_unlinked(from->step->set, st.st_dev, st.st_ino);
-    ckpt_stage_found(to, new_name);
+    ckpt_stage_attach_name(to, new_name);
     if (flags & RENAME_EXCHANGE)
-        ckpt_stage_found(from, name);
+        ckpt_stage_attach_name(from, name);
     return r;
 }
 
@@ -148,7 +148,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
     int r = enter(set, parent, &from);
     if (r < 0)
         return r;
-    r = ckpt_stage_get(set, new_parent, &to);
+    r = ckpt_stage_use(set, new_parent, &to);
     if (r == 0) {
         if (from->step != to->step)
             r = -EXDEV; /* mv copies, which shares what it can */
@@ -156,7 +156,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
             r = -EINVAL;
         else
             r = rename_known(from, name, to, new_name, flags);
-        ckpt_stage_put(to);
+        ckpt_stage_unuse(to);
     }
     leave(from, who);
     return r;
@@ -176,12 +176,12 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = ckpt_stage_get(set, id, &n);
+    r = ckpt_stage_use(set, id, &n);
     if (r == 0) {
         r = n->dir ? -EPERM : n->step != dir->step ? -EXDEV : is_plain(dir, name) ? link_known(n, dir, name) : -EINVAL;
         if (r == 0)
-            r = take_name(dir, name, ret);
-        ckpt_stage_put(n);
+            r = ref_name(dir, name, ret);
+        ckpt_stage_unuse(n);
     }
     leave(dir, who);
     return r;
@@ -196,7 +196,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
         return r;
     r = dir->step->face ? -EXDEV : is_plain(dir, name) ? ckpt_stage_link_leaf(dir->step, dir->fd, name, node) : -EINVAL;
     if (r == 0)
-        r = take_name(dir, name, ret);
+        r = ref_name(dir, name, ret);
     leave(dir, who);
     return r;
 }
@@ -250,11 +250,11 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
 int ckpt_stage_opendir(struct ckpt_stages *set, uint64_t id, int *ret_fd)
 {
     struct stage_inode *n;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     *ret_fd = n->dir ? ckpt_stage_reopen(n->fd, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
     r = CKPT_MIN(*ret_fd, 0);
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return r;
 }

@@ -49,7 +49,7 @@ int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *
 {
     struct stage_step *step = arg;
     pthread_mutex_lock(&step->set->lock);
-    struct stage_inode *n = ckpt_stage_inode_at(step->set, st);
+    struct stage_inode *n = ckpt_stage_inode_by_stat(step->set, st);
     bool known = n && n->known && n->known_gen == atomic_load(&n->gen) && n->made.size == (uint64_t)st->st_size;
     bool unseen = n ? atomic_load(&n->unseen)
                     : step->set->leases; /* an earlier mount may have given it to the kernel */
@@ -163,7 +163,7 @@ static void make_object(struct stage_task *task)
     pthread_mutex_lock(&set->lock);
     step->job_bytes -= job->size;
     n->queued = false;
-    ckpt_stage_use(n);
+    ckpt_stage_use_locked(n);
     if (r == 0 && gen == atomic_load(&n->gen)) {
         n->known = true;
         n->known_gen = gen;
@@ -180,7 +180,7 @@ static void make_object(struct stage_task *task)
     if (job->fd >= 0)
         close(job->fd);
     pthread_mutex_lock(&set->lock);
-    ckpt_stage_unuse(n);
+    ckpt_stage_unuse_locked(n);
     step->jobs--;
     pthread_cond_broadcast(&set->idle);
     ckpt_stage_reap(n);
@@ -362,7 +362,7 @@ int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struc
                     struct ckpt_stage_handle **ret)
 {
     struct stage_inode *n;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
@@ -378,7 +378,7 @@ int ckpt_stage_open(struct ckpt_stages *set, uint64_t id, int flags, const struc
         } else
             ckpt_stage_came(n->step, who);
     }
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return r;
 }
 
@@ -409,11 +409,11 @@ static int open_made(struct stage_inode *dir, const char *name, int fd, bool wri
     struct ckpt_stages *set = dir->step->set;
     struct stage_inode *n;
     int path = ckpt_stage_reopen(fd, O_PATH);
-    int r = path < 0 ? path : ckpt_stage_take(dir->step, path, dir, name, ret);
-    if (r == 0 && (r = ckpt_stage_get(set, ret->id, &n)) == 0) {
+    int r = path < 0 ? path : ckpt_stage_ref_fd(dir->step, path, dir, name, ret);
+    if (r == 0 && (r = ckpt_stage_use(set, ret->id, &n)) == 0) {
         atomic_store(&n->unseen, false);
         r = (*ret_handle = handle_new(n, fd, writes_only ? O_WRONLY : O_RDWR)) ? ckpt_stage_stat(n, ret) : -ENOMEM;
-        ckpt_stage_put(n);
+        ckpt_stage_unuse(n);
         if (r < 0 && *ret_handle)
             ckpt_stage_release(*ret_handle); /* and with it the descriptor */
         fd = *ret_handle ? -1 : fd;
@@ -445,7 +445,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
                       const struct ckpt_caller *who, struct ckpt_stage_attr *ret, struct ckpt_stage_handle **ret_handle)
 {
     struct stage_inode *dir;
-    int r = ckpt_stage_get(set, parent, &dir);
+    int r = ckpt_stage_use(set, parent, &dir);
     if (r < 0)
         return r;
     struct stage_step *step = dir->step;
@@ -462,7 +462,7 @@ int ckpt_stage_create(struct ckpt_stages *set, uint64_t parent, const char *name
     }
     if (r == -EEXIST && !(flags & O_EXCL))
         r = open_found(dir, name, flags, who, ret, ret_handle);
-    ckpt_stage_put(dir);
+    ckpt_stage_unuse(dir);
     return r;
 }
 

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to core/stage: what staged steps are made of. See stage.h for the locks. */
+/*
+ * Private to core/stage: what staged steps are made of. See stage.h for the locks.
+ *
+ * Verbs: `ref` takes a reference, which `unref` or `forget` gives back; `use` keeps an inode, with its descriptor, for
+ * one call, until `unuse`. What is named by what it is found by (_by_id, _by_stat) is borrowed. _locked: under the
+ * set's lock.
+ */
 #ifndef CKPT_STAGE_PRIVATE_H
 #define CKPT_STAGE_PRIVATE_H
 
@@ -85,7 +91,7 @@ struct stage_inode {
     bool alias;    /* no more than a name in `parent`: see ckpt_stage_alias() */
     bool unlinked; /* no name leads here any more: out of the table by (dev, ino) */
     struct stage_step *step;
-    int fd;        /* O_PATH; -1: closed. Open between ckpt_stage_get and ckpt_stage_put */
+    int fd;        /* O_PATH; -1: closed. Open between ckpt_stage_use and ckpt_stage_unuse */
     unsigned uses; /* calls under way */
     uint64_t refs; /* look-ups */
     unsigned opens, open_writes;
@@ -170,38 +176,38 @@ struct ckpt_stages {
 };
 
 /* --- stage_inode.c --- */
-/* The inode of an id, its step kept from going away; -ESTALE. Put it. */
-int ckpt_stage_get(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
-void ckpt_stage_put(struct stage_inode *n);
+/* The inode of an id. -ESTALE: its step has ended. */
+int ckpt_stage_use(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
+void ckpt_stage_unuse(struct stage_inode *n);
 /* The inode that an O_PATH descriptor is of (taken over), with a reference for the caller. dir, name: where it was
  * found; NULL: it is a step's own. */
-int ckpt_stage_take(struct stage_step *step, int fd, struct stage_inode *dir, const char *name,
-                    struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+int ckpt_stage_ref_fd(struct stage_step *step, int fd, struct stage_inode *dir, const char *name,
+                      struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 int ckpt_stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 /* Before a name goes, or comes to mean something else: what is found by it keeps its descriptor instead. Caller holds
  * the step's `names`. */
-int ckpt_stage_keep(struct stage_inode *dir, const char *name) CKPT_MUST_USE;
+int ckpt_stage_detach_name(struct stage_inode *dir, const char *name) CKPT_MUST_USE;
 /* A file is found under this name from now on. Caller holds `names`. */
-void ckpt_stage_found(struct stage_inode *dir, const char *name);
+void ckpt_stage_attach_name(struct stage_inode *dir, const char *name);
 /* Nothing of a step that has ended is held open but by calls and handles. Under the set's lock. */
-void ckpt_stage_let_go(struct stage_step *step);
+void ckpt_stage_close_inodes(struct stage_step *step);
 /* When nothing is under way any more. Under the set's lock. */
 void ckpt_stage_free_all(struct ckpt_stages *set);
 /* The last name of a file went. */
 void ckpt_stage_unlinked(struct ckpt_stages *set, dev_t dev, ino_t ino);
 /* Its content is not what is known of it any more. */
 void ckpt_stage_dirty(struct stage_inode *n);
-/* A call to it is under way, and has ended: then it is reaped. Under the set's lock. */
-void ckpt_stage_use(struct stage_inode *n);
-void ckpt_stage_unuse(struct stage_inode *n);
+/* The same of an inode that is known. After _unuse_locked the caller reaps it. */
+void ckpt_stage_use_locked(struct stage_inode *n);
+void ckpt_stage_unuse_locked(struct stage_inode *n);
 /* Free what nobody refers to; under the set's lock. */
 void ckpt_stage_reap(struct stage_inode *n);
 /* "/proc/self/fd/N", by which an O_PATH descriptor is opened. */
 int ckpt_stage_reopen(int fd, int flags);
 /* The inode of an id, or NULL. Under the set's lock. */
-struct stage_inode *ckpt_stage_find_id(struct ckpt_stages *set, uint64_t id);
+struct stage_inode *ckpt_stage_inode_by_id(struct ckpt_stages *set, uint64_t id);
 /* The inode of a file on disk, or NULL. Under the set's lock. */
-struct stage_inode *ckpt_stage_inode_at(struct ckpt_stages *set, const struct stat *st);
+struct stage_inode *ckpt_stage_inode_by_stat(struct ckpt_stages *set, const struct stat *st);
 
 /* --- stage_step.c --- */
 /* Keep commits out while its tree is changed. -ESTALE: it is gone. */
@@ -221,13 +227,13 @@ bool ckpt_stage_writers_ended(struct stage_step *step);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
 void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 
-/* The step of a name, kept until it is put; NULL. */
-struct stage_step *ckpt_stage_step_get(struct ckpt_stages *set, const char *name);
-void ckpt_stage_step_put(struct stage_step *step);
-void ckpt_stage_step_unref(struct stage_step *step); /* under the set's lock */
+/* The step of a name, or NULL. */
+struct stage_step *ckpt_stage_step_ref(struct ckpt_stages *set, const char *name);
+void ckpt_stage_step_unref(struct stage_step *step);
+void ckpt_stage_step_unref_locked(struct stage_step *step); /* under the set's lock */
 /* One that has ended, and that only the kernel's memory of its names keeps, has no descriptors any more. Under the
  * set's lock. */
-void ckpt_stage_step_rest(struct stage_step *step);
+void ckpt_stage_step_close_idle(struct stage_step *step);
 
 /* One that has no name yet; NULL: no memory. With its directories in staging/, made or, of an id, opened: then its lock
  * is held, or it has an owner and -EWOULDBLOCK is returned. */
@@ -249,8 +255,9 @@ int ckpt_stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_
  * JSON object. */
 #define STAGE_METADATA     "metadata"
 #define STAGE_METADATA_MAX CKPT_MANIFEST_HEAD_MAX
-#define STAGE_PART_IDS     (16 * CKPT_MANIFEST_ID + 1) /* of the file `commit`: ids, a line each; older ones are cut off \
-                                                        */
+#define STAGE_PART_IDS                                                                                                 \
+    (16 * CKPT_MANIFEST_ID + 1) /* of the file `commit`: ids, a line each; older ones are cut off                      \
+                                 */
 int ckpt_stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
 /* --- stage_commit.c --- */

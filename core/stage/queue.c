@@ -13,7 +13,7 @@ struct stage_line {
     struct stage_task *quick, **quick_end, *slow, **slow_end;
 };
 
-static struct stage_line *find_line(struct ckpt_stages *set, uid_t uid)
+static struct stage_line *get_line(struct ckpt_stages *set, uid_t uid)
 {
     struct stage_line *line = set->lines;
     while (line && line->uid != uid)
@@ -93,7 +93,7 @@ static void serve(void *arg)
 
 int ckpt_stage_queue_add(struct ckpt_stages *set, struct stage_task *task)
 {
-    struct stage_line *line = find_line(set, task->uid);
+    struct stage_line *line = get_line(set, task->uid);
     if (!line && !(line = new_line(set, task->uid)))
         return -ENOMEM;
     if (ckpt_pool_submit(set->pool, serve, set) < 0)
@@ -105,8 +105,8 @@ int ckpt_stage_queue_add(struct ckpt_stages *set, struct stage_task *task)
     return 0;
 }
 
-static struct stage_task *take_of(struct stage_task **list, struct stage_task ***end, const struct stage_step *step,
-                                  struct stage_task *taken)
+static struct stage_task *take_tasks_of(struct stage_task **list, struct stage_task ***end,
+                                        const struct stage_step *step, struct stage_task *taken)
 {
     for (struct stage_task **link = list, *task; (task = *link);) {
         if (task->step != step) {
@@ -125,8 +125,8 @@ struct stage_task *ckpt_stage_queue_take(struct stage_step *step)
 {
     struct stage_task *taken = NULL;
     for (struct stage_line *line = step->set->lines; line; line = line->next) {
-        taken = take_of(&line->quick, &line->quick_end, step, taken);
-        taken = take_of(&line->slow, &line->slow_end, step, taken);
+        taken = take_tasks_of(&line->quick, &line->quick_end, step, taken);
+        taken = take_tasks_of(&line->slow, &line->slow_end, step, taken);
     }
     return taken;
 }

@@ -43,7 +43,7 @@ static void end_settling(struct settling *s)
     while (*link != s)
         link = &(*link)->next;
     *link = s->next;
-    ckpt_stage_step_unref(s->step);
+    ckpt_stage_step_unref_locked(s->step);
     free(s);
     pthread_cond_broadcast(&set->idle);
 }
@@ -208,7 +208,7 @@ static void adopt(struct ckpt_stages *set, const char *id)
     int r = ckpt_stage_open_dirs(step, id);
     if (r == -EWOULDBLOCK || r == -ENOENT ||
         (r == 0 && is_other_writers(step))) { /* it has an owner, or had one, or will have */
-        ckpt_stage_step_put(step);
+        ckpt_stage_step_unref(step);
         return;
     }
     int named = r == 0 ? ckpt_stage_read_text(step->work, "name", name, sizeof name) : 0;
@@ -241,12 +241,12 @@ static void adopt(struct ckpt_stages *set, const char *id)
         pthread_mutex_lock(&set->lock);
         atomic_store(&step->state, STAGE_GONE);
         step->top = NULL;
-        ckpt_stage_let_go(step);
+        ckpt_stage_close_inodes(step);
         pthread_mutex_unlock(&set->lock);
     } else
         ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path,
                  name);
-    ckpt_stage_step_put(step);
+    ckpt_stage_step_unref(step);
 }
 
 static int adopt_name(void *arg, const char *name, enum ckpt_ftype type)
@@ -343,8 +343,8 @@ void ckpt_stages_close(struct ckpt_stages *set)
     ckpt_stage_free_all(set);
     for (struct stage_step *s = set->steps, *next; s; s = next) {
         next = s->next;
-        ckpt_stage_step_unref(s); /* the list's, and the one above */
-        ckpt_stage_step_unref(s);
+        ckpt_stage_step_unref_locked(s); /* the list's, and the one above */
+        ckpt_stage_step_unref_locked(s);
     }
     pthread_mutex_unlock(&set->lock);
     ckpt_backend_unref(set->dir);

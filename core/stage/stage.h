@@ -55,7 +55,7 @@ void ckpt_stages_close(struct ckpt_stages *set);
 /* --- steps, by their names at the root --- */
 bool ckpt_stage_exists(struct ckpt_stages *set, const char *name);
 /* Its top directory, with a reference. -ENOENT. */
-int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+int ckpt_stage_ref_step(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 int ckpt_stage_each(struct ckpt_stages *set, int (*visit)(void *arg, const char *name, uint64_t ino), void *arg);
 /* A new one, empty. -EEXIST. With a reference. */
 int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who,
@@ -75,8 +75,8 @@ struct ckpt_stage_removed {
 int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id,
                     const struct ckpt_stage_removed *removed, struct ckpt_err *err) CKPT_MUST_USE;
 /* The top directory of the copy of that step, with a reference. -ENOENT. */
-int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id,
-                         struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+int ckpt_stage_ref_copy(struct ckpt_stages *set, const char *name, const char *id,
+                        struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 bool ckpt_stage_same_step(struct ckpt_stages *set, uint64_t a, uint64_t b);
 /* Is something in a staged step that is a copy of that one? */
 bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id);
@@ -128,7 +128,7 @@ bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name);
 int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name,
                       struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 /* One more reference, to be forgotten. */
-int ckpt_stage_hold(struct ckpt_stages *set, uint64_t id) CKPT_MUST_USE;
+int ckpt_stage_ref(struct ckpt_stages *set, uint64_t id) CKPT_MUST_USE;
 void ckpt_stage_forget(struct ckpt_stages *set, uint64_t id, uint64_t count);
 /* Of a file that is open also when its step has ended. */
 int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_attr *ret) CKPT_MUST_USE;

@@ -32,17 +32,17 @@ static void close_dirs(struct stage_step *step)
     ckpt_stage_uncharge(step);
 }
 
-void ckpt_stage_step_rest(struct stage_step *step)
+void ckpt_stage_step_close_idle(struct stage_step *step)
 {
     bool resting = atomic_load(&step->state) == STAGE_GONE && step->uses == step->inodes && !step->busy && !step->jobs;
     if (resting && step->tree >= 0)
         close_dirs(step);
 }
 
-void ckpt_stage_step_unref(struct stage_step *step)
+void ckpt_stage_step_unref_locked(struct stage_step *step)
 {
     if (--step->uses) {
-        ckpt_stage_step_rest(step);
+        ckpt_stage_step_close_idle(step);
         return;
     }
     close_dirs(step);
@@ -153,7 +153,7 @@ bool ckpt_stage_writers_ended(struct stage_step *step)
 int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    int r = ckpt_stage_get(set, id, &n);
+    int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
     r = ckpt_stage_enter(
@@ -168,7 +168,7 @@ int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_cal
         pthread_mutex_unlock(&set->lock);
         ckpt_stage_leave(n->step);
     }
-    ckpt_stage_put(n);
+    ckpt_stage_unuse(n);
     return r;
 }
 
@@ -294,11 +294,11 @@ static int add_step(struct stage_step *step, const char *name)
     int top = ckpt_stage_reopen(step->tree, O_PATH);
     int r = !step->name ? -ENOMEM : CKPT_MIN(top, 0);
     if (r == 0)
-        r = ckpt_stage_take(step, top, NULL, NULL, &attr);
+        r = ckpt_stage_ref_fd(step, top, NULL, NULL, &attr);
     if (r == 0)
-        r = ckpt_stage_get(step->set, attr.id, &step->top);
+        r = ckpt_stage_use(step->set, attr.id, &step->top);
     if (r == 0) { /* the top stays known without references */
-        ckpt_stage_put(step->top);
+        ckpt_stage_unuse(step->top);
         ckpt_stage_forget(step->set, attr.id, 1);
         step->changed_ns = ckpt_monotonic_ns();
     }
@@ -323,7 +323,7 @@ struct stage_step *ckpt_stage_begin(struct ckpt_stages *set)
     return step;
 }
 
-static struct stage_step *find_step(struct ckpt_stages *set, const char *name)
+static struct stage_step *get_step(struct ckpt_stages *set, const char *name)
 {
     struct stage_step *s = set->steps;
     while (s && strcmp(s->name, name))
@@ -331,20 +331,20 @@ static struct stage_step *find_step(struct ckpt_stages *set, const char *name)
     return s;
 }
 
-struct stage_step *ckpt_stage_step_get(struct ckpt_stages *set, const char *name)
+struct stage_step *ckpt_stage_step_ref(struct ckpt_stages *set, const char *name)
 {
     CKPT_GUARD(&set->lock);
-    struct stage_step *s = find_step(set, name);
+    struct stage_step *s = get_step(set, name);
     if (s)
         s->uses++;
     return s;
 }
 
-void ckpt_stage_step_put(struct stage_step *step)
+void ckpt_stage_step_unref(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     CKPT_GUARD(&set->lock);
-    ckpt_stage_step_unref(step);
+    ckpt_stage_step_unref_locked(step);
 }
 
 /* Its directory goes to the trash in one call; taking that apart may last. */
@@ -385,9 +385,9 @@ void ckpt_stage_end(struct stage_step *step)
         *link = step->next;
     step->top = NULL;
     ckpt_stage_drop_jobs(step);
-    ckpt_stage_let_go(step);
+    ckpt_stage_close_inodes(step);
     if (listed)
-        ckpt_stage_step_unref(step);
+        ckpt_stage_step_unref_locked(step);
     set->gc_wanted = true;
     pthread_mutex_unlock(&set->lock);
     discard_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
@@ -435,7 +435,7 @@ int ckpt_stage_publish(struct stage_step *step, const char *name)
     if (r < 0)
         return r;
     CKPT_GUARD(&set->lock);
-    if (find_step(set, name))
+    if (get_step(set, name))
         return -EEXIST;
     step->next = set->steps;
     set->steps = step;
@@ -451,24 +451,24 @@ void ckpt_stage_drop(struct stage_step *step)
     CKPT_GUARD(&set->lock);
     atomic_store(&step->state, STAGE_GONE);
     step->top = NULL;
-    ckpt_stage_let_go(step);
-    ckpt_stage_step_unref(step);
+    ckpt_stage_close_inodes(step);
+    ckpt_stage_step_unref_locked(step);
 }
 
 /* Its own directory, with a reference. -ESTALE: it has ended. */
-static int take_top(struct stage_step *step, struct ckpt_stage_attr *ret)
+static int ref_top(struct stage_step *step, struct ckpt_stage_attr *ret)
 {
     int fd = ckpt_stage_reopen(step->tree, O_PATH);
-    return fd < 0 ? fd : ckpt_stage_take(step, fd, NULL, NULL, ret);
+    return fd < 0 ? fd : ckpt_stage_ref_fd(step, fd, NULL, NULL, ret);
 }
 
-int ckpt_stage_find(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
+int ckpt_stage_ref_step(struct ckpt_stages *set, const char *name, struct ckpt_stage_attr *ret)
 {
-    struct stage_step *step = ckpt_stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_ref(set, name);
     if (!step)
         return -ENOENT;
-    int r = take_top(step, ret);
-    ckpt_stage_step_put(step);
+    int r = ref_top(step, ret);
+    ckpt_stage_step_unref(step);
     return r;
 }
 
@@ -481,7 +481,7 @@ int ckpt_stage_open_face(struct ckpt_stages *set)
     face->tree = ckpt_stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
     int r = face->tree < 0 ? face->tree : add_step(face, ".files");
     if (r < 0)
-        ckpt_stage_step_put(face);
+        ckpt_stage_step_unref(face);
     else
         set->face = face;
     return r;
@@ -490,7 +490,7 @@ int ckpt_stage_open_face(struct ckpt_stages *set)
 int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
 {
     int fd = ckpt_stage_reopen(set->face->tree, O_PATH);
-    return fd < 0 ? fd : ckpt_stage_take(set->face, fd, NULL, NULL, ret);
+    return fd < 0 ? fd : ckpt_stage_ref_fd(set->face, fd, NULL, NULL, ret);
 }
 
 bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id)
@@ -506,16 +506,16 @@ bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name)
 bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)
 {
     CKPT_GUARD(&set->lock);
-    return find_step(set, name);
+    return get_step(set, name);
 }
 
 void ckpt_stage_touched(struct ckpt_stages *set, const char *name, const struct ckpt_caller *who)
 {
-    struct stage_step *step = ckpt_stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_ref(set, name);
     if (!step)
         return;
     ckpt_stage_touch(step, who);
-    ckpt_stage_step_put(step);
+    ckpt_stage_step_unref(step);
 }
 
 void ckpt_stages_tidy(struct ckpt_stages *set)
@@ -562,8 +562,8 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     }
     ckpt_stage_touch(step, who);
-    ckpt_stage_step_put(step);
-    return ckpt_stage_find(set, name, ret);
+    ckpt_stage_step_unref(step);
+    return ckpt_stage_ref_step(set, name, ret);
 }
 
 /* --- a copy of a committed step, to be changed --- */
@@ -572,7 +572,7 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
 static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_step *s = find_step(set, name);
+    const struct stage_step *s = get_step(set, name);
     return !s ? 0 : strcmp(s->base_id, id) ? -ESTALE : 1;
 }
 
@@ -627,7 +627,7 @@ static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file
     if (r < 0 && atomic_load(&step->state) == STAGE_OPEN)
         ckpt_stage_drop(step);
     else
-        ckpt_stage_step_put(step);
+        ckpt_stage_step_unref(step);
     return r;
 }
 
@@ -650,26 +650,26 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file 
     return ckpt_fail(err, -r, "%s: it cannot be opened for changes: %s", name, own.code ? own.text : strerror(-r));
 }
 
-int ckpt_stage_find_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret)
+int ckpt_stage_ref_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret)
 {
-    struct stage_step *step = ckpt_stage_step_get(set, name);
-    int r = step && !strcmp(step->base_id, id) ? take_top(step, ret) : -ENOENT;
+    struct stage_step *step = ckpt_stage_step_ref(set, name);
+    int r = step && !strcmp(step->base_id, id) ? ref_top(step, ret) : -ENOENT;
     if (step)
-        ckpt_stage_step_put(step);
+        ckpt_stage_step_unref(step);
     return r;
 }
 
 bool ckpt_stage_same_step(struct ckpt_stages *set, uint64_t a, uint64_t b)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *na = ckpt_stage_find_id(set, a), *nb = ckpt_stage_find_id(set, b);
+    const struct stage_inode *na = ckpt_stage_inode_by_id(set, a), *nb = ckpt_stage_inode_by_id(set, b);
     return na && nb && na->step == nb->step;
 }
 
 bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id)
 {
     CKPT_GUARD(&set->lock);
-    const struct stage_inode *n = ckpt_stage_find_id(set, staged);
+    const struct stage_inode *n = ckpt_stage_inode_by_id(set, staged);
     return n && !strcmp(n->step->base_id, id);
 }
 
@@ -705,7 +705,7 @@ static int delete_base(struct stage_step *step, const char *name, struct ckpt_er
 
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
 {
-    struct stage_step *step = ckpt_stage_step_get(set, name);
+    struct stage_step *step = ckpt_stage_step_ref(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
     pthread_rwlock_wrlock(&step->freeze);
@@ -721,7 +721,7 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
     if (r == 0)
         ckpt_stage_end(step);
     pthread_rwlock_unlock(&step->freeze);
-    ckpt_stage_step_put(step);
+    ckpt_stage_step_unref(step);
     if (r == 0)
         set->opt.changed(set->opt.arg, name);
     return r;
@@ -750,7 +750,7 @@ int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to,
                       struct ckpt_err *err)
 {
     double number;
-    struct stage_step *step = ckpt_stage_step_get(set, from), *there = ckpt_stage_step_get(set, to);
+    struct stage_step *step = ckpt_stage_step_ref(set, from), *there = ckpt_stage_step_ref(set, to);
     int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
     bool commits = ckpt_step_name(to, &number);
     if (r == 0 && commits)
@@ -766,8 +766,8 @@ int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to,
         set->opt.changed(set->opt.arg, from);
     }
     if (there)
-        ckpt_stage_step_put(there);
+        ckpt_stage_step_unref(there);
     if (step)
-        ckpt_stage_step_put(step);
+        ckpt_stage_step_unref(step);
     return r;
 }
