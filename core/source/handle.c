@@ -86,7 +86,7 @@ int ckpt_handle_fd(const struct ckpt_handle *h)
 
 void ckpt_handle_unseen(struct ckpt_handle *h)
 {
-    ckpt_stage_handle_unseen(h->staged);
+    ckpt_stage_handle_kernel_writes(h->staged);
 }
 
 int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)

@@ -11,7 +11,8 @@
  * next change.
  *
  * Meanwhile the file's user sees what was: its content is read by the reference, its length and times are those in the
- * inode (`remade` is odd).
+ * inode. `seq` there is a sequence counter: it is odd while a file changes its kind, and a reader that finds it odd, or
+ * changed afterwards, looks again.
  */
 #include "core/stage/private.h"
 
@@ -96,7 +97,7 @@ void ckpt_stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref 
 /* --- from the one to the other: with its content locked --- */
 
 /* From here on its user sees the length and the times that it has now. *ret_length: what it has on disk. */
-static int begin_remaking(struct stage_inode *n, int fd, uint64_t *ret_length)
+static int begin_switch(struct stage_inode *n, int fd, uint64_t *ret_length)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
@@ -106,13 +107,13 @@ static int begin_remaking(struct stage_inode *n, int fd, uint64_t *ret_length)
     n->times[0] = st.st_atim;
     n->times[1] = st.st_mtim;
     n->length = atomic_load(&n->shared) == 1 ? n->shares.size : (uint64_t)st.st_size;
-    atomic_fetch_add(&n->remade, 1);
+    atomic_fetch_add(&n->seq, 1);
     return 0;
 }
 
-static void end_remaking(struct stage_inode *n)
+static void end_switch(struct stage_inode *n)
 {
-    atomic_fetch_add(&n->remade, 1);
+    atomic_fetch_add(&n->seq, 1);
 }
 
 static int fill(struct stage_inode *n, int fd, const struct ckpt_ref *ref, uint64_t len)
@@ -155,14 +156,14 @@ static int prepare(struct stage_inode *n, int fd, const struct ckpt_ref *ref, ui
     return r == 0 && (size || length) ? ckpt_disk_fsync(fd) : r;
 }
 
-int ckpt_stage_own(struct stage_inode *n, int fd, uint64_t size)
+int ckpt_stage_copy_up(struct stage_inode *n, int fd, uint64_t size)
 {
     struct ckpt_ref ref = {0};
     uint64_t length = 0;
     int r = ckpt_stage_shares(n, &ref);
     if (r == 0 || (r < 0 && !(r == -EUCLEAN && size == 0))) /* a damaged reference can be emptied */
         return r;
-    r = begin_remaking(n, fd, &length);
+    r = begin_switch(n, fd, &length);
     if (r < 0)
         return r;
     r = prepare(n, fd, &ref, size == STAGE_ALL ? ref.size : size, length);
@@ -173,13 +174,13 @@ int ckpt_stage_own(struct stage_inode *n, int fd, uint64_t size)
     } else if ((r = ckpt_disk_removexattr(fd, CKPT_REF_XATTR)) < 0)
         ask_again(n);
     else {
-        n->keeps_bytes = true; /* who changes it once may do so again */
+        n->no_evict = true; /* who changes it once may do so again */
         n->was = ref;
         n->was_gen = atomic_load(&n->gen) + 1;
         ckpt_stage_dirty(n);
         atomic_store(&n->shared, 0);
     }
-    end_remaking(n);
+    end_switch(n);
     return r;
 }
 
@@ -194,7 +195,7 @@ int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size)
 {
     int shared = ckpt_stage_shares(n, NULL);
     bool cut = shared == 0 && is_cut(fd, size);
-    int r = shared ? ckpt_stage_own(n, fd, size) : ckpt_disk_truncate(fd, size);
+    int r = shared ? ckpt_stage_copy_up(n, fd, size) : ckpt_disk_truncate(fd, size);
     uint64_t gen = atomic_load(&n->gen);
     bool only_cut = r == 0 && (shared || cut) && n->was_gen == gen;
     ckpt_stage_dirty(n);
@@ -202,10 +203,10 @@ int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size)
     return r;
 }
 
-void ckpt_stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
+void ckpt_stage_evict(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
 {
     uint64_t length;
-    int r = begin_remaking(n, fd, &length);
+    int r = begin_switch(n, fd, &length);
     if (r < 0)
         return;
     r = ckpt_head_keep(fd, ref);
@@ -216,7 +217,7 @@ void ckpt_stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref
         (void)!ckpt_disk_punch(fd, ref->size);
         (void)!ckpt_disk_set_times(fd, n->times);
     }
-    end_remaking(n);
+    end_switch(n);
 }
 
 /* --- changes of bytes that are its own --- */
@@ -228,7 +229,7 @@ int ckpt_stage_begin_change(struct stage_inode *n, int fd)
     if (atomic_load(&n->shared) == 0)
         return 0;
     CKPT_GUARD(&n->content);
-    return ckpt_stage_own(n, fd, STAGE_ALL);
+    return ckpt_stage_copy_up(n, fd, STAGE_ALL);
 }
 
 void ckpt_stage_end_change(struct stage_inode *n)
@@ -243,7 +244,7 @@ static int share(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
     int r = ckpt_stage_shares(n, NULL);
     if (r)
         return r < 0 ? r : -EXDEV;
-    r = begin_remaking(n, fd, &length);
+    r = begin_switch(n, fd, &length);
     if (r < 0)
         return r;
     atomic_store(&n->shared, -1); /* who would write to it waits for the lock from here on */
@@ -257,7 +258,7 @@ static int share(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
         (void)!ckpt_disk_truncate(fd, ref->size); /* which also sets the time of the change */
     } else
         ask_again(n);
-    end_remaking(n);
+    end_switch(n);
     return r;
 }
 
@@ -273,7 +274,7 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
     struct stage_inode *n = h->inode;
     struct stage_step *step = n->step;
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
-    if (!h->write || step->face || !ref->size || atomic_load(&n->unseen)) /* the kernel writes to it by itself */
+    if (!h->write || step->face || !ref->size || atomic_load(&n->kernel_writes)) /* the kernel writes to it by itself */
         return -EXDEV;
     struct ckpt_file *payload = NULL;
     int r = ckpt_hold_object(&hold, ref->object);
@@ -326,10 +327,10 @@ ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint
 {
     struct stage_inode *n = h->inode;
     struct ckpt_ref ref;
-    unsigned remade = atomic_load(&n->remade);
-    if (!(remade & 1) && atomic_load(&n->shared) == 0) {
+    unsigned seq = atomic_load(&n->seq);
+    if (!(seq & 1) && atomic_load(&n->shared) == 0) {
         ssize_t got = ckpt_pread(h->fd, buf, len, off);
-        if (atomic_load(&n->remade) == remade)
+        if (atomic_load(&n->seq) == seq)
             return got;
     }
     /* Once more, while nobody can make it a file of the other kind. */

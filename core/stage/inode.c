@@ -303,20 +303,20 @@ void ckpt_stage_free_all(struct ckpt_stages *set)
 
 int ckpt_stage_stat(struct stage_inode *n, struct ckpt_stage_attr *ret)
 {
-    unsigned remade;
+    unsigned seq;
     do {
-        remade = atomic_load(&n->remade);
+        seq = atomic_load(&n->seq);
         if (fstatat(n->fd, "", &ret->st, AT_EMPTY_PATH) < 0)
             return -errno;
-        if (!(remade & 1) && atomic_load(&n->shared) != 1)
+        if (!(seq & 1) && atomic_load(&n->shared) != 1)
             continue;
         CKPT_GUARD(&n->step->set->lock);
-        ret->st.st_size = (off_t)(remade & 1 ? n->length : n->shares.size);
-        if (remade & 1) {
+        ret->st.st_size = (off_t)(seq & 1 ? n->length : n->shares.size);
+        if (seq & 1) {
             ret->st.st_atim = n->times[0];
             ret->st.st_mtim = n->times[1];
         }
-    } while (remade != atomic_load(&n->remade));
+    } while (seq != atomic_load(&n->seq));
     if (atomic_load(&n->step->sealed) && S_ISREG(ret->st.st_mode))
         (void)!ckpt_seal_marked(n->fd, &ret->st);
     ret->id = n->id;
@@ -380,9 +380,9 @@ static struct stage_inode *inode_new(struct stage_step *step, const struct stat 
     n->step = step;
     n->fd = -1;
     atomic_init(&n->shared, S_ISREG(st->st_mode) ? -1 : 0);
-    atomic_init(&n->keeps_bytes, st->st_size > 0); /* a staged file of an earlier mount may have been made durable */
-    atomic_init(&n->unseen, step->adopted && step->set->leases &&
-                                S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
+    atomic_init(&n->no_evict, st->st_size > 0); /* a staged file of an earlier mount may have been made durable */
+    atomic_init(&n->kernel_writes, step->adopted && step->set->leases &&
+                                       S_ISREG(st->st_mode)); /* and a mapping that it made may be there still */
     pthread_mutex_init(&n->content, NULL);
     step->uses++;
     step->inodes++;
@@ -427,7 +427,7 @@ int ckpt_stage_ref_fd(struct stage_step *step, int fd, struct stage_inode *dir, 
     if (atomic_load(&n->shared) < 0) {
         CKPT_GUARD(&n->content); /* known from now on; or else who wants its bytes is told why it is not */
         if (ckpt_stage_shares(n, NULL) == 1)
-            atomic_store(&n->unseen, false); /* no kernel writes to it */
+            atomic_store(&n->kernel_writes, false); /* no kernel writes to it */
     }
     int r = ckpt_stage_stat(n, ret);
     CKPT_GUARD(&set->lock);

@@ -238,7 +238,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
             times[0].tv_nsec = UTIME_OMIT;
         if (!(what & CKPT_SET_MTIME))
             times[1].tv_nsec = UTIME_OMIT;
-        CKPT_GUARD(&n->content); /* a file whose bytes are let go gets back the times that it had */
+        CKPT_GUARD(&n->content); /* eviction gives a file back the times that it had before */
         r = ckpt_disk_set_times(n->fd, times);
     }
     if (r == 0)

@@ -51,46 +51,46 @@ int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *
     pthread_mutex_lock(&step->set->lock);
     struct stage_inode *n = ckpt_stage_inode_by_stat(step->set, st);
     bool known = n && n->known && n->known_gen == atomic_load(&n->gen) && n->made.size == (uint64_t)st->st_size;
-    bool unseen = n ? atomic_load(&n->unseen)
-                    : step->set->leases; /* an earlier mount may have given it to the kernel */
+    bool kernel_writes = n ? atomic_load(&n->kernel_writes)
+                           : step->set->leases; /* an earlier mount may have given it to the kernel */
     if (known)
         *ret = n->made;
     pthread_mutex_unlock(&step->set->lock);
-    return known ? 1 : unseen && try_lease(fd, F_RDLCK) == -EAGAIN ? -EBUSY : 0;
+    return known ? 1 : kernel_writes && try_lease(fd, F_RDLCK) == -EAGAIN ? -EBUSY : 0;
 }
 
 /*
- * Does its object, which is made, make its own bytes needless? Not those that a user has made durable, which are on the
- * disk already, and not those of pieces, which are joined soon. Under the set's lock.
+ * May its own bytes be evicted, since there is an object of them? Not those that a user has made durable: these are on
+ * the disk already. And not those of pieces: these are joined soon. Under the set's lock.
  */
-static bool may_let_go(const struct stage_inode *n)
+static bool may_evict(const struct stage_inode *n)
 {
     return n->known && n->known_gen == atomic_load(&n->gen) && !n->opens && !n->unlinked &&
-           !atomic_load(&n->keeps_bytes) && atomic_load(&n->shared) == 0 && n->name && !ckpt_pieces_stem(n->name) &&
+           !atomic_load(&n->no_evict) && atomic_load(&n->shared) == 0 && n->name && !ckpt_pieces_stem(n->name) &&
            !n->step->face && !n->step->set->closing;
 }
 
-/* With its content locked: nobody can open it meanwhile, and fd is the only descriptor that is known of. */
-static void let_go_locked(struct stage_inode *n, int fd)
+/* With its content locked, so that nobody opens it meanwhile: fd is the only descriptor that this process has. */
+static void evict_locked(struct stage_inode *n, int fd)
 {
     struct stage_step *step = n->step;
     struct stat st;
     char name[CKPT_HEX];
     pthread_mutex_lock(&step->set->lock);
-    bool wanted = may_let_go(n) && atomic_load(&step->state) == STAGE_OPEN;
+    bool wanted = may_evict(n) && atomic_load(&step->state) == STAGE_OPEN;
     struct ckpt_ref ref = n->made;
     pthread_mutex_unlock(&step->set->lock);
     ckpt_hash_hex(ref.object, name);
     if (!wanted || faccessat(step->hold, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &st) < 0 ||
         (uint64_t)st.st_size != ref.size)
         return; /* what is stored as it is has no object before the commit, which makes this file one */
-    if (!atomic_load(&n->unseen) || try_lease(fd, F_WRLCK) == 0)
-        ckpt_stage_disown(n, fd, &ref);
+    if (!atomic_load(&n->kernel_writes) || try_lease(fd, F_WRLCK) == 0)
+        ckpt_stage_evict(n, fd, &ref);
 }
 
 /* Make it a reference to its object, unless it is in use again. The caller keeps the inode; the descriptor is taken
  * over. */
-static void let_go(struct stage_inode *n, int fd)
+static void evict_file(struct stage_inode *n, int fd)
 {
     bool free_to_change = pthread_rwlock_tryrdlock(&n->step->freeze) ==
                           0; /* else a commit is under way, which takes all of it away */
@@ -99,7 +99,7 @@ static void let_go(struct stage_inode *n, int fd)
     CKPT_AUTOFD int own = free_to_change ? ckpt_stage_reopen(fd, O_RDWR) : -1;
     close(fd);
     if (own >= 0)
-        let_go_locked(n, own);
+        evict_locked(n, own);
     if (free_to_change) {
         pthread_mutex_unlock(&n->content);
         ckpt_stage_leave(n->step);
@@ -138,7 +138,7 @@ static int find_content(struct job *job, struct ckpt_err *err)
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
     if (atomic_load(&step->state) == STAGE_GONE)
         return -ESTALE;
-    if (atomic_load(&n->unseen)) {
+    if (atomic_load(&n->kernel_writes)) {
         CKPT_GUARD(&n->content);
         if (try_lease(job->fd, F_RDLCK) < 0)
             return -EBUSY;
@@ -169,14 +169,14 @@ static void make_object(struct stage_task *task)
         n->known_gen = gen;
         n->made = job->made;
     }
-    bool needless = may_let_go(n);
+    bool evictable = may_evict(n);
     if (gen != atomic_load(&n->gen) && fstat(job->fd, &st) == 0 &&
         wants_object(n, &st)) /* it was changed, and closed, meanwhile */
         queue_object(n, CKPT_STEAL_FD(job->fd), &st);
     pthread_cond_broadcast(&set->idle);
     pthread_mutex_unlock(&set->lock);
-    if (needless)
-        let_go(n, CKPT_STEAL_FD(job->fd));
+    if (evictable)
+        evict_file(n, CKPT_STEAL_FD(job->fd));
     if (job->fd >= 0)
         close(job->fd);
     pthread_mutex_lock(&set->lock);
@@ -249,10 +249,10 @@ static struct ckpt_stage_handle *handle_new(struct stage_inode *n, int fd, int f
     return h;
 }
 
-void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h)
+void ckpt_stage_handle_kernel_writes(struct ckpt_stage_handle *h)
 {
-    h->unseen = true;
-    atomic_store(&h->inode->unseen, true);
+    h->kernel_writes = true;
+    atomic_store(&h->inode->kernel_writes, true);
     if (h->write)
         ckpt_stage_dirty(h->inode);
 }
@@ -288,9 +288,9 @@ void ckpt_stage_release(struct ckpt_stage_handle *h)
     struct stat st = {0};
     bool large = h->write && fstat(h->fd, &st) == 0 && (uint64_t)st.st_size >= CKPT_SMALL;
     int fd = large ? ckpt_stage_reopen(h->fd, O_RDONLY) : -1;
-    bool full = h->write && h->unseen && is_full(h->fd);
+    bool full = h->write && h->kernel_writes && is_full(h->fd);
     close(h->fd); /* first: a lease is refused while it is open */
-    if (h->write && h->unseen) {
+    if (h->write && h->kernel_writes) {
         ckpt_stage_touch(step, &(struct ckpt_caller){0});
         if (full)
             ckpt_stage_write_failed(step, -ENOSPC);
@@ -331,7 +331,7 @@ int ckpt_stage_drop_setid(int fd, const struct ckpt_caller *who)
     return r < 0 ? r : ckpt_disk_chmod(fd, st.st_mode & 07777 & ~drop);
 }
 
-/* With its content locked: let_go() may have a lease, which would refuse the descriptor or be broken by it. */
+/* With its content locked: evict_file() may have a lease, which would refuse the descriptor or be broken by it. */
 static int open_locked(struct stage_inode *n, int flags, const struct ckpt_caller *who, struct ckpt_stage_handle **ret)
 {
     bool change = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
@@ -342,7 +342,7 @@ static int open_locked(struct stage_inode *n, int flags, const struct ckpt_calle
     if (r == 0 && flags & O_TRUNC)
         r = ckpt_stage_resize(n, fd, 0);
     else if (r == 0 && change)
-        r = ckpt_stage_own(n, fd, STAGE_ALL);
+        r = ckpt_stage_copy_up(n, fd, STAGE_ALL);
     struct ckpt_ref ref;
     struct ckpt_file *payload = NULL;
     if (r == 0 && (flags & O_ACCMODE) != O_WRONLY)
@@ -411,7 +411,7 @@ static int open_made(struct stage_inode *dir, const char *name, int fd, bool wri
     int path = ckpt_stage_reopen(fd, O_PATH);
     int r = path < 0 ? path : ckpt_stage_ref_fd(dir->step, path, dir, name, ret);
     if (r == 0 && (r = ckpt_stage_use(set, ret->id, &n)) == 0) {
-        atomic_store(&n->unseen, false);
+        atomic_store(&n->kernel_writes, false);
         r = (*ret_handle = handle_new(n, fd, writes_only ? O_WRONLY : O_RDWR)) ? ckpt_stage_stat(n, ret) : -ENOMEM;
         ckpt_stage_unuse(n);
         if (r < 0 && *ret_handle)
@@ -507,7 +507,7 @@ int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uin
 int ckpt_stage_fsync(struct ckpt_stage_handle *h)
 {
     pthread_mutex_lock(&h->inode->content);
-    h->inode->keeps_bytes = true; /* they are on the disk from now on */
+    h->inode->no_evict = true; /* they are on the disk from now on */
     pthread_mutex_unlock(&h->inode->content);
     int r = ckpt_disk_fsync(h->fd);
     /* The bytes of a reference file are an object that the step holds. */

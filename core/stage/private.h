@@ -101,14 +101,13 @@ struct stage_inode {
     atomic_uint changing;   /* calls that change its own bytes */
     struct ckpt_ref was;    /* what it shared; it was only cut since, as of gen was_gen. size 0: none. Under content */
     uint64_t was_gen;
-    atomic_bool keeps_bytes;  /* they stay, also when there is an object of them */
+    atomic_bool no_evict;     /* its bytes stay on disk, also when there is an object of them */
     atomic_uint_fast64_t gen; /* changes of its bytes */
     bool known;               /* `made` is the content as of known_gen: under the set's lock */
     bool queued;
-    atomic_bool cancel; /* its object is not wanted any more */
-    atomic_bool unseen; /* the kernel was given it, and may have changed it, or have mapped it */
-    atomic_uint
-        remade; /* odd: its bytes are made otherwise, and its user sees `times` and `length`. Changed under content */
+    atomic_bool cancel;        /* its object is not wanted any more */
+    atomic_bool kernel_writes; /* the kernel has had it for passthrough: it may have changed it, or mapped it still */
+    atomic_uint seq; /* sequence counter. Odd: its bytes change their kind, and its user sees `times` and `length` */
     struct timespec times[2]; /* of access and of change: under the set's lock */
     uint64_t length;          /* with them */
     uint64_t known_gen;
@@ -117,9 +116,9 @@ struct stage_inode {
 
 struct ckpt_stage_handle {
     struct stage_inode *inode;
-    int fd;           /* of the staged file */
-    bool read, write; /* what it was opened for */
-    bool unseen;      /* the kernel writes by itself */
+    int fd;             /* of the staged file */
+    bool read, write;   /* what it was opened for */
+    bool kernel_writes; /* by passthrough, without calls of ours */
     pthread_mutex_t lock;
     struct ckpt_file *payload;         /* of a reference file that can be read */
     uint8_t payload_hash[CKPT_SHA256]; /* of its object */
@@ -304,11 +303,11 @@ int ckpt_stage_shares(struct stage_inode *n, struct ckpt_ref *ret) CKPT_MUST_USE
 /* A reference file gets bytes of its own: the first `size` of its content, or these and zeros. Nothing to do for other
  * files. */
 #define STAGE_ALL UINT64_MAX
-int ckpt_stage_own(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
+int ckpt_stage_copy_up(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
 /* Any file is so long, and has bytes of its own. */
 int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
 /* A file that nobody uses becomes a reference to what it holds, if it can. */
-void ckpt_stage_disown(struct stage_inode *n, int fd, const struct ckpt_ref *ref);
+void ckpt_stage_evict(struct stage_inode *n, int fd, const struct ckpt_ref *ref);
 /* A new, empty file that nobody knows yet becomes a reference. */
 int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 /* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */

@@ -194,7 +194,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
                         struct ckpt_err *err) CKPT_MUST_USE;
 /* The kernel reads and writes the file itself from now on: that it was changed is taken for granted. Whoever calls this
  * ignores SIGIO. */
-void ckpt_stage_handle_unseen(struct ckpt_stage_handle *h);
+void ckpt_stage_handle_kernel_writes(struct ckpt_stage_handle *h);
 /* A descriptor (O_PATH, so that it does not count as a use) of the file that holds the bytes, for as long as the handle
  * is open; -1 if the kernel must not have it. */
 int ckpt_stage_handle_fd(const struct ckpt_stage_handle *h);
