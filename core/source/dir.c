@@ -112,7 +112,7 @@ static int opendir_once(struct ckpt_source *src, uint64_t id, struct ckpt_dir **
     d->src = src;
     d->id = id;
     *ret_forever = false;
-    bool face = id & CKPT_STAGED && ckpt_source_set(src, id) && ckpt_stage_is_face(ckpt_source_set(src, id), id);
+    bool face = id & CKPT_STAGED && ckpt_source_set(src, id) && ckpt_stage_is_files_view(ckpt_source_set(src, id), id);
     bool staged = id & CKPT_STAGED && !face;
     int r = staged ? opendir_staged(d, id, err) : ckpt_source_target(src, face ? CKPT_FACE : id, &d->target, err);
     if (r == 0 && !staged && !face) {

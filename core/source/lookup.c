@@ -364,7 +364,7 @@ static int lookup_staged(struct ckpt_source *src, uint64_t parent, const char *n
     struct ckpt_stages *set = ckpt_source_set(src, parent);
     struct ckpt_stage_attr attr;
     int r = set ? ckpt_stage_lookup(set, parent, name, &attr) : -ESTALE;
-    if (r == -ENOENT && ckpt_stage_is_face(set, parent) && lookup_step_files(src, name, ret) == 0)
+    if (r == -ENOENT && ckpt_stage_is_files_view(set, parent) && lookup_step_files(src, name, ret) == 0)
         return 0;
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
@@ -394,7 +394,7 @@ static int lookup_face(struct ckpt_source *src, struct ckpt_attr *ret, struct ck
     int r = ckpt_source_stages(src, src->root, &stages, err);
     if (r < 0)
         return r;
-    r = ckpt_stage_face(stages, &attr);
+    r = ckpt_stage_ref_files_view(stages, &attr);
     if (r < 0)
         return ckpt_fail(err, -r, ".files: %s", strerror(-r));
     ckpt_source_attr_of_stage(&attr, ret);

@@ -149,7 +149,7 @@ struct removing {
 static int unlink_in(struct ckpt_source *src, struct place *p, const struct removing *m, struct ckpt_err *err)
 {
     int r = ckpt_stage_unlink(p->stages, p->id, m->name, m->dir, m->who);
-    if (r == -ENOENT && m->dir && ckpt_stage_is_face(p->stages, p->id)) {
+    if (r == -ENOENT && m->dir && ckpt_stage_is_files_view(p->stages, p->id)) {
         r = ckpt_source_face_remove_step(src, m->name, err);
         ckpt_stages_tidy(p->stages);
         ckpt_source_root_changed(src->root, r == 0 ? m->name : NULL);

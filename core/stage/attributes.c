@@ -35,7 +35,7 @@ static bool is_kept(const char *name)
 
 static bool is_step_top(const struct stage_inode *n)
 {
-    return n->is_top && !n->step->face;
+    return n->is_top && !n->step->files_view;
 }
 
 /* --- reading --- */
@@ -202,7 +202,7 @@ static int set_with_room(struct stage_inode *n, const char *path, const char *na
     size_t need = n->dir || ckpt_stage_shares(n, NULL) == 1 ? ROOM : sizeof room;
     ssize_t old = getxattr(path, name, NULL, 0);
     bool refused = old < 0 ? flags & XATTR_REPLACE : flags & XATTR_CREATE; /* and nothing changes, no time either */
-    if (n->step->face || refused || (old >= 0 && (size_t)old >= len))
+    if (n->step->files_view || refused || (old >= 0 && (size_t)old >= len))
         return ckpt_disk_setxattr_as(n->fd, name, value, len, flags);
     int r = ckpt_disk_setxattr(n->fd, ROOM_XATTR, room, need);
     if (r == 0)
@@ -215,7 +215,7 @@ static int set_kept(struct stage_inode *n, const char *path, const char *name, c
                     struct ckpt_err *err)
 {
     CKPT_GUARD(&n->content);
-    bool own = ckpt_stage_is_own_xattr(name) && !n->step->face;
+    bool own = ckpt_stage_is_own_xattr(name) && !n->step->files_view;
     if (own && !ckpt_utf8(name, strlen(name)))
         return ckpt_fail(err, EINVAL, "the name of an attribute is UTF-8");
     int r = own ? check_manifest_room(path, name, len, err) : 0;

@@ -274,7 +274,8 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
     struct stage_inode *n = h->inode;
     struct stage_step *step = n->step;
     struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
-    if (!h->write || step->face || !ref->size || atomic_load(&n->kernel_writes)) /* the kernel writes to it by itself */
+    if (!h->write || step->files_view || !ref->size ||
+        atomic_load(&n->kernel_writes)) /* the kernel writes to it by itself */
         return -EXDEV;
     struct ckpt_file *payload = NULL;
     int r = ckpt_hold_object(&hold, ref->object);

@@ -123,7 +123,7 @@ bool ckpt_stage_is_settled(struct stage_step *step)
     double number;
     return step->touched && !step->write_failed && !step->open_writes && ckpt_step_name(step->name, &number) &&
            ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) &&
-           ckpt_stage_writers_ended(step);
+           ckpt_stage_processes_ended(step);
 }
 
 /* Once more when changes are kept out: a writer may have begun since it was seen. */
@@ -251,7 +251,7 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     pthread_mutex_unlock(&set->lock);
     CKPT_AUTOFD int fd = commit ? -1 : ckpt_stage_reopen(n->fd, O_RDONLY);
     r = commit ? 0 : fd < 0 ? fd : fsync_names(step, fd);
-    if (r == 0 && !commit && !step->face) /* files in it may share content, which the step holds there */
+    if (r == 0 && !commit && !step->files_view) /* files in it may share content, which the step holds there */
         r = ckpt_disk_fsync(step->hold);
     ckpt_stage_unuse(n);
     if (commit && (r = ckpt_stage_may_commit(step, who, err)) == 0)

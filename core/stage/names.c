@@ -53,7 +53,7 @@ static int enter(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 static void leave(struct stage_inode *n, const struct ckpt_caller *who)
 {
     struct ckpt_stages *set = n->step->set;
-    bool of_root = n == set->face->top;
+    bool of_root = n == set->files_view->top;
     ckpt_stage_touch(n->step, who);
     ckpt_stage_leave(n->step);
     ckpt_stage_unuse(n);
@@ -194,7 +194,9 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
     int r = enter(set, parent, &dir);
     if (r < 0)
         return r;
-    r = dir->step->face ? -EXDEV : is_plain(dir, name) ? ckpt_stage_link_leaf(dir->step, dir->fd, name, node) : -EINVAL;
+    r = dir->step->files_view ? -EXDEV
+        : is_plain(dir, name) ? ckpt_stage_link_leaf(dir->step, dir->fd, name, node)
+                              : -EINVAL;
     if (r == 0)
         r = ref_name(dir, name, ret);
     leave(dir, who);

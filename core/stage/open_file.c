@@ -67,7 +67,7 @@ static bool may_evict(const struct stage_inode *n)
 {
     return n->known && n->known_gen == atomic_load(&n->gen) && !n->opens && !n->unlinked &&
            !atomic_load(&n->no_evict) && atomic_load(&n->shared) == 0 && n->name && !ckpt_pieces_stem(n->name) &&
-           !n->step->face && !n->step->set->closing;
+           !n->step->files_view && !n->step->set->closing;
 }
 
 /* With its content locked, so that nobody opens it meanwhile: fd is the only descriptor that this process has. */
@@ -127,8 +127,9 @@ struct job {
 static bool wants_object(const struct stage_inode *n, const struct stat *st)
 {
     return (uint64_t)st->st_size >= CKPT_SMALL && !n->open_writes && !n->queued && !n->unlinked &&
-           atomic_load(&n->shared) == 0 && !n->step->face && (!n->known || n->known_gen != atomic_load(&n->gen)) &&
-           atomic_load(&n->step->state) == STAGE_OPEN && !n->step->set->closing;
+           atomic_load(&n->shared) == 0 && !n->step->files_view &&
+           (!n->known || n->known_gen != atomic_load(&n->gen)) && atomic_load(&n->step->state) == STAGE_OPEN &&
+           !n->step->set->closing;
 }
 
 static int find_content(struct job *job, struct ckpt_err *err)

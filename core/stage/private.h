@@ -29,7 +29,7 @@ struct stage_awaited {
 #define STAGE_AWAITED 16
 
 /* A process that has written to a step. */
-struct stage_writer {
+struct stage_process {
     pid_t pid;
     unsigned long long start; /* clock ticks, to know a reused number */
 };
@@ -40,7 +40,7 @@ struct stage_step {
     char *name;                     /* at the root; under the set's lock */
     char id[33];                    /* of its directory in staging/ */
     int work, tree, hold, lock;     /* descriptors: staging/ID, its tree/, hold/ and lock */
-    bool face;                      /* the root's own directory: no step at all, and in no list */
+    bool files_view;                /* the root's own directory: no step at all, and in no list */
     bool adopted;                   /* of an earlier process */
     atomic_bool unsynced;           /* it has files whose attributes are not durable with their names */
     char base_id[CKPT_MANIFEST_ID]; /* of the manifest that it changes; empty: it is new */
@@ -65,8 +65,8 @@ struct stage_step {
     unsigned open_writes;
     unsigned jobs;      /* background work, waiting or under way */
     uint64_t job_bytes; /* of the files whose objects are being made, or wait for it */
-    struct stage_writer *writers;
-    unsigned writer_count, writer_cap;
+    struct stage_process *processes;
+    unsigned process_count, process_room;
     pid_t last_pid; /* of these, to be quick */
     char *error;    /* why the last commit failed */
 };
@@ -159,7 +159,7 @@ struct ckpt_stages {
     unsigned flushing;               /* closes that wait for background work */
     pthread_mutex_t lock;
     pthread_cond_t idle; /* a job has ended, or the set is closing */
-    struct stage_step *steps, *face;
+    struct stage_step *steps, *files_view;
     struct stage_lineage lineage;
     struct stage_inode *by_id[STAGE_BUCKETS], *by_key[STAGE_BUCKETS];
     uint64_t next_id;
@@ -222,7 +222,7 @@ bool ckpt_stage_is_awaited(struct stage_step *step);
 /* One that reads has come. Who changes something comes with ckpt_stage_touch(). */
 void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who);
 /* Have all processes ended that have written to it? Under the set's lock. */
-bool ckpt_stage_writers_ended(struct stage_step *step);
+bool ckpt_stage_processes_ended(struct stage_step *step);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
 void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 
@@ -244,7 +244,7 @@ int ckpt_stage_publish(struct stage_step *step, const char *name) CKPT_MUST_USE;
 /* One that did not come to be, and its directory. */
 void ckpt_stage_drop(struct stage_step *step);
 /* The root's own directory, once, when the set is opened. */
-int ckpt_stage_open_face(struct ckpt_stages *set) CKPT_MUST_USE;
+int ckpt_stage_open_files_view(struct ckpt_stages *set) CKPT_MUST_USE;
 /* Nobody finds it any more, and its directory goes. Under freeze's writer. */
 void ckpt_stage_end(struct stage_step *step);
 bool ckpt_stage_is_empty(int dir);

@@ -285,7 +285,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     set->slow_limit = threads - 1;
     if (r == 0 && (r = ckpt_pool_new(threads, &set->pool)) < 0)
         ckpt_fail(err, -r, "no threads can be made");
-    if (r == 0 && (r = ckpt_stage_open_face(set)) < 0)
+    if (r == 0 && (r = ckpt_stage_open_files_view(set)) < 0)
         ckpt_fail(err, -r, "%s: %s", store->path, strerror(-r));
     if (r == 0)
         r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
@@ -306,7 +306,7 @@ static void mark_ready(struct stage_step *step)
 {
     double number;
     if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) ||
-        step->set->opt.explicit_commit || !ckpt_stage_writers_ended(step))
+        step->set->opt.explicit_commit || !ckpt_stage_processes_ended(step))
         return;
     int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (fd >= 0)
@@ -330,12 +330,12 @@ void ckpt_stages_close(struct ckpt_stages *set)
     ckpt_pool_free(set->pool);
     ckpt_stage_queue_free(set);
     pthread_mutex_lock(&set->lock);
-    if (set->face) {
-        set->face->next = set->steps;
-        set->steps = set->face;
+    if (set->files_view) {
+        set->files_view->next = set->steps;
+        set->steps = set->files_view;
     }
     for (struct stage_step *s = set->steps; s; s = s->next) {
-        if (!s->face)
+        if (!s->files_view)
             mark_ready(s);
         s->top = NULL;
         s->uses++;

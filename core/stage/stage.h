@@ -119,8 +119,8 @@ int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ck
  * The root's own directory, as if it were a step that never commits: what other libraries save there becomes a foreign
  * step when they rename it. Its bytes are never shared with the store, which is not seen in it. With a reference.
  */
-int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
-bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id);
+int ckpt_stage_ref_files_view(struct ckpt_stages *set, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
+bool ckpt_stage_is_files_view(struct ckpt_stages *set, uint64_t id);
 /* Is this a name in that directory that is not seen? */
 bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name);
 

@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <sys/file.h>
 
-#define MAX_WRITERS 4096
+#define MAX_PROCESSES 4096
 
 /* --- what keeps it --- */
 
@@ -48,7 +48,7 @@ void ckpt_stage_step_unref_locked(struct stage_step *step)
     close_dirs(step);
     pthread_rwlock_destroy(&step->freeze);
     pthread_mutex_destroy(&step->names);
-    free(step->writers);
+    free(step->processes);
     free(step->error);
     free(step->name);
     free(step);
@@ -105,42 +105,42 @@ static bool process_start(pid_t *pid, unsigned long long *ret)
            sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret) == 1;
 }
 
-static void add_writer(struct stage_step *step, pid_t thread)
+static void add_process(struct stage_step *step, pid_t thread)
 {
-    struct stage_writer w = {.pid = thread};
+    struct stage_process w = {.pid = thread};
     if (!thread || thread == step->last_pid || !process_start(&w.pid, &w.start))
         return;
     step->last_pid = thread;
-    for (unsigned i = 0; i < step->writer_count; i++)
-        if (step->writers[i].pid == w.pid && step->writers[i].start == w.start)
+    for (unsigned i = 0; i < step->process_count; i++)
+        if (step->processes[i].pid == w.pid && step->processes[i].start == w.start)
             return;
-    if (step->writer_count == step->writer_cap) {
-        unsigned cap = step->writer_cap ? step->writer_cap * 2 : 8;
-        struct stage_writer *p = cap <= MAX_WRITERS ? realloc(step->writers, cap * sizeof *p) : NULL;
+    if (step->process_count == step->process_room) {
+        unsigned cap = step->process_room ? step->process_room * 2 : 8;
+        struct stage_process *p = cap <= MAX_PROCESSES ? realloc(step->processes, cap * sizeof *p) : NULL;
         if (!p)
             return;
-        step->writers = p;
-        step->writer_cap = cap;
+        step->processes = p;
+        step->process_room = cap;
     }
-    step->writers[step->writer_count++] = w;
+    step->processes[step->process_count++] = w;
 }
 
 /* One that could not be looked at may be. */
-static bool is_same(const struct stage_writer *a, const struct stage_writer *b)
+static bool is_same_process(const struct stage_process *a, const struct stage_process *b)
 {
     bool unknown = a->start == UNKNOWN_START || b->start == UNKNOWN_START;
     return unknown || (a->pid == b->pid && a->start == b->start);
 }
 
-bool ckpt_stage_writers_ended(struct stage_step *step)
+bool ckpt_stage_processes_ended(struct stage_step *step)
 {
     unsigned kept = 0;
-    for (unsigned i = 0; i < step->writer_count; i++) {
-        struct stage_writer w = step->writers[i];
-        if (process_start(&w.pid, &w.start) && is_same(&w, &step->writers[i]))
-            step->writers[kept++] = step->writers[i];
+    for (unsigned i = 0; i < step->process_count; i++) {
+        struct stage_process w = step->processes[i];
+        if (process_start(&w.pid, &w.start) && is_same_process(&w, &step->processes[i]))
+            step->processes[kept++] = step->processes[i];
     }
-    step->writer_count = kept;
+    step->process_count = kept;
     step->last_pid = 0;
     return !kept;
 }
@@ -218,7 +218,7 @@ void ckpt_stage_wait_awaited(struct stage_step *step, int64_t end_ns)
 
 void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who)
 {
-    if (step->face)
+    if (step->files_view)
         return;
     CKPT_GUARD(&step->set->lock);
     if (who->pid)
@@ -226,12 +226,12 @@ void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who)
     step->touched = true;
     step->tried = false;
     step->changed_ns = ckpt_monotonic_ns();
-    add_writer(step, who->pid);
+    add_process(step, who->pid);
 }
 
 void ckpt_stage_write_failed(struct stage_step *step, int r)
 {
-    if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->face)
+    if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->files_view)
         return;
     struct ckpt_err err;
     ckpt_fail(&err, -r,
@@ -348,21 +348,21 @@ void ckpt_stage_step_unref(struct stage_step *step)
 }
 
 /* Its directory goes to the trash in one call; taking that apart may last. */
-struct removal {
+struct trashed {
     struct ckpt_stages *set;
     char name[64];
 };
 
 static void remove_trash(void *arg)
 {
-    struct removal *r = arg;
+    struct trashed *r = arg;
     ckpt_disk_remove_tree(r->set->store->trash, r->name);
     free(r);
 }
 
-static void discard_dir(struct ckpt_stages *set, const char *id)
+static void trash_dir(struct ckpt_stages *set, const char *id)
 {
-    struct removal *r = malloc(sizeof *r);
+    struct trashed *r = malloc(sizeof *r);
     if (!r)
         return;
     r->set = set;
@@ -390,7 +390,7 @@ void ckpt_stage_end(struct stage_step *step)
         ckpt_stage_step_unref_locked(step);
     set->gc_wanted = true;
     pthread_mutex_unlock(&set->lock);
-    discard_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
+    trash_dir(set, step->id); /* last: who closes a file that has no name any more waits until its pages are freed */
 }
 
 int ckpt_stage_make_dirs(struct stage_step *step, mode_t mode)
@@ -447,7 +447,7 @@ void ckpt_stage_drop(struct stage_step *step)
 {
     struct ckpt_stages *set = step->set;
     if (step->work >= 0)
-        discard_dir(set, step->id);
+        trash_dir(set, step->id);
     CKPT_GUARD(&set->lock);
     atomic_store(&step->state, STAGE_GONE);
     step->top = NULL;
@@ -472,35 +472,35 @@ int ckpt_stage_ref_step(struct ckpt_stages *set, const char *name, struct ckpt_s
     return r;
 }
 
-int ckpt_stage_open_face(struct ckpt_stages *set)
+int ckpt_stage_open_files_view(struct ckpt_stages *set)
 {
-    struct stage_step *face = ckpt_stage_begin(set);
-    if (!face)
+    struct stage_step *view = ckpt_stage_begin(set);
+    if (!view)
         return -ENOMEM;
-    face->face = true;
-    face->tree = ckpt_stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
-    int r = face->tree < 0 ? face->tree : add_step(face, ".files");
+    view->files_view = true;
+    view->tree = ckpt_stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
+    int r = view->tree < 0 ? view->tree : add_step(view, ".files");
     if (r < 0)
-        ckpt_stage_step_unref(face);
+        ckpt_stage_step_unref(view);
     else
-        set->face = face;
+        set->files_view = view;
     return r;
 }
 
-int ckpt_stage_face(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
+int ckpt_stage_ref_files_view(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
 {
-    int fd = ckpt_stage_reopen(set->face->tree, O_PATH);
-    return fd < 0 ? fd : ckpt_stage_ref_fd(set->face, fd, NULL, NULL, ret);
+    int fd = ckpt_stage_reopen(set->files_view->tree, O_PATH);
+    return fd < 0 ? fd : ckpt_stage_ref_fd(set->files_view, fd, NULL, NULL, ret);
 }
 
-bool ckpt_stage_is_face(struct ckpt_stages *set, uint64_t id)
+bool ckpt_stage_is_files_view(struct ckpt_stages *set, uint64_t id)
 {
-    return id == set->face->top->id;
+    return id == set->files_view->top->id;
 }
 
 bool ckpt_stage_hides(struct ckpt_stages *set, uint64_t dir, const char *name)
 {
-    return ckpt_stage_is_face(set, dir) && !strcmp(name, CKPT_STORE_DIR);
+    return ckpt_stage_is_files_view(set, dir) && !strcmp(name, CKPT_STORE_DIR);
 }
 
 bool ckpt_stage_exists(struct ckpt_stages *set, const char *name)

@@ -76,7 +76,7 @@ static int note_made(struct ckpt_writers *w)
     return r == 1 ? ckpt_writers_finish(w, 0, NULL) : r;
 }
 
-/* The directory's lock, if that is still the step's; -ESTALE: it was put aside. */
+/* The directory's lock, if that is still the step's; -ESTALE: it was moved to the trash. */
 static int lock_place(struct ckpt_writers *w)
 {
     char path[CKPT_STEP_NAME + 16];
@@ -103,7 +103,7 @@ static int lock_place(struct ckpt_writers *w)
     return fd;
 }
 
-static int put_aside(struct ckpt_store *s, const char *step)
+static int move_to_trash(struct ckpt_store *s, const char *step)
 {
     char path[CKPT_STEP_NAME + 16], trash[64], random[17];
     ckpt_random_hex(random, 8);
@@ -170,7 +170,7 @@ int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before
         CKPT_AUTOFREE char *done = NULL;
         if (r == 0 && read_text(w->dir, "done", &done) == 0) {
             w->made = names_any(done, before);
-            if (!w->made && (r = put_aside(s, step)) == 0) /* of a step of that name that was there before */
+            if (!w->made && (r = move_to_trash(s, step)) == 0) /* of a step of that name that was there before */
                 r = -ESTALE;
         }
     }
@@ -633,7 +633,7 @@ int ckpt_writers_withdraw(struct ckpt_store *s, const char *step, unsigned k, un
     int r = ckpt_disk_unlink(dir, part, 0);
     if (r == 0)
         r = ckpt_names_each(dir, ".", any_part, NULL);
-    return r == 0 ? put_aside(s, step) : CKPT_MIN(r, 0);
+    return r == 0 ? move_to_trash(s, step) : CKPT_MIN(r, 0);
 }
 
 static int visit_step(void *arg, int dir, const char *name)
@@ -668,7 +668,7 @@ static int tidy_step(void *arg, int dir, const char *name)
     if (!done && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return 0;
     int64_t age = ckpt_realtime_ns() - (st.st_ctim.tv_sec * 1000000000ll + st.st_ctim.tv_nsec);
-    return age > (done ? KEEP_DONE : KEEP_PARTS) * 1000000000ll ? put_aside(arg, name) : 0;
+    return age > (done ? KEEP_DONE : KEEP_PARTS) * 1000000000ll ? move_to_trash(arg, name) : 0;
 }
 
 int ckpt_writers_tidy(struct ckpt_store *s)

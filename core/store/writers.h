@@ -14,8 +14,8 @@
 
 struct ckpt_writers; /* of one step */
 
-/* The place where the parts of a step meet, made if need be. What an earlier step of that name has left is put aside,
- * but for one that a part of this writer has become part of: `before` has the ids of those, a line each. */
+/* The place where the parts of a step meet, made if need be. What an earlier step of that name has left is moved to the
+ * trash, but for one that a part of this writer has become part of: `before` has the ids of those, a line each. */
 int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret,
                       struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_writers_close(struct ckpt_writers *w);
@@ -30,7 +30,8 @@ int ckpt_writers_put(struct ckpt_writers *w, unsigned k, unsigned n, int work, c
                      struct ckpt_err *err) CKPT_MUST_USE;
 /* 1: the step was made of parts of which the one with this id was one; 0: not yet; or why it could not be made. */
 int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err *err) CKPT_MUST_USE;
-/* A descriptor that holds the lock; -ESTALE: the place was put aside. Whoever makes the step holds it meanwhile. */
+/* A descriptor that holds the lock; -ESTALE: the place was moved to the trash. Whoever makes the step holds it
+ * meanwhile. */
 int ckpt_writers_lock(struct ckpt_writers *w, struct ckpt_err *err) CKPT_MUST_USE;
 /* 1: all parts are there, and nothing has come of them yet. 0: some are missing, or it has. */
 int ckpt_writers_complete(struct ckpt_writers *w, unsigned n, struct ckpt_err *err) CKPT_MUST_USE;
@@ -51,7 +52,7 @@ bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *i
 int ckpt_writers_withdraw(struct ckpt_store *s, const char *step, unsigned k, unsigned n) CKPT_MUST_USE;
 /* Each part that still waits; what it names must stay. -ENOENT of a part that goes meanwhile is no error. */
 int ckpt_writers_parts(struct ckpt_store *s, ckpt_part_fn *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
-/* Put aside what nobody waits for any more. */
+/* Moves to the trash what nobody waits for any more. */
 int ckpt_writers_tidy(struct ckpt_store *s) CKPT_MUST_USE;
 
 #endif
