@@ -275,41 +275,30 @@ int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, 
     char path[32];
     if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
         return -EOPNOTSUPP;
-    int r = ckpt_stage_use(set, id, &n);
+    int r = ckpt_stage_enter_inode(set, id, &n);
     if (r < 0)
         return r;
-    r = ckpt_stage_enter(n->step);
-    if (r == 0) {
-        bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
-        snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
-        r = ours ? set_ours(n, path, name, value, len, flags, &err) : set_kept(n, path, name, value, len, flags, &err);
-        ckpt_stage_touch(n->step, who);
-        ckpt_stage_leave(n->step);
-    }
+    bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
+    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
+    r = ours ? set_ours(n, path, name, value, len, flags, &err) : set_kept(n, path, name, value, len, flags, &err);
+    ckpt_stage_leave_inode(n, who);
     if (r < 0 && err.code)
         ckpt_log(CKPT_LOG_WARN, "%s: an attribute is refused: %s", set->store->path, err.text);
-    ckpt_stage_unuse(n);
     return r;
 }
 
 int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who)
 {
     struct stage_inode *n;
-    int r = ckpt_stage_use(set, id, &n);
+    int r = ckpt_stage_enter_inode(set, id, &n);
     if (r < 0)
         return r;
-    r = ckpt_stage_enter(n->step);
-    if (r == 0) {
-        /* What follows from the file is listed, and cannot be taken away: tools that copy attributes need not mind. */
-        bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
-        if (is_step_top(n) && !strcmp(name, PREFIX "metadata"))
-            r = ckpt_disk_unlink(n->step->work, STAGE_METADATA, 0);
-        else
-            r = is_kept(name) ? ckpt_disk_removexattr(n->fd, name) : -ENODATA;
-        r = ours && (r == -ENODATA || r == -ENOENT) ? 0 : r;
-        ckpt_stage_touch(n->step, who);
-        ckpt_stage_leave(n->step);
-    }
-    ckpt_stage_unuse(n);
-    return r;
+    if (is_step_top(n) && !strcmp(name, PREFIX "metadata"))
+        r = ckpt_disk_unlink(n->step->work, STAGE_METADATA, 0);
+    else
+        r = is_kept(name) ? ckpt_disk_removexattr(n->fd, name) : -ENODATA;
+    ckpt_stage_leave_inode(n, who);
+    /* What follows from the file is listed, and cannot be removed: tools that copy attributes need not mind. */
+    bool ours = !strncmp(name, PREFIX, strlen(PREFIX)), absent = r == -ENODATA || r == -ENOENT;
+    return ours && absent ? 0 : r;
 }

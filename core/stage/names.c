@@ -38,29 +38,6 @@ int ckpt_stage_lookup(struct ckpt_stages *set, uint64_t parent, const char *name
     return r;
 }
 
-/* A directory whose step may be changed until leave(). */
-static int enter(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
-{
-    int r = ckpt_stage_use(set, id, ret);
-    if (r < 0)
-        return r;
-    r = ckpt_stage_enter((*ret)->step);
-    if (r < 0)
-        ckpt_stage_unuse(*ret);
-    return r;
-}
-
-static void leave(struct stage_inode *n, const struct ckpt_caller *who)
-{
-    struct ckpt_stages *set = n->step->set;
-    bool of_root = n == set->files_view->top;
-    ckpt_stage_touch(n->step, who);
-    ckpt_stage_leave(n->step);
-    ckpt_stage_unuse(n);
-    if (of_root) /* a foreign step may be there now, or gone */
-        set->opt.changed(set->opt.arg, NULL);
-}
-
 /* What is made in a directory with the set-group-id bit has its group. */
 static int give_away(int dir, int fd, const struct ckpt_caller *who, mode_t mode)
 {
@@ -88,14 +65,14 @@ int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name,
                      const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
-    int r = enter(set, parent, &dir);
+    int r = ckpt_stage_enter_inode(set, parent, &dir);
     if (r < 0)
         return r;
     r = is_plain(dir, name) ? make_dir(dir->fd, name, mode, who) : -EINVAL;
     if (r == 0)
         r = ref_name(dir, name, ret);
     ckpt_stage_write_failed(dir->step, r);
-    leave(dir, who);
+    ckpt_stage_leave_inode(dir, who);
     return r;
 }
 
@@ -104,7 +81,7 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
 {
     struct stage_inode *dir;
     struct stat st;
-    int r = enter(set, parent, &dir);
+    int r = ckpt_stage_enter_inode(set, parent, &dir);
     if (r < 0)
         return r;
     pthread_mutex_lock(&dir->step->names);
@@ -117,7 +94,7 @@ int ckpt_stage_unlink(struct ckpt_stages *set, uint64_t parent, const char *name
     if (r < 0 && there)
         ckpt_stage_attach_name(dir, name);
     pthread_mutex_unlock(&dir->step->names);
-    leave(dir, who);
+    ckpt_stage_leave_inode(dir, who);
     return r;
 }
 
@@ -145,7 +122,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
                     const char *new_name, unsigned flags, const struct ckpt_caller *who)
 {
     struct stage_inode *from, *to;
-    int r = enter(set, parent, &from);
+    int r = ckpt_stage_enter_inode(set, parent, &from);
     if (r < 0)
         return r;
     r = ckpt_stage_use(set, new_parent, &to);
@@ -158,7 +135,7 @@ int ckpt_stage_move(struct ckpt_stages *set, uint64_t parent, const char *name, 
             r = rename_known(from, name, to, new_name, flags);
         ckpt_stage_unuse(to);
     }
-    leave(from, who);
+    ckpt_stage_leave_inode(from, who);
     return r;
 }
 
@@ -173,7 +150,7 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
                     const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir, *n;
-    int r = enter(set, parent, &dir);
+    int r = ckpt_stage_enter_inode(set, parent, &dir);
     if (r < 0)
         return r;
     r = ckpt_stage_use(set, id, &n);
@@ -183,7 +160,7 @@ int ckpt_stage_link(struct ckpt_stages *set, uint64_t id, uint64_t parent, const
             r = ref_name(dir, name, ret);
         ckpt_stage_unuse(n);
     }
-    leave(dir, who);
+    ckpt_stage_leave_inode(dir, who);
     return r;
 }
 
@@ -191,7 +168,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
                            const char *name, const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *dir;
-    int r = enter(set, parent, &dir);
+    int r = ckpt_stage_enter_inode(set, parent, &dir);
     if (r < 0)
         return r;
     r = dir->step->files_view ? -EXDEV
@@ -199,7 +176,7 @@ int ckpt_stage_link_stored(struct ckpt_stages *set, const struct ckpt_manifest_n
                               : -EINVAL;
     if (r == 0)
         r = ref_name(dir, name, ret);
-    leave(dir, who);
+    ckpt_stage_leave_inode(dir, who);
     return r;
 }
 
@@ -222,7 +199,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
                        const struct ckpt_caller *who, struct ckpt_stage_attr *ret)
 {
     struct stage_inode *n;
-    int r = enter(set, id, &n);
+    int r = ckpt_stage_enter_inode(set, id, &n);
     if (r < 0)
         return r;
     if (what & (CKPT_SET_UID | CKPT_SET_GID | CKPT_SET_MODE) && !n->dir)
@@ -245,7 +222,7 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
     }
     if (r == 0)
         r = ckpt_stage_stat(n, ret);
-    leave(n, who);
+    ckpt_stage_leave_inode(n, who);
     return r;
 }
 

@@ -174,7 +174,7 @@ struct ckpt_stages {
     int64_t gc_ns;  /* when the trash may be emptied; 0: nothing in it */
 };
 
-/* --- stage_inode.c --- */
+/* --- inode.c --- */
 /* The inode of an id. -ESTALE: its step has ended. */
 int ckpt_stage_use(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
 void ckpt_stage_unuse(struct stage_inode *n);
@@ -208,21 +208,17 @@ struct stage_inode *ckpt_stage_inode_by_id(struct ckpt_stages *set, uint64_t id)
 /* The inode of a file on disk, or NULL. Under the set's lock. */
 struct stage_inode *ckpt_stage_inode_by_stat(struct ckpt_stages *set, const struct stat *st);
 
-/* --- stage_step.c --- */
+/* --- step.c --- */
 /* Keep commits out while its tree is changed. -ESTALE: it is gone. */
 int ckpt_stage_enter(struct stage_step *step) CKPT_MUST_USE;
 void ckpt_stage_leave(struct stage_step *step);
+/* ckpt_stage_use and ckpt_stage_enter at once; and the end of both, of a call that may have changed something. */
+int ckpt_stage_enter_inode(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret) CKPT_MUST_USE;
+void ckpt_stage_leave_inode(struct stage_inode *n, const struct ckpt_caller *who);
 /* A change was made by somebody. */
 void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who);
 /* A write to it has failed, with a negative errno: what it has is not what its writer wanted. */
 void ckpt_stage_write_failed(struct stage_step *step, int r);
-/* Wait for those who have looked something up again, until a time of CLOCK_MONOTONIC at most. */
-void ckpt_stage_wait_awaited(struct stage_step *step, int64_t end_ns);
-bool ckpt_stage_is_awaited(struct stage_step *step);
-/* One that reads has come. Who changes something comes with ckpt_stage_touch(). */
-void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who);
-/* Have all processes ended that have written to it? Under the set's lock. */
-bool ckpt_stage_processes_ended(struct stage_step *step);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
 void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 
@@ -259,7 +255,7 @@ int ckpt_stage_read_text(int dir, const char *name, char *buf, size_t len) CKPT_
                                  */
 int ckpt_stage_metadata(struct stage_step *step, char **ret, size_t *ret_len) CKPT_MUST_USE;
 
-/* --- stage_commit.c --- */
+/* --- finish.c --- */
 /* overwrite, put: as in struct ckpt_commit. id: the manifest's; one that is empty is made here. */
 int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwrite,
                           int (*put)(void *arg, int work, const char *manifest, struct ckpt_err *err), void *put_arg,
@@ -275,17 +271,31 @@ bool ckpt_stage_is_settled(struct stage_step *step);
 /* So many ns from now, for pthread_cond_timedwait. */
 struct timespec ckpt_stage_deadline(int64_t ns);
 
-/* --- stage_writers.c: the commit where there are several writers. Under freeze's writer --- */
+/* --- part.c: the commit where there are several writers. Under freeze's writer --- */
 int ckpt_stage_commit_part(struct stage_step *step, const char *name, atomic_bool *interrupted,
                            struct ckpt_err *err) CKPT_MUST_USE;
 
-/* --- stage_lineage.c --- */
+/* --- process.c. Under the set's lock --- */
+/* A process has written to the step; a thread's number will do. */
+void ckpt_stage_add_process_locked(struct stage_step *step, pid_t thread);
+/* Have all processes ended that have written to it? */
+bool ckpt_stage_processes_ended(struct stage_step *step);
+
+/* --- awaited.c --- */
+/* Wait for those who have looked something up again, until a time of CLOCK_MONOTONIC at most. */
+void ckpt_stage_wait_awaited(struct stage_step *step, int64_t end_ns);
+bool ckpt_stage_is_awaited(struct stage_step *step);
+/* One that reads has come. Who changes something comes with ckpt_stage_touch(). */
+void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who);
+void ckpt_stage_end_awaited_locked(struct stage_step *step, pid_t thread);
+
+/* --- lineage.c --- */
 /* A copy of the step of this name is staged. */
 void ckpt_stage_lineage_begin(struct ckpt_stages *set, const char *id, const char *name);
 /* The step's commit has made the manifest of this id under this name. id may be empty: others have made it. */
 void ckpt_stage_lineage_add(struct stage_step *step, const char *id, const char *name);
 
-/* --- stage_copy.c --- */
+/* --- copy.c --- */
 /* All that a manifest describes, into the step's tree; removed may be NULL. Directories that are there already are
  * filled, and so are taken leaves of another manifest as they are: several manifests that agree make one tree. */
 int ckpt_stage_copy_tree(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed,
@@ -297,7 +307,7 @@ int ckpt_stage_copy_leaf(struct stage_step *step, int dir, const char *path, con
 int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name,
                          const struct ckpt_manifest_node *n) CKPT_MUST_USE;
 
-/* --- stage_bytes.c: the first ones with content locked. What fails leaves the file as it was --- */
+/* --- bytes.c: the first ones with content locked. What fails leaves the file as it was --- */
 /* Is it a reference file? 1 and *ret (may be NULL), or 0; -EUCLEAN: it should be. */
 int ckpt_stage_shares(struct stage_inode *n, struct ckpt_ref *ret) CKPT_MUST_USE;
 /* A reference file gets bytes of its own: the first `size` of its content, or these and zeros. Nothing to do for other
@@ -320,32 +330,46 @@ int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, str
 void ckpt_stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload);
 int ckpt_stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret) CKPT_MUST_USE;
 
-/* --- stage_xattr.c --- */
+/* --- attributes.c --- */
 /* The user's own: those which a manifest has. */
 bool ckpt_stage_is_own_xattr(const char *name);
 
-/* --- stage_queue.c: whose turn it is. Under the set's lock --- */
+/* --- queue.c: whose turn it is. Under the set's lock --- */
 /* It runs when its user's turn has come. -ENOMEM: it will not. */
 int ckpt_stage_queue_add(struct ckpt_stages *set, struct stage_task *task) CKPT_MUST_USE;
 /* All of a step that have not begun: a list. */
 struct stage_task *ckpt_stage_queue_take(struct stage_step *step);
 void ckpt_stage_queue_free(struct ckpt_stages *set);
 
-/* --- stage_user.c: how many steps each user may have. Under the set's lock --- */
+/* --- users.c: how many steps each user may have. Under the set's lock --- */
 void ckpt_stage_users_begin(struct ckpt_stages *set, unsigned descriptors);
 /* A step is a user's from now on, until it is freed. -EDQUOT, unless it is there already and has to be taken. */
 int ckpt_stage_charge(struct stage_step *step, uid_t uid, bool forced) CKPT_MUST_USE;
 void ckpt_stage_uncharge(struct stage_step *step);
 
-/* --- stage_file.c --- */
+/* --- lease.c --- */
+/*
+ * A lease of F_RDLCK or F_WRLCK, given back at once. -EAGAIN: for reading, somebody may write to the file, by a
+ * descriptor or a mapping; for writing, somebody has it open. Under the content's lock, or with the step frozen:
+ * meanwhile the file cannot be opened.
+ */
+int ckpt_stage_try_lease(int fd, int type) CKPT_MUST_USE;
+/* Has the file system leases, by which it is known who else has a file open? dir: of the store. */
+bool ckpt_stage_has_leases(int dir);
+
+/* --- background.c --- */
+/* For struct ckpt_commit; arg is the step. */
+int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *ret);
+/* Is there something to make, and nobody who will change it? Under the set's lock. */
+bool ckpt_stage_wants_object(const struct stage_inode *n, const struct stat *st);
+/* Makes its object in the background. The descriptor is taken over. Under the set's lock. */
+void ckpt_stage_queue_object(struct stage_inode *n, int fd, const struct stat *st);
 /* Of objects that are not being made yet the commit takes care. Under the set's lock, and freeze's writer. */
 void ckpt_stage_drop_jobs(struct stage_step *step);
+
+/* --- open_file.c --- */
 /* Before the bytes of a file change: nobody but root writes to a program that runs with its owner's rights, and leaves
  * it one. */
 int ckpt_stage_drop_setid(int fd, const struct ckpt_caller *who) CKPT_MUST_USE;
-int ckpt_stage_known(void *arg, int fd, const struct stat *st,
-                     struct ckpt_ref *ret); /* for struct ckpt_commit; arg is the step */
-/* Has the file system leases, by which it is known who else has a file open? dir: of the store. */
-bool ckpt_stage_has_leases(int dir);
 
 #endif

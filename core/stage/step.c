@@ -17,8 +17,6 @@
 #include <stdio.h>
 #include <sys/file.h>
 
-#define MAX_PROCESSES 4096
-
 /* --- what keeps it --- */
 
 static void close_dirs(struct stage_step *step)
@@ -74,147 +72,33 @@ void ckpt_stage_leave(struct stage_step *step)
     pthread_rwlock_unlock(&step->freeze);
 }
 
-/* --- who writes --- */
-
-#define UNKNOWN_START 0 /* of a process that could not be looked at */
-
-/* When a process began, and in *pid its own number if a thread's was given. false: it has ended. */
-static bool process_start(pid_t *pid, unsigned long long *ret)
-{
-    char path[64], line[1024];
-    *ret = UNKNOWN_START;
-    snprintf(path, sizeof path, "/proc/%d/status", *pid);
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return errno != ENOENT && errno != ESRCH;
-    int group;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "Tgid: %d", &group) == 1)
-            *pid = group;
-    fclose(f);
-    snprintf(path, sizeof path, "/proc/%d/stat", *pid);
-    f = fopen(path, "re");
-    if (!f && errno != ENOENT && errno != ESRCH)
-        return true;
-    size_t n = f ? fread(line, 1, sizeof line - 1, f) : 0;
-    if (f)
-        fclose(f);
-    line[n] = 0;
-    const char *p = strrchr(line, ')'); /* the name before it may hold anything */
-    return p &&
-           sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret) == 1;
-}
-
-static void add_process(struct stage_step *step, pid_t thread)
-{
-    struct stage_process w = {.pid = thread};
-    if (!thread || thread == step->last_pid || !process_start(&w.pid, &w.start))
-        return;
-    step->last_pid = thread;
-    for (unsigned i = 0; i < step->process_count; i++)
-        if (step->processes[i].pid == w.pid && step->processes[i].start == w.start)
-            return;
-    if (step->process_count == step->process_room) {
-        unsigned cap = step->process_room ? step->process_room * 2 : 8;
-        struct stage_process *p = cap <= MAX_PROCESSES ? realloc(step->processes, cap * sizeof *p) : NULL;
-        if (!p)
-            return;
-        step->processes = p;
-        step->process_room = cap;
-    }
-    step->processes[step->process_count++] = w;
-}
-
-/* One that could not be looked at may be. */
-static bool is_same_process(const struct stage_process *a, const struct stage_process *b)
-{
-    bool unknown = a->start == UNKNOWN_START || b->start == UNKNOWN_START;
-    return unknown || (a->pid == b->pid && a->start == b->start);
-}
-
-bool ckpt_stage_processes_ended(struct stage_step *step)
-{
-    unsigned kept = 0;
-    for (unsigned i = 0; i < step->process_count; i++) {
-        struct stage_process w = step->processes[i];
-        if (process_start(&w.pid, &w.start) && is_same_process(&w, &step->processes[i]))
-            step->processes[kept++] = step->processes[i];
-    }
-    step->process_count = kept;
-    step->last_pid = 0;
-    return !kept;
-}
-
-/* --- who has looked something up again --- */
-
-/* They come within microseconds; who was killed meanwhile, or is refused, does not. */
-#define AWAITED_NS 1000000000ll
-
-int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who)
+int ckpt_stage_enter_inode(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
 {
     struct stage_inode *n;
     int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
-    r = ckpt_stage_enter(
-        n->step); /* a commit that is under way is waited for: what it ends is of no use to the caller */
-    if (r == 0) {
-        pthread_mutex_lock(&set->lock);
-        struct stage_awaited *slot = n->step->awaited;
-        for (unsigned i = 1; i < STAGE_AWAITED && slot->until_ns; i++)
-            if (n->step->awaited[i].until_ns < slot->until_ns)
-                slot = &n->step->awaited[i];
-        *slot = (struct stage_awaited){who->pid, ckpt_monotonic_ns() + AWAITED_NS};
-        pthread_mutex_unlock(&set->lock);
-        ckpt_stage_leave(n->step);
+    r = ckpt_stage_enter(n->step);
+    if (r < 0) {
+        ckpt_stage_unuse(n);
+        return r;
     }
+    *ret = n;
+    return 0;
+}
+
+void ckpt_stage_leave_inode(struct stage_inode *n, const struct ckpt_caller *who)
+{
+    struct ckpt_stages *set = n->step->set;
+    bool of_root = n == set->files_view->top;
+    ckpt_stage_touch(n->step, who);
+    ckpt_stage_leave(n->step);
     ckpt_stage_unuse(n);
-    return r;
+    if (of_root) /* a foreign step may be there now, or gone */
+        set->opt.changed(set->opt.arg, NULL);
 }
 
-/* One of them has come. Under the set's lock. */
-static void end_awaited(struct stage_step *step, pid_t thread)
-{
-    for (unsigned i = 0; i < STAGE_AWAITED; i++)
-        if (step->awaited[i].until_ns && step->awaited[i].thread == thread) {
-            step->awaited[i].until_ns = 0;
-            pthread_cond_broadcast(&step->set->idle);
-        }
-}
-
-void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who)
-{
-    CKPT_GUARD(&step->set->lock);
-    end_awaited(step, who->pid);
-}
-
-/* When the last of them is given up. Under the set's lock. */
-static int64_t awaited_until(const struct stage_step *step)
-{
-    int64_t last = 0;
-    for (unsigned i = 0; i < STAGE_AWAITED; i++)
-        last = CKPT_MAX(last, step->awaited[i].until_ns);
-    return last;
-}
-
-bool ckpt_stage_is_awaited(struct stage_step *step)
-{
-    CKPT_GUARD(&step->set->lock);
-    return awaited_until(step) > ckpt_monotonic_ns();
-}
-
-void ckpt_stage_wait_awaited(struct stage_step *step, int64_t end_ns)
-{
-    struct ckpt_stages *set = step->set;
-    CKPT_GUARD(&set->lock);
-    for (;;) {
-        int64_t now = ckpt_monotonic_ns(), until = CKPT_MIN(awaited_until(step), end_ns);
-        if (until <= now || set->closing)
-            return;
-        struct timespec at = ckpt_stage_deadline(until - now);
-        pthread_cond_timedwait(&set->idle, &set->lock, &at);
-    }
-}
+/* --- what happens to it --- */
 
 void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who)
 {
@@ -222,11 +106,11 @@ void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who)
         return;
     CKPT_GUARD(&step->set->lock);
     if (who->pid)
-        end_awaited(step, who->pid);
+        ckpt_stage_end_awaited_locked(step, who->pid);
     step->touched = true;
     step->tried = false;
     step->changed_ns = ckpt_monotonic_ns();
-    add_process(step, who->pid);
+    ckpt_stage_add_process_locked(step, who->pid);
 }
 
 void ckpt_stage_write_failed(struct stage_step *step, int r)
