@@ -10,8 +10,9 @@
 
 #include "core/base/util.h"
 #include "core/io/disk.h"
-#include "core/store/seal.h"
 #include "core/store/internal.h"
+#include "core/store/part_items.h"
+#include "core/store/seal.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -63,6 +64,13 @@ static void part_name(unsigned k, unsigned n, char ret[32])
 
 /* --- the place --- */
 
+#define PLACE_PATH (CKPT_STEP_NAME + 16)
+
+static void place_path(const char *step, char ret[PLACE_PATH])
+{
+    snprintf(ret, PLACE_PATH, PLACE "/%s", step);
+}
+
 /* If the step was made of these parts, and nobody has said so. */
 static int note_made(struct ckpt_writers *w)
 {
@@ -76,38 +84,48 @@ static int note_made(struct ckpt_writers *w)
     return r == 1 ? ckpt_writers_finish(w, 0, NULL) : r;
 }
 
+static int wait_for_flock(int fd)
+{
+    while (flock(fd, LOCK_EX) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return 0;
+}
+
+/* Has the open directory still the step's name? */
+static bool is_current(const struct ckpt_writers *w)
+{
+    char path[PLACE_PATH];
+    struct stat ours, now;
+    place_path(w->step, path);
+    if (fstat(w->dir, &ours) < 0 || fstatat(w->store->dir, path, &now, AT_SYMLINK_NOFOLLOW) < 0)
+        return false;
+    return ours.st_ino == now.st_ino && ours.st_dev == now.st_dev;
+}
+
 /* The directory's lock, if that is still the step's; -ESTALE: it was moved to the trash. */
 static int lock_place(struct ckpt_writers *w)
 {
-    char path[CKPT_STEP_NAME + 16];
-    struct stat ours, now;
     bool made = !is_there(w->dir, "lock");
-    int fd = openat(w->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    CKPT_AUTOFD int fd = openat(w->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return -errno;
     if (made)
         ckpt_store_give(w->store, w->dir, "lock");
-    snprintf(path, sizeof path, PLACE "/%s", w->step);
-    int r = 0;
-    while ((r = flock(fd, LOCK_EX) < 0 ? -errno : 0) == -EINTR)
-        ;
-    if (r == 0 && (fstat(w->dir, &ours) < 0 || fstatat(w->store->dir, path, &now, AT_SYMLINK_NOFOLLOW) < 0 ||
-                   ours.st_ino != now.st_ino || ours.st_dev != now.st_dev))
-        r = -ESTALE;
-    if (r == 0)
-        r = note_made(w);
-    if (r < 0) {
-        close(fd);
+    int r = wait_for_flock(fd);
+    if (r < 0)
         return r;
-    }
-    return fd;
+    if (!is_current(w))
+        return -ESTALE;
+    r = note_made(w);
+    return r < 0 ? r : CKPT_STEAL_FD(fd);
 }
 
 static int move_to_trash(struct ckpt_store *s, const char *step)
 {
-    char path[CKPT_STEP_NAME + 16], trash[64], random[17];
+    char path[PLACE_PATH], trash[64], random[17];
     ckpt_random_hex(random, 8);
-    snprintf(path, sizeof path, PLACE "/%s", step);
+    place_path(step, path);
     snprintf(trash, sizeof trash, PLACE "-%s", random);
     int r = ckpt_disk_rename(s->dir, path, s->trash, trash, 0);
     if (r == 0)
@@ -115,25 +133,33 @@ static int move_to_trash(struct ckpt_store *s, const char *step)
     return r == -ENOENT ? 0 : r;
 }
 
-static int open_place(struct ckpt_writers *w)
+/* A durable directory of the store. path: with its parent's, `above`. */
+static int make_place_dir(struct ckpt_store *s, const char *path, const char *above)
 {
-    char path[CKPT_STEP_NAME + 16];
-    snprintf(path, sizeof path, PLACE "/%s", w->step);
-    int r = ckpt_disk_mkdir(w->store->dir, PLACE, 0777);
-    if (r == 0)
-        ckpt_store_give(w->store, w->store->dir, PLACE);
-    if (r == 0)
-        r = ckpt_disk_fsync(w->store->dir);
-    if (r == 0 || r == -EEXIST)
-        r = ckpt_disk_mkdir(w->store->dir, path, 0777);
-    if (r == 0)
-        ckpt_store_give(w->store, w->store->dir, path);
-    if (r == 0)
-        r = ckpt_disk_fsync_dir(w->store->dir, PLACE);
-    if (r < 0 && r != -EEXIST)
-        return r;
+    int r = ckpt_disk_mkdir(s->dir, path, 0777);
+    if (r < 0)
+        return r == -EEXIST ? 0 : r;
+    ckpt_store_give(s, s->dir, path);
+    return above ? ckpt_disk_fsync_dir(s->dir, above) : ckpt_disk_fsync(s->dir);
+}
+
+/* One that is there. */
+static int open_dir(struct ckpt_writers *w)
+{
+    char path[PLACE_PATH];
+    place_path(w->step, path);
     w->dir = openat(w->store->dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     return w->dir < 0 ? -errno : 0;
+}
+
+static int open_place(struct ckpt_writers *w)
+{
+    char path[PLACE_PATH];
+    place_path(w->step, path);
+    int r = make_place_dir(w->store, PLACE, NULL);
+    if (r == 0)
+        r = make_place_dir(w->store, path, PLACE);
+    return r < 0 ? r : open_dir(w);
 }
 
 /* Is one of the ids, a line each, among those in `done`? */
@@ -149,6 +175,27 @@ static bool names_any(const char *done, const char *ids)
     return false;
 }
 
+/* -ESTALE, -ENOENT: once more. */
+static int open_current(struct ckpt_writers *w, const char *before)
+{
+    CKPT_AUTOFREE char *done = NULL;
+    if (w->dir >= 0)
+        close(CKPT_STEAL_FD(w->dir));
+    int r = open_place(w);
+    if (r < 0)
+        return r;
+    CKPT_AUTOFD int lock = lock_place(w);
+    if (lock < 0)
+        return lock;
+    if (read_text(w->dir, "done", &done) < 0)
+        return 0;
+    w->made = names_any(done, before);
+    if (w->made)
+        return 0;
+    r = move_to_trash(w->store, w->step); /* of a step of that name that was there before */
+    return r < 0 ? r : -ESTALE;
+}
+
 int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before, struct ckpt_writers **ret,
                       struct ckpt_err *err)
 {
@@ -158,28 +205,17 @@ int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before
     w->store = s;
     w->dir = -1;
     snprintf(w->step, sizeof w->step, "%s", step);
-    int r = -ESTALE;
-    while (r == -ESTALE || r == -ENOENT) {
-        if (w->dir >= 0)
-            close(w->dir);
-        r = open_place(w);
-        if (r < 0)
-            continue;
-        CKPT_AUTOFD int lock = lock_place(w);
-        r = CKPT_MIN(lock, 0);
-        CKPT_AUTOFREE char *done = NULL;
-        if (r == 0 && read_text(w->dir, "done", &done) == 0) {
-            w->made = names_any(done, before);
-            if (!w->made && (r = move_to_trash(s, step)) == 0) /* of a step of that name that was there before */
-                r = -ESTALE;
-        }
-    }
+    int r;
+    do
+        r = open_current(w, before);
+    while (r == -ESTALE || r == -ENOENT); /* somebody else has moved it to the trash meanwhile */
     if (r < 0) {
         ckpt_fail(err, -r, "step %s: the parts of its writers have no place: %s", step, strerror(-r));
         ckpt_writers_close(w);
-    } else
-        *ret = w;
-    return r;
+        return r;
+    }
+    *ret = w;
+    return 0;
 }
 
 void ckpt_writers_close(struct ckpt_writers *w)
@@ -187,99 +223,6 @@ void ckpt_writers_close(struct ckpt_writers *w)
     if (w && w->dir >= 0)
         close(w->dir);
     free(w);
-}
-
-/* --- do two parts agree? --- */
-
-struct item {
-    XXH128_hash_t path;
-    enum ckpt_node_kind kind;
-    uint8_t content[CKPT_SHA256];
-};
-
-struct items {
-    struct item *list;
-    size_t count, room;
-    XXH128_hash_t *dirs; /* paths of the directories, by number */
-    uint32_t dir_room;
-    const struct items *other; /* sorted: what comes is compared with these instead */
-    char conflict[256];
-};
-
-static void items_clear(struct items *x)
-{
-    free(x->list);
-    free(x->dirs);
-}
-
-static int by_path(const void *a, const void *b)
-{
-    return XXH128_cmp(&((const struct item *)a)->path, &((const struct item *)b)->path);
-}
-
-static int note_dir(struct items *x, uint32_t number, XXH128_hash_t path)
-{
-    if (number >= x->dir_room) {
-        uint32_t room = CKPT_MAX(number + 1, x->dir_room * 2);
-        XXH128_hash_t *p = realloc(x->dirs, room * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        memset(p + x->dir_room, 0, (room - x->dir_room) * sizeof *p);
-        x->dirs = p;
-        x->dir_room = room;
-    }
-    x->dirs[number] = path;
-    return 0;
-}
-
-static int compare_item(struct items *x, const struct item *i, const char *name)
-{
-    const struct item *o = x->other->count ? bsearch(i, x->other->list, x->other->count, sizeof *i, by_path) : NULL;
-    if (!o || (o->kind == i->kind && (i->kind == CKPT_NODE_DIR || !memcmp(o->content, i->content, sizeof i->content))))
-        return 0;
-    snprintf(x->conflict, sizeof x->conflict, "%s", name);
-    return -EEXIST;
-}
-
-static int note_node(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
-{
-    struct items *x = arg;
-    struct item i = {.kind = n->kind};
-    char key[sizeof(XXH128_hash_t) + 256];
-    size_t name = strlen(n->name);
-    XXH128_hash_t parent = n->parent < x->dir_room ? x->dirs[n->parent] : (XXH128_hash_t){0, 0};
-    memcpy(key, &parent, sizeof parent);
-    memcpy(key + sizeof parent, n->name, name);
-    i.path = XXH3_128bits(key, sizeof parent + name);
-    if (n->kind == CKPT_NODE_DIR && note_dir(x, number, i.path) < 0)
-        return -ENOMEM;
-    XXH128_hash_t text = n->text ? XXH3_128bits(n->text, strlen(n->text)) : (XXH128_hash_t){0, 0};
-    if (n->text)
-        memcpy(i.content, &text, sizeof text);
-    else
-        memcpy(i.content, n->sha256, sizeof i.content);
-    if (x->other)
-        return compare_item(x, &i, n->name);
-    if (x->count == x->room) {
-        size_t room = x->room ? 2 * x->room : 256;
-        struct item *p = realloc(x->list, room * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        x->list = p;
-        x->room = room;
-    }
-    x->list[x->count++] = i;
-    return 0;
-}
-
-static int read_items(struct ckpt_file *file, struct items *x, struct ckpt_err *err)
-{
-    struct ckpt_manifest_info info = {0};
-    int r = note_dir(x, 0, (XXH128_hash_t){0, 0});
-    if (r == 0)
-        r = ckpt_manifest_each(file, &info, note_node, x, err);
-    ckpt_manifest_info_clear(&info);
-    return r;
 }
 
 /* --- parts --- */
@@ -291,82 +234,70 @@ static int open_part(struct ckpt_store *s, const char *step, const char *name, s
     return ckpt_backend_open(s->files, path, ret);
 }
 
+/* --- do two parts agree? --- */
+
 struct comparing {
     struct ckpt_writers *w;
     unsigned k, n;
-    struct items *mine;
+    const struct ckpt_part_items *mine;
     struct ckpt_err *err;
 };
 
+/* Calls for each part of another writer. */
 static int compare_part(void *arg, int dir, const char *name)
 {
     struct comparing *c = arg;
+    const struct ckpt_writers *w = c->w;
     unsigned k, n;
     struct ckpt_file *file;
+    char conflict[CKPT_PART_CONFLICT];
     if (!is_part(name, &k, &n))
         return 0;
     if (n != c->n)
         return ckpt_fail(c->err, EINVAL, "step %s: writer %u was mounted with writers=%u, this one with writers=%u",
-                         c->w->step, k, n, c->n);
+                         w->step, k, n, c->n);
     if (k == c->k)
         return 0;
-    int r = open_part(c->w->store, c->w->step, name, &file);
+    int r = open_part(w->store, w->step, name, &file);
     if (r < 0)
-        return fail(c->w, r, "the part of another writer cannot be opened", c->err);
-    struct items theirs = {.other = c->mine};
-    r = read_items(file, &theirs, c->err);
+        return fail(w, r, "the part of another writer cannot be opened", c->err);
+    r = ckpt_part_items_compare(c->mine, file, conflict, c->err);
     ckpt_file_unref(file);
     if (r == -EEXIST)
-        r = ckpt_fail(c->err, EEXIST, "step %s: writer %u has written other bytes to %s", c->w->step, k,
-                      theirs.conflict);
-    items_clear(&theirs);
+        return ckpt_fail(c->err, EEXIST, "step %s: writer %u has written other bytes to %s", w->step, k, conflict);
     return r;
 }
 
-static int read_sorted(struct ckpt_file *file, struct items *x, struct ckpt_err *err)
+static int fail_made_before(const struct ckpt_writers *w, struct ckpt_err *err)
 {
-    int r = read_items(file, x, err);
-    if (r == 0 && x->count)
-        qsort(x->list, x->count, sizeof *x->list, by_path);
-    return r;
-}
-
-/* The same paths, with the same content. */
-static bool same_items(const struct items *a, const struct items *b)
-{
-    bool same = a->count == b->count;
-    for (size_t i = 0; i < a->count && same; i++)
-        same = XXH128_isEqual(a->list[i].path, b->list[i].path) && a->list[i].kind == b->list[i].kind &&
-               !memcmp(a->list[i].content, b->list[i].content, CKPT_SHA256);
-    return same;
+    return ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes", w->step);
 }
 
 /* With the part that this writer had when the step was made. */
-static int compare_made(struct ckpt_writers *w, const char *part, const struct items *mine, struct ckpt_err *err)
+static int compare_made(struct ckpt_writers *w, const char *part, const struct ckpt_part_items *mine,
+                        struct ckpt_err *err)
 {
     struct ckpt_file *file;
-    struct items was = {0};
+    struct ckpt_part_items *was;
     int r = open_part(w->store, w->step, part, &file);
     if (r < 0)
         return fail(w, r, "the part that it was made of cannot be opened", err);
-    r = read_sorted(file, &was, err);
+    r = ckpt_part_items_read(file, &was, err);
     ckpt_file_unref(file);
-    w->equal = r == 0 && same_items(mine, &was);
-    items_clear(&was);
-    return r < 0 || w->equal
-               ? r
-               : ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes", w->step);
+    if (r < 0)
+        return r;
+    w->equal = ckpt_part_items_equal(mine, was);
+    ckpt_part_items_free(was);
+    return w->equal ? 0 : fail_made_before(w, err);
 }
 
-static int compare_parts(struct ckpt_writers *w, unsigned k, unsigned n, int work, const char *name,
+/* The manifest of that name in `work`. */
+static int read_own_part(struct ckpt_writers *w, int work, const char *name, struct ckpt_part_items **ret,
                          struct ckpt_err *err)
 {
-    char path[64], part[32];
+    char path[64];
     struct ckpt_backend *dir;
     struct ckpt_file *file;
-    struct items mine = {0};
-    struct comparing c = {w, k, n, &mine, err};
-    part_name(k, n, part);
     snprintf(path, sizeof path, "/proc/self/fd/%d", work);
     int r = ckpt_backend_open_posix(path, &dir, err);
     if (r < 0)
@@ -375,12 +306,27 @@ static int compare_parts(struct ckpt_writers *w, unsigned k, unsigned n, int wor
     ckpt_backend_unref(dir);
     if (r < 0)
         return fail(w, r, "its part cannot be opened", err);
-    r = read_sorted(file, &mine, err);
+    r = ckpt_part_items_read(file, ret, err);
     ckpt_file_unref(file);
-    if (r == 0)
-        r = is_there(w->dir, "done") ? compare_made(w, part, &mine, err)
-                                     : ckpt_names_each(w->dir, ".", compare_part, &c);
-    items_clear(&mine);
+    return r;
+}
+
+static int compare_parts(struct ckpt_writers *w, unsigned k, unsigned n, int work, const char *name,
+                         struct ckpt_err *err)
+{
+    char part[32];
+    struct ckpt_part_items *mine;
+    int r = read_own_part(w, work, name, &mine, err);
+    if (r < 0)
+        return r;
+    if (is_there(w->dir, "done")) {
+        part_name(k, n, part);
+        r = compare_made(w, part, mine, err);
+    } else {
+        struct comparing c = {w, k, n, mine, err};
+        r = ckpt_names_each(w->dir, ".", compare_part, &c);
+    }
+    ckpt_part_items_free(mine);
     return r;
 }
 
@@ -400,27 +346,32 @@ int ckpt_writers_put(struct ckpt_writers *w, unsigned k, unsigned n, int work, c
     return fail(w, r, "its part cannot be put beside the others", err);
 }
 
-int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err *err)
+/* The reason that `failed` begins with: "CODE TEXT". */
+static int fail_as_noted(char *text, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *text = NULL;
-    if (w->equal)
-        return 1;
-    int r = read_text(w->dir, "done", &text);
-    if (r == 0)
-        return strstr(text, part)
-                   ? 1
-                   : ckpt_fail(err, EEXIST, "step %s was made of what this writer had before its last changes",
-                               w->step);
-    if (r != -ENOENT)
-        return fail(w, r, "what became of it cannot be told", err);
-    if (read_text(w->dir, "failed", &text) < 0 || !strstr(text, part))
-        return 0;
     int code = atoi(text);
-    char *why = strchr(text, ' '), *end = strchr(text, '\n');
+    if (code <= 0 || code >= 4096)
+        code = EIO;
+    char *end = strchr(text, '\n');
     if (end)
         *end = 0;
-    return ckpt_fail(err, code > 0 && code < 4096 ? code : EIO, "%s",
-                     why ? why + 1 : "the writers' step cannot be made");
+    const char *space = strchr(text, ' ');
+    return ckpt_fail(err, code, "%s", space ? space + 1 : "the writers' step cannot be made");
+}
+
+int ckpt_writers_done(struct ckpt_writers *w, const char *part, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *done = NULL, *failed = NULL;
+    if (w->equal)
+        return 1;
+    int r = read_text(w->dir, "done", &done);
+    if (r == 0)
+        return strstr(done, part) ? 1 : fail_made_before(w, err);
+    if (r != -ENOENT)
+        return fail(w, r, "what became of it cannot be told", err);
+    if (read_text(w->dir, "failed", &failed) < 0)
+        return 0;
+    return strstr(failed, part) ? fail_as_noted(failed, err) : 0;
 }
 
 struct counting {
@@ -455,9 +406,12 @@ void ckpt_writers_missing(struct ckpt_writers *w, unsigned n, char *buf, size_t 
     *buf = 0;
     if (count_parts(w, n, &c) == 0) {
         unsigned first = c.highest == n; /* some count from 1 */
-        for (unsigned k = first; k < n + first && at < len; k++)
-            if (!c.there[k])
-                at += (size_t)snprintf(buf + at, len - at, "%s%u", at ? ", " : "", k);
+        for (unsigned k = first; k < n + first && at < len; k++) {
+            if (c.there[k])
+                continue;
+            const char *comma = at ? ", " : "";
+            at += (size_t)snprintf(buf + at, len - at, "%s%u", comma, k);
+        }
     }
     free(c.there);
 }
@@ -570,6 +524,7 @@ static int seal_reason(struct ckpt_writers *w)
 
 int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_err *why)
 {
+    const char *file = result < 0 ? "failed" : "done";
     struct ckpt_buf text = CKPT_BUF_INIT;
     if (result < 0)
         ckpt_buf_addf(&text, "%d %s\n", -result, why->text);
@@ -577,12 +532,12 @@ int ckpt_writers_finish(struct ckpt_writers *w, int result, const struct ckpt_er
     if (r == 0)
         r = ckpt_buf_error(&text);
     if (r == 0)
-        r = ckpt_disk_replace(w->dir, result < 0 ? "failed" : "done", text.data, text.len);
-    if (r == 0 && result < 0)
-        r = seal_reason(w);
+        r = ckpt_disk_replace(w->dir, file, text.data, text.len);
     ckpt_buf_clear(&text);
-    /* All come again, with what they have then. */
-    return r == 0 && result < 0 ? ckpt_names_each(w->dir, ".", drop_part, NULL) : r;
+    if (r < 0 || result == 0)
+        return r;
+    r = seal_reason(w);
+    return r < 0 ? r : ckpt_names_each(w->dir, ".", drop_part, NULL); /* all come again, with what they have then */
 }
 
 /* --- afterwards --- */
@@ -594,18 +549,17 @@ bool ckpt_writers_made(const struct ckpt_writers *w)
 
 bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *ids)
 {
-    char path[CKPT_STEP_NAME + 16];
     struct ckpt_writers w = {.store = s, .dir = -1};
     CKPT_AUTOFREE char *text = NULL;
     if (snprintf(w.step, sizeof w.step, "%s", step) >= (int)sizeof w.step)
         return false;
-    snprintf(path, sizeof path, PLACE "/%s", w.step);
-    w.dir = openat(s->dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    CKPT_AUTOFD int dir = w.dir;
-    if (dir < 0)
+    if (open_dir(&w) < 0)
         return false;
-    CKPT_AUTOFD int lock = lock_place(&w); /* who has made the step may have been killed before saying so */
-    return lock >= 0 && read_text(dir, "done", &text) == 0 && names_any(text, ids);
+    CKPT_AUTOFD int dir = w.dir;
+    CKPT_AUTOFD int lock = lock_place(&w); /* who has made the step may have been killed before noting it */
+    if (lock < 0 || read_text(dir, "done", &text) < 0)
+        return false;
+    return names_any(text, ids);
 }
 
 static int any_part(void *arg, int dir, const char *name)
@@ -616,24 +570,25 @@ static int any_part(void *arg, int dir, const char *name)
 
 int ckpt_writers_withdraw(struct ckpt_store *s, const char *step, unsigned k, unsigned n)
 {
-    char path[CKPT_STEP_NAME + 16], part[32];
+    char part[32];
     struct ckpt_writers w = {.store = s, .dir = -1};
     snprintf(w.step, sizeof w.step, "%s", step);
-    snprintf(path, sizeof path, PLACE "/%s", step);
     part_name(k, n, part);
-    w.dir = openat(s->dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int r = open_dir(&w);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
     CKPT_AUTOFD int dir = w.dir;
-    if (dir < 0)
-        return errno == ENOENT ? 0 : -errno;
     CKPT_AUTOFD int lock = lock_place(&w);
     if (lock < 0)
         return lock == -ESTALE ? 0 : lock;
     if (is_there(dir, "done") || !is_there(dir, part))
         return 0;
-    int r = ckpt_disk_unlink(dir, part, 0);
+    r = ckpt_disk_unlink(dir, part, 0);
     if (r == 0)
         r = ckpt_names_each(dir, ".", any_part, NULL);
-    return r == 0 ? move_to_trash(s, step) : CKPT_MIN(r, 0);
+    if (r > 0) /* parts of others wait there */
+        return 0;
+    return r < 0 ? r : move_to_trash(s, step);
 }
 
 static int visit_step(void *arg, int dir, const char *name)
@@ -668,7 +623,8 @@ static int tidy_step(void *arg, int dir, const char *name)
     if (!done && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return 0;
     int64_t age = ckpt_realtime_ns() - (st.st_ctim.tv_sec * 1000000000ll + st.st_ctim.tv_nsec);
-    return age > (done ? KEEP_DONE : KEEP_PARTS) * 1000000000ll ? move_to_trash(arg, name) : 0;
+    int64_t limit = (done ? KEEP_DONE : KEEP_PARTS) * 1000000000ll;
+    return age > limit ? move_to_trash(arg, name) : 0;
 }
 
 int ckpt_writers_tidy(struct ckpt_store *s)
