@@ -18,19 +18,33 @@
 #define PREFIX     "user.ckpt."
 #define NOT_TOLD   "the step is not committed; who may commit it is told why"
 #define ROOM_XATTR "user.ckptfs.room"
-#define ROOM                                                                                                           \
-    ((size_t)256) /* a copy may have user.ckpt.dtype as well, and fills what room there is in another order            \
-                   */
+/* A copy may have user.ckpt.dtype as well, and fills what room there is in another order. */
+#define ROOM ((size_t)256)
+
+/* One that is set. */
+struct setting {
+    const char *name, *value;
+    size_t len;
+    int flags; /* XATTR_CREATE, XATTR_REPLACE */
+};
+
+static bool has_prefix(const char *name, const char *prefix)
+{
+    return !strncmp(name, prefix, strlen(prefix));
+}
 
 bool ckpt_stage_is_own_xattr(const char *name)
 {
-    return !strncmp(name, "user.", 5) && strncmp(name, PREFIX, strlen(PREFIX)) && strncmp(name, "user.ckptfs.", 12);
+    return has_prefix(name, "user.") && !has_prefix(name, PREFIX) && !has_prefix(name, "user.ckptfs.");
 }
 
 static bool is_kept(const char *name)
 {
-    return ckpt_stage_is_own_xattr(name) || !strcmp(name, PREFIX "kind") || !strcmp(name, PREFIX "dtype") ||
-           !strcmp(name, PREFIX "pinned");
+    static const char *const ours[] = {PREFIX "kind", PREFIX "dtype", PREFIX "pinned"};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (!strcmp(name, ours[i]))
+            return true;
+    return ckpt_stage_is_own_xattr(name);
 }
 
 static bool is_step_top(const struct stage_inode *n)
@@ -38,42 +52,72 @@ static bool is_step_top(const struct stage_inode *n)
     return n->is_top && !n->step->files_view;
 }
 
+/* An O_PATH descriptor has no attributes, but its file has. */
+static void path_of_fd(int fd, char ret[32])
+{
+    snprintf(ret, 32, "/proc/self/fd/%d", fd);
+}
+
 /* --- reading --- */
+
+static ssize_t give_text(const char *text, char *buf, size_t len)
+{
+    return ckpt_give_xattr(text, strlen(text), buf, len);
+}
+
+static ssize_t give_metadata(struct stage_step *step, char *buf, size_t len)
+{
+    CKPT_AUTOFREE char *text = NULL;
+    size_t text_len;
+    int r = ckpt_stage_metadata(step, &text, &text_len);
+    if (r < 0)
+        return r;
+    return text ? ckpt_give_xattr(text, text_len, buf, len) : -ENODATA;
+}
+
+/* The pin of the committed step that is changed. Under the set's lock. */
+static ssize_t give_base_pin(const struct stage_step *step, char *buf, size_t len)
+{
+    char file[CKPT_STEP_NAME + 16];
+    snprintf(file, sizeof file, "%s.pin", step->name);
+    bool pinned = faccessat(step->set->store->steps, file, F_OK, 0) == 0;
+    return give_text(pinned ? "1" : "0", buf, len);
+}
+
+/* Under the set's lock. */
+static ssize_t give_number(const struct stage_step *step, char *buf, size_t len)
+{
+    double number;
+    if (!ckpt_step_name(step->name, &number))
+        return -ENODATA;
+    struct ckpt_buf shown = CKPT_BUF_INIT;
+    ckpt_add_json_number(&shown, number);
+    ssize_t r = ckpt_buf_error(&shown);
+    if (r == 0)
+        r = ckpt_give_xattr((char *)shown.data, shown.len, buf, len);
+    ckpt_buf_clear(&shown);
+    return r;
+}
 
 /* state, and error where the last commit failed: of a step's own directory. */
 static ssize_t step_xattr(struct stage_inode *n, const char *name, const struct ckpt_caller *who, char *buf, size_t len)
 {
     struct stage_step *step = n->step;
-    if (!is_step_top(n) || strncmp(name, PREFIX, strlen(PREFIX)))
+    if (!is_step_top(n) || !has_prefix(name, PREFIX))
         return -ENODATA;
-    name += strlen(PREFIX);
-    if (!strcmp(name, "state"))
-        return ckpt_give_xattr("staged", 6, buf, len);
-    if (!strcmp(name, "metadata")) {
-        CKPT_AUTOFREE char *text = NULL;
-        size_t text_len;
-        int r = ckpt_stage_metadata(step, &text, &text_len);
-        return r < 0 ? r : text ? ckpt_give_xattr(text, text_len, buf, len) : -ENODATA;
-    }
-    bool told = !who ||
-                ckpt_stage_may_commit(step, who, NULL) == 0; /* what was wrong may be a file that others cannot list */
+    const char *what = name + strlen(PREFIX);
+    if (!strcmp(what, "state"))
+        return give_text("staged", buf, len);
+    if (!strcmp(what, "metadata"))
+        return give_metadata(step, buf, len);
+    /* What was wrong may be a file that others cannot list. */
+    bool may_know = !who || ckpt_stage_may_commit(step, who, NULL) == 0;
     CKPT_GUARD(&step->set->lock);
-    double number;
-    char text[CKPT_STEP_NAME + 16];
-    if (!strcmp(name, "pinned") && *step->base_id) { /* the pin of the step that it changes */
-        snprintf(text, sizeof text, "%s.pin", step->name);
-        return ckpt_give_xattr(faccessat(step->set->store->steps, text, F_OK, 0) == 0 ? "1" : "0", 1, buf, len);
-    }
-    if (!strcmp(name, "error") && step->error)
-        return told ? ckpt_give_xattr(step->error, strlen(step->error), buf, len)
-                    : ckpt_give_xattr(NOT_TOLD, strlen(NOT_TOLD), buf, len);
-    if (strcmp(name, "step") || !ckpt_step_name(step->name, &number))
-        return -ENODATA;
-    struct ckpt_buf shown = CKPT_BUF_INIT;
-    ckpt_add_json_number(&shown, number);
-    ssize_t r = ckpt_buf_error(&shown) ? -ENOMEM : ckpt_give_xattr((char *)shown.data, shown.len, buf, len);
-    ckpt_buf_clear(&shown);
-    return r;
+    if (!strcmp(what, "pinned") && *step->base_id)
+        return give_base_pin(step, buf, len);
+    if (!strcmp(what, "error") && step->error)
+        return give_text(may_know ? step->error : NOT_TOLD, buf, len);
+    return strcmp(what, "step") ? -ENODATA : give_number(step, buf, len);
 }
 
 ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *name, const struct ckpt_caller *who,
@@ -84,36 +128,46 @@ ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *na
     int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
     ssize_t got = step_xattr(n, name, who, buf, len);
-    if (got == -ENODATA && is_kept(name) && (got = getxattr(path, name, buf, len)) < 0)
-        got = -errno;
+    if (got == -ENODATA && is_kept(name)) {
+        path_of_fd(n->fd, path);
+        got = getxattr(path, name, buf, len);
+        if (got < 0)
+            got = -errno;
+    }
     ckpt_stage_unuse(n);
     return got;
+}
+
+/* The names to be listed, each with its NUL. */
+static int list_names(struct stage_inode *n, struct ckpt_buf *ret)
+{
+    char path[32], all[XATTR_LIST_MAX];
+    path_of_fd(n->fd, path);
+    ssize_t len = listxattr(path, all, sizeof all);
+    if (len < 0 && errno != EOPNOTSUPP)
+        return -errno;
+    for (const char *p = all; p < all + CKPT_MAX(len, 0); p += strlen(p) + 1)
+        if (is_kept(p))
+            ckpt_buf_add(ret, p, strlen(p) + 1);
+    if (is_step_top(n) && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
+        ckpt_buf_add(ret, PREFIX "metadata", sizeof PREFIX "metadata");
+    return ckpt_buf_error(ret);
 }
 
 /* A step's state, error and number are not listed: tools that make attributes equal would try to take them away. */
 ssize_t ckpt_stage_listxattr(struct ckpt_stages *set, uint64_t id, char *buf, size_t len)
 {
     struct stage_inode *n;
-    char path[32], all[XATTR_LIST_MAX];
-    struct ckpt_buf out = CKPT_BUF_INIT;
+    struct ckpt_buf names = CKPT_BUF_INIT;
     int r = ckpt_stage_use(set, id, &n);
     if (r < 0)
         return r;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
-    ssize_t got = listxattr(path, all, sizeof all);
-    int failed = got < 0 && errno != EOPNOTSUPP ? -errno : 0;
-    for (const char *p = all; p < all + CKPT_MAX(got, 0); p += strlen(p) + 1)
-        if (is_kept(p))
-            ckpt_buf_add(&out, p, strlen(p) + 1);
-    if (is_step_top(n) && faccessat(n->step->work, STAGE_METADATA, F_OK, 0) == 0)
-        ckpt_buf_add(&out, PREFIX "metadata", sizeof PREFIX "metadata");
+    ssize_t got = list_names(n, &names);
     ckpt_stage_unuse(n);
-    got = failed ? failed : ckpt_buf_error(&out);
     if (got == 0)
-        got = ckpt_give_xattr((char *)out.data, out.len, buf, len);
-    ckpt_buf_clear(&out);
+        got = ckpt_give_xattr((char *)names.data, names.len, buf, len);
+    ckpt_buf_clear(&names);
     return got;
 }
 
@@ -142,8 +196,8 @@ static int check_kind(bool dir, const char *value, size_t len, struct ckpt_err *
 /* Blocks of quantised or packed numbers, which are blobs: "Q4_K", "F6_E2M3". Tools that copy attributes bring it. */
 static bool is_block_type(const char *name)
 {
-    return *name >= 'A' && *name <= 'Z' && strpbrk(name, "0123456789") &&
-           strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == strlen(name);
+    bool begins = *name >= 'A' && *name <= 'Z', has_digit = strpbrk(name, "0123456789");
+    return begins && has_digit && strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == strlen(name);
 }
 
 /* 1: it is worth keeping. */
@@ -164,9 +218,8 @@ static int check_dtype(const char *value, size_t len, struct ckpt_err *err)
 
 static int check_pinned(const char *value, size_t len, struct ckpt_err *err)
 {
-    return !len || (len == 1 && (*value == '0' || *value == '1'))
-               ? 0
-               : ckpt_fail(err, EINVAL, "user.ckpt.pinned is 0 or 1");
+    bool is_digit = len == 1 && (*value == '0' || *value == '1');
+    return !len || is_digit ? 0 : ckpt_fail(err, EINVAL, "user.ckpt.pinned is 0 or 1");
 }
 
 /* --- room --- */
@@ -186,44 +239,62 @@ static int check_manifest_room(const char *path, const char *name, size_t len, s
     ssize_t n = listxattr(path, list, XATTR_LIST_MAX);
     if (n < 0)
         return errno == E2BIG ? ckpt_fail(err, ENOSPC, "its attributes have too many names") : -errno;
-    for (const char *p = list; p < list + n; p += strlen(p) + 1)
-        if (ckpt_stage_is_own_xattr(p) && strcmp(p, name))
-            sum += most_in_manifest(p, (size_t)CKPT_MAX(getxattr(path, p, NULL, 0), 0));
-    return sum < CKPT_MANIFEST_XATTRS_MAX
-               ? 0
-               : ckpt_fail(err, ENOSPC, "its attributes are more than a manifest has room for");
+    for (const char *p = list; p < list + n; p += strlen(p) + 1) {
+        if (!ckpt_stage_is_own_xattr(p) || !strcmp(p, name))
+            continue;
+        ssize_t value = getxattr(path, p, NULL, 0);
+        sum += most_in_manifest(p, (size_t)CKPT_MAX(value, 0));
+    }
+    if (sum < CKPT_MANIFEST_XATTRS_MAX)
+        return 0;
+    return ckpt_fail(err, ENOSPC, "its attributes are more than a manifest has room for");
 }
 
-/* With its content locked. The room that is left to what is ours is taken up while it is set. */
-static int set_with_room(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len,
-                         int flags)
+static int set_on_disk(struct stage_inode *n, const struct setting *s)
+{
+    return ckpt_disk_setxattr_as(n->fd, s->name, s->value, s->len, s->flags);
+}
+
+/* Does it take more room than there is of it now? What is refused changes nothing, no time either. */
+static bool grows(const char *path, const struct setting *s)
+{
+    ssize_t old = getxattr(path, s->name, NULL, 0);
+    if (old < 0)
+        return !(s->flags & XATTR_REPLACE);
+    return !(s->flags & XATTR_CREATE) && (size_t)old < s->len;
+}
+
+/* With its content locked. An attribute of our own takes up the room that is left to us while this one is set. */
+static int set_with_room(struct stage_inode *n, const char *path, const struct setting *s)
 {
     static const char room[ROOM + CKPT_REF_TEXT];
-    size_t need = n->dir || ckpt_stage_shares(n, NULL) == 1 ? ROOM : sizeof room;
-    ssize_t old = getxattr(path, name, NULL, 0);
-    bool refused = old < 0 ? flags & XATTR_REPLACE : flags & XATTR_CREATE; /* and nothing changes, no time either */
-    if (n->step->files_view || refused || (old >= 0 && (size_t)old >= len))
-        return ckpt_disk_setxattr_as(n->fd, name, value, len, flags);
+    bool has_ref = !n->dir && ckpt_stage_shares(n, NULL) == 1;
+    size_t need = n->dir || has_ref ? ROOM : sizeof room;
+    if (n->step->files_view || !grows(path, s))
+        return set_on_disk(n, s);
     int r = ckpt_disk_setxattr(n->fd, ROOM_XATTR, room, need);
     if (r == 0)
-        r = ckpt_disk_setxattr_as(n->fd, name, value, len, flags);
+        r = set_on_disk(n, s);
     int removed = ckpt_disk_removexattr(n->fd, ROOM_XATTR);
-    return r == 0 && removed < 0 && removed != -ENODATA ? removed : r;
+    if (r == 0 && removed < 0 && removed != -ENODATA)
+        return removed;
+    return r;
 }
 
-static int set_kept(struct stage_inode *n, const char *path, const char *name, const void *value, size_t len, int flags,
-                    struct ckpt_err *err)
+static int set_kept(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
+    char path[32];
+    path_of_fd(n->fd, path);
     CKPT_GUARD(&n->content);
-    bool own = ckpt_stage_is_own_xattr(name) && !n->step->files_view;
-    if (own && !ckpt_utf8(name, strlen(name)))
+    bool own = ckpt_stage_is_own_xattr(s->name) && !n->step->files_view;
+    if (own && !ckpt_utf8(s->name, strlen(s->name)))
         return ckpt_fail(err, EINVAL, "the name of an attribute is UTF-8");
-    int r = own ? check_manifest_room(path, name, len, err) : 0;
+    int r = own ? check_manifest_room(path, s->name, s->len, err) : 0;
     if (r < 0)
         return r;
-    r = set_with_room(n, path, name, value, len, flags);
+    r = set_with_room(n, path, s);
     if (r == -ENOSPC && ckpt_disk_removexattr(n->fd, CKPT_HEAD_XATTR) == 0) /* which only saves a look at the content */
-        r = set_with_room(n, path, name, value, len, flags);
+        r = set_with_room(n, path, s);
     return r == -E2BIG ? -ENOSPC : r;
 }
 
@@ -235,52 +306,62 @@ static int set_metadata(struct stage_inode *n, const char *value, size_t len, st
     return r < 0 ? r : ckpt_disk_replace(n->step->work, STAGE_METADATA, value, len);
 }
 
-static int set_pinned(struct stage_inode *n, const char *path, const char *value, size_t len, int flags,
-                      struct ckpt_err *err)
+static int set_pinned(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
-    char step[CKPT_STEP_NAME + 1] = "";
-    int r = check_pinned(value, len, err);
+    struct stage_step *step = n->step;
+    char name[CKPT_STEP_NAME + 1] = "";
+    int r = check_pinned(s->value, s->len, err);
     if (r < 0 || !is_step_top(n))
         return r;
-    if (*n->step->base_id) {
-        CKPT_GUARD(&n->step->set->lock);
-        snprintf(step, sizeof step, "%s", n->step->name);
-    }
-    return *step ? ckpt_store_pin(n->step->set->store, step, len == 1 && *value == '1', err)
-                 : set_kept(n, path, PREFIX "pinned", value, len, flags, err);
+    if (!*step->base_id)
+        return set_kept(n, s, err);
+    pthread_mutex_lock(&step->set->lock);
+    snprintf(name, sizeof name, "%s", step->name);
+    pthread_mutex_unlock(&step->set->lock);
+    bool pinned = s->len == 1 && *s->value == '1';
+    return ckpt_store_pin(step->set->store, name, pinned, err);
+}
+
+/* Of a directory: what a file is follows from the file. */
+static int set_kind(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
+{
+    int r = check_kind(n->dir, s->value, s->len, err);
+    return r == 0 && n->dir ? set_kept(n, s, err) : r;
+}
+
+static int set_dtype(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
+{
+    int r = check_dtype(s->value, s->len, err);
+    if (r == 1)
+        return n->dir ? 0 : set_kept(n, s, err);
+    return r;
 }
 
 /* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
-static int set_ours(struct stage_inode *n, const char *path, const char *name, const char *value, size_t len, int flags,
-                    struct ckpt_err *err)
+static int set_ours(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
-    const char *what = name + strlen(PREFIX);
+    const char *what = s->name + strlen(PREFIX);
     if (!strcmp(what, "metadata"))
-        return is_step_top(n) ? set_metadata(n, value, len, err) : 0;
+        return is_step_top(n) ? set_metadata(n, s->value, s->len, err) : 0;
     if (!strcmp(what, "pinned"))
-        return set_pinned(n, path, value, len, flags, err);
-    bool kind = !strcmp(what, "kind");
-    if (!kind && strcmp(what, "dtype"))
-        return 0;
-    int r = kind ? check_kind(n->dir, value, len, err) : check_dtype(value, len, err);
-    bool keep = kind ? r == 0 && n->dir : r == 1 && !n->dir;
-    return keep ? set_kept(n, path, name, value, len, flags, err) : CKPT_MIN(r, 0);
+        return set_pinned(n, s, err);
+    if (!strcmp(what, "kind"))
+        return set_kind(n, s, err);
+    return strcmp(what, "dtype") ? 0 : set_dtype(n, s, err);
 }
 
 int ckpt_stage_setxattr(struct ckpt_stages *set, uint64_t id, const char *name, const void *value, size_t len,
                         int flags, const struct ckpt_caller *who)
 {
+    const struct setting s = {name, value, len, flags};
     struct stage_inode *n;
     struct ckpt_err err = {0};
-    char path[32];
-    if (strncmp(name, "user.", 5) || !strncmp(name, "user.ckptfs.", 12))
+    if (!has_prefix(name, "user.") || has_prefix(name, "user.ckptfs."))
         return -EOPNOTSUPP;
     int r = ckpt_stage_enter_inode(set, id, &n);
     if (r < 0)
         return r;
-    bool ours = !strncmp(name, PREFIX, strlen(PREFIX));
-    snprintf(path, sizeof path, "/proc/self/fd/%d", n->fd);
-    r = ours ? set_ours(n, path, name, value, len, flags, &err) : set_kept(n, path, name, value, len, flags, &err);
+    r = has_prefix(name, PREFIX) ? set_ours(n, &s, &err) : set_kept(n, &s, &err);
     ckpt_stage_leave_inode(n, who);
     if (r < 0 && err.code)
         ckpt_log(CKPT_LOG_WARN, "%s: an attribute is refused: %s", set->store->path, err.text);
@@ -299,6 +380,6 @@ int ckpt_stage_removexattr(struct ckpt_stages *set, uint64_t id, const char *nam
         r = is_kept(name) ? ckpt_disk_removexattr(n->fd, name) : -ENODATA;
     ckpt_stage_leave_inode(n, who);
     /* What follows from the file is listed, and cannot be removed: tools that copy attributes need not mind. */
-    bool ours = !strncmp(name, PREFIX, strlen(PREFIX)), absent = r == -ENODATA || r == -ENOENT;
+    bool ours = has_prefix(name, PREFIX), absent = r == -ENODATA || r == -ENOENT;
     return ours && absent ? 0 : r;
 }

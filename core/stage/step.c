@@ -13,7 +13,6 @@
 #include "core/commit/work.h"
 #include "core/store/writers.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <sys/file.h>
 
@@ -32,8 +31,9 @@ static void close_dirs(struct stage_step *step)
 
 void ckpt_stage_step_close_idle(struct stage_step *step)
 {
-    bool resting = atomic_load(&step->state) == STAGE_GONE && step->uses == step->inodes && !step->busy && !step->jobs;
-    if (resting && step->tree >= 0)
+    bool idle = step->uses == step->inodes && !step->busy && !step->jobs;
+    bool gone = atomic_load(&step->state) == STAGE_GONE;
+    if (idle && gone && step->tree >= 0)
         close_dirs(step);
 }
 
@@ -115,7 +115,8 @@ void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who)
 
 void ckpt_stage_write_failed(struct stage_step *step, int r)
 {
-    if ((r != -ENOSPC && r != -EDQUOT && r != -EIO) || step->files_view)
+    bool lost = r == -ENOSPC || r == -EDQUOT || r == -EIO; /* others are the caller's mistake */
+    if (!lost || step->files_view)
         return;
     struct ckpt_err err;
     ckpt_fail(&err, -r,
@@ -175,18 +176,21 @@ static int add_step(struct stage_step *step, const char *name)
 {
     struct ckpt_stage_attr attr;
     step->name = strdup(name);
-    int top = ckpt_stage_reopen(step->tree, O_PATH);
-    int r = !step->name ? -ENOMEM : CKPT_MIN(top, 0);
-    if (r == 0)
-        r = ckpt_stage_ref_fd(step, top, NULL, NULL, &attr);
-    if (r == 0)
-        r = ckpt_stage_use(step->set, attr.id, &step->top);
-    if (r == 0) { /* the top stays known without references */
-        ckpt_stage_unuse(step->top);
-        ckpt_stage_forget(step->set, attr.id, 1);
-        step->changed_ns = ckpt_monotonic_ns();
-    }
-    return r;
+    CKPT_AUTOFD int top = ckpt_stage_reopen(step->tree, O_PATH);
+    if (!step->name)
+        return -ENOMEM;
+    if (top < 0)
+        return top;
+    int r = ckpt_stage_ref_fd(step, CKPT_STEAL_FD(top), NULL, NULL, &attr);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_use(step->set, attr.id, &step->top);
+    if (r < 0)
+        return r;
+    ckpt_stage_unuse(step->top); /* the top stays known without references */
+    ckpt_stage_forget(step->set, attr.id, 1);
+    step->changed_ns = ckpt_monotonic_ns();
+    return 0;
 }
 
 struct stage_step *ckpt_stage_begin(struct ckpt_stages *set)
@@ -248,11 +252,11 @@ static void trash_dir(struct ckpt_stages *set, const char *id)
 {
     struct trashed *r = malloc(sizeof *r);
     if (!r)
-        return;
+        return; /* gc finds it without an owner */
     r->set = set;
     snprintf(r->name, sizeof r->name, "staging-%s", id);
-    if (ckpt_disk_rename(set->store->staging, id, set->store->trash, r->name, 0) < 0 ||
-        ckpt_pool_submit(set->pool, remove_trash, r) < 0)
+    int moved = ckpt_disk_rename(set->store->staging, id, set->store->trash, r->name, 0);
+    if (moved < 0 || ckpt_pool_submit(set->pool, remove_trash, r) < 0)
         free(r);
 }
 
@@ -292,24 +296,28 @@ int ckpt_stage_make_dirs(struct stage_step *step, mode_t mode)
     return fchmod(step->tree, mode & 07777) < 0 ? -errno : 0;
 }
 
+/* A file system's sync, since a copy has files that share what is stored by the thousand. */
+static int note_base(struct stage_step *step, const char *base_id)
+{
+    int r = ckpt_disk_syncfs(step->work);
+    return r < 0 ? r : ckpt_disk_replace(step->work, "base", base_id, strlen(base_id));
+}
+
 /* From now on it is taken over if this process dies: so it is whole by now. */
 static int name_dir(struct stage_step *step, const char *name, const char *base_id)
 {
     const struct ckpt_stage_options *opt = &step->set->opt;
     char writer[16];
     int r = 0;
-    snprintf(writer, sizeof writer, "%u", opt->writer);
-    if (opt->writers)
+    if (opt->writers) {
+        snprintf(writer, sizeof writer, "%u", opt->writer);
         r = ckpt_disk_replace(step->work, "writer", writer, strlen(writer));
-    if (r == 0 && *base_id) /* of files that share what is stored, made by the thousand */
-        r = ckpt_disk_syncfs(step->work);
+    }
     if (r == 0 && *base_id)
-        r = ckpt_disk_replace(step->work, "base", base_id, strlen(base_id));
+        r = note_base(step, base_id);
     if (r == 0)
         r = ckpt_disk_replace(step->work, "name", name, strlen(name)); /* and what is beside it */
-    if (r == 0)
-        r = ckpt_disk_fsync(step->set->store->staging);
-    return r;
+    return r < 0 ? r : ckpt_disk_fsync(step->set->store->staging);
 }
 
 int ckpt_stage_publish(struct stage_step *step, const char *name)
@@ -364,11 +372,12 @@ int ckpt_stage_open_files_view(struct ckpt_stages *set)
     view->files_view = true;
     view->tree = ckpt_stage_reopen(set->store->root, O_RDONLY | O_DIRECTORY);
     int r = view->tree < 0 ? view->tree : add_step(view, ".files");
-    if (r < 0)
+    if (r < 0) {
         ckpt_stage_step_unref(view);
-    else
-        set->files_view = view;
-    return r;
+        return r;
+    }
+    set->files_view = view;
+    return 0;
 }
 
 int ckpt_stage_ref_files_view(struct ckpt_stages *set, struct ckpt_stage_attr *ret)
@@ -423,6 +432,31 @@ static int charge(struct stage_step *step, uid_t uid)
     return ckpt_stage_charge(step, uid, false);
 }
 
+/* The caller gets the top directory, where this process may give it away. */
+static int give_top(struct stage_step *step, const struct ckpt_caller *who)
+{
+    if (who->uid == geteuid() && who->gid == getegid())
+        return 0;
+    if (fchownat(step->work, "tree", who->uid, who->gid, 0) == 0 || geteuid() != 0)
+        return 0;
+    return -errno;
+}
+
+static int make_new(struct stage_step *step, const char *name, mode_t mode, const struct ckpt_caller *who)
+{
+    int r = charge(step, who->uid);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_make_dirs(step, mode);
+    if (r < 0)
+        return r;
+    r = give_top(step, who);
+    if (r < 0)
+        return r;
+    r = name_dir(step, name, "");
+    return r < 0 ? r : ckpt_stage_publish(step, name);
+}
+
 int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const struct ckpt_caller *who,
                    struct ckpt_stage_attr *ret, struct ckpt_err *err)
 {
@@ -431,16 +465,7 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
     struct stage_step *step = ckpt_stage_begin(set);
     if (!step)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = charge(step, who->uid);
-    if (r == 0)
-        r = ckpt_stage_make_dirs(step, mode);
-    if (r == 0 && (who->uid != geteuid() || who->gid != getegid()) &&
-        fchownat(step->work, "tree", who->uid, who->gid, 0) < 0 && geteuid() == 0)
-        r = -errno;
-    if (r == 0)
-        r = name_dir(step, name, "");
-    if (r == 0)
-        r = ckpt_stage_publish(step, name);
+    int r = make_new(step, name, mode, who);
     if (r < 0) {
         ckpt_stage_drop(step);
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
@@ -457,7 +482,23 @@ static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
 {
     CKPT_GUARD(&set->lock);
     const struct stage_step *s = get_step(set, name);
-    return !s ? 0 : strcmp(s->base_id, id) ? -ESTALE : 1;
+    if (!s)
+        return 0;
+    return strcmp(s->base_id, id) ? -ESTALE : 1;
+}
+
+static int publish_frozen(struct stage_step *step, const char *name)
+{
+    int r = ckpt_stage_publish(step, name);
+    if (r < 0)
+        return r;
+    int same = ckpt_store_step_is(step->set->store, name, step->base_id);
+    if (same != 1) {
+        ckpt_stage_end(step);
+        return same < 0 ? same : -ESTALE;
+    }
+    ckpt_stage_lineage_begin(step->set, step->base_id, name);
+    return 0;
 }
 
 /*
@@ -468,14 +509,7 @@ static int has_copy(struct ckpt_stages *set, const char *name, const char *id)
 static int publish_copy(struct stage_step *step, const char *name)
 {
     pthread_rwlock_wrlock(&step->freeze);
-    int r = ckpt_stage_publish(step, name);
-    int same = r == 0 ? ckpt_store_step_is(step->set->store, name, step->base_id) : 0;
-    if (r == 0 && same != 1) {
-        ckpt_stage_end(step);
-        r = same < 0 ? same : -ESTALE;
-    }
-    if (r == 0)
-        ckpt_stage_lineage_begin(step->set, step->base_id, name);
+    int r = publish_frozen(step, name);
     pthread_rwlock_unlock(&step->freeze);
     return r;
 }
@@ -492,6 +526,16 @@ static int charge_owner(struct stage_step *step, struct ckpt_file *manifest, str
     return r;
 }
 
+static int fill_copy(struct stage_step *step, struct ckpt_file *manifest, const struct ckpt_stage_removed *removed,
+                     struct ckpt_err *err)
+{
+    int r = charge_owner(step, manifest, err);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_make_dirs(step, 0755);
+    return r < 0 ? r : ckpt_stage_copy_tree(step, manifest, removed, err);
+}
+
 static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file *manifest, const char *id,
                      const struct ckpt_stage_removed *removed, struct ckpt_err *err)
 {
@@ -499,11 +543,7 @@ static int make_copy(struct ckpt_stages *set, const char *name, struct ckpt_file
     if (!step)
         return -ENOMEM;
     snprintf(step->base_id, sizeof step->base_id, "%s", id);
-    int r = charge_owner(step, manifest, err);
-    if (r == 0)
-        r = ckpt_stage_make_dirs(step, 0755);
-    if (r == 0)
-        r = ckpt_stage_copy_tree(step, manifest, removed, err);
+    int r = fill_copy(step, manifest, removed, err);
     if (r == 0)
         r = name_dir(step, name, id);
     if (r == 0)
@@ -537,9 +577,10 @@ int ckpt_stage_copy(struct ckpt_stages *set, const char *name, struct ckpt_file 
 int ckpt_stage_ref_copy(struct ckpt_stages *set, const char *name, const char *id, struct ckpt_stage_attr *ret)
 {
     struct stage_step *step = ckpt_stage_step_ref(set, name);
-    int r = step && !strcmp(step->base_id, id) ? ref_top(step, ret) : -ENOENT;
-    if (step)
-        ckpt_stage_step_unref(step);
+    if (!step)
+        return -ENOENT;
+    int r = strcmp(step->base_id, id) ? -ENOENT : ref_top(step, ret);
+    ckpt_stage_step_unref(step);
     return r;
 }
 
@@ -559,20 +600,14 @@ bool ckpt_stage_is_copy(struct ckpt_stages *set, uint64_t staged, const char *id
 
 /* --- other ends, other names --- */
 
+static int stop_at_name(void *arg, int dir, const char *name)
+{
+    return 1;
+}
+
 bool ckpt_stage_is_empty(int dir)
 {
-    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    if (!d) {
-        if (fd >= 0)
-            close(fd);
-        return false;
-    }
-    bool empty = true;
-    for (struct dirent *e; empty && (e = readdir(d));)
-        empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
-    closedir(d);
-    return empty;
+    return ckpt_names_each(dir, ".", stop_at_name, NULL) == 0;
 }
 
 /* The committed step that it is a copy of. What another mount has made of that since stays. */
@@ -587,23 +622,36 @@ static int delete_base(struct stage_step *step, const char *name, struct ckpt_er
     return r;
 }
 
+static int withdraw_part(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
+{
+    if (!set->opt.writers)
+        return 0;
+    int r = ckpt_writers_withdraw(set->store, name, set->opt.writer, set->opt.writers);
+    return r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
+}
+
+static int remove_frozen(struct stage_step *step, const char *name, struct ckpt_err *err)
+{
+    if (atomic_load(&step->state) != STAGE_OPEN)
+        return -ESTALE;
+    if (!ckpt_stage_is_empty(step->tree))
+        return ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
+    int r = delete_base(step, name, err);
+    if (r < 0)
+        return r;
+    r = withdraw_part(step->set, name, err);
+    if (r == 0)
+        ckpt_stage_end(step);
+    return r;
+}
+
 int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err *err)
 {
     struct stage_step *step = ckpt_stage_step_ref(set, name);
     if (!step)
         return ckpt_fail(err, ENOENT, "%s: no staged step of that name", name);
     pthread_rwlock_wrlock(&step->freeze);
-    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
-    if (r == 0 && !ckpt_stage_is_empty(step->tree))
-        r = ckpt_fail(err, ENOTEMPTY, "%s is not empty", name);
-    if (r == 0)
-        r = delete_base(step, name, err);
-    if (r == 0 && set->opt.writers) {
-        r = ckpt_writers_withdraw(set->store, name, set->opt.writer, set->opt.writers);
-        r = r < 0 ? ckpt_fail(err, -r, "%s: its part cannot be taken back: %s", name, strerror(-r)) : 0;
-    }
-    if (r == 0)
-        ckpt_stage_end(step);
+    int r = remove_frozen(step, name, err);
     pthread_rwlock_unlock(&step->freeze);
     ckpt_stage_step_unref(step);
     if (r == 0)
@@ -614,44 +662,59 @@ int ckpt_stage_remove(struct ckpt_stages *set, const char *name, struct ckpt_err
 /* Only its name, where that commits nothing. */
 static int relabel(struct stage_step *step, const char *to)
 {
-    struct ckpt_stages *set = step->set;
-    char *name = strdup(to);
+    CKPT_AUTOFREE char *name = strdup(to);
     if (!name)
         return -ENOMEM;
     pthread_rwlock_wrlock(&step->freeze);
-    int r = atomic_load(&step->state) == STAGE_OPEN ? ckpt_disk_replace(step->work, "name", to, strlen(to)) : -ESTALE;
+    int r = -ESTALE;
+    if (atomic_load(&step->state) == STAGE_OPEN)
+        r = ckpt_disk_replace(step->work, "name", to, strlen(to));
     if (r == 0) {
-        CKPT_GUARD(&set->lock);
+        CKPT_GUARD(&step->set->lock);
         free(step->name);
         step->name = CKPT_STEAL(name);
     }
     pthread_rwlock_unlock(&step->freeze);
-    free(name);
     return r;
+}
+
+/* A step of that name is in the way of a rename: one that is new and empty goes. */
+static int make_way(struct stage_step *there, const char *name, struct ckpt_err *err)
+{
+    bool is_new = !*there->base_id;
+    if (ckpt_stage_is_empty(there->tree) && is_new)
+        return ckpt_stage_remove(there->set, name, err);
+    return ckpt_fail(err, there->set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", name);
+}
+
+/* there: the step that has the new name; NULL: none. */
+static int rename_step(struct stage_step *step, struct stage_step *there, const char *to, const struct ckpt_caller *who,
+                       struct ckpt_err *err)
+{
+    double number;
+    bool commits = ckpt_step_name(to, &number);
+    int r = commits ? ckpt_stage_may_commit(step, who, err) : 0;
+    if (r == 0 && there)
+        r = make_way(there, to, err);
+    if (r < 0)
+        return r;
+    return commits ? ckpt_stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
 }
 
 int ckpt_stage_rename(struct ckpt_stages *set, const char *from, const char *to, const struct ckpt_caller *who,
                       struct ckpt_err *err)
 {
-    double number;
-    struct stage_step *step = ckpt_stage_step_ref(set, from), *there = ckpt_stage_step_ref(set, to);
-    int r = step ? 0 : ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
-    bool commits = ckpt_step_name(to, &number);
-    if (r == 0 && commits)
-        r = ckpt_stage_may_commit(step, who, err);
-    if (r == 0 && there && !(ckpt_stage_is_empty(there->tree) && !*there->base_id))
-        r = ckpt_fail(err, set->opt.overwrite ? EBUSY : EEXIST, "%s is being written", to);
-    else if (r == 0 && there)
-        r = ckpt_stage_remove(set, to, err);
-    if (r == 0)
-        r = commits ? ckpt_stage_commit_as(step, to, false, who->interrupted, err) : relabel(step, to);
+    struct stage_step *step = ckpt_stage_step_ref(set, from);
+    if (!step)
+        return ckpt_fail(err, ENOENT, "%s: no staged step of that name", from);
+    struct stage_step *there = ckpt_stage_step_ref(set, to);
+    int r = rename_step(step, there, to, who, err);
     if (r == 0) { /* the step that was changed has the new name alone */
         r = delete_base(step, from, err);
         set->opt.changed(set->opt.arg, from);
     }
     if (there)
         ckpt_stage_step_unref(there);
-    if (step)
-        ckpt_stage_step_unref(step);
+    ckpt_stage_step_unref(step);
     return r;
 }
