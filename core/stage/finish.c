@@ -37,6 +37,11 @@ struct timespec ckpt_stage_deadline(int64_t ns)
     return (struct timespec){at / 1000000000, at % 1000000000};
 }
 
+static bool is_interrupted(const atomic_bool *interrupted)
+{
+    return interrupted && atomic_load(interrupted);
+}
+
 /* Nobody writes, and nothing is under way. Under freeze's writer. */
 static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, struct ckpt_err *err)
 {
@@ -48,11 +53,12 @@ static int wait_quiet(struct stage_step *step, const atomic_bool *interrupted, s
     if (step->open_writes) {
         char name[PATH_MAX];
         open_name(step, name, sizeof name);
-        return ckpt_fail(err, EBUSY, "%s%s still open for writing: close %s first", name,
-                         step->open_writes == 1 ? " is" : ", and others, are", step->open_writes == 1 ? "it" : "them");
+        if (step->open_writes == 1)
+            return ckpt_fail(err, EBUSY, "%s is still open for writing: close it first", name);
+        return ckpt_fail(err, EBUSY, "%s, and others, are still open for writing: close them first", name);
     }
     ckpt_stage_drop_jobs(step);
-    while (step->jobs && !(interrupted && atomic_load(interrupted)) && !set->closing) {
+    while (step->jobs && !is_interrupted(interrupted) && !set->closing) {
         until = ckpt_stage_deadline(1000000000); /* an interruption wakes nobody */
         pthread_cond_timedwait(&set->idle, &set->lock, &until);
     }
@@ -121,9 +127,12 @@ static bool has_pin(struct stage_step *step)
 bool ckpt_stage_is_settled(struct stage_step *step)
 {
     double number;
-    return step->touched && !step->write_failed && !step->open_writes && ckpt_step_name(step->name, &number) &&
-           ckpt_monotonic_ns() - step->changed_ns >= (int64_t)(step->set->opt.settle * 1e9) &&
-           ckpt_stage_processes_ended(step);
+    if (!step->touched || step->write_failed || step->open_writes)
+        return false;
+    if (!ckpt_step_name(step->name, &number))
+        return false;
+    int64_t quiet_ns = ckpt_monotonic_ns() - step->changed_ns;
+    return quiet_ns >= (int64_t)(step->set->opt.settle * 1e9) && ckpt_stage_processes_ended(step);
 }
 
 /* Once more when changes are kept out: a writer may have begun since it was seen. */
@@ -150,48 +159,68 @@ static void freeze(struct stage_step *step)
     }
 }
 
+/* Under freeze's writer. *ret_name: that of the committed step, to be freed; it is set also where that fails. */
+static int commit_frozen(struct stage_step *step, const char *as, atomic_bool *interrupted, char **ret_name,
+                         struct ckpt_err *err)
+{
+    struct ckpt_stages *set = step->set;
+    char id[CKPT_MANIFEST_ID] = "";
+    if (atomic_load(&step->state) != STAGE_OPEN)
+        return -ESTALE;
+    char *name = *ret_name = strdup(as ? as : step->name);
+    if (!name)
+        return -ENOMEM;
+    int r = wait_quiet(step, interrupted, err);
+    if (r < 0)
+        return r;
+    bool overwrite = as && set->opt.overwrite;
+    if (set->opt.writers)
+        r = ckpt_stage_commit_part(step, name, interrupted, err);
+    else
+        r = ckpt_stage_run_commit(step, name, overwrite, NULL, NULL, interrupted, id, err);
+    if (r == 0)
+        ckpt_stage_lineage_add(step, id, name);
+    return r;
+}
+
+static void report_commit(struct stage_step *step, const char *name, int r, const struct ckpt_err *err)
+{
+    const char *path = step->set->store->path;
+    if (r == 0) {
+        prune(step->set);
+        ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", path, name);
+    } else if (r != -ESTALE) {
+        ckpt_stage_set_error(step, err);
+        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", path, name ? name : "", err->text);
+    }
+}
+
 static int commit_as(struct stage_step *step, const char *as, bool if_settled, atomic_bool *interrupted,
                      struct ckpt_err *err)
 {
     struct ckpt_stages *set = step->set;
     struct ckpt_err own = {0};
-    char *name = NULL, id[CKPT_MANIFEST_ID] = "";
+    CKPT_AUTOFREE char *name = NULL;
     freeze(step);
-    int r = atomic_load(&step->state) == STAGE_OPEN ? 0 : -ESTALE;
-    if (r == 0 && !(name = strdup(as ? as : step->name)))
-        r = -ENOMEM;
-    if (r == 0 && if_settled && !still_settled(step)) {
+    bool open = atomic_load(&step->state) == STAGE_OPEN;
+    if (if_settled && open && !still_settled(step)) {
         pthread_rwlock_unlock(&step->freeze);
-        free(name);
         return -EAGAIN;
     }
-    if (r == 0)
-        r = wait_quiet(step, interrupted, &own);
-    if (r == 0)
-        r = set->opt.writers
-                ? ckpt_stage_commit_part(step, name, interrupted, &own)
-                : ckpt_stage_run_commit(step, name, as && set->opt.overwrite, NULL, NULL, interrupted, id, &own);
+    int r = commit_frozen(step, as, interrupted, &name, &own);
     if (r < 0 && !own.code)
         ckpt_fail(&own, -r, "%s", strerror(-r));
     bool pinned = r == 0 && has_pin(step);
     if (r == 0) { /* the committed step is seen before the staged one goes */
-        ckpt_stage_lineage_add(step, id, name);
         set->opt.changed(set->opt.arg, name);
         ckpt_stage_end(step);
     }
     pthread_rwlock_unlock(&step->freeze);
     if (pinned && ckpt_store_pin(set->store, name, true, &own) < 0)
         ckpt_log(CKPT_LOG_WARN, "%s: step %s is not pinned: %s", set->store->path, name, own.text);
-    if (r == 0) {
-        prune(set);
-        ckpt_log(CKPT_LOG_INFO, "%s: step %s is committed", set->store->path, name);
-    } else if (r != -ESTALE) {
-        ckpt_stage_set_error(step, &own);
-        ckpt_log(CKPT_LOG_WARN, "%s: step %s is not committed: %s", set->store->path, name ? name : "", own.text);
-    }
+    report_commit(step, name, r, &own);
     if (err)
         *err = own;
-    free(name);
     return r;
 }
 
@@ -237,6 +266,18 @@ static int fsync_names(struct stage_step *step, int fd)
     return r;
 }
 
+static int fsync_dir(const struct stage_inode *n)
+{
+    struct stage_step *step = n->step;
+    CKPT_AUTOFD int fd = ckpt_stage_reopen(n->fd, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    int r = fsync_names(step, fd);
+    if (r < 0 || step->files_view)
+        return r;
+    return ckpt_disk_fsync(step->hold); /* files in it may share content, which the step holds there */
+}
+
 int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct stage_inode *n;
@@ -249,13 +290,14 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
     bool commit = n == step->top && ckpt_step_name(step->name, &number);
     step->uses++;
     pthread_mutex_unlock(&set->lock);
-    CKPT_AUTOFD int fd = commit ? -1 : ckpt_stage_reopen(n->fd, O_RDONLY);
-    r = commit ? 0 : fd < 0 ? fd : fsync_names(step, fd);
-    if (r == 0 && !commit && !step->files_view) /* files in it may share content, which the step holds there */
-        r = ckpt_disk_fsync(step->hold);
+    if (!commit)
+        r = fsync_dir(n);
     ckpt_stage_unuse(n);
-    if (commit && (r = ckpt_stage_may_commit(step, who, err)) == 0)
-        r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
+    if (commit) {
+        r = ckpt_stage_may_commit(step, who, err);
+        if (r == 0)
+            r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
+    }
     ckpt_stage_step_unref(step);
     return r;
 }
