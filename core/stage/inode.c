@@ -86,7 +86,8 @@ static void close_fd(struct stage_inode *n)
 
 static bool may_close(const struct stage_inode *n)
 {
-    return n->name && !n->uses && !n->opens && !n->unlinked;
+    bool in_use = n->uses || n->opens;
+    return !in_use && n->name && !n->unlinked; /* by its name it is opened again */
 }
 
 /* Give it a descriptor, which is taken over, and close others where there are too many. */
@@ -116,9 +117,17 @@ static void give_fd(struct stage_inode *n, int fd)
 
 /* --- names --- */
 
+/* name: NULL, it has none. */
+static bool is_named(const struct stage_inode *n, const char *name)
+{
+    if (!name || !n->name)
+        return !name && !n->name;
+    return !strcmp(n->name, name);
+}
+
 static void set_name(struct stage_inode *n, struct stage_inode *dir, const char *name)
 {
-    if (n->parent == dir && (name ? n->name && !strcmp(n->name, name) : !n->name))
+    if (n->parent == dir && is_named(n, name))
         return;
     char *copy = name ? strdup(name) : NULL; /* without memory it keeps its descriptor */
     free(n->name);
@@ -144,39 +153,59 @@ static struct stage_inode *first_to_open(struct stage_inode *n)
     return n;
 }
 
+/* Errors that say nothing of the file. */
+static bool is_passing(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO;
+}
+
+/* The file of an inode by its name in that directory, if it is there still: a descriptor. -ESTALE. */
+static int open_by_name(const struct stage_inode *n, const struct stage_inode *dir)
+{
+    struct stat st;
+    CKPT_AUTOFD int fd = openat(dir->fd, n->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return is_passing(errno) ? -errno : -ESTALE;
+    if (fstatat(fd, "", &st, AT_EMPTY_PATH) < 0)
+        return -ESTALE;
+    bool same = st.st_ino == n->ino && st.st_dev == n->dev;
+    return same ? CKPT_STEAL_FD(fd) : -ESTALE;
+}
+
+/* Under the set's lock. */
+static void unuse_and_reap(struct stage_inode *n)
+{
+    ckpt_stage_unuse_locked(n);
+    ckpt_stage_reap(n);
+}
+
+/* Opens it, or the first directory above it that can be opened. 1: it is open. */
+static int open_one(struct stage_inode *n)
+{
+    struct ckpt_stages *set = n->step->set;
+    pthread_mutex_lock(&set->lock);
+    bool open = n->fd >= 0;
+    struct stage_inode *closed = open ? NULL : first_to_open(n), *dir = open ? NULL : closed->parent;
+    pthread_mutex_unlock(&set->lock);
+    if (open)
+        return 1;
+    int fd = dir ? open_by_name(closed, dir) : -ESTALE;
+    CKPT_GUARD(&set->lock);
+    if (fd >= 0)
+        give_fd(closed, fd);
+    unuse_and_reap(closed);
+    if (dir)
+        unuse_and_reap(dir);
+    return CKPT_MIN(fd, 0);
+}
+
 /* Open it by its name, as far up as need be. Caller holds `names`, so that no name changes, and keeps the inode. */
 static int open_again(struct stage_inode *n)
 {
-    struct ckpt_stages *set = n->step->set;
     int r = 0;
-    for (bool open = false; !open && r == 0;) {
-        pthread_mutex_lock(&set->lock);
-        open = n->fd >= 0;
-        struct stage_inode *a = open ? NULL : first_to_open(n), *dir = a ? a->parent : NULL;
-        pthread_mutex_unlock(&set->lock);
-        if (!a)
-            break;
-        struct stat st;
-        int fd = dir ? openat(dir->fd, a->name, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
-        bool same = fd >= 0 && fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_ino == a->ino && st.st_dev == a->dev;
-        pthread_mutex_lock(&set->lock);
-        if (same)
-            give_fd(a, fd);
-        else {
-            r = dir && fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO) ? -errno
-                                                                                                         : -ESTALE;
-            if (fd >= 0)
-                close(fd);
-        }
-        ckpt_stage_unuse_locked(a);
-        ckpt_stage_reap(a);
-        if (dir) {
-            ckpt_stage_unuse_locked(dir);
-            ckpt_stage_reap(dir);
-        }
-        pthread_mutex_unlock(&set->lock);
-    }
-    return r;
+    while (r == 0)
+        r = open_one(n);
+    return CKPT_MIN(r, 0);
 }
 
 int ckpt_stage_detach_name(struct stage_inode *dir, const char *name)
@@ -187,12 +216,11 @@ int ckpt_stage_detach_name(struct stage_inode *dir, const char *name)
         return errno == ENOENT ? 0 : -errno;
     pthread_mutex_lock(&set->lock);
     struct stage_inode *n = inode_by_key(set, st.st_dev, st.st_ino);
-    if (n && n->parent == dir && n->name && !strcmp(n->name, name))
+    bool by_this_name = n && n->parent == dir && is_named(n, name);
+    if (by_this_name)
         ckpt_stage_use_locked(n);
-    else
-        n = NULL;
     pthread_mutex_unlock(&set->lock);
-    if (!n)
+    if (!by_this_name)
         return 0;
     int r = open_again(n);
     CKPT_GUARD(&set->lock);
@@ -230,9 +258,22 @@ void ckpt_stage_unuse_locked(struct stage_inode *n)
 /* What is known of its content outlives its references. */
 static bool is_needed(const struct stage_inode *n)
 {
+    if (n->refs || n->uses || n->opens || n->queued || n->children)
+        return true;
+    if (n == n->step->top)
+        return true;
     bool gone = atomic_load(&n->step->state) == STAGE_GONE;
-    return n->refs || n->uses || n->opens || n->queued || n->children || n == n->step->top ||
-           (n->known && !n->unlinked && !gone);
+    return n->known && !n->unlinked && !gone;
+}
+
+/* A descriptor that no call needs, and that a name or nothing can replace. */
+static bool is_fd_needless(const struct stage_inode *n)
+{
+    if (n->uses || n->opens)
+        return false;
+    if (atomic_load(&n->step->state) == STAGE_GONE)
+        return true;
+    return !n->refs && n != n->step->top && n->name;
 }
 
 void ckpt_stage_reap(struct stage_inode *n)
@@ -240,8 +281,7 @@ void ckpt_stage_reap(struct stage_inode *n)
     struct ckpt_stages *set = n->step->set;
     ckpt_stage_step_close_idle(n->step);
     while (n) {
-        bool gone = atomic_load(&n->step->state) == STAGE_GONE;
-        if (!n->uses && !n->opens && (gone || (!n->refs && n != n->step->top && n->name)))
+        if (is_fd_needless(n))
             close_fd(n);
         if (is_needed(n))
             return;
