@@ -77,12 +77,18 @@ static int set_aside(struct gc *g, const char *name, struct ckpt_file *file, int
 {
     struct ckpt_stat st;
     uint8_t id[CKPT_SHA256];
-    int r = is_passing(error) ? error : file ? 0 : ckpt_backend_stat(g->store->files, name, &st);
+    int r = 0;
+    if (is_passing(error))
+        r = error;
+    else if (file)
+        st = file->st;
+    else
+        r = ckpt_backend_stat(g->store->files, name, &st);
     if (r == -ENOENT) /* it was deleted */
         return 0;
     if (r < 0)
         return ckpt_fail(g->err, -r, "%s cannot be read: %s", name, why->code ? why->text : strerror(-r));
-    if (!ckpt_aside_identity(file, file ? &file->st : &st, id))
+    if (!ckpt_aside_identity(file, &st, id))
         return ckpt_fail(g->err, ENOMEM, "out of memory");
     if (ckpt_aside_has(&g->aside, id))
         return 0;
@@ -121,9 +127,10 @@ static int mark_part(void *arg, struct ckpt_file *part, struct ckpt_err *err)
 static int mark_parts(struct gc *g)
 {
     int r = ckpt_writers_parts(g->store, mark_part, g, g->err);
-    return r < 0 && (!g->err || g->err->code != -r)
-               ? ckpt_fail(g->err, -r, "the parts of writers cannot be listed: %s", strerror(-r))
-               : r;
+    if (r >= 0)
+        return r;
+    bool told = g->err && g->err->code == -r;
+    return told ? r : ckpt_fail(g->err, -r, "the parts of writers cannot be listed: %s", strerror(-r));
 }
 
 static int mark(struct gc *g, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
@@ -148,6 +155,14 @@ static int by_file(const void *a, const void *b)
     return (x->dev > y->dev) - (x->dev < y->dev);
 }
 
+/* Was this manifest read? g->steps are sorted by file. One as young as the marking may have changed since. */
+static bool is_marked(const struct gc *g, const struct ckpt_store_step *step)
+{
+    if (!g->step_count || step->mtime_ns > g->begin_ns - CLOCK_SLACK_NS)
+        return false;
+    return bsearch(step, g->steps, g->step_count, sizeof *g->steps, by_file);
+}
+
 /* The lock is held. A renamed manifest is the same file. */
 static int mark_new(struct gc *g)
 {
@@ -159,8 +174,7 @@ static int mark_new(struct gc *g)
     if (g->step_count)
         qsort(g->steps, g->step_count, sizeof *g->steps, by_file);
     for (size_t i = 0; i < count && r == 0; i++)
-        if (!g->step_count || now[i].mtime_ns > g->begin_ns - CLOCK_SLACK_NS ||
-            !bsearch(&now[i], g->steps, g->step_count, sizeof *g->steps, by_file))
+        if (!is_marked(g, &now[i]))
             r = mark_step(g, now[i].name);
     ckpt_store_steps_free(now, count);
     return r == 0 ? mark_parts(g) : r;
@@ -205,7 +219,8 @@ static int find_dead(struct gc *g)
     return r < 0 ? ckpt_fail(g->err, -r, "%s: the objects cannot be listed: %s", g->store->path, strerror(-r)) : 0;
 }
 
-static void count_dead(struct gc *g)
+/* Of what would be moved. */
+static int count_dead(struct gc *g)
 {
     for (size_t i = 0; i < g->dead_count; i++) {
         char path[CKPT_OBJECT_PATH], sums[CKPT_OBJECT_PATH + 8];
@@ -214,6 +229,20 @@ static void count_dead(struct gc *g)
         g->ret->objects += faccessat(g->store->objects, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
         g->ret->bytes += ckpt_size_at(g->store->objects, path) + ckpt_size_at(g->store->objects, sums);
     }
+    return 0;
+}
+
+/* Pins without a step; and the list of what manifests may name, where none is set aside any more. */
+static int drop_needless(struct gc *g)
+{
+    int r = ckpt_store_drop_stale_pins(g->store);
+    if (r < 0)
+        return ckpt_fail(g->err, -r, "%s: pins without a step cannot be removed: %s", g->store->path, strerror(-r));
+    r = g->aside.count ? 0 : ckpt_aside_drop(g->store);
+    if (r < 0)
+        return ckpt_fail(g->err, -r, "%s: the list of what manifests may name cannot be removed: %s", g->store->path,
+                         strerror(-r));
+    return 0;
 }
 
 static int sweep(struct gc *g)
@@ -228,12 +257,7 @@ static int sweep(struct gc *g)
     for (size_t i = 0; i < g->dead_count && r == 0; i++)
         if (!ckpt_hashes_has(&g->named, g->dead[i]))
             r = ckpt_trash_object(g->store, g->dead[i], g->ret, g->err);
-    if (r == 0 && (r = ckpt_store_drop_stale_pins(g->store)) < 0)
-        r = ckpt_fail(g->err, -r, "%s: pins without a step cannot be removed: %s", g->store->path, strerror(-r));
-    if (r == 0 && !g->aside.count && (r = ckpt_aside_drop(g->store)) < 0)
-        r = ckpt_fail(g->err, -r, "%s: the list of what manifests may name cannot be removed: %s", g->store->path,
-                      strerror(-r));
-    return r;
+    return r < 0 ? r : drop_needless(g);
 }
 
 /* What those that cannot be read may name stays. */
@@ -242,20 +266,23 @@ static int keep_aside(struct gc *g, bool dry)
     size_t before = g->named.count;
     int r = g->aside.count ? ckpt_aside_keep(g->store, &g->aside, dry, &g->named) : 0;
     g->ret->aside = g->named.count - before;
-    return r < 0 ? ckpt_fail(g->err, -r, "%s: what a manifest that cannot be read may name cannot be listed: %s",
-                             g->store->path, strerror(-r))
-                 : 0;
+    if (r < 0)
+        return ckpt_fail(g->err, -r, "%s: what a manifest that cannot be read may name cannot be listed: %s",
+                         g->store->path, strerror(-r));
+    return 0;
+}
+
+static int move_dead(struct gc *g)
+{
+    int r = sweep(g);
+    return r < 0 ? r : ckpt_trash_staging(g->store, g->err);
 }
 
 static int collect(struct gc *g, bool dry)
 {
     int r = find_dead(g);
-    if (r == 0 && dry)
-        count_dead(g);
-    else if (r == 0)
-        r = sweep(g);
-    if (r == 0 && !dry)
-        r = ckpt_trash_staging(g->store, g->err);
+    if (r == 0)
+        r = dry ? count_dead(g) : move_dead(g);
     if (r == 0)
         r = ckpt_trash_purge(g->store, dry, g->ret, g->err);
     g->ret->kept = g->named.count + g->named.zero;

@@ -45,20 +45,32 @@ struct score {
     double value;
 };
 
+static int compare_values(const struct score *x, const struct score *y)
+{
+    return (x->value > y->value) - (x->value < y->value);
+}
+
+/* Of equal ones the later is the better. */
+static int compare_ages(const struct score *x, const struct score *y)
+{
+    return (x->step < y->step) - (x->step > y->step);
+}
+
 static int best_first_min(const void *a, const void *b)
 {
-    const struct score *x = a, *y = b;
-    if (x->value != y->value)
-        return x->value < y->value ? -1 : 1;
-    return (x->step < y->step) - (x->step > y->step); /* of equal ones the later */
+    int d = compare_values(a, b);
+    return d ? d : compare_ages(a, b);
 }
 
 static int best_first_max(const void *a, const void *b)
 {
-    const struct score *x = a, *y = b;
-    if (x->value != y->value)
-        return x->value > y->value ? -1 : 1;
-    return (x->step < y->step) - (x->step > y->step);
+    int d = compare_values(b, a);
+    return d ? d : compare_ages(a, b);
+}
+
+static void sort_scores(const struct ckpt_retention *r, struct score *scores, size_t count)
+{
+    qsort(scores, count, sizeof *scores, r->best_max ? best_first_max : best_first_min);
 }
 
 static int read_scores(struct ckpt_store *s, const struct ckpt_retention *r, struct judgement *j, struct score *scores,
@@ -94,7 +106,7 @@ static int keep_best(struct ckpt_store *s, const struct ckpt_retention *r, struc
     int e = read_scores(s, r, j, scores, &count, err);
     if (e < 0)
         return e;
-    qsort(scores, count, sizeof *scores, r->best_max ? best_first_max : best_first_min);
+    sort_scores(r, scores, count);
     uint64_t best = r->keep_best ? r->keep_best : 1;
     for (size_t i = 0; i < count && i < best; i++)
         j->keep[scores[i].step] = true;
@@ -113,13 +125,16 @@ int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct c
     if (r < 0 || !*config.retention.best_metric)
         return r;
     r = ckpt_store_steps(s, false, &j.steps, &j.count, err);
-    CKPT_AUTOFREE struct score *scores = r == 0 ? calloc(j.count + 1, sizeof *scores) : NULL;
-    if (r == 0 && (!scores || !(j.keep = calloc(j.count + 1, sizeof *j.keep))))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
-    if (r == 0)
+    if (r < 0)
+        return r;
+    CKPT_AUTOFREE struct score *scores = calloc(j.count + 1, sizeof *scores);
+    j.keep = calloc(j.count + 1, sizeof *j.keep); /* not looked at: reading the scores writes to it */
+    if (scores && j.keep)
         r = read_scores(s, &config.retention, &j, scores, &count, err);
+    else
+        r = ckpt_fail(err, ENOMEM, "out of memory");
     if (r == 0 && count) {
-        qsort(scores, count, sizeof *scores, config.retention.best_max ? best_first_max : best_first_min);
+        sort_scores(&config.retention, scores, count);
         snprintf(ret, CKPT_STEP_NAME + 1, "%s", j.steps[scores[0].step].name);
     }
     clear(&j);
@@ -136,20 +151,29 @@ static void keep_latest(struct ckpt_store *s, uint64_t wanted, struct judgement 
     }
 }
 
+static bool is_periodic(const struct ckpt_retention *r, const struct ckpt_store_step *step)
+{
+    return r->keep_period && fmod(step->number, (double)r->keep_period) == 0;
+}
+
+/* One without an id cannot be read, and its age is not known. */
+static bool is_newer(const struct ckpt_retention *r, const struct ckpt_store_step *step, uint64_t now)
+{
+    if (!(r->keep_newer > 0))
+        return false;
+    if (!*step->id || step->time_ns > now)
+        return true;
+    return (double)(now - step->time_ns) < r->keep_newer * 1e9;
+}
+
 static void apply_rules(struct ckpt_store *s, const struct ckpt_retention *r, struct judgement *j)
 {
     uint64_t now = (uint64_t)ckpt_realtime_ns();
     keep_latest(s, CKPT_MAX(r->keep_last, (uint64_t)1), j);
     for (size_t i = 0; i < j->count; i++) {
         const struct ckpt_store_step *step = &j->steps[i];
-        bool *keep = &j->keep[i];
-        if (step->pinned)
-            *keep = true;
-        if (r->keep_period && fmod(step->number, (double)r->keep_period) == 0)
-            *keep = true;
-        if (r->keep_newer > 0 &&
-            (!*step->id || step->time_ns > now || (double)(now - step->time_ns) < r->keep_newer * 1e9))
-            *keep = true;
+        if (step->pinned || is_periodic(r, step) || is_newer(r, step, now))
+            j->keep[i] = true;
     }
 }
 
@@ -171,24 +195,43 @@ static int judge(struct ckpt_store *s, struct judgement *j, struct ckpt_err *err
 
 /* --- deletion --- */
 
-static bool same(const struct ckpt_store_step *a, const struct ckpt_store_step *b)
+static bool is_same_step(const struct ckpt_store_step *a, const struct ckpt_store_step *b)
 {
-    return a->ino == b->ino && a->dev == b->dev && a->mtime_ns == b->mtime_ns && !strcmp(a->name, b->name);
+    bool same_file = a->ino == b->ino && a->dev == b->dev && a->mtime_ns == b->mtime_ns;
+    return same_file && !strcmp(a->name, b->name);
+}
+
+/* As steps are listed. */
+static int compare_steps(const struct ckpt_store_step *a, const struct ckpt_store_step *b)
+{
+    if (a->number != b->number)
+        return a->number < b->number ? -1 : 1;
+    return strcmp(a->name, b->name);
 }
 
 /* The step of that name, as listed now. */
-static const struct ckpt_store_step *find(const struct judgement *now, const struct ckpt_store_step *step)
+static const struct ckpt_store_step *find_step(const struct judgement *now, const struct ckpt_store_step *step)
 {
     size_t low = 0, high = now->count;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
         const struct ckpt_store_step *m = &now->steps[mid];
-        int order = m->number != step->number ? (m->number < step->number ? -1 : 1) : strcmp(m->name, step->name);
+        int order = compare_steps(m, step);
         if (order == 0)
             return m;
-        *(order < 0 ? &low : &high) = order < 0 ? mid + 1 : mid;
+        if (order < 0)
+            low = mid + 1;
+        else
+            high = mid;
     }
     return NULL;
+}
+
+static bool same_latest(const struct judgement *now, const struct judgement *judged)
+{
+    if (!now->count)
+        return false;
+    return is_same_step(&now->steps[now->count - 1], &judged->steps[judged->count - 1]);
 }
 
 /* The lock is held. How many; -EAGAIN: judge anew. */
@@ -197,11 +240,11 @@ static int delete_judged(struct ckpt_store *s, const struct judgement *j, void (
 {
     struct judgement now = {0};
     int count = 0, r = ckpt_store_steps(s, false, &now.steps, &now.count, err);
-    if (r == 0 && (!now.count || !same(&now.steps[now.count - 1], &j->steps[j->count - 1])))
+    if (r == 0 && !same_latest(&now, j))
         r = -EAGAIN;
     for (size_t i = 0; i < j->count && r == 0; i++) {
-        const struct ckpt_store_step *step = j->keep[i] ? NULL : find(&now, &j->steps[i]);
-        if (!step || step->pinned || !same(step, &j->steps[i]))
+        const struct ckpt_store_step *step = j->keep[i] ? NULL : find_step(&now, &j->steps[i]);
+        if (!step || step->pinned || !is_same_step(step, &j->steps[i]))
             continue;
         r = ckpt_store_delete_locked(s, step->name, err);
         count += r == 0;

@@ -21,7 +21,10 @@
 
 void ckpt_store_give(const struct ckpt_store *s, int dir, const char *name)
 {
-    if (geteuid() == 0 && (s->uid || s->gid) && fchownat(dir, name, s->uid, s->gid, AT_SYMLINK_NOFOLLOW) < 0)
+    bool is_roots = s->uid == 0 && s->gid == 0; /* as all that root makes */
+    if (geteuid() != 0 || is_roots)
+        return;
+    if (fchownat(dir, name, s->uid, s->gid, AT_SYMLINK_NOFOLLOW) < 0)
         ckpt_log(CKPT_LOG_DEBUG, "%s: %s does not get the root's owner: %s", s->path, name, strerror(errno));
 }
 
@@ -48,34 +51,40 @@ bool ckpt_seal_marked(int fd, struct stat *st)
 int ckpt_seal_forget(int fd)
 {
     int r = ckpt_disk_setxattr_as(fd, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, strlen(CKPT_SEAL_NONE), XATTR_REPLACE);
-    return r == -ENODATA || r == -EOPNOTSUPP ? 0 : r;
+    bool has_none = r == -ENODATA || r == -EOPNOTSUPP;
+    return has_none ? 0 : r;
 }
 
 /* A regular file by its name, to be changed by its descriptor: nobody can put another one in its place meanwhile. */
 static int open_file(int dir, const char *name, struct stat *ret)
 {
     int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0 && (fstat(fd, ret) < 0 || !S_ISREG(ret->st_mode))) {
-        close(fd);
-        errno = EPERM;
-        return -1;
-    }
-    return fd;
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, ret) == 0 && S_ISREG(ret->st_mode))
+        return fd;
+    close(fd);
+    errno = EPERM;
+    return -1;
 }
 
-static int set(int fd, mode_t mode, uid_t uid, gid_t gid)
+/* Only root can give a file away; others leave its owner. */
+static int set_rights(int fd, mode_t mode, uid_t uid, gid_t gid)
 {
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int r = fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0 && geteuid() == 0 ? -errno : 0;
-    return r < 0 || chmod(path, mode) == 0 ? r : -errno;
+    if (fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0 && geteuid() == 0)
+        return -errno;
+    return chmod(path, mode) < 0 ? -errno : 0;
 }
 
 mode_t ckpt_seal_mode(const struct ckpt_store *s, gid_t gid, mode_t mode)
 {
     /* A group that the mode was not made for, and that cannot be changed. */
-    bool foreign = gid != s->gid && geteuid() != 0;
-    return foreign && !(mode & 0004) ? mode & ~(mode_t)0040 : mode;
+    bool foreign = gid != s->gid && geteuid() != 0, for_all = mode & 0004;
+    if (foreign && !for_all)
+        mode &= ~(mode_t)0040;
+    return mode;
 }
 
 int ckpt_seal_object(const struct ckpt_store *s, int dir, const char *name, mode_t mode)
@@ -84,12 +93,16 @@ int ckpt_seal_object(const struct ckpt_store *s, int dir, const char *name, mode
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
     if (fd < 0)
         return errno == ENOENT ? 0 : -errno;
-    bool ours = st.st_uid == geteuid() || geteuid() == 0, staged = ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX);
-    mode_t want = ckpt_seal_mode(s, st.st_gid, staged ? mode : st.st_mode & mode);
-    bool owned = geteuid() != 0 || (st.st_uid == s->uid && st.st_gid == s->gid);
-    if (!ours || (want == (st.st_mode & 07777) && owned)) /* another user's is as that one has published it */
+    bool is_root = geteuid() == 0, staged = ckpt_has_suffix(name, CKPT_ALIAS_SUFFIX);
+    if (st.st_uid != geteuid() && !is_root) /* another user's is as that one has published it */
         return 0;
-    return set(fd, want, s->uid, s->gid);
+    if (!staged) /* an object only loses rights */
+        mode &= st.st_mode;
+    mode_t want = ckpt_seal_mode(s, st.st_gid, mode);
+    bool owned = !is_root || (st.st_uid == s->uid && st.st_gid == s->gid);
+    if (owned && want == (st.st_mode & 07777))
+        return 0;
+    return set_rights(fd, want, s->uid, s->gid);
 }
 
 /* --- back --- */
@@ -98,21 +111,33 @@ bool ckpt_seal_matters(int dir, const char *name)
 {
     struct stat st, was;
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
-    was = st;
-    if (fd < 0 || !ckpt_seal_marked(fd, &was))
+    if (fd < 0)
         return false;
-    return was.st_uid != st.st_uid || was.st_gid != st.st_gid || (was.st_mode & ~st.st_mode & 0444);
+    was = st;
+    if (!ckpt_seal_marked(fd, &was))
+        return false;
+    mode_t more = was.st_mode & ~st.st_mode & 0444;
+    return more || was.st_uid != st.st_uid || was.st_gid != st.st_gid;
+}
+
+static int undo_open(int fd, struct stat *st)
+{
+    char path[32];
+    if (ckpt_seal_marked(fd, st)) {
+        int r = set_rights(fd, st->st_mode & 07777, st->st_uid, st->st_gid);
+        if (r < 0)
+            return r;
+    }
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int set = setxattr(path, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, 1, XATTR_REPLACE);
+    return set < 0 && errno != ENODATA ? -errno : 0;
 }
 
 int ckpt_seal_undo(int dir, const char *name)
 {
     struct stat st;
     CKPT_AUTOFD int fd = open_file(dir, name, &st);
-    char path[32];
-    int r = fd < 0 ? -errno : ckpt_seal_marked(fd, &st) ? set(fd, st.st_mode & 07777, st.st_uid, st.st_gid) : 0;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (r == 0 && setxattr(path, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, 1, XATTR_REPLACE) < 0 && errno != ENODATA)
-        r = -errno;
+    int r = fd < 0 ? -errno : undo_open(fd, &st);
     if (r < 0)
         ckpt_log(CKPT_LOG_WARN, "a staged file has lost its mode and owner to a commit that failed: %s", strerror(-r));
     return r;

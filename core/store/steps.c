@@ -69,8 +69,9 @@ static int add_step(void *arg, int dir, const char *name)
     char step[CKPT_STEP_NAME + 1], pin[CKPT_STEP_FILE];
     struct stat st;
     double number;
-    if (!ckpt_step_of_file(name, step, &number) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-        !S_ISREG(st.st_mode))
+    if (!ckpt_step_of_file(name, step, &number))
+        return 0;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
         return 0;
     if (l->count == l->room) {
         size_t room = l->room ? 2 * l->room : 64;
@@ -98,7 +99,9 @@ static int add_step(void *arg, int dir, const char *name)
 static int by_number(const void *a, const void *b)
 {
     const struct ckpt_store_step *x = a, *y = b;
-    return x->number != y->number ? (x->number > y->number) - (x->number < y->number) : strcmp(x->name, y->name);
+    if (x->number != y->number)
+        return x->number < y->number ? -1 : 1;
+    return strcmp(x->name, y->name);
 }
 
 /* A step that went meanwhile is left out; one that cannot be read stays, without an id. */
@@ -137,11 +140,22 @@ int ckpt_store_step_is(struct ckpt_store *s, const char *step, const char *id)
         return r == -ENOENT ? 0 : r;
     r = ckpt_manifest_info(manifest, &info, NULL);
     ckpt_file_unref(manifest);
-    if (r < 0) /* what is damaged is not the one that was read */
-        return r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP ? 0 : r;
+    if (r < 0) {
+        bool damaged = r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP;
+        return damaged ? 0 : r; /* what is damaged is not the one that was read */
+    }
     bool same = !strcmp(info.id, id);
     ckpt_manifest_info_clear(&info);
     return same;
+}
+
+/* Do the last bytes of a file, NUL-terminated, have a manifest's last line, and end with it? */
+static bool is_last_line(const char *end, size_t len)
+{
+    const char *last = strstr(end, "\n],\"count\":");
+    if (!last || !strstr(last, ",\"xxh3\":\""))
+        return false;
+    return !strcmp(end + len - strlen("\"}\n"), "\"}\n");
 }
 
 bool ckpt_store_step_is_whole(struct ckpt_store *s, const char *step)
@@ -154,9 +168,7 @@ bool ckpt_store_step_is_whole(struct ckpt_store *s, const char *step)
     uint64_t size = manifest->st.size, off = size > sizeof end - 1 ? size - (sizeof end - 1) : 0;
     ssize_t n = ckpt_file_read(manifest, end, sizeof end - 1, off);
     end[CKPT_MAX(n, 0)] = 0;
-    const char *last = strstr(end, "\n],\"count\":");
-    bool whole = last && ckpt_manifest_info(manifest, &info, NULL) == 0 && strstr(last, ",\"xxh3\":\"") &&
-                 !strcmp(end + n - 3, "\"}\n");
+    bool whole = is_last_line(end, (size_t)CKPT_MAX(n, 0)) && ckpt_manifest_info(manifest, &info, NULL) == 0;
     ckpt_manifest_info_clear(&info);
     ckpt_file_unref(manifest);
     return whole;
@@ -283,18 +295,23 @@ static int move(struct ckpt_store *s, const char *from, const char *to, bool ove
     bool replaced = there(s->steps, file[1]), pinned = there(s->steps, pin[0]);
     if (replaced && !overwrite)
         return -EEXIST;
-    int r = pinned ? make_pin(s, pin[1]) : replaced ? 0 : drop_pin(s, pin[1]);
+    int r = 0;
+    if (pinned)
+        r = make_pin(s, pin[1]);
+    else if (!replaced) /* one that a crash has left there; that of a step is dropped when it is replaced */
+        r = drop_pin(s, pin[1]);
     if (r == 0)
         r = rename_manifest(s, file[0], file[1], overwrite);
     if (r == 0)
-        r = pinned ? drop_pin(s, pin[0]) : drop_pin(s, pin[1]);
-    if (r == 0)
-        r = ckpt_disk_fsync(s->steps);
-    else
+        r = drop_pin(s, pinned ? pin[0] : pin[1]);
+    if (r < 0)
         return r;
-    /* Whoever is told of a failure finds the step where it was. What was replaced is in nobody's way any more, so that
-     * stays. */
-    if (r < 0 && !replaced && rename_manifest(s, file[1], file[0], false) == 0 && pinned && make_pin(s, pin[0]) == 0)
+    r = ckpt_disk_fsync(s->steps);
+    if (r == 0 || replaced) /* what was replaced is in nobody's way any more, so that stays */
+        return r;
+    /* Whoever gets the error finds the step where it was. */
+    int back = rename_manifest(s, file[1], file[0], false);
+    if (back == 0 && pinned && make_pin(s, pin[0]) == 0)
         (void)!drop_pin(s, pin[1]);
     return r;
 }

@@ -21,9 +21,9 @@ bool ckpt_object_name(const char *name, uint8_t ret[CKPT_SHA256], bool *ret_sums
 {
     char hex[CKPT_HEX];
     size_t n = strlen(name);
-    *ret_sums = n > sizeof SUMS - 1 && !strcmp(name + n - (sizeof SUMS - 1), SUMS);
+    *ret_sums = ckpt_has_suffix(name, SUMS);
     if (*ret_sums)
-        n -= sizeof SUMS - 1;
+        n -= strlen(SUMS);
     if (n != CKPT_HEX - 1)
         return false;
     snprintf(hex, sizeof hex, "%.*s", (int)n, name);
@@ -69,10 +69,13 @@ static int move_away(struct ckpt_store *s, const struct paths *p)
     struct stat from, to;
     if (fstatat(s->objects, p->object, &from, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT ? 0 : -errno;
-    bool linked = fstatat(s->trash, p->trash, &to, AT_SYMLINK_NOFOLLOW) == 0 && to.st_dev == from.st_dev &&
-                  to.st_ino == from.st_ino;
-    int r = linked ? ckpt_disk_unlink(s->objects, p->object, 0)
-                   : ckpt_disk_rename(s->objects, p->object, s->trash, p->trash, 0);
+    bool there = fstatat(s->trash, p->trash, &to, AT_SYMLINK_NOFOLLOW) == 0;
+    bool linked = there && to.st_dev == from.st_dev && to.st_ino == from.st_ino;
+    int r;
+    if (linked)
+        r = ckpt_disk_unlink(s->objects, p->object, 0);
+    else
+        r = ckpt_disk_rename(s->objects, p->object, s->trash, p->trash, 0);
     return r < 0 ? r : 1;
 }
 
@@ -126,7 +129,9 @@ static int restore_one(void *arg, int dir, const char *name)
     uint8_t hash[CKPT_SHA256];
     struct paths p;
     bool sums;
-    if (!ckpt_object_name(name, hash, &sums) || sums || !ckpt_hashes_has(r->named, hash))
+    if (!ckpt_object_name(name, hash, &sums) || sums)
+        return 0;
+    if (!ckpt_hashes_has(r->named, hash))
         return 0;
     paths_of(hash, "", &p);
     if (faccessat(r->store->objects, p.object, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
@@ -144,7 +149,8 @@ int ckpt_trash_restore(struct ckpt_store *s, const struct ckpt_hashes *named, st
     if (err)
         *err = none;
     int e = ckpt_names_each(s->trash, "objects", restore_one, &r);
-    return e < 0 && err && !err->code ? fail(s, "trash/objects", e, "cannot be listed", err) : e;
+    bool told = !err || err->code;
+    return e < 0 && !told ? fail(s, "trash/objects", e, "cannot be listed", err) : e;
 }
 
 /* --- staging directories --- */
@@ -161,7 +167,7 @@ static bool is_young(const struct stat *st, unsigned keep)
 }
 
 /* The lock of a staging directory that nobody owns, held; -1 if somebody does. */
-static int take_lock(int staging, const char *id)
+static int lock_unowned(int staging, const char *id)
 {
     char path[300];
     snprintf(path, sizeof path, "%s/lock", id);
@@ -192,10 +198,11 @@ static int clear_staging(void *arg, int dir, const char *id)
     struct ckpt_store *s = arg;
     char trash[300];
     struct stat st;
-    if (strlen(id) > 240 || fstatat(dir, id, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode) ||
-        is_young(&st, s->trash_keep))
+    if (strlen(id) > 240 || fstatat(dir, id, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return 0;
-    CKPT_AUTOFD int lock = take_lock(dir, id);
+    if (!S_ISDIR(st.st_mode) || is_young(&st, s->trash_keep))
+        return 0;
+    CKPT_AUTOFD int lock = lock_unowned(dir, id);
     if (lock < 0 || !holds_nothing(dir, id))
         return 0;
     snprintf(trash, sizeof trash, "staging-%s", id);
@@ -235,7 +242,8 @@ static int purge_file(void *arg, int dir, const char *name)
     if (r < 0)
         return r == -ENOENT ? 0 : r;
     p->ret->purged_bytes += (uint64_t)st.st_size;
-    p->ret->purged += p->objects && ckpt_object_name(name, hash, &sums) && !sums;
+    bool is_object = p->objects && ckpt_object_name(name, hash, &sums) && !sums;
+    p->ret->purged += is_object;
     return 0;
 }
 
@@ -243,7 +251,9 @@ static int purge_staging(void *arg, int dir, const char *name)
 {
     struct purging *p = arg;
     struct stat st;
-    if (strncmp(name, "staging-", 8) || !is_old(p, dir, name, &st) || !S_ISDIR(st.st_mode) || p->dry)
+    if (p->dry || strncmp(name, "staging-", strlen("staging-")))
+        return 0;
+    if (!is_old(p, dir, name, &st) || !S_ISDIR(st.st_mode))
         return 0;
     int r = ckpt_disk_remove_tree(dir, name);
     return r == -ENOENT ? 0 : r;
