@@ -39,7 +39,8 @@ static int shared_begin(struct commit *c)
     const struct ckpt_cache_options options = {.memory = SHARED_CACHE, .spill_dir = "/var/tmp"};
     if (c->shared)
         return 0;
-    if (!(c->shared = calloc(1, sizeof *c->shared)))
+    c->shared = calloc(1, sizeof *c->shared);
+    if (!c->shared)
         return -ENOMEM;
     int r = ckpt_pool_new(1, &c->shared->pool);
     if (r == 0)
@@ -58,9 +59,10 @@ int ckpt_shared_open(struct commit *c, const struct ckpt_ref *ref, struct ckpt_f
     if (!s->object || memcmp(s->sha256, ref->object, CKPT_SHA256)) {
         struct ckpt_file *object;
         r = ckpt_hold_open(&c->hold, s->cache, ref, &object, err);
+        if (r == -ENOENT)
+            return ckpt_fail(err, EIO, "its content cannot be read: it is missing from the store");
         if (r < 0)
-            return ckpt_fail(err, r == -ENOENT ? EIO : -r, "its content cannot be read: %s",
-                             r == -ENOENT ? "it is missing from the store" : strerror(-r));
+            return ckpt_fail(err, -r, "its content cannot be read: %s", strerror(-r));
         if (s->object)
             ckpt_file_unref(s->object);
         s->object = object;
@@ -113,6 +115,15 @@ int ckpt_leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt
     return 0;
 }
 
+/* A negative errno, also of the disk. */
+static ssize_t read_some(const struct leaf_file *f, uint8_t *buf, size_t len, uint64_t off)
+{
+    if (f->is_shared)
+        return ckpt_file_read(f->object, buf, len, f->ref.offset + off);
+    ssize_t n = pread(f->fd, buf, len, (off_t)off);
+    return n < 0 ? -errno : n;
+}
+
 int ckpt_leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (f->is_shared && !f->object) {
@@ -121,32 +132,39 @@ int ckpt_leaf_read(struct commit *c, struct leaf_file *f, void *buf, size_t len,
             return r;
     }
     for (size_t done = 0; done < len;) {
-        uint8_t *to = (uint8_t *)buf + done;
-        ssize_t n = f->is_shared ? ckpt_file_read(f->object, to, len - done, f->ref.offset + off + done)
-                                 : pread(f->fd, to, len - done, (off_t)(off + done));
-        if (n < 0 && !f->is_shared)
-            n = -errno;
+        ssize_t n = read_some(f, (uint8_t *)buf + done, len - done, off + done);
         if (n == -EINTR)
             continue;
-        if (n <= 0)
-            return ckpt_fail(err, n < 0 ? (int)-n : EBADMSG,
-                             n < 0 ? "cannot be read: %s" : "became shorter while it was read", strerror((int)-n));
+        if (n < 0)
+            return ckpt_fail(err, (int)-n, "cannot be read: %s", strerror((int)-n));
+        if (n == 0)
+            return ckpt_fail(err, EBADMSG, "became shorter while it was read");
         done += (size_t)n;
     }
     return 0;
 }
 
+static bool is_hole_on_disk(const struct leaf_file *f, uint64_t off, uint64_t len)
+{
+    bool has_holes = (uint64_t)f->st.st_blocks * 512 < f->size;
+    if (!has_holes)
+        return false;
+    off_t data = lseek(f->fd, (off_t)off, SEEK_DATA);
+    if (data < 0)
+        return errno == ENXIO; /* a hole up to its end */
+    return (uint64_t)data >= off + len;
+}
+
 int ckpt_leaf_hole(struct commit *c, struct leaf_file *f, uint64_t off, uint64_t len, struct ckpt_err *err)
 {
     uint64_t end;
-    if (!f->is_shared && (uint64_t)f->st.st_blocks * 512 >= f->size)
-        return 0;
-    if (!f->is_shared) {
-        off_t at = lseek(f->fd, (off_t)off, SEEK_DATA);
-        return at < 0 ? errno == ENXIO : (uint64_t)at >= off + len;
-    }
+    if (!f->is_shared)
+        return is_hole_on_disk(f, off, len);
     int r = f->object ? 0 : ckpt_shared_open(c, &f->ref, &f->object, err);
-    return r < 0 ? r : !ckpt_file_data(f->object, f->ref.offset + off, &end) && end - f->ref.offset >= off + len;
+    if (r < 0)
+        return r;
+    bool data = ckpt_file_data(f->object, f->ref.offset + off, &end);
+    return !data && end - f->ref.offset >= off + len;
 }
 
 /* --- arrays --- */
@@ -156,8 +174,9 @@ static size_t header_bytes(const uint8_t *head, size_t len)
 {
     if (len < 12)
         return len;
-    return head[6] == 1 ? 10 + (size_t)ckpt_le16(head + 8)
-                        : 12 + (size_t)CKPT_MIN(ckpt_le32(head + 8), (uint32_t)CKPT_NPY_HEADER_MAX);
+    if (head[6] == 1) /* the version: 1 has a length of two bytes, later ones have four */
+        return 10 + (size_t)ckpt_le16(head + 8);
+    return 12 + (size_t)CKPT_MIN(ckpt_le32(head + 8), (uint32_t)CKPT_NPY_HEADER_MAX);
 }
 
 /* *ret_read: false when it is the reading that failed. */
@@ -166,10 +185,11 @@ static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *r
 {
     uint8_t head[HEAD];
     CKPT_AUTOFREE uint8_t *large = NULL;
-    size_t kept = f->is_shared ? ckpt_head_kept(f->fd, &f->ref, head) : 0,
-           len = (size_t)CKPT_MIN((uint64_t)HEAD, f->size);
+    size_t len = (size_t)CKPT_MIN((uint64_t)HEAD, f->size);
+    size_t kept = f->is_shared ? ckpt_head_kept(f->fd, &f->ref, head) : 0;
+    bool is_all = kept == f->size || header_bytes(head, kept) <= kept;
     *ret_read = true;
-    if (kept && (kept == f->size || header_bytes(head, kept) <= kept))
+    if (kept && is_all)
         return ckpt_npy_parse(head, kept, ret, err);
     int r = ckpt_leaf_read(c, f, head, len, 0, err);
     *ret_read = r == 0;
@@ -190,8 +210,9 @@ static int read_dtype(struct leaf_file *f, struct ckpt_npy *npy, struct ckpt_err
     char name[sizeof npy->descr + 1];
     enum ckpt_dtype dtype;
     ssize_t n = fgetxattr(f->fd, "user.ckpt.dtype", name, sizeof name - 1);
-    if (n < 0 && errno != ERANGE) {
-        if (!strcmp(npy->descr, "<V2") || !strcmp(npy->descr, "|V2"))
+    if (n < 0 && errno != ERANGE) { /* there is none */
+        bool is_void2 = !strcmp(npy->descr, "<V2") || !strcmp(npy->descr, "|V2");
+        if (is_void2)
             npy->dtype = CKPT_DT_BF16;
         return 0;
     }
@@ -213,16 +234,16 @@ int ckpt_leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret,
     struct ckpt_err own = {0};
     bool read;
     int r = read_header(c, f, ret, &read, &own);
-    if (read && (r == -EUCLEAN || r == -EOPNOTSUPP))
+    bool is_other = r == -EUCLEAN || r == -EOPNOTSUPP; /* something else than an array that this program knows */
+    if (read && is_other)
         return 0;
     if (r < 0)
         return ckpt_fail(err, -r, read ? "is not complete: %s" : "%s", own.text);
-    uint64_t want = ret->header + ret->nbytes;
-    if (f->size != want)
-        return ckpt_fail(err, EBADMSG,
-                         f->size < want ? "is not complete: it has %llu of %llu bytes"
-                                        : "has %llu bytes, where its array ends at %llu",
-                         (unsigned long long)f->size, (unsigned long long)want);
+    unsigned long long has = f->size, want = ret->header + ret->nbytes;
+    if (has < want)
+        return ckpt_fail(err, EBADMSG, "is not complete: it has %llu of %llu bytes", has, want);
+    if (has > want)
+        return ckpt_fail(err, EBADMSG, "has %llu bytes, where its array ends at %llu", has, want);
     r = read_dtype(f, ret, err);
     return r < 0 ? r : 1;
 }
@@ -254,6 +275,11 @@ static bool is_users(const char *name)
     return !strncmp(name, "user.", 5) && strncmp(name, "user.ckpt.", 10) && strncmp(name, "user.ckptfs.", 12);
 }
 
+static bool is_too_long(int error)
+{
+    return error == ERANGE || error == E2BIG;
+}
+
 static int too_many(struct ckpt_err *err)
 {
     return ckpt_fail(err, EOPNOTSUPP, "has more extended attributes than a manifest has room for");
@@ -267,9 +293,10 @@ static int add_xattr(struct ckpt_buf *json, int fd, const char *name, struct ckp
     if (!ckpt_utf8(name, strlen(name)))
         return ckpt_fail(err, EOPNOTSUPP, "has an extended attribute whose name is not UTF-8");
     ssize_t n = fgetxattr(fd, name, value, XATTR_SIZE_MAX);
+    if (n < 0 && is_too_long(errno))
+        return too_many(err);
     if (n < 0)
-        return errno == ERANGE || errno == E2BIG ? too_many(err)
-                                                 : ckpt_fail(err, errno, "its attribute %s: %s", name, strerror(errno));
+        return ckpt_fail(err, errno, "its attribute %s: %s", name, strerror(errno));
     if (json->len > CKPT_MANIFEST_XATTRS_MAX)
         return too_many(err);
     ckpt_buf_addc(json, json->len ? ',' : '{');
@@ -319,22 +346,27 @@ int ckpt_leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
     *ret = NULL;
     ssize_t n = flistxattr(fd, few, sizeof few);
     if (n < 0 && errno == ERANGE) {
-        if (!(list = many = malloc(XATTR_LIST_MAX)))
+        list = many = malloc(XATTR_LIST_MAX);
+        if (!list)
             return ckpt_fail(err, ENOMEM, "out of memory");
         n = flistxattr(fd, many, XATTR_LIST_MAX);
     }
+    if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+        return 0;
+    if (n < 0 && is_too_long(errno))
+        return too_many(err);
     if (n < 0)
-        return errno == EOPNOTSUPP || errno == ENOSYS ? 0
-               : errno == ERANGE || errno == E2BIG
-                   ? too_many(err)
-                   : ckpt_fail(err, errno, "its attributes cannot be read: %s", strerror(errno));
+        return ckpt_fail(err, errno, "its attributes cannot be read: %s", strerror(errno));
     int r = add_xattrs(&json, fd, list, (size_t)n, err);
     if (r == 0 && ckpt_buf_error(&json) < 0)
         r = ckpt_fail(err, ENOMEM, "out of memory");
     if (r == 0 && json.len > CKPT_MANIFEST_XATTRS_MAX)
         r = too_many(err);
-    if (r == 0 && json.len && !(*ret = ckpt_buf_steal(&json, NULL)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+    if (r == 0 && json.len) {
+        *ret = ckpt_buf_steal(&json, NULL);
+        if (!*ret)
+            r = ckpt_fail(err, ENOMEM, "out of memory");
+    }
     ckpt_buf_clear(&json);
     return r;
 }

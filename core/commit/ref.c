@@ -19,7 +19,7 @@ void ckpt_ref_print(const struct ckpt_ref *ref, char ret[CKPT_REF_TEXT])
 }
 
 /* The next word; empty when there is none. */
-static const char *take(char **p)
+static const char *take_word(char **p)
 {
     char *word = *p;
     *p += strcspn(word, " ");
@@ -30,7 +30,7 @@ static const char *take(char **p)
 
 static bool take_number(char **p, uint64_t *ret)
 {
-    const char *word = take(p);
+    const char *word = take_word(p);
     size_t n = strspn(word, "0123456789");
     if (!n || n > 19 || word[n])
         return false;
@@ -46,9 +46,17 @@ bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret)
         return false;
     memcpy(copy, text, len);
     copy[len] = 0;
-    if (strcmp(take(&p), "ref1") || !ckpt_hash_parse(take(&p), ref.sha256) || !ckpt_hash_parse(take(&p), ref.object) ||
-        !take_number(&p, &ref.size) || !take_number(&p, &ref.offset) || !take_number(&p, &ref.stored) ||
-        !ckpt_object_codec_by_name(take(&p), &ref.codec) || *p)
+    if (strcmp(take_word(&p), "ref1"))
+        return false;
+    if (!ckpt_hash_parse(take_word(&p), ref.sha256))
+        return false;
+    if (!ckpt_hash_parse(take_word(&p), ref.object))
+        return false;
+    if (!take_number(&p, &ref.size) || !take_number(&p, &ref.offset) || !take_number(&p, &ref.stored))
+        return false;
+    if (!ckpt_object_codec_by_name(take_word(&p), &ref.codec))
+        return false;
+    if (*p) /* there is more */
         return false;
     *ret = ref;
     return true;
@@ -59,10 +67,12 @@ int ckpt_ref_of(int fd, struct ckpt_ref *ret)
     char path[32], text[CKPT_REF_TEXT];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     ssize_t n = getxattr(path, CKPT_REF_XATTR, text, sizeof text);
-    if (n < 0 && (errno == ENODATA || errno == EOPNOTSUPP))
-        return 0;
-    if (n < 0)
+    if (n < 0) {
+        bool has_none = errno == ENODATA || errno == EOPNOTSUPP;
+        if (has_none)
+            return 0;
         return errno == ERANGE ? -EUCLEAN : -errno;
+    }
     return ckpt_ref_parse(text, (size_t)n, ret) ? 1 : -EUCLEAN;
 }
 
