@@ -62,7 +62,9 @@ int ckpt_hold_object(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256])
     if (there(h->dir, name))
         return 0;
     int r = link_from_store(h, sha256, ".sums"); /* before what needs them */
-    return r < 0 && r != -ENOENT ? r : link_from_store(h, sha256, "");
+    if (r < 0 && r != -ENOENT)                   /* encoded ones have none */
+        return r;
+    return link_from_store(h, sha256, "");
 }
 
 /* A file that has a mark: its bytes count, once nobody can change them. */
@@ -70,10 +72,13 @@ static bool prove(int fd, const uint8_t sha256[CKPT_SHA256])
 {
     struct stat st;
     uint8_t is[CKPT_SHA256];
-    if (fstat(fd, &st) < 0 || st.st_nlink > 1 ||
-        ckpt_object_hash(fd, 0, (uint64_t)st.st_size, NULL, is, NULL, NULL) < 0)
+    if (fstat(fd, &st) < 0 || st.st_nlink > 1)
         return false;
-    return !memcmp(is, sha256, CKPT_SHA256) && ckpt_disk_removexattr(fd, CKPT_ALIAS_XATTR) == 0;
+    if (ckpt_object_hash(fd, 0, (uint64_t)st.st_size, NULL, is, NULL, NULL) < 0)
+        return false;
+    if (memcmp(is, sha256, CKPT_SHA256))
+        return false;
+    return ckpt_disk_removexattr(fd, CKPT_ALIAS_XATTR) == 0;
 }
 
 int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_t sha256[CKPT_SHA256], uint64_t size,
@@ -84,10 +89,11 @@ int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_
     if (r < 0)
         return r == -ENOENT ? 0 : r;
     int fd = ckpt_file_fd(file);
-    r = ckpt_object_stat(file, sha256, size, ret, NULL) == 0 &&
-        (fgetxattr(fd, CKPT_ALIAS_XATTR, NULL, 0) < 0 || prove(fd, sha256));
+    bool trusted = ckpt_object_stat(file, sha256, size, ret, NULL) == 0;
+    if (trusted && fgetxattr(fd, CKPT_ALIAS_XATTR, NULL, 0) >= 0)
+        trusted = prove(fd, sha256);
     ckpt_file_unref(file);
-    return r;
+    return trusted;
 }
 
 static int open_dir(struct ckpt_hold *h, struct ckpt_backend **ret)
@@ -139,24 +145,36 @@ static int look_at_held(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], 
     return r;
 }
 
-/* An object of that content in hold/, or in the store and from now on in hold/: 1 and *ret, or 0. */
-static int find(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size, struct ckpt_object_info *ret)
+/* Holds an object of the store that can be trusted: 1, or 0. */
+static int hold_trusted(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size)
 {
-    char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH], name[HOLD_NAME];
-    ckpt_hold_name(sha256, "", name);
+    char path[CKPT_OBJECT_PATH], full[2 * CKPT_OBJECT_PATH];
+    struct ckpt_object_info info;
     ckpt_object_path(sha256, path);
+    snprintf(full, sizeof full, "objects/%s", path);
+    int r = ckpt_hold_trusted(h->store->files, full, sha256, size, &info);
+    if (r == 0) {
+        snprintf(full, sizeof full, "trash/objects/%s", path + 3);
+        r = ckpt_hold_trusted(h->store->files, full, sha256, size, &info);
+    }
+    if (r <= 0)
+        return r;
+    r = ckpt_hold_object(h, sha256);
+    if (r == -ENOENT || r == -EMLINK) /* it went, or has as many links as there can be */
+        return 0;
+    return r < 0 ? r : 1;
+}
+
+/* An object of that content in hold/, or in the store and from now on in hold/: 1 and *ret, or 0. */
+static int find_object(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256], uint64_t size,
+                       struct ckpt_object_info *ret)
+{
+    char name[HOLD_NAME];
+    ckpt_hold_name(sha256, "", name);
     if (!there(h->dir, name)) {
-        snprintf(full, sizeof full, "objects/%s", path);
-        int r = ckpt_hold_trusted(h->store->files, full, sha256, size, ret);
-        if (r == 0) {
-            snprintf(full, sizeof full, "trash/objects/%s", path + 3);
-            r = ckpt_hold_trusted(h->store->files, full, sha256, size, ret);
-        }
-        if (r <= 0)
-            return r;
-        r = ckpt_hold_object(h, sha256);
-        if (r < 0)
-            return r == -ENOENT || r == -EMLINK ? 0 : r;
+        int held = hold_trusted(h, sha256, size);
+        if (held <= 0)
+            return held;
     }
     int r = look_at_held(h, sha256, size, ret);
     if (r == 0) /* it is damaged; better none than that one */
@@ -210,15 +228,22 @@ static int write_sums(struct ckpt_hold *h, uint64_t size, const uint8_t sha256[C
 int ckpt_hold_copy_bytes(int fd, uint64_t size, int out, const atomic_bool *cancel)
 {
     CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
-    int r = buf ? 0 : -ENOMEM;
+    if (!buf)
+        return -ENOMEM;
+    int r = 0;
     for (uint64_t off = 0; off < size && r == 0;) {
         ssize_t n = pread(fd, buf, (size_t)CKPT_MIN((uint64_t)COPY, size - off), (off_t)off);
-        if (n < 0 && errno == EINTR)
+        int error = errno;
+        if (n < 0 && error == EINTR)
             continue;
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
             return -ECANCELED;
-        r = n < 0 ? -errno : n == 0 ? -EBADMSG : ckpt_disk_write(out, buf, (size_t)n, off);
-        off += n > 0 ? (uint64_t)n : 0;
+        if (n < 0)
+            return -error;
+        if (n == 0)
+            return -EBADMSG;
+        r = ckpt_disk_write(out, buf, (size_t)n, off);
+        off += (uint64_t)n;
     }
     return r;
 }
@@ -230,6 +255,12 @@ static int make_copy(struct ckpt_hold *h, const struct hold_input *in, const uin
     ckpt_hold_name(sha256, "", name);
     int r = temporary_open(h, &t);
     return r < 0 ? r : temporary_close(h, &t, name, ckpt_hold_copy_bytes(in->fd, in->size, t.fd, in->cancel));
+}
+
+static bool cannot_have_mark(int r)
+{
+    bool no_room = r == -ENOSPC || r == -E2BIG, not_allowed = r == -EACCES || r == -EPERM;
+    return no_room || not_allowed || r == -EOPNOTSUPP;
 }
 
 /* The mark is on the disk before the link can be. */
@@ -244,7 +275,7 @@ static int make_alias(struct ckpt_hold *h, const struct hold_input *in, const ui
     (void)ckpt_seal_marked(in->fd, &st);
     ckpt_seal_mark(&st, mark);
     int r = ckpt_disk_setxattr(in->fd, CKPT_ALIAS_XATTR, mark, strlen(mark));
-    if (r == -ENOSPC || r == -EOPNOTSUPP || r == -EACCES || r == -EPERM || r == -E2BIG)
+    if (cannot_have_mark(r))
         return make_copy(h, in, sha256);
     if (r == 0)
         r = ckpt_disk_fsync(in->fd);
@@ -310,12 +341,13 @@ static int hold_sparse(struct ckpt_hold *h, const struct hold_input *in, struct 
     int r = ckpt_object_hash_sparse(in->fd, in->size, in->cancel, ref.object, &present, err);
     if (r == 0) {
         memcpy(ref.sha256, ref.object, CKPT_SHA256);
-        r = find(h, ref.object, in->size, &found);
+        r = find_object(h, ref.object, in->size, &found);
         if (r == 1)
             ref.stored = found.stored;
+        else if (r == 0)
+            r = make_sparse(h, in, &ref, &present, err);
         else
-            r = r == 0 ? make_sparse(h, in, &ref, &present, err)
-                       : ckpt_fail(err, -r, "the store cannot be searched: %s", strerror(-r));
+            ckpt_fail(err, -r, "the store cannot be searched: %s", strerror(-r));
     }
     ckpt_buf_clear(&present);
     if (r < 0)
@@ -362,8 +394,9 @@ static int make_encoded(struct ckpt_hold *h, const struct hold_input *in, enum c
 static int make(struct ckpt_hold *h, const struct hold_input *in, struct ckpt_ref *ref, const struct ckpt_buf *sums,
                 struct ckpt_err *err)
 {
-    enum ckpt_object_codec codec = in->sample ? ckpt_object_sample(in->fd, 0, in->size, in->codec, in->typesize)
-                                              : in->codec;
+    enum ckpt_object_codec codec = in->codec;
+    if (in->sample)
+        codec = ckpt_object_sample(in->fd, 0, in->size, in->codec, in->typesize);
     int r = codec == CKPT_OBJECT_NONE ? 1 : make_encoded(h, in, codec, ref, sums, err);
     if (r <= 0)
         return r;
@@ -384,7 +417,7 @@ int ckpt_hold_content(struct ckpt_hold *h, const struct hold_input *in, struct c
     int r = ckpt_object_hash(in->fd, 0, in->size, in->cancel, ref.sha256, &sums, err);
     if (r == 0) {
         memcpy(ref.object, ref.sha256, CKPT_SHA256);
-        r = find(h, ref.sha256, in->size, &found);
+        r = find_object(h, ref.sha256, in->size, &found);
         if (r == 1) {
             ref.codec = found.codec;
             ref.stored = found.stored;
@@ -422,14 +455,19 @@ static unsigned element_size(int fd)
     uint8_t head[4096];
     struct ckpt_npy npy;
     ssize_t n = pread(fd, head, sizeof head, 0);
-    return n > 0 && ckpt_npy_parse(head, (size_t)n, &npy, NULL) == 0 ? CKPT_MAX(npy.itemsize, 1u) : 0;
+    if (n <= 0 || ckpt_npy_parse(head, (size_t)n, &npy, NULL) < 0)
+        return 0;
+    return CKPT_MAX(npy.itemsize, 1u);
 }
 
 void ckpt_hold_choose(struct hold_input *in, enum ckpt_object_codec codec, bool npy)
 {
-    unsigned element = npy && codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_NONE ? element_size(in->fd) : 0;
+    bool may_be_blosc = codec != CKPT_OBJECT_LZ4 && codec != CKPT_OBJECT_NONE;
+    unsigned element = npy && may_be_blosc ? element_size(in->fd) : 0;
     in->sample = codec == CKPT_OBJECT_AUTO;
-    in->codec = codec == CKPT_OBJECT_NONE ? codec : element ? CKPT_OBJECT_BLOSC : CKPT_OBJECT_LZ4;
+    in->codec = codec;
+    if (codec != CKPT_OBJECT_NONE)
+        in->codec = element ? CKPT_OBJECT_BLOSC : CKPT_OBJECT_LZ4;
     in->typesize = CKPT_MAX(element, 1u);
     in->chunk = CKPT_OBJECT_CHUNK;
 }

@@ -106,21 +106,26 @@ static int put_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], mode_
         is_held = look_up(c->hold.dir, name, &held);
     }
     bool is_live = look_up(c->store->objects, path, &live);
-    mode &= is_live ? live.st_mode | 0400 : mode; /* it may be taken for ours, or ours for it */
-    int r = is_live ? seal_live(c, path, mode) : 0;
+    int r;
+    if (is_live) {
+        mode &= live.st_mode | 0400; /* it may be taken for ours, or ours for it */
+        r = seal_live(c, path, mode);
+        if (r < 0)
+            return r;
+        bool is_ours = is_held && held.st_ino == live.st_ino && held.st_dev == live.st_dev;
+        if (is_ours || !is_held)
+            return 0;
+        r = ckpt_hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info);
+        if (r != 0)
+            return CKPT_MIN(r, 0);
+    }
+    *ret_touched = true;
+    if (!is_held)
+        return put_from_trash(c, sha256, path, mode);
+    r = seal(c, c->hold.dir, name, sums, mode);
     if (r < 0)
         return r;
-    if (is_live && (!is_held || (held.st_ino == live.st_ino && held.st_dev == live.st_dev)))
-        return 0;
-    r = is_live ? ckpt_hold_trusted(c->store->files, full, sha256, UINT64_MAX, &info) : 0;
-    if (r != 0)
-        return CKPT_MIN(r, 0);
-    *ret_touched = true;
-    if (is_held && (r = seal(c, c->hold.dir, name, sums, mode)) < 0)
-        return r;
-    if (is_live)
-        return replace_object(c, name, sums, path);
-    return is_held ? link_object(c, c->hold.dir, name, sums, path) : put_from_trash(c, sha256, path, mode);
+    return is_live ? replace_object(c, name, sums, path) : link_object(c, c->hold.dir, name, sums, path);
 }
 
 /* --- their folders, each of which is a number of two hexadecimal digits --- */
@@ -152,10 +157,16 @@ struct syncing {
 static void *fsync_some(void *arg)
 {
     struct syncing *s = arg;
-    for (unsigned i; (i = atomic_fetch_add(&s->next, 1)) < FOLDERS && !atomic_load(&s->error);) {
+    while (!atomic_load(&s->error)) {
+        unsigned i = atomic_fetch_add(&s->next, 1);
+        if (i >= FOLDERS)
+            break;
+        if (!s->wanted[i])
+            continue;
         char name[3];
+        int none = 0;
         folder_name(i, name);
-        int r = s->wanted[i] ? ckpt_disk_fsync_dir(s->store->objects, name) : 0, none = 0;
+        int r = ckpt_disk_fsync_dir(s->store->objects, name);
         if (r < 0)
             atomic_compare_exchange_strong(&s->error, &none, r);
     }
@@ -200,9 +211,12 @@ static int list_objects(struct commit *c, struct named **ret, size_t *ret_count)
     size_t n = 0;
     if (!list)
         return -ENOMEM;
-    for (size_t i = 0; i < c->leaf_count; i++)
-        if (c->leaves[i].object == COMMIT_OWN && c->leaves[i].codec != COMMIT_VALUE)
-            list[n++] = (struct named){c->leaves[i].sha256, c->leaves[i].mode};
+    for (size_t i = 0; i < c->leaf_count; i++) {
+        const struct commit_leaf *leaf = &c->leaves[i];
+        bool has_own = leaf->object == COMMIT_OWN && leaf->codec != COMMIT_VALUE;
+        if (has_own)
+            list[n++] = (struct named){leaf->sha256, leaf->mode};
+    }
     for (uint32_t i = 0; i < c->object_count; i++)
         if (c->objects[i].used)
             list[n++] = (struct named){c->objects[i].sha256, c->objects[i].mode};
@@ -278,16 +292,20 @@ int ckpt_commit_allowed(struct commit *c, struct ckpt_err *err)
     if (r == 0)
         ckpt_manifest_info_clear(&info);
     ckpt_file_unref(manifest);
-    return same ? 0
-                : ckpt_fail(err, EEXIST, "step %s was changed by another mount since it was opened for changes here",
-                            c->in->name);
+    if (same)
+        return 0;
+    return ckpt_fail(err, EEXIST, "step %s was changed by another mount since it was opened for changes here",
+                     c->in->name);
 }
 
 /* The manifest has its name, and that is not durable: the name goes, or is again what it was. */
 static int take_back(struct commit *c, const char *file, bool replaced)
 {
-    int r = replaced ? ckpt_disk_rename(c->in->work, TEMP_STEP, c->store->steps, file, 0)
-                     : ckpt_disk_unlink(c->store->steps, file, 0);
+    int r;
+    if (replaced)
+        r = ckpt_disk_rename(c->in->work, TEMP_STEP, c->store->steps, file, 0);
+    else
+        r = ckpt_disk_unlink(c->store->steps, file, 0);
     if (r == 0)
         r = ckpt_disk_fsync(c->store->steps);
     if (r < 0)
@@ -311,7 +329,8 @@ static int name_manifest(struct commit *c, const char *manifest)
     char file[CKPT_STEP_FILE];
     struct stat st;
     step_file(c, file);
-    bool replaces = (c->in->overwrite || c->in->base_id) && look_up(c->store->steps, file, &st);
+    bool may_replace = c->in->overwrite || c->in->base_id;
+    bool replaces = may_replace && look_up(c->store->steps, file, &st);
     int r = replaces ? -EEXIST : ckpt_disk_link(c->in->work, manifest, c->store->steps, file);
     if (r == -EEXIST && (replaces || c->in->overwrite)) {
         replaces = true;
@@ -361,9 +380,10 @@ static int take_out(struct commit *c, int dir, const char *name)
     if (!ckpt_object_name(hex, sha256, &sums) || !look_up(dir, name, &held))
         return 0;
     ckpt_object_path(sha256, path);
-    bool is_object = look_up(c->store->objects, path, &live) && live.st_ino == held.st_ino &&
-                     live.st_dev == held.st_dev;
-    return is_object ? ckpt_disk_unlink(c->store->objects, path, 0) : 0;
+    if (!look_up(c->store->objects, path, &live))
+        return 0;
+    bool is_this = live.st_ino == held.st_ino && live.st_dev == held.st_dev;
+    return is_this ? ckpt_disk_unlink(c->store->objects, path, 0) : 0;
 }
 
 static int give_back_one(void *arg, int dir, const char *name)
