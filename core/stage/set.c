@@ -184,9 +184,13 @@ static bool was_committed(struct stage_step *step, const char *name)
 /* Several writers may have the same step, each in a directory of its own, and may have ended together. */
 static bool is_other_writers(struct stage_step *step)
 {
+    const struct ckpt_stage_options *opt = &step->set->opt;
     char writer[16];
-    return step->set->opt.writers && ckpt_stage_read_text(step->work, "writer", writer, sizeof writer) == 0 &&
-           strtoul(writer, NULL, 10) != step->set->opt.writer;
+    if (!opt->writers)
+        return false;
+    if (ckpt_stage_read_text(step->work, "writer", writer, sizeof writer) < 0)
+        return false;
+    return strtoul(writer, NULL, 10) != opt->writer;
 }
 
 static int take_over(struct stage_step *step)
@@ -198,51 +202,98 @@ static int take_over(struct stage_step *step)
     return ckpt_stage_charge(step, st.st_uid, true);
 }
 
+enum adoption { ADOPT_TAKE, ADOPT_LEAVE, ADOPT_DROP };
+
+/* What is to be done with a step whose directories were opened, with this result. *ret_r: of taking it. */
+static enum adoption judge(struct stage_step *step, int opened, char *name, size_t len, int *ret_r)
+{
+    *ret_r = opened;
+    if (opened == -EWOULDBLOCK || opened == -ENOENT) /* it has an owner, or had one, or will have */
+        return ADOPT_LEAVE;
+    if (opened < 0)
+        return ADOPT_TAKE;
+    if (is_other_writers(step))
+        return ADOPT_LEAVE;
+    int named = ckpt_stage_read_text(step->work, "name", name, len);
+    if (named == -ENOENT || step->tree < 0 || step->hold < 0)
+        return ADOPT_DROP;
+    if (named == 0 && was_committed(step, name))
+        return ADOPT_DROP;
+    *ret_r = named;
+    return ADOPT_TAKE;
+}
+
+static int read_base(struct stage_step *step)
+{
+    int r = ckpt_stage_read_text(step->work, "base", step->base_id, sizeof step->base_id);
+    if (r < 0)
+        *step->base_id = 0;
+    return r == -ENOENT ? 0 : r;
+}
+
+/* It was about to commit by itself when the mount ended. */
+static int take_ready(struct stage_step *step)
+{
+    if (faccessat(step->work, "ready", F_OK, 0) < 0)
+        return 0;
+    step->touched = true;
+    return ckpt_disk_unlink(step->work, "ready", 0);
+}
+
+static int recover(struct stage_step *step, const char *name)
+{
+    struct ckpt_store *store = step->set->store;
+    const struct ckpt_commit c = {.store = store,
+                                  .hold = {.store = store, .dir = step->hold},
+                                  .work = step->work,
+                                  .tree = step->tree,
+                                  .name = name};
+    return ckpt_commit_recover(&c, NULL);
+}
+
+static int adopt_step(struct stage_step *step, const char *name)
+{
+    int r = read_base(step);
+    if (r == 0)
+        r = take_over(step);
+    if (r == 0)
+        r = take_ready(step);
+    if (r == 0)
+        r = recover(step, name);
+    return r < 0 ? r : ckpt_stage_publish(step, name);
+}
+
+/* It is not deleted: somebody may want its files. */
+static void leave_aside(struct stage_step *step)
+{
+    CKPT_GUARD(&step->set->lock);
+    atomic_store(&step->state, STAGE_GONE);
+    step->top = NULL;
+    ckpt_stage_close_inodes(step);
+}
+
 static void adopt(struct ckpt_stages *set, const char *id)
 {
     struct stage_step *step = ckpt_stage_begin(set);
     char name[256];
+    int r;
     if (!step)
         return;
     step->adopted = true;
-    int r = ckpt_stage_open_dirs(step, id);
-    if (r == -EWOULDBLOCK || r == -ENOENT ||
-        (r == 0 && is_other_writers(step))) { /* it has an owner, or had one, or will have */
-        ckpt_stage_step_unref(step);
-        return;
-    }
-    int named = r == 0 ? ckpt_stage_read_text(step->work, "name", name, sizeof name) : 0;
-    if (r == 0 && (step->tree < 0 || step->hold < 0 || named == -ENOENT || (named == 0 && was_committed(step, name)))) {
+    enum adoption how = judge(step, ckpt_stage_open_dirs(step, id), name, sizeof name, &r);
+    if (how == ADOPT_DROP) {
         ckpt_stage_drop(step);
         return;
     }
-    r = r < 0 ? r : named;
-    if (r == 0 && (r = ckpt_stage_read_text(step->work, "base", step->base_id, sizeof step->base_id)) < 0)
-        *step->base_id = 0;
-    r = r == -ENOENT ? 0 : r;
-    if (r == 0)
-        r = take_over(step);
-    if (r == 0 && faccessat(step->work, "ready", F_OK, 0) == 0) {
-        step->touched = true; /* it was about to commit by itself when the mount ended */
-        r = ckpt_disk_unlink(step->work, "ready", 0);
-    }
-    if (r == 0) {
-        struct ckpt_commit c = {.store = set->store,
-                                .hold = {.store = set->store, .dir = step->hold},
-                                .work = step->work,
-                                .tree = step->tree,
-                                .name = name};
-        r = ckpt_commit_recover(&c, NULL);
+    if (how == ADOPT_LEAVE) {
+        ckpt_stage_step_unref(step);
+        return;
     }
     if (r == 0)
-        r = ckpt_stage_publish(step, name);
+        r = adopt_step(step, name);
     if (r < 0) {
         ckpt_log(CKPT_LOG_WARN, "%s: staging/%s stays aside: %s", set->store->path, id, strerror(-r));
-        pthread_mutex_lock(&set->lock);
-        atomic_store(&step->state, STAGE_GONE);
-        step->top = NULL;
-        ckpt_stage_close_inodes(step);
-        pthread_mutex_unlock(&set->lock);
+        leave_aside(step);
     } else
         ckpt_log(CKPT_LOG_INFO, "%s: %s is staged: it was not committed before the last mount ended", set->store->path,
                  name);
@@ -305,8 +356,11 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
 static void mark_ready(struct stage_step *step)
 {
     double number;
-    if (!step->touched || step->write_failed || step->open_writes || !ckpt_step_name(step->name, &number) ||
-        step->set->opt.explicit_commit || !ckpt_stage_processes_ended(step))
+    if (step->set->opt.explicit_commit || !ckpt_step_name(step->name, &number))
+        return;
+    if (!step->touched || step->write_failed || step->open_writes)
+        return;
+    if (!ckpt_stage_processes_ended(step))
         return;
     int fd = ckpt_disk_open(step->work, "ready", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (fd >= 0)
