@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A directory of plain files becomes a step. The files lie below `tree`; those that stand for content that is stored
- * already have the attribute user.ckptfs.ref (struct ckpt_ref, as text). The order of all that is written is told in
- * commit.c.
+ * already have the attribute user.ckptfs.ref (struct ckpt_ref, as text). commit.c tells the order of all that is
+ * written.
  */
 #ifndef CKPT_COMMIT_COMMIT_H
 #define CKPT_COMMIT_COMMIT_H
@@ -50,8 +50,8 @@ struct ckpt_hold {
 };
 /* Hold an object that is in objects/ (or in the trash). -ENOENT: it is in neither. */
 int ckpt_hold_object(struct ckpt_hold *h, const uint8_t sha256[CKPT_SHA256]) CKPT_MUST_USE;
-/* The object that content is in, decoded: of the store, or one that is only held, be it that no commit has put it there
- * yet, or that gc has taken it away. The cache must outlive it. */
+/* The object that content is in, decoded: of the store, or one that is only held, since no commit has put it there yet
+ * or gc has taken it away. The cache must outlive it. */
 int ckpt_hold_open(struct ckpt_hold *h, struct ckpt_cache *cache, const struct ckpt_ref *ref, struct ckpt_file **ret,
                    struct ckpt_err *err) CKPT_MUST_USE;
 /*

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The end of a commit: what is held gets its place in objects/, then the manifest its name in steps/. The order is told
- * in commit.c. */
+/* The end of a commit: what is held gets its place in objects/, then the manifest its name in steps/. commit.c tells
+ * the order. */
 #include "core/commit/private.h"
 
 #include "core/base/log.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Attributes of staged files: the user's own are kept with the file on disk; of user.ckpt.* those that a commit reads;
- * a step's state is told.
+ * a step's state is shown.
  *
  * What is set here has its place in a manifest, and again in each staged copy of the step. A file system may have as
  * little room for a file's attributes as one block, in which those of ours lie too. So one that would leave too little

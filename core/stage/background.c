@@ -121,7 +121,7 @@ static int make_content(struct job *job, struct ckpt_err *err)
 {
     struct stage_inode *n = job->inode;
     struct stage_step *step = n->step;
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    struct ckpt_hold hold = stage_hold(step);
     if (atomic_load(&step->state) == STAGE_GONE)
         return -ESTALE;
     if (atomic_load(&n->kernel_writes)) {

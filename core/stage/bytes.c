@@ -65,7 +65,7 @@ int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref)
 
 int ckpt_stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, struct ckpt_file **ret)
 {
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    struct ckpt_hold hold = stage_hold(step);
     struct ckpt_err err = {0};
     int r = ckpt_hold_open(&hold, step->set->cache, ref, ret, &err);
     if (r < 0)
@@ -75,8 +75,8 @@ int ckpt_stage_open_shared(struct stage_step *step, const struct ckpt_ref *ref, 
 }
 
 /*
- * Opened with the file: when the step has ended, and what it deleted has been collected, it is found nowhere. An error
- * of the content itself is told to who reads.
+ * Opened with the file: when the step has ended, and what it deleted has been collected, it is found nowhere. Whoever
+ * reads gets the error of the content itself.
  */
 int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret)
 {
@@ -273,7 +273,7 @@ int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, co
 {
     struct stage_inode *n = h->inode;
     struct stage_step *step = n->step;
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    struct ckpt_hold hold = stage_hold(step);
     if (!h->write || step->files_view || !ref->size ||
         atomic_load(&n->kernel_writes)) /* the kernel writes to it by itself */
         return -EXDEV;

@@ -117,7 +117,7 @@ static int copy_content(struct stage_step *step, int fd, const struct ckpt_manif
     if (!is_ref(n))
         return 0;
     struct ckpt_ref ref = {.size = n->size, .offset = n->offset, .stored = n->stored, .codec = n->codec};
-    struct ckpt_hold hold = {.store = step->set->store, .dir = step->hold};
+    struct ckpt_hold hold = stage_hold(step);
     memcpy(ref.sha256, n->sha256, CKPT_SHA256);
     memcpy(ref.object, n->object, CKPT_SHA256);
     int r = ckpt_hold_object(&hold, ref.object);

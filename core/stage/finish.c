@@ -87,7 +87,7 @@ int ckpt_stage_run_commit(struct stage_step *step, const char *name, bool overwr
         return ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     struct ckpt_commit c = {
         .store = set->store,
-        .hold = {.store = set->store, .dir = step->hold},
+        .hold = stage_hold(step),
         .work = step->work,
         .tree = step->tree,
         .name = name,

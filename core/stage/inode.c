@@ -465,7 +465,7 @@ int ckpt_stage_ref_fd(struct stage_step *step, int fd, struct stage_inode *dir, 
     if (!n)
         return ended ? -ESTALE : -ENOMEM;
     if (atomic_load(&n->shared) < 0) {
-        CKPT_GUARD(&n->content); /* known from now on; or else who wants its bytes is told why it is not */
+        CKPT_GUARD(&n->content); /* known from now on; where it is not, whoever wants its bytes gets the error */
         if (ckpt_stage_shares(n, NULL) == 1)
             atomic_store(&n->kernel_writes, false); /* no kernel writes to it */
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open files of staged steps. A reference file gets bytes of its own before the first change (bytes.c); what becomes of
- * a file when its last writer has closed it is told in background.c.
+ * Open files of staged steps. A reference file gets bytes of its own before the first change (bytes.c); background.c
+ * has what becomes of a file when its last writer has closed it.
  */
 #include "core/stage/private.h"
 

@@ -73,7 +73,7 @@ static int try_whole(struct stage_step *step, struct ckpt_writers *w, const char
         return r;
     CKPT_AUTOFD int lock = ckpt_writers_lock(w, err);
     if (lock < 0)
-        return lock == -ESTALE ? 0 : lock; /* what became of them is told where they are now */
+        return lock == -ESTALE ? 0 : lock; /* they went to the trash: the caller finds there what became of them */
     r = ckpt_writers_complete(w, n, err);
     if (r != 1)
         return r;

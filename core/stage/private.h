@@ -133,8 +133,8 @@ struct stage_task {
     void (*run)(struct stage_task *task);
 };
 
-#define STAGE_BUCKETS 65536
-#define STAGE_LINEAGE 256u /* manifests whose successors are known */
+#define STAGE_BUCKETS 65536 /* of both tables of inodes */
+#define STAGE_LINEAGE 256u  /* manifests whose successors are known */
 
 struct stage_lineage {
     struct stage_lineage_entry {
@@ -173,6 +173,12 @@ struct ckpt_stages {
     bool gc_wanted; /* a commit, or a deletion, has left something to tidy up */
     int64_t gc_ns;  /* when the trash may be emptied; 0: nothing in it */
 };
+
+/* Its folder of links to objects, and what is made for it. */
+static inline struct ckpt_hold stage_hold(const struct stage_step *step)
+{
+    return (struct ckpt_hold){.store = step->set->store, .dir = step->hold};
+}
 
 /* --- inode.c --- */
 /* The inode of an id. -ESTALE: its step has ended. */
@@ -323,8 +329,8 @@ int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 /* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */
 int ckpt_stage_begin_change(struct stage_inode *n, int fd) CKPT_MUST_USE;
 void ckpt_stage_end_change(struct stage_inode *n);
-/* What a reference file stands for, if it is one, and *ret_ref; NULL where that cannot be opened, which is told to who
- * reads. */
+/* What a reference file stands for, if it is one, and *ret_ref; NULL where that cannot be opened: whoever reads gets
+ * the error. */
 int ckpt_stage_open_payload(struct stage_inode *n, struct ckpt_ref *ret_ref, struct ckpt_file **ret) CKPT_MUST_USE;
 /* Its handle has that open from now on; NULL: nothing. The payload is taken over. */
 void ckpt_stage_give_payload(struct ckpt_stage_handle *h, const struct ckpt_ref *ref, struct ckpt_file *payload);
@@ -364,7 +370,7 @@ int ckpt_stage_known(void *arg, int fd, const struct stat *st, struct ckpt_ref *
 bool ckpt_stage_wants_object(const struct stage_inode *n, const struct stat *st);
 /* Makes its object in the background. The descriptor is taken over. Under the set's lock. */
 void ckpt_stage_queue_object(struct stage_inode *n, int fd, const struct stat *st);
-/* Of objects that are not being made yet the commit takes care. Under the set's lock, and freeze's writer. */
+/* Forgets objects that are not being made yet: the commit makes them. Under the set's lock, and freeze's writer. */
 void ckpt_stage_drop_jobs(struct stage_step *step);
 
 /* --- open_file.c --- */

@@ -74,11 +74,8 @@ static void *settle_one(void *arg)
     struct settling *s = arg;
     struct stage_step *step = s->step;
     struct ckpt_store *store = s->set->store;
-    struct ckpt_commit c = {.store = store,
-                            .hold = {.store = store, .dir = step->hold},
-                            .work = step->work,
-                            .tree = step->tree,
-                            .name = s->name};
+    struct ckpt_commit c = {
+        .store = store, .hold = stage_hold(step), .work = step->work, .tree = step->tree, .name = s->name};
     struct ckpt_err err = {0};
     if (!ckpt_stage_is_empty(step->tree)) { /* an empty directory is rather one that is about to be filled */
         if (ckpt_commit_check(&c, &err) < 0)
@@ -243,11 +240,8 @@ static int take_ready(struct stage_step *step)
 static int recover(struct stage_step *step, const char *name)
 {
     struct ckpt_store *store = step->set->store;
-    const struct ckpt_commit c = {.store = store,
-                                  .hold = {.store = store, .dir = step->hold},
-                                  .work = step->work,
-                                  .tree = step->tree,
-                                  .name = name};
+    const struct ckpt_commit c = {
+        .store = store, .hold = stage_hold(step), .work = step->work, .tree = step->tree, .name = name};
     return ckpt_commit_recover(&c, NULL);
 }
 

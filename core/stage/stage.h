@@ -95,7 +95,7 @@ int ckpt_stage_successor(struct ckpt_stages *set, const char *id, char name[CKPT
 /*
  * An id for a directory of that name in what is a directory of a committed step, or was one of a staged step: a kernel
  * that finds one directory below two others takes it for moved, and fails where it cannot move it. Every call of this
- * id is -ESTALE; what it stands for is told as that of others.
+ * id is -ESTALE; ckpt_stage_became() says what it stands for.
  */
 int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret) CKPT_MUST_USE;
 /* A committed step has another name. */

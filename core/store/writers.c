@@ -2,9 +2,9 @@
 /*
  * writers/NAME/ has `lock`, a part K-of-N.json for each writer that has come, and `done` or `failed` when something
  * came of them, with the ids of the parts that it came of. Names change under the lock only, but for the whole
- * directory's, which goes to the trash in one call: so who has it open can tell what became of it. Whoever makes the
- * step may be killed before it has written `done`. So the step's id is told by the parts, and the next one who takes
- * the lock writes it.
+ * directory's, which goes to the trash in one call: so whoever has it open can see what became of it. Whoever makes the
+ * step may be killed before it has written `done`. So the step's id follows from the parts, and the next one who takes
+ * the lock writes the file.
  */
 #include "core/store/writers.h"
 
@@ -556,7 +556,7 @@ bool ckpt_writers_was_done(struct ckpt_store *s, const char *step, const char *i
     if (open_dir(&w) < 0)
         return false;
     CKPT_AUTOFD int dir = w.dir;
-    CKPT_AUTOFD int lock = lock_place(&w); /* who has made the step may have been killed before noting it */
+    CKPT_AUTOFD int lock = lock_place(&w); /* whoever made the step may have been killed before it noted that */
     if (lock < 0 || read_text(dir, "done", &text) < 0)
         return false;
     return names_any(text, ids);
