@@ -475,7 +475,7 @@ int ckpt_stage_ref_fd(struct stage_step *step, int fd, struct stage_inode *dir, 
     n->refs -= r < 0;
     bool lost_its_name = r == 0 && dir && !ret->st.st_nlink; /* perhaps before it was in the table */
     if (lost_its_name)
-        drop_key(set, n);
+        remove_key(set, n);
     ckpt_stage_reap(n);
     return r;
 }
