@@ -176,6 +176,16 @@ void ckpt_node_loaded(struct loading *l)
     pthread_cond_broadcast(&l->src->loaded);
 }
 
+void ckpt_node_release(struct ckpt_source *src, struct node *n)
+{
+    pthread_mutex_lock(&src->lock);
+    n->uses--;
+    struct node *dead = ckpt_node_reap(src, n);
+    pthread_mutex_unlock(&src->lock);
+    if (dead)
+        ckpt_node_free(src, dead);
+}
+
 struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n)
 {
     if (n->refs || n->inner || n->uses || n == src->root)
@@ -506,4 +516,19 @@ void ckpt_node_put_slice(struct node_table *t, struct node *n, uint32_t number, 
     o->slice_free = CKPT_MIN(o->slice_free, number);
     free(s->text);
     free(s);
+}
+
+uint64_t ckpt_source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
+{
+    uint64_t ino = ckpt_mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1;
+    return ino < 16 ? ino + 16 : ino;
+}
+
+void ckpt_source_unlink_opened(struct ckpt_source *src, struct opened *o)
+{
+    if (src->newest != o && !o->newer)
+        return; /* it is not among them */
+    *(o->older ? &o->older->newer : &src->oldest) = o->newer;
+    *(o->newer ? &o->newer->older : &src->newest) = o->older;
+    o->newer = o->older = NULL;
 }

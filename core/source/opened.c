@@ -10,6 +10,33 @@
 #define TREE_BYTES                                                                                                     \
     ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
 
+char *ckpt_source_disk_path(const struct ckpt_source *src, const struct node *n)
+{
+    char *path = malloc(strlen(src->path) + strlen(n->path) + 2);
+    if (path)
+        sprintf(path, "%s%s%s", src->path, *n->path ? "/" : "", n->path);
+    return path;
+}
+
+/* The name of the best step of a native root, to be freed; NULL. */
+static char *best_step(struct ckpt_source *src, struct node *n)
+{
+    CKPT_AUTOFREE char *path = ckpt_source_disk_path(src, n);
+    struct ckpt_store *store = n->store;
+    char name[CKPT_STEP_NAME + 1];
+    struct ckpt_err err = {0};
+    int r = path ? 0 : -ENOMEM;
+    if (r == 0 && !store)
+        r = ckpt_store_open(path, &store, &err);
+    if (r == 0)
+        r = ckpt_store_best(store, name, &err);
+    if (r < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: which step is best cannot be told: %s", path ? path : "", err.text);
+    if (store != n->store)
+        ckpt_store_close(store);
+    return r == 1 ? strdup(name) : NULL;
+}
+
 int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
 {
     NODE_LOADING(src, n);
@@ -36,7 +63,7 @@ int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_lis
     if (r < 0)
         return ckpt_fail(err, -r, "%s/%s: %s", src->path, n->path, strerror(-r));
     if (l->native && !ckpt_listing_find(l, "best"))
-        l->best = ckpt_source_best_step(src, n);
+        l->best = best_step(src, n);
     ckpt_listing_unref(o->listing);
     o->listing = l;
     n->checked_ns = now;
@@ -45,15 +72,6 @@ int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_lis
 }
 
 /* --- checkpoints that have pins, by their last use --- */
-
-void ckpt_source_unlink_opened(struct ckpt_source *src, struct opened *o)
-{
-    if (src->newest != o && !o->newer)
-        return; /* it is not among them */
-    *(o->older ? &o->older->newer : &src->oldest) = o->newer;
-    *(o->newer ? &o->newer->older : &src->newest) = o->older;
-    o->newer = o->older = NULL;
-}
 
 static void used_now(struct ckpt_source *src, struct opened *o)
 {
@@ -132,16 +150,16 @@ static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
         NODE_LOADING(src, root);
         root->checked_ns = 0;
     }
-    ckpt_source_done(src, &(struct target){.node = root});
+    ckpt_node_release(src, root);
     return -ESTALE;
 }
 
 /* Where a checkpoint is: its directory in the source, and its name in there ("": it is the directory). */
-struct place {
+struct tree_file {
     char dir[NODE_PATH], inside[NODE_PATH];
 };
 
-static void place_of(struct ckpt_source *src, const struct node *n, struct place *ret)
+static void tree_file_of(struct ckpt_source *src, const struct node *n, struct tree_file *ret)
 {
     CKPT_GUARD(&src->lock); /* it may be renamed */
     const char *end = n->stored                    ? n->name
@@ -155,7 +173,7 @@ static void place_of(struct ckpt_source *src, const struct node *n, struct place
 }
 
 /* The files of a node's checkpoint; unref them. */
-static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at,
+static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct tree_file *at,
                      struct ckpt_pins **ret)
 {
     pthread_mutex_lock(&src->lock);
@@ -184,7 +202,7 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, 
 }
 
 /* A checkpoint that is a file is kept open, to see whether it is changed in place. */
-static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at,
+static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct tree_file *at,
                      struct ckpt_pins *pins)
 {
     struct ckpt_file *f;
@@ -227,8 +245,8 @@ static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, 
 {
     struct ckpt_pins *pins;
     unsigned shortages = ckpt_shortages();
-    struct place at;
-    place_of(src, n, &at);
+    struct tree_file at;
+    tree_file_of(src, n, &at);
     int r = source_absent(node_pins(src, n, o, &at, &pins), shortages);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));

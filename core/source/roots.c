@@ -5,13 +5,6 @@
 
 #include <stdio.h>
 
-struct ckpt_stages *ckpt_source_set(struct ckpt_source *src, uint64_t id)
-{
-    unsigned number = source_set_number(id);
-    CKPT_GUARD(&src->lock);
-    return number < src->set_count ? src->sets[number]->stages : NULL;
-}
-
 void ckpt_source_root_changed(void *arg, const char *name)
 {
     struct node *n = arg;
@@ -28,40 +21,15 @@ static void root_tick(void *arg)
         ckpt_source_settle_removals(n->source, n, n->source->opt.settle);
 }
 
-/* The source's own directory on disk of a node. */
-static char *disk_path(const struct ckpt_source *src, const struct node *n)
-{
-    char *path = malloc(strlen(src->path) + strlen(n->path) + 2);
-    if (path)
-        sprintf(path, "%s%s%s", src->path, *n->path ? "/" : "", n->path);
-    return path;
-}
-
 static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
 {
     return 1;
 }
 
-char *ckpt_source_best_step(struct ckpt_source *src, struct node *n)
-{
-    CKPT_AUTOFREE char *path = disk_path(src, n);
-    struct ckpt_store *store = n->store;
-    char name[CKPT_STEP_NAME + 1];
-    struct ckpt_err err = {0};
-    int r = !path ? -ENOMEM : store ? 0 : ckpt_store_open(path, &store, &err);
-    if (r == 0)
-        r = ckpt_store_best(store, name, &err);
-    if (r < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: which step is best cannot be told: %s", path ? path : "", err.text);
-    if (store != n->store)
-        ckpt_store_close(store);
-    return r == 1 ? strdup(name) : NULL;
-}
-
 /* While n is loaded. */
 static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *path = disk_path(src, n);
+    CKPT_AUTOFREE char *path = ckpt_source_disk_path(src, n);
     struct ckpt_store *store = NULL;
     if (!path)
         return ckpt_fail(err, ENOMEM, "out of memory");

@@ -1,79 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A source as a whole: what its ids name, and its life. */
-#include "core/source/source.h"
+/* The life of a source. */
+#include "core/source/kind.h"
 
 #include "core/base/util.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
-
-/* --- what an id names --- */
-
-int ckpt_source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err)
-{
-    *ret = (struct target){0};
-    pthread_mutex_lock(&src->lock);
-    ret->node = ckpt_node_of_id(&src->nodes, id);
-    if (ret->node)
-        ret->node->uses++;
-    pthread_mutex_unlock(&src->lock);
-    if (!ret->node)
-        return ckpt_fail(err, ESTALE, "nothing is known under this number any more");
-    if (id < NODE_INSIDE)
-        return 0;
-    int r = ckpt_source_tree(src, ret->node, &ret->tree, err);
-    uint32_t node = (uint32_t)id;
-    enum ckpt_view view = (enum ckpt_view)(id >> 32 & 0xff);
-    if (r == 0 && (view == CKPT_VIEW_SLICE || view == CKPT_VIEW_SLICE_NPY)) {
-        pthread_mutex_lock(&src->lock);
-        ret->slice = ckpt_node_slice(ret->node, node);
-        pthread_mutex_unlock(&src->lock);
-        if (ret->slice)
-            node = ret->slice->node;
-        else
-            r = ckpt_fail(err, ESTALE, "nothing is known under this number any more");
-    }
-    if (r == 0 && node >= ret->tree->count)
-        r = ckpt_fail(err, ESTALE, "the checkpoint has changed");
-    if (r < 0) {
-        ckpt_source_done(src, ret);
-        return r;
-    }
-    ret->file = (struct ckpt_viewed){ret->tree, node, view, ret->slice ? &ret->slice->sel : NULL};
-    return 0;
-}
-
-void ckpt_source_done(struct ckpt_source *src, struct target *t)
-{
-    ckpt_tree_unref(t->tree);
-    t->tree = NULL;
-    if (!t->node)
-        return;
-    pthread_mutex_lock(&src->lock);
-    t->node->uses--;
-    struct node *dead = ckpt_node_reap(src, t->node);
-    pthread_mutex_unlock(&src->lock);
-    t->node = NULL;
-    if (dead)
-        ckpt_node_free(src, dead);
-}
-
-int ckpt_source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err)
-{
-    if (!t->tree) {
-        if (t->node->kind != NODE_TREE)
-            return ckpt_fail(err, ENOTDIR, "not inside a checkpoint");
-        int r = ckpt_source_tree(src, t->node, &t->tree, err);
-        if (r < 0)
-            return r;
-        t->file = (struct ckpt_viewed){t->tree, 0, CKPT_VIEW_LISTED, NULL};
-    }
-    *ret_node = t->file.node;
-    return 0;
-}
-
-/* --- life --- */
 
 void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg)
 {
@@ -153,11 +86,11 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     none = st;
     none.mode = ckpt_source_shown_mode(src->root);
     none.type = CKPT_FT_DIR;
-    struct node *face = ckpt_node_new(CKPT_ROOT, "", ".files", NODE_FACE, &none);
-    if (!face)
+    struct node *files_view = ckpt_node_new(CKPT_ROOT, "", ".files", NODE_FILES_VIEW, &none);
+    if (!files_view)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    face->refs = 1;
-    ckpt_node_insert(&src->nodes, face, CKPT_FACE);
+    files_view->refs = 1;
+    ckpt_node_insert(&src->nodes, files_view, CKPT_FILES_VIEW);
     src->nodes.next_id = 16;
     src->root->format = format;
     src->root->uses = 1; /* never reaped */
@@ -254,6 +187,7 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
     struct stat st;
     if (!src)
         return ckpt_fail(err, ENOMEM, "out of memory");
+    src->kinds = ckpt_source_kinds;
     src->opt = *options;
     pthread_mutex_init(&src->lock, NULL);
     pthread_cond_init(&src->loaded, NULL);

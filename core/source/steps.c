@@ -3,6 +3,7 @@
 #include "core/base/util.h"
 #include "core/format/native.h"
 #include "core/source/change.h"
+#include "core/source/removal.h"
 
 #include <linux/fs.h>
 #include <stdio.h>

@@ -12,63 +12,6 @@
 #include <linux/fs.h>
 #include <sys/statvfs.h>
 
-void ckpt_source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret)
-{
-    const struct stat *st = &a->st;
-    *ret = (struct ckpt_attr){
-        .id = a->id,
-        .ino = st->st_ino,
-        .type = S_ISDIR(st->st_mode) ? CKPT_DIR : CKPT_FILE,
-        .size = (uint64_t)st->st_size,
-        .stored = (uint64_t)st->st_blocks * 512,
-        .mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec,
-        .atime_ns = st->st_atim.tv_sec * 1000000000ll + st->st_atim.tv_nsec,
-        .ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec,
-        .nlink = (uint32_t)st->st_nlink,
-        .mode = st->st_mode & 07777,
-        .uid = st->st_uid,
-        .gid = st->st_gid,
-        .staged = true,
-        .fleeting = a->copy,
-    };
-}
-
-void ckpt_source_place_clear(struct ckpt_source *src, struct place *p)
-{
-    if (p->id)
-        ckpt_stage_forget(p->stages, p->id, 1);
-    ckpt_source_done(src, &p->top);
-}
-
-int ckpt_source_find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err)
-{
-    *ret = (struct place){0};
-    if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = ckpt_source_set(src, id);
-        int r = set ? ckpt_stage_hold(set, id) : -ESTALE;
-        if (r < 0)
-            return ckpt_fail(err, -r, "the step is not staged any more");
-        ret->stages = set;
-        ret->id = id;
-        return 0;
-    }
-    int r = ckpt_source_target(src, id, &ret->top, err);
-    if (r < 0)
-        return r;
-    if (ret->top.tree || ret->top.node->kind == NODE_TREE) {
-        if (ret->top.tree && !ckpt_viewed_is_dir(&ret->top.file))
-            r = ckpt_fail(err, ENOTDIR, "not a directory");
-        if (r == 0)
-            r = ckpt_source_open_copy(src, &ret->top, &ret->stages, &ret->id, err);
-    } else if (ret->top.node->kind == NODE_DIR)
-        r = ckpt_source_stages(src, ret->top.node, &ret->stages, err);
-    else
-        r = ckpt_fail(err, EROFS, "this cannot be written");
-    if (r < 0)
-        ckpt_source_place_clear(src, ret);
-    return r < 0 ? r : ret->id ? 0 : 1;
-}
-
 /* --- names --- */
 
 struct making {
@@ -149,7 +92,7 @@ static int unlink_in(struct ckpt_source *src, struct place *p, const struct remo
 {
     int r = ckpt_stage_unlink(p->stages, p->id, m->name, m->dir, m->who);
     if (r == -ENOENT && m->dir && ckpt_stage_is_face(p->stages, p->id)) {
-        r = ckpt_source_face_remove_step(src, m->name, err);
+        r = ckpt_source_remove_step_files(src, m->name, err);
         ckpt_stages_tidy(p->stages);
         ckpt_source_root_changed(src->root, r == 0 ? m->name : NULL);
     }
@@ -161,8 +104,6 @@ static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
     const struct removing *m = arg;
     struct place p;
     int r = ckpt_source_remove(src, parent, m->name, m->dir, m->who, err);
-    if (r == 1)
-        r = ckpt_source_face_remove(src, parent, m->name, m->dir, err);
     if (r <= 0)
         return r;
     r = ckpt_source_find_place(src, parent, &p, err);
@@ -220,20 +161,6 @@ int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint
     if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
         return ckpt_fail(err, EINVAL, "a rename that does more than replace or exchange");
     return ckpt_source_retry(src, parent, new_parent, rename_at, &m, err);
-}
-
-/* What the store has of a committed file; clear it. -EXDEV where it is not of a store, or only another rendering. */
-int ckpt_source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_node *ret)
-{
-    struct target t;
-    int r = ckpt_source_target(src, id, &t, NULL);
-    if (r < 0)
-        return r;
-    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) &&
-                  ckpt_source_root_of(src, t.node);
-    r = stored ? ckpt_store_tree_record(t.tree, t.file.node, ret, NULL) : -EXDEV;
-    ckpt_source_done(src, &t);
-    return r;
 }
 
 /* One more name of a leaf of a committed step: in the same step, of the file that stands for it; in another one, of a
@@ -305,35 +232,6 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
 
 /* --- attributes --- */
 
-/* The staged file that stands for a committed one, whose step is opened for changes; with a reference. */
-static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret,
-                     struct ckpt_err *err)
-{
-    struct target t;
-    int r = ckpt_source_target(src, id, &t, err);
-    if (r < 0)
-        return r;
-    if (!src->opt.write || t.node->kind != NODE_TREE)
-        r = ckpt_fail(err, EROFS, "this cannot be written");
-    else if (t.tree && t.file.view != CKPT_VIEW_LISTED)
-        r = ckpt_fail(err, EROFS, "a view cannot be written");
-    else
-        r = ckpt_source_open_copy(src, &t, ret_set, ret, err);
-    ckpt_source_done(src, &t);
-    return r;
-}
-
-/* The staged file itself, or the copy of a committed one; with a reference. */
-static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret,
-                       struct ckpt_err *err)
-{
-    if (!(id & CKPT_STAGED))
-        return find_copy(src, id, ret_set, ret, err);
-    *ret_set = ckpt_source_set(src, id);
-    *ret = id;
-    return *ret_set ? ckpt_stage_hold(*ret_set, id) : -ESTALE;
-}
-
 struct setting {
     const struct stat *st;
     unsigned what;
@@ -349,16 +247,15 @@ static int setattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
 {
     const struct setting *m = arg;
     struct ckpt_stage_attr attr;
-    struct ckpt_stages *set;
-    uint64_t staged;
-    int r = find_staged(src, id, &set, &staged, err);
+    struct staged_file f;
+    int r = ckpt_source_find_staged(src, id, &f, err);
     if (r < 0)
         return r;
-    r = ckpt_stage_setattr(set, staged, m->st, m->what, m->who, &attr);
-    ckpt_stage_forget(set, staged, 1);
+    r = ckpt_stage_setattr(f.stages, f.id, m->st, m->what, m->who, &attr);
+    ckpt_stage_forget(f.stages, f.id, 1);
     if (r < 0)
         return r;
-    if (staged != id) /* readers that have the committed file open keep its size */
+    if (f.id != id) /* readers that have the committed file open keep its size */
         return ckpt_getattr(src, id, m->ret, err);
     ckpt_source_attr_of_stage(&attr, m->ret);
     return 0;
@@ -422,17 +319,16 @@ static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const
 static int setxattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
     const struct setting *m = arg;
-    struct ckpt_stages *set;
-    uint64_t staged;
+    struct staged_file f;
     int r = set_pin(src, id, m->name, m->value ? m->value : "0", m->value ? m->len : 1, err);
     if (r)
         return CKPT_MIN(r, 0);
-    r = find_staged(src, id, &set, &staged, err);
+    r = ckpt_source_find_staged(src, id, &f, err);
     if (r < 0)
         return r;
-    r = m->value ? ckpt_stage_setxattr(set, staged, m->name, m->value, m->len, m->flags, m->who)
-                 : ckpt_stage_removexattr(set, staged, m->name, m->who);
-    ckpt_stage_forget(set, staged, 1);
+    r = m->value ? ckpt_stage_setxattr(f.stages, f.id, m->name, m->value, m->len, m->flags, m->who)
+                 : ckpt_stage_removexattr(f.stages, f.id, m->name, m->who);
+    ckpt_stage_forget(f.stages, f.id, 1);
     return r;
 }
 
