@@ -14,6 +14,7 @@
 #include "core/base/caller.h"
 #include "core/base/err.h"
 #include "core/base/log.h"
+#include "core/base/setattr.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -153,16 +154,8 @@ int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char 
 /* Why a symbolic link or special file cannot be made there: -EPERM, or -EROFS where nothing can. */
 int ckpt_no_link(struct ckpt_source *src, uint64_t parent);
 
-enum {
-    CKPT_ATTR_MODE = 1,
-    CKPT_ATTR_UID = 2,
-    CKPT_ATTR_GID = 4,
-    CKPT_ATTR_SIZE = 8,
-    CKPT_ATTR_ATIME = 16,
-    CKPT_ATTR_MTIME = 32
-};
 struct stat;
-/* what: of st. tv_nsec may be UTIME_NOW. With what 0, a file's set-id bits go if the caller owns it: the kernel asks so
+/* what: which members of st, CKPT_ATTR_*. tv_nsec may be UTIME_NOW. With what 0, a file's set-id bits go if the caller owns it: the kernel asks so
  * for chown(2) with neither an owner nor a group. */
 int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what,
                  const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err);

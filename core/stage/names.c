@@ -219,20 +219,20 @@ int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *
     int r = enter(set, id, &n);
     if (r < 0)
         return r;
-    if (what & (CKPT_SET_UID | CKPT_SET_GID | CKPT_SET_MODE) && !n->dir)
+    if (what & (CKPT_ATTR_UID | CKPT_ATTR_GID | CKPT_ATTR_MODE) && !n->dir)
         r = ckpt_seal_forget(n->fd);
-    if (r == 0 && what & (CKPT_SET_UID | CKPT_SET_GID))
-        r = ckpt_disk_chown(n->fd, what & CKPT_SET_UID ? st->st_uid : (uid_t)-1,
-                            what & CKPT_SET_GID ? st->st_gid : (gid_t)-1);
-    if (r == 0 && (what & CKPT_SET_MODE))
+    if (r == 0 && what & (CKPT_ATTR_UID | CKPT_ATTR_GID))
+        r = ckpt_disk_chown(n->fd, what & CKPT_ATTR_UID ? st->st_uid : (uid_t)-1,
+                            what & CKPT_ATTR_GID ? st->st_gid : (gid_t)-1);
+    if (r == 0 && (what & CKPT_ATTR_MODE))
         r = ckpt_disk_chmod(n->fd, st->st_mode & 07777);
-    if (r == 0 && (what & CKPT_SET_SIZE))
+    if (r == 0 && (what & CKPT_ATTR_SIZE))
         r = set_size(n, (uint64_t)st->st_size, who);
-    if (r == 0 && (what & (CKPT_SET_ATIME | CKPT_SET_MTIME))) {
+    if (r == 0 && (what & (CKPT_ATTR_ATIME | CKPT_ATTR_MTIME))) {
         struct timespec times[2] = {st->st_atim, st->st_mtim};
-        if (!(what & CKPT_SET_ATIME))
+        if (!(what & CKPT_ATTR_ATIME))
             times[0].tv_nsec = UTIME_OMIT;
-        if (!(what & CKPT_SET_MTIME))
+        if (!(what & CKPT_ATTR_MTIME))
             times[1].tv_nsec = UTIME_OMIT;
         CKPT_GUARD(&n->content); /* a file whose bytes are let go gets back the times that it had */
         r = ckpt_disk_set_times(n->fd, times);
