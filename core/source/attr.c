@@ -30,7 +30,7 @@ void ckpt_source_node_attr(const struct node *n, struct ckpt_attr *ret)
         break;
     case NODE_LINK:
         ret->type = CKPT_LINK;
-        ret->fleeting = n->writable; /* a commit may change it at any time */
+        ret->uncached = n->writable; /* a commit may change it at any time */
         ret->size = n->content_len;
         break;
     case NODE_CONTROL:
@@ -40,7 +40,7 @@ void ckpt_source_node_attr(const struct node *n, struct ckpt_attr *ret)
         break;
     default:
         ret->type = CKPT_DIR;
-        ret->fleeting = n->kind == NODE_TREE && n->writable;
+        ret->uncached = n->kind == NODE_TREE && n->writable;
     }
 }
 
@@ -91,6 +91,6 @@ void ckpt_source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr
         .uid = st->st_uid,
         .gid = st->st_gid,
         .staged = true,
-        .fleeting = a->copy,
+        .uncached = a->copy,
     };
 }

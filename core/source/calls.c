@@ -21,8 +21,8 @@ static int lookup_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
         return r;
     /* A directory that is found where it is now may be somewhere else at the next look. */
     if (r == 0)
-        l->ret->forever = false;
-    l->ret->fleeting = true;
+        l->ret->immutable = false;
+    l->ret->uncached = true;
     return r;
 }
 
@@ -38,7 +38,7 @@ int ckpt_lookup(struct ckpt_source *src, uint64_t parent, const char *name, stru
     if (r == 0 && src->opt.write)
         ckpt_source_own_id(src, parent, name, ret);
     if (r == -ENOENT)
-        ret->fleeting |= (parent & CKPT_STAGED) != 0;
+        ret->uncached |= (parent & CKPT_STAGED) != 0;
     return r;
 }
 
@@ -52,7 +52,7 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
     atomic_fetch_add_explicit(&src->getattrs, 1, memory_order_relaxed);
     int r = ckpt_source_retry(src, id, 0, getattr_at, ret, err);
     if (r == 0 && ret->id != id) {
-        ret->forever = false; /* it may be somewhere else at the next look */
+        ret->immutable = false; /* it may be somewhere else at the next look */
         ret->id = id;
     }
     return r;
@@ -62,21 +62,21 @@ int ckpt_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret, st
 
 struct opening {
     struct ckpt_dir **ret;
-    bool *ret_forever;
+    bool *ret_immutable;
 };
 
 static int opendir_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
     const struct opening *o = arg;
-    return ckpt_source_opendir(src, id, o->ret, o->ret_forever, err);
+    return ckpt_source_opendir(src, id, o->ret, o->ret_immutable, err);
 }
 
-int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err)
+int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_immutable, struct ckpt_err *err)
 {
-    struct opening o = {ret, ret_forever};
+    struct opening o = {ret, ret_immutable};
     int r = ckpt_source_retry(src, id, 0, opendir_at, &o, err);
     if (r == 0 && (*ret)->id != id)
-        *ret_forever = false; /* what has this id may be found somewhere else at the next look */
+        *ret_immutable = false; /* what has this id may be found somewhere else at the next look */
     return r;
 }
 

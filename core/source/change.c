@@ -36,7 +36,7 @@ static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, voi
             : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
     if (r == 0) {
         ckpt_source_attr_of_stage(&attr, m->ret);
-        m->ret->fleeting |= top;
+        m->ret->uncached |= top;
     }
     ckpt_source_place_clear(src, &p);
     return r;

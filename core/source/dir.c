@@ -92,7 +92,7 @@ bool ckpt_dir_in_tree(const struct ckpt_dir *d)
     return d->target.tree != NULL;
 }
 
-bool ckpt_dir_is_fleeting(const struct ckpt_dir *d)
+bool ckpt_dir_is_uncached(const struct ckpt_dir *d)
 {
     const struct node *n = d->target.node;
     return n && n->kind == NODE_DIR && n->writable;

@@ -68,7 +68,7 @@ extern const struct kind *const ckpt_source_kinds[NODE_KINDS]; /* by enum node_k
 
 /* --- kind.c: each once, with what the id names now --- */
 
-/* In `ret->fleeting` and the like as ckpt_lookup(). */
+/* In `ret->uncached` and the like as ckpt_lookup(). */
 int ckpt_source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret,
                        struct ckpt_err *err) CKPT_MUST_USE;
 int ckpt_source_getattr(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret,

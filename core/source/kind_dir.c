@@ -88,7 +88,7 @@ static int lookup_staged_step(const struct node *root, const char *name, struct 
     if (r < 0)
         return r;
     ckpt_source_attr_of_stage(&attr, ret);
-    ret->fleeting = true;
+    ret->uncached = true;
     return 0;
 }
 

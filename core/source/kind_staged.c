@@ -18,7 +18,7 @@ static int lookup_step_files(struct ckpt_source *src, const char *name, struct c
     if (r == 0) {
         CKPT_GUARD(&src->lock);
         ckpt_source_node_attr(n, ret);
-        ret->fleeting = true;
+        ret->uncached = true;
     }
     ckpt_source_done(src, &view);
     return r;

@@ -53,7 +53,7 @@ static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
     int r = own_attr(t, ret, err);
     if (r < 0)
         return r;
-    ret->forever = true;
+    ret->immutable = true;
     ret->view = t->file.view != CKPT_VIEW_LISTED;
     ret->ino = t->slice ? t->slice->ino + (t->file.view == CKPT_VIEW_SLICE)
                         : ckpt_source_inner_ino(n, t->file.node, t->file.view);
@@ -83,7 +83,7 @@ static void copied_attr(struct ckpt_source *src, struct target *t, struct ckpt_a
         ret->mtime_ns = copy.mtime_ns;
         ret->atime_ns = copy.atime_ns;
         ret->ctime_ns = copy.ctime_ns;
-        ret->forever = false;
+        ret->immutable = false;
         ret->staged = true;
     }
     ckpt_forget(src, id, 1);
@@ -150,9 +150,9 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
     r = inner_attr(src, &t, id, ret, err);
     if (r < 0)
         ckpt_forget(src, id, 1);
-    /* Directly under the mount's top nothing is for ever: the checkpoint that is the source may itself be replaced. */
+    /* Directly under the mount's top nothing is immutable: the checkpoint that is the source may itself be replaced. */
     if (dir->node == src->root && parent == 0)
-        ret->forever = false;
+        ret->immutable = false;
     return r;
 }
 
@@ -168,7 +168,7 @@ int ckpt_source_lookup_view(struct ckpt_source *src, struct node *node, const ch
     }
     ckpt_forget(src, id, 1);
     if (r == 0)
-        ret->forever = false; /* its name goes with the checkpoint's */
+        ret->immutable = false; /* its name goes with the checkpoint's */
     return r;
 }
 

@@ -177,8 +177,8 @@ void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *na
         return;
     ckpt_forget(src, ret->id, 1);
     ret->id = id;
-    ret->forever = false;
-    ret->fleeting = true;
+    ret->immutable = false;
+    ret->uncached = true;
 }
 
 int ckpt_source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg,

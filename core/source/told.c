@@ -109,6 +109,6 @@ int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, 
     ckpt_forget(src, ret->id, 1);
     *ret = (struct ckpt_attr){0};
     r = ckpt_source_retry(src, parent, 0, lookup_staged_at, &l, err);
-    ret->fleeting = true; /* below what is no staged directory, or not any more */
+    ret->uncached = true; /* below what is no staged directory, or not any more */
     return r;
 }
