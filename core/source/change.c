@@ -131,6 +131,19 @@ struct renaming {
     const struct ckpt_caller *who;
 };
 
+static int rename_between(struct ckpt_source *src, struct place *from, struct place *to, const struct renaming *m,
+                          struct ckpt_err *err)
+{
+    bool from_top = !from->id, to_top = !to->id, same_root = from->stages == to->stages;
+    if (to_top && !from_top && same_root)
+        return ckpt_fail(err, EPERM, "only steps lie there");
+    if (from_top != to_top || !same_root)
+        return ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
+    if (from_top)
+        return ckpt_source_rename_step(src, from, m->from, m->to, m->flags, m->who, err);
+    return ckpt_stage_move(from->stages, from->id, m->from, to->id, m->to, m->flags, m->who);
+}
+
 static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_parent, void *arg, struct ckpt_err *err)
 {
     const struct renaming *m = arg;
@@ -138,16 +151,9 @@ static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_pare
     int r = ckpt_source_find_place(src, parent, &from, err);
     if (r < 0)
         return r;
-    int at_top = r;
     r = ckpt_source_find_place(src, new_parent, &to, err);
     if (r >= 0) {
-        if (r == 1 && !at_top && from.stages == to.stages)
-            r = ckpt_fail(err, EPERM, "only steps lie there");
-        else if (at_top != r || from.stages != to.stages)
-            r = ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
-        else
-            r = at_top ? ckpt_source_rename_step(src, &from, m->from, m->to, m->flags, m->who, err)
-                       : ckpt_stage_move(from.stages, from.id, m->from, to.id, m->to, m->flags, m->who);
+        r = rename_between(src, &from, &to, m, err);
         ckpt_source_place_clear(src, &to);
     }
     ckpt_source_place_clear(src, &from);
@@ -178,7 +184,8 @@ static int link_committed(struct ckpt_source *src, uint64_t id, const struct pla
     ckpt_source_done(src, &t);
     if (copied) {
         bool same = ckpt_source_set(src, copy) == p->stages && ckpt_stage_same_step(p->stages, copy, p->id);
-        r = same ? ckpt_stage_link(p->stages, copy, p->id, m->name, m->who, ret) : 0;
+        if (same)
+            r = ckpt_stage_link(p->stages, copy, p->id, m->name, m->who, ret);
         ckpt_forget(src, copy, 1);
         if (same)
             return r;
@@ -224,8 +231,9 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
         return -EPERM;
     if (!src->opt.write || ckpt_source_target(src, parent, &t, NULL) < 0)
         return -EROFS;
-    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) ||
-                ckpt_source_root_of(src, t.node);
+    bool will_be_root = t.node == src->root && src->lazy;
+    bool is_root = t.node->kind == NODE_DIR && (t.node->stages || will_be_root);
+    bool ours = is_root || ckpt_source_root_of(src, t.node);
     ckpt_source_done(src, &t);
     return ours ? -EPERM : -EROFS;
 }
@@ -348,37 +356,47 @@ int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, con
 
 /* --- what is durable --- */
 
+/* The staged copy of a directory of a committed step, made now if something was removed of that: 1. 0: nothing was
+ * changed of it. */
+static int find_changed(struct ckpt_source *src, struct target *t, const struct ckpt_caller *who,
+                        struct staged_file *ret, struct ckpt_err *err)
+{
+    struct node *root = atomic_load(&t->node->stale) ? NULL : ckpt_source_root_of(src, t->node);
+    if (!root)
+        return 0;
+    const struct ckpt_stat *top = &t->node->st;
+    bool may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
+    ret->stages = root->stages;
+    int r = ckpt_source_find_copy(src, root, t, &ret->id);
+    if (r != 0 || !atomic_load(&t->node->removing))
+        return r;
+    if (!may)
+        return ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
+    r = ckpt_source_open_copy(src, t, &ret->stages, &ret->id, err);
+    return r < 0 ? r : 1;
+}
+
 /* A directory of a committed step: what was changed of that here, if anything was, is committed. */
 static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    struct ckpt_stages *set;
+    struct staged_file copy;
     struct target t;
-    uint64_t staged;
     int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node)
-                                                                                  : NULL;
-    const struct ckpt_stat *top = &t.node->st;
-    bool changed = false,
-         may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
-    if (root) {
-        set = root->stages;
-        r = ckpt_source_find_copy(src, root, &t, &staged);
-        if (r == 0 && atomic_load(&t.node->removing) && !may)
-            r = ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
-        else if (r == 0 && atomic_load(&t.node->removing)) {
-            r = ckpt_source_open_copy(src, &t, &set, &staged, err);
-            r = r < 0 ? r : 1;
-        }
-        changed = r == 1;
-    }
+    r = find_changed(src, &t, who, &copy, err);
     ckpt_source_done(src, &t);
-    if (!changed)
-        return CKPT_MIN(r, 0);
-    r = ckpt_stage_fsyncdir(set, staged, who, err);
-    ckpt_stage_forget(set, staged, 1);
+    if (r <= 0)
+        return r;
+    r = ckpt_stage_fsyncdir(copy.stages, copy.id, who, err);
+    ckpt_stage_forget(copy.stages, copy.id, 1);
     return r;
+}
+
+static int fsyncdir_staged(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = ckpt_source_set(src, id);
+    return set ? ckpt_stage_fsyncdir(set, id, who, err) : 0;
 }
 
 int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
@@ -386,8 +404,7 @@ int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller
     struct ckpt_attr now;
     bool moved = ckpt_source_again(src, id, &now) == 0; /* what has been changed since its commit is in another copy */
     uint64_t at = moved ? now.id : id;
-    struct ckpt_stages *set = at & CKPT_STAGED ? ckpt_source_set(src, at) : NULL;
-    int r = set ? ckpt_stage_fsyncdir(set, at, who, err) : at & CKPT_STAGED ? 0 : fsyncdir_committed(src, at, who, err);
+    int r = at & CKPT_STAGED ? fsyncdir_staged(src, at, who, err) : fsyncdir_committed(src, at, who, err);
     if (moved)
         ckpt_forget(src, now.id, 1);
     return r == -ESTALE ? 0 : r; /* committed meanwhile, with all that was changed before this call: it is durable */

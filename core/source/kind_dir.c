@@ -32,10 +32,10 @@ static int lookup_entry(struct ckpt_source *src, struct node *dir, const struct 
         return -ENOENT;
     if (e->kind != CKPT_ENTRY_LINK)
         return ckpt_node_take(src, dir, name, name, kinds[e->kind], &e->st, e, NULL, ret);
-    char path[4096], link[4096];
-    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
-        return -ENAMETOOLONG;
-    int r = ckpt_source_link_target(src, path, link, sizeof link);
+    char path[SOURCE_PATH], link[4096];
+    int r = ckpt_source_join(dir->path, name, path);
+    if (r == 0)
+        r = ckpt_source_link_target(src, path, link, sizeof link);
     return r < 0 ? r : ckpt_node_take(src, dir, name, name, NODE_LINK, &e->st, NULL, link, ret);
 }
 
@@ -122,14 +122,13 @@ static enum ckpt_type type_of_entry(const struct ckpt_entry *e)
 
 static bool is_listed(struct ckpt_dir *d, const struct ckpt_entry *e)
 {
-    char path[4096], link[4096];
+    char path[SOURCE_PATH], link[4096];
     if (e->kind == CKPT_ENTRY_HIDDEN || ckpt_source_has_name(&d->names, e->name))
         return false;
     if (e->kind != CKPT_ENTRY_LINK)
         return true;
-    const char *dir = d->target.node->path;
-    return snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", e->name) < (int)sizeof path &&
-           ckpt_source_link_target(d->src, path, link, sizeof link) >= 0;
+    int r = ckpt_source_join(d->target.node->path, e->name, path);
+    return r == 0 && ckpt_source_link_target(d->src, path, link, sizeof link) >= 0;
 }
 
 static int dir_next(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
@@ -147,8 +146,10 @@ static int dir_next(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
         return 1;
     }
     for (; pos < first_staged; pos++) {
-        bool latest = pos == l->count, there = latest ? l->latest != SIZE_MAX : l->best != NULL;
-        if (!there)
+        bool latest = pos == l->count;
+        if (latest && l->latest == SIZE_MAX)
+            continue;
+        if (!latest && !l->best)
             continue;
         ckpt_source_set_name(d, ret, latest ? "latest" : "best");
         ret->type = CKPT_LINK;

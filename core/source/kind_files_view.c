@@ -32,11 +32,6 @@ struct step_file {
 
 static const struct ckpt_backend_ops step_ops;
 
-static int join(const char *dir, const char *name, char path[4096])
-{
-    return snprintf(path, 4096, "%s%s%s", dir, *dir ? "/" : "", name) >= 4096 ? -ENAMETOOLONG : 0;
-}
-
 /* A checkpointer wants a checkpoint in the directory that it is given, a manager in the step's item "default": each
  * file is there under both names. */
 static bool get_file(const struct step_files *b, size_t i, char ret[PATH_ROOM], uint64_t *ret_size)
@@ -116,7 +111,7 @@ static int step_list(struct ckpt_backend *base, const char *path, ckpt_list_fn *
             continue;
         char whole[4096];
         pthread_mutex_lock(&b->lock);
-        bool gone = join(path, name, whole) < 0 || is_removed(b, whole);
+        bool gone = ckpt_source_join(path, name, whole) < 0 || is_removed(b, whole);
         pthread_mutex_unlock(&b->lock);
         if (gone)
             continue;
@@ -267,7 +262,7 @@ static int lookup_inside(struct ckpt_source *src, struct node *dir, const char *
 {
     char inside[4096];
     struct ckpt_stat st;
-    int r = join(dir->inside, name, inside);
+    int r = ckpt_source_join(dir->inside, name, inside);
     if (r == 0)
         r = ckpt_backend_stat(dir->files, inside, &st);
     if (r == 0)
@@ -283,12 +278,12 @@ int ckpt_source_step_files(struct ckpt_source *src, struct node *dir, const char
     char path[4096], manifest[4096];
     struct ckpt_stat st;
     struct ckpt_backend *files = NULL;
-    if (snprintf(manifest, sizeof manifest, "%s%s" CKPT_STORE_DIR "/steps/%s.json", dir->path, *dir->path ? "/" : "",
-                 name) >= (int)sizeof manifest)
-        return -ENAMETOOLONG;
-    int r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
+    int r = ckpt_source_manifest_path(dir->path, name, manifest);
+    if (r < 0)
+        return r;
+    r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
     if (r == 0)
-        r = join(dir->path, name, path);
+        r = ckpt_source_join(dir->path, name, path);
     if (r < 0)
         return r;
     struct ckpt_rights own = own_rights();
@@ -301,8 +296,10 @@ int ckpt_source_step_files(struct ckpt_source *src, struct node *dir, const char
     pthread_mutex_lock(&src->lock);
     bool known = (*ret)->files;
     pthread_mutex_unlock(&src->lock);
-    if (!known && (r = open_step(src, path, &st, &files)) == 0) {
-        set_files(src, *ret, files, "");
+    if (!known) {
+        r = open_step(src, path, &st, &files);
+        if (r == 0)
+            set_files(src, *ret, files, "");
         ckpt_backend_unref(files);
     }
     if (r < 0)
@@ -320,7 +317,7 @@ static int view_lookup(struct ckpt_source *src, struct node *dir, const char *na
         return lookup_inside(src, dir, name, ret);
     if (!is_shown(src, dir, name))
         return -ENOENT;
-    int r = join(dir->path, name, path);
+    int r = ckpt_source_join(dir->path, name, path);
     if (r < 0)
         return r;
     bool is_link = ckpt_backend_readlink(src->backend, path, link, sizeof link) == 0;
@@ -386,7 +383,7 @@ static int files_view_remove(struct ckpt_source *src, struct target *t, const ch
     char path[4096];
     if (!t->node->files || !src->opt.write || !src->root->stages)
         return 1;
-    int r = join(t->node->inside, name, path);
+    int r = ckpt_source_join(t->node->inside, name, path);
     return r < 0 ? r : remove_file((struct step_files *)t->node->files, path, is_dir);
 }
 
@@ -422,8 +419,8 @@ static int visit_entry(void *arg, const char *name, enum ckpt_ftype type)
     char path[4096], link[4096];
     if (!is_shown(l->src, l->dir, name) || type == CKPT_FT_OTHER || strlen(name) > 255)
         return 0;
-    if (type == CKPT_FT_LINK &&
-        (join(l->dir->path, name, path) < 0 || ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
+    if (type == CKPT_FT_LINK && (ckpt_source_join(l->dir->path, name, path) < 0 ||
+                                 ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
         return 0;
     return l->visit(l->arg, name, 0, type == CKPT_FT_DIR ? CKPT_DIR : type == CKPT_FT_LINK ? CKPT_LINK : CKPT_FILE);
 }
@@ -434,8 +431,8 @@ static int visit_step(void *arg, const char *file, enum ckpt_ftype type)
     char name[CKPT_STEP_NAME + 1], path[4096];
     struct ckpt_stat st;
     /* Something of the disk's goes before it. */
-    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) || join(l->dir->path, name, path) < 0 ||
-        ckpt_backend_stat(l->src->backend, path, &st) == 0)
+    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) ||
+        ckpt_source_join(l->dir->path, name, path) < 0 || ckpt_backend_stat(l->src->backend, path, &st) == 0)
         return 0;
     return l->visit(l->arg, name, 0, CKPT_DIR);
 }
@@ -444,7 +441,7 @@ static int list_steps(struct ckpt_source *src, struct node *dir, source_name_fn 
 {
     char path[4096];
     struct view_listing l = {src, dir, each, arg};
-    int r = join(dir->path, CKPT_STORE_DIR "/steps", path);
+    int r = ckpt_source_join(dir->path, CKPT_STORE_DIR "/steps", path);
     if (r == 0 && !src->file)
         r = ckpt_backend_list(src->backend, path, visit_step, &l);
     return r == -ENOENT ? 0 : r;

@@ -172,6 +172,22 @@ int ckpt_source_lookup_view(struct ckpt_source *src, struct node *node, const ch
     return r;
 }
 
+/* blob is taken over, unless there is no memory (NULL). */
+static struct node *new_blob_node(struct ckpt_source *src, uint64_t parent, const char *path, const char *key,
+                                  const struct ckpt_stat *st, struct ckpt_backend *blob)
+{
+    struct node *n = ckpt_node_new(parent, path, key, NODE_TREE, st);
+    if (!n)
+        return NULL;
+    if (!ckpt_node_opened(n)) {
+        ckpt_node_free(src, n);
+        return NULL;
+    }
+    n->opened->blob = blob;
+    ckpt_node_set_file(n);
+    return n;
+}
+
 /* The node of a blob, under its listed name in a directory of a tree, as the tree that it is a checkpoint of; with a
  * reference. */
 static int take_blob(struct ckpt_source *src, struct target *dir, const char *name, struct node **ret,
@@ -181,16 +197,17 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
     struct ckpt_entry e = {0};
     struct ckpt_probe probe;
     uint32_t parent;
-    char path[4096], key[32];
+    char path[SOURCE_PATH], key[32];
     int r = ckpt_source_enter(src, dir, &parent, err);
     if (r < 0)
         return r;
     uint32_t leaf = ckpt_tree_lookup(dir->tree, parent, name, strlen(name));
     if (leaf == CKPT_NO_NODE || dir->tree->nodes[leaf].kind != CKPT_NODE_BLOB)
         return -ENOENT;
-    if (snprintf(path, sizeof path, "%s%s%s", dir->node->path, *dir->node->path ? "/" : "", name) >= (int)sizeof path)
-        return -ENAMETOOLONG;
-    if ((r = lookup_inner(src, dir, name, &at, err)) < 0)
+    r = ckpt_source_join(dir->node->path, name, path);
+    if (r == 0)
+        r = lookup_inner(src, dir, name, &at, err);
+    if (r < 0)
         return r;
     struct ckpt_stat st = {
         .type = CKPT_FT_FILE,
@@ -210,23 +227,17 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
         return -ENOMEM;
     }
     r = ckpt_probe_file(blob, name, &e.format, &probe);
-    if (r == 0 && (!e.format || probe.weak || *probe.unfinished))
-        r = -ENOENT;
+    bool is_tree = r == 0 && e.format && !probe.weak && !*probe.unfinished;
+    if (!is_tree) {
+        ckpt_backend_unref(blob);
+        return r < 0 ? r : -ENOENT;
+    }
     snprintf(key, sizeof key, "%u/", leaf); /* no name has a slash */
-    struct node *fresh = r == 0 ? ckpt_node_new(dir->node->id, path, key, NODE_TREE, &st) : NULL;
-    if (!fresh)
+    struct node *fresh = new_blob_node(src, dir->node->id, path, key, &st, blob);
+    if (!fresh) {
         ckpt_backend_unref(blob);
-    if (r == 0 && !fresh)
-        return -ENOMEM;
-    if (r < 0)
-        return r;
-    if (!ckpt_node_opened(fresh)) {
-        ckpt_backend_unref(blob);
-        ckpt_node_free(src, fresh);
         return -ENOMEM;
     }
-    fresh->opened->blob = blob;
-    ckpt_node_set_file(fresh);
     ckpt_node_keep(src, fresh, &e, ret);
     return 0;
 }

@@ -105,6 +105,11 @@ struct node_table {
 
 struct ckpt_source;
 
+/* A name in a directory of the source ("": its top), and the manifest of a step in a root. -ENAMETOOLONG. */
+#define SOURCE_PATH 4096
+int ckpt_source_join(const char *dir, const char *name, char ret[SOURCE_PATH]) CKPT_MUST_USE;
+int ckpt_source_manifest_path(const char *root, const char *step, char ret[SOURCE_PATH]) CKPT_MUST_USE;
+
 struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind,
                            const struct ckpt_stat *st) CKPT_MUST_USE;
 /* A path of the step of a store that a node is: where its manifest lies in the source, or (below_store) in the

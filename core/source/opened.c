@@ -46,7 +46,8 @@ int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_lis
     if (!o)
         return ckpt_fail(err, ENOMEM, "out of memory");
     int64_t now = ckpt_monotonic_ns();
-    if (o->listing && n->checked_ns && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9)) {
+    bool fresh = n->checked_ns && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9);
+    if (o->listing && fresh) {
         *ret = ckpt_listing_ref(o->listing);
         return 0;
     }
@@ -110,9 +111,9 @@ static void close_old_trees(struct ckpt_source *src, struct node *keep)
     }
 }
 
-/* When descriptors run short: let go of the files of the checkpoints that were used longest ago. They are opened again
- * by name. */
-static void let_go_of_files(struct ckpt_source *src, struct node *keep)
+/* When descriptors run short: close the files of the checkpoints that were used longest ago. They are opened again by
+ * name. */
+static void close_old_files(struct ckpt_source *src, struct node *keep)
 {
     while (ckpt_pins_scarce()) {
         pthread_mutex_lock(&src->lock);
@@ -162,9 +163,11 @@ struct tree_file {
 static void tree_file_of(struct ckpt_source *src, const struct node *n, struct tree_file *ret)
 {
     CKPT_GUARD(&src->lock); /* it may be renamed */
-    const char *end = n->stored                    ? n->name
-                      : n->st.type == CKPT_FT_FILE ? strrchr(n->path, '/')
-                                                   : n->path + strlen(n->path);
+    const char *end = n->path + strlen(n->path);
+    if (n->stored)
+        end = n->name;
+    else if (n->st.type == CKPT_FT_FILE)
+        end = strrchr(n->path, '/');
     snprintf(ret->dir, sizeof ret->dir, "%.*s%s", end ? (int)(end - n->path) : 0, n->path,
              n->stored ? CKPT_STORE_DIR : "");
     snprintf(ret->inside, sizeof ret->inside, "%s", n->inside);
@@ -181,7 +184,7 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, 
     pthread_mutex_unlock(&src->lock);
     if (*ret)
         return 0;
-    let_go_of_files(src, n);
+    close_old_files(src, n);
     struct ckpt_backend *dir;
     struct ckpt_stat st;
     int r = node_blob(n) ? ckpt_backend_sub(node_blob(n), "", &dir) : ckpt_backend_sub(src->backend, at->dir, &dir);
@@ -211,8 +214,8 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, 
     int r = ckpt_pins_open(pins, at->inside, &f);
     if (r < 0)
         return r;
-    bool same = f->st.ino == n->st.ino && f->st.dev == n->st.dev && f->st.mtime_ns == n->st.mtime_ns &&
-                f->st.size == n->st.size;
+    bool same_inode = f->st.ino == n->st.ino && f->st.dev == n->st.dev;
+    bool same = same_inode && f->st.mtime_ns == n->st.mtime_ns && f->st.size == n->st.size;
     pthread_mutex_lock(&src->lock);
     struct ckpt_file *old = o->file;
     o->file = same ? f : NULL;
@@ -221,6 +224,12 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, 
     if (!same)
         ckpt_file_unref(f);
     return same ? 0 : -ESTALE;
+}
+
+static bool is_as_known(const struct stat *st, const struct node *n)
+{
+    int64_t mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+    return mtime_ns == n->st.mtime_ns && (uint64_t)st->st_size == n->st.size;
 }
 
 int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
@@ -232,12 +241,11 @@ int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct 
     struct ckpt_file *f = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
     pthread_mutex_unlock(&src->lock);
     int fd = f ? ckpt_file_fd(f) : -1;
-    bool same = fd < 0 ||
-                (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
-                 (uint64_t)st.st_size == n->st.size);
+    bool same = fd < 0 || (fstat(fd, &st) == 0 && is_as_known(&st, n));
     ckpt_file_unref(f);
-    return same ? 0
-                : ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+    if (!same)
+        return ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+    return 0;
 }
 
 static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret,
@@ -289,10 +297,12 @@ static struct ckpt_tree *open_already(struct ckpt_source *src, struct node *n, s
 int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct opened *o;
-    if ((*ret = open_already(src, n, &o)))
+    *ret = open_already(src, n, &o);
+    if (*ret)
         return 0;
     NODE_LOADING(src, n);
-    if ((*ret = open_already(src, n, &o)))
+    *ret = open_already(src, n, &o); /* another thread may have opened it meanwhile */
+    if (*ret)
         return 0;
     if (!o)
         return ckpt_fail(err, ENOMEM, "out of memory");

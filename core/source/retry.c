@@ -31,6 +31,22 @@ static int add_name(void *arg, const char *name)
     return ckpt_buf_error(path);
 }
 
+/* The manifest of a committed step, and the path in it. */
+static int committed_path(struct ckpt_source *src, struct target *t, char manifest[CKPT_MANIFEST_ID],
+                          struct ckpt_buf *path)
+{
+    struct ckpt_tree *tree;
+    int r = ckpt_source_tree(src, t->node, &tree, NULL);
+    if (r < 0)
+        return r;
+    snprintf(manifest, CKPT_MANIFEST_ID, "%s", ckpt_store_tree_id(tree));
+    if (t->tree)
+        r = ckpt_source_each_name(tree, t->file.node, add_name, path);
+    ckpt_tree_unref(tree);
+    ckpt_buf_addc(path, 0);
+    return r < 0 ? r : ckpt_buf_error(path);
+}
+
 /* Of something in a step that this mount has replaced by a commit: the manifest of the step as it was, and the path.
  * *ret_root is kept. */
 static int replaced_path(struct ckpt_source *src, uint64_t id, struct node **ret_root, char manifest[CKPT_MANIFEST_ID],
@@ -41,20 +57,12 @@ static int replaced_path(struct ckpt_source *src, uint64_t id, struct node **ret
         return *ret_root ? ckpt_stage_became((*ret_root)->stages, id, manifest, path) : -ESTALE;
     }
     struct target t;
-    struct ckpt_tree *tree = NULL;
     int r = ckpt_source_target(src, id, &t, NULL);
     if (r < 0)
         return r;
-    bool view = t.tree && t.file.view != CKPT_VIEW_LISTED;
-    struct node *root = !view && atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node) : NULL;
-    r = root ? ckpt_source_tree(src, t.node, &tree, NULL) : -ESTALE;
-    if (r == 0) {
-        snprintf(manifest, CKPT_MANIFEST_ID, "%s", ckpt_store_tree_id(tree));
-        r = t.tree ? ckpt_source_each_name(tree, t.file.node, add_name, path) : 0;
-        ckpt_buf_addc(path, 0);
-        r = r < 0 ? r : ckpt_buf_error(path);
-        ckpt_tree_unref(tree);
-    }
+    bool view = t.tree && t.file.view != CKPT_VIEW_LISTED, replaced = !view && atomic_load(&t.node->stale);
+    struct node *root = replaced ? ckpt_source_root_of(src, t.node) : NULL;
+    r = root ? committed_path(src, &t, manifest, path) : -ESTALE;
     if (r == 0) {
         CKPT_GUARD(&src->lock);
         root->uses++;
@@ -154,25 +162,43 @@ static uint64_t committed_id(struct ckpt_source *src, struct target *t, const ch
     return id;
 }
 
-void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret)
+/* Both are in the same checkpoint. */
+static bool is_same_tree(uint64_t a, uint64_t b)
+{
+    bool inside = a >= NODE_INSIDE && b >= NODE_INSIDE;
+    return inside && !(a & CKPT_STAGED) && a >> 40 == b >> 40;
+}
+
+/* Below a staged directory whose step has ended. 0: the id that was found will do. */
+static uint64_t id_below_staged(struct ckpt_source *src, uint64_t parent, const char *name)
+{
+    uint64_t id;
+    struct ckpt_stages *set = ckpt_source_set(src, parent);
+    if (!set || !ckpt_stage_ended(set, parent))
+        return 0;
+    return ckpt_stage_alias(set, parent, name, &id) < 0 ? 0 : id;
+}
+
+/* Below a directory of a committed step that has a copy, or was replaced. 0: the id that was found will do. */
+static uint64_t id_below_committed(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret)
 {
     uint64_t id = 0;
     struct target t;
+    if (is_same_tree(ret->id, parent) || ckpt_source_target(src, parent, &t, NULL) < 0)
+        return 0;
+    bool is_elsewhere = ret->id & CKPT_STAGED || atomic_load(&t.node->stale);
+    if (t.node->kind == NODE_TREE && is_elsewhere)
+        id = committed_id(src, &t, name, ret);
+    ckpt_source_done(src, &t);
+    return id;
+}
+
+void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret)
+{
     if (ret->type != CKPT_DIR)
         return;
-    if (parent & CKPT_STAGED) {
-        struct ckpt_stages *set = ckpt_source_set(src, parent);
-        if (!set || !ckpt_stage_ended(set, parent) || ckpt_stage_alias(set, parent, name, &id) < 0)
-            return;
-    } else {
-        bool below_itself = ret->id >= NODE_INSIDE && !(ret->id & CKPT_STAGED) && parent >= NODE_INSIDE &&
-                            ret->id >> 40 == parent >> 40;
-        if (below_itself || ckpt_source_target(src, parent, &t, NULL) < 0)
-            return;
-        if (t.node->kind == NODE_TREE && (ret->id & CKPT_STAGED || atomic_load(&t.node->stale)))
-            id = committed_id(src, &t, name, ret);
-        ckpt_source_done(src, &t);
-    }
+    uint64_t id = parent & CKPT_STAGED ? id_below_staged(src, parent, name)
+                                       : id_below_committed(src, parent, name, ret);
     if (!id)
         return;
     ckpt_forget(src, ret->id, 1);

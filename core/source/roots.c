@@ -26,6 +26,24 @@ static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
     return 1;
 }
 
+/* The store of a root. An empty source that is written becomes one now. */
+static int open_store(struct ckpt_source *src, const struct node *n, const char *path, struct ckpt_store **ret,
+                      struct ckpt_err *err)
+{
+    int r = ckpt_store_open(path, ret, err);
+    if (r != -ENOENT)
+        return r;
+    bool waits = n == src->root && src->lazy;
+    if (!waits || ckpt_backend_list(src->backend, "", is_entry, NULL) != 0)
+        return ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path);
+    r = ckpt_store_init(path, err);
+    if (r == 0)
+        r = ckpt_store_open(path, ret, err);
+    if (r == -ENOENT)
+        return ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path);
+    return r;
+}
+
 /* While n is loaded. */
 static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err *err)
 {
@@ -33,13 +51,9 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
     struct ckpt_store *store = NULL;
     if (!path)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = ckpt_store_open(path, &store, err);
-    if (r == -ENOENT && n == src->root && src->lazy && ckpt_backend_list(src->backend, "", is_entry, NULL) == 0) {
-        r = ckpt_store_init(path, err);
-        r = r < 0 ? r : ckpt_store_open(path, &store, err);
-    }
+    int r = open_store(src, n, path, &store, err);
     if (r < 0)
-        return r == -ENOENT ? ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path) : r;
+        return r;
     pthread_mutex_lock(&src->lock);
     unsigned number = src->set_count;
     pthread_mutex_unlock(&src->lock);
@@ -47,6 +61,8 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         ckpt_store_close(store);
         return ckpt_fail(err, EROFS, "more than %d native roots in one mount cannot be written", CKPT_SETS);
     }
+    enum ckpt_object_codec codec = 0;
+    bool set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &codec);
     struct ckpt_stage_options o = {
         .settle = src->opt.settle,
         .explicit_commit = src->opt.explicit_commit || src->opt.writers,
@@ -54,15 +70,14 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .writer = src->opt.writer,
         .commit_timeout = src->opt.commit_timeout,
         .overwrite = src->opt.overwrite,
-        .set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &o.codec),
+        .set_codec = set_codec,
+        .codec = codec,
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SOURCE_SET_SHIFT,
         .changed = ckpt_source_root_changed,
         .tick = root_tick,
         .arg = n,
     };
-    if (o.set_codec)
-        (void)!ckpt_object_codec_choice(src->opt.codec, &o.codec);
     struct ckpt_stages *stages;
     n->source = src;
     r = ckpt_stages_open(store, src->cache, &o, &stages, err);
