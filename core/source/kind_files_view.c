@@ -328,8 +328,10 @@ static int view_lookup(struct ckpt_source *src, struct node *dir, const char *na
         r = -ENOENT;
     if (r < 0)
         return r == -ENOENT ? ckpt_source_step_files(src, dir, name, ret) : r;
-    enum node_kind kind = is_link ? NODE_LINK : st.type == CKPT_FT_DIR ? NODE_FILES_VIEW : NODE_FILE;
-    return ckpt_node_take(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
+    if (is_link)
+        return ckpt_node_take(src, dir, name, name, NODE_LINK, &st, NULL, link, ret);
+    enum node_kind kind = st.type == CKPT_FT_DIR ? NODE_FILES_VIEW : NODE_FILE;
+    return ckpt_node_take(src, dir, name, name, kind, &st, NULL, NULL, ret);
 }
 
 /* --- deletion: libraries delete their steps file by file --- */
@@ -354,9 +356,10 @@ static int note_removed(struct step_files *b, const char *path)
     if (!more)
         return -ENOMEM;
     b->removed = more;
-    if (!(b->removed[b->removed_count] = strdup(path)))
+    char *copy = strdup(path);
+    if (!copy)
         return -ENOMEM;
-    b->removed_count++;
+    b->removed[b->removed_count++] = copy;
     return 0;
 }
 
@@ -413,6 +416,13 @@ struct view_listing {
     void *arg;
 };
 
+static enum ckpt_type shown_type(enum ckpt_ftype type)
+{
+    if (type == CKPT_FT_LINK)
+        return CKPT_LINK;
+    return type == CKPT_FT_DIR ? CKPT_DIR : CKPT_FILE;
+}
+
 static int visit_entry(void *arg, const char *name, enum ckpt_ftype type)
 {
     struct view_listing *l = arg;
@@ -422,7 +432,7 @@ static int visit_entry(void *arg, const char *name, enum ckpt_ftype type)
     if (type == CKPT_FT_LINK && (ckpt_source_join(l->dir->path, name, path) < 0 ||
                                  ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
         return 0;
-    return l->visit(l->arg, name, 0, type == CKPT_FT_DIR ? CKPT_DIR : type == CKPT_FT_LINK ? CKPT_LINK : CKPT_FILE);
+    return l->visit(l->arg, name, 0, shown_type(type));
 }
 
 static int visit_step(void *arg, const char *file, enum ckpt_ftype type)

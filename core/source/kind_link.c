@@ -45,4 +45,4 @@ int ckpt_readlink(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
     return r;
 }
 
-const struct kind ckpt_kind_link = {.lookup = NULL};
+const struct kind ckpt_kind_link = {0};

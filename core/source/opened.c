@@ -120,14 +120,15 @@ static void close_old_files(struct ckpt_source *src, struct node *keep)
         struct opened *o = src->oldest;
         while (o && (o->node == keep || o->node == src->root || o->node->uses))
             o = o->newer;
-        if (o)
-            ckpt_source_unlink_opened(src, o);
-        struct ckpt_tree *tree = o ? CKPT_STEAL(o->tree) : NULL;
-        struct ckpt_pins *pins = o ? CKPT_STEAL(o->pins) : NULL;
-        struct ckpt_file *file = o ? CKPT_STEAL(o->file) : NULL;
-        pthread_mutex_unlock(&src->lock);
-        if (!pins)
+        if (!o) {
+            pthread_mutex_unlock(&src->lock);
             return;
+        }
+        ckpt_source_unlink_opened(src, o);
+        struct ckpt_tree *tree = CKPT_STEAL(o->tree);
+        struct ckpt_pins *pins = CKPT_STEAL(o->pins);
+        struct ckpt_file *file = CKPT_STEAL(o->file);
+        pthread_mutex_unlock(&src->lock);
         ckpt_file_unref(file);
         if (tree)
             ckpt_cache_drop_tree(src->cache, tree->id);
@@ -294,6 +295,42 @@ static struct ckpt_tree *open_already(struct ckpt_source *src, struct node *n, s
     return o->tree ? ckpt_tree_ref(o->tree) : NULL;
 }
 
+/* What failed is not tried at every call. */
+static bool failed_lately(const struct ckpt_source *src, const struct opened *o)
+{
+    int64_t wait_ns = (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9);
+    return o->err && ckpt_monotonic_ns() - o->err_ns <= wait_ns;
+}
+
+static int try_open(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret,
+                    struct ckpt_err *err)
+{
+    struct ckpt_err own = {0};
+    int r = open_tree(src, n, o, ret, &own);
+    if (r < 0 && !own.code)
+        ckpt_fail(&own, -r, "%s", strerror(-r));
+    if (r < 0 && r != -ENOENT)
+        ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
+    note_error(src, o, r, &own);
+    if (r < 0 && err)
+        *err = own;
+    return r;
+}
+
+/* True: there may be too many trees now. Counting them all takes as long as opening a few, so they are counted when
+ * this one may have passed the bound. */
+static bool keep_tree(struct ckpt_source *src, struct opened *o, struct ckpt_tree *tree)
+{
+    CKPT_GUARD(&src->lock);
+    o->tree = ckpt_tree_ref(tree);
+    src->trees++;
+    src->tree_bytes += ckpt_tree_memory(tree);
+    bool full = src->tree_bytes > TREE_BYTES || ++src->since_count >= 64;
+    if (full)
+        src->since_count = 0;
+    return full;
+}
+
 int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct opened *o;
@@ -306,34 +343,15 @@ int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree *
         return 0;
     if (!o)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    struct ckpt_err own = {0};
-    int r = o->err ? -o->err->code : 0;
-    /* What failed is not tried at every call. */
-    if (!r || ckpt_monotonic_ns() - o->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
-        r = open_tree(src, n, o, ret, &own);
-        if (r < 0 && !own.code)
-            ckpt_fail(&own, -r, "%s", strerror(-r));
-        if (r < 0 && r != -ENOENT)
-            ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
-        note_error(src, o, r, &own);
-    } else
-        own = *o->err;
-    if (r < 0) {
+    if (failed_lately(src, o)) {
         if (err)
-            *err = own;
-        return r;
+            *err = *o->err;
+        return -o->err->code;
     }
-    pthread_mutex_lock(&src->lock);
-    o->tree = ckpt_tree_ref(*ret);
-    /* Counting them all takes as long as opening a few: the count is made anew when this one may have passed the bound.
-     */
-    src->trees++;
-    src->tree_bytes += ckpt_tree_memory(o->tree);
-    bool full = src->tree_bytes > TREE_BYTES || ++src->since_count >= 64;
-    if (full)
-        src->since_count = 0;
-    pthread_mutex_unlock(&src->lock);
-    if (full)
+    int r = try_open(src, n, o, ret, err);
+    if (r < 0)
+        return r;
+    if (keep_tree(src, o, *ret))
         close_old_trees(src, n);
     return 0;
 }

@@ -286,8 +286,10 @@ int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_
         r = ckpt_source_enter(src, &t, &node, err);
     if (r == 0)
         r = ckpt_view_meta(t.tree, node, &json, err);
-    if (r == 0 && !(*ret = ckpt_buf_steal(&json, ret_len)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+    if (r == 0) {
+        *ret = ckpt_buf_steal(&json, ret_len);
+        r = *ret ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    }
     ckpt_buf_clear(&json);
     ckpt_source_done(src, &t);
     return r;
