@@ -14,6 +14,7 @@
 #include "core/base/caller.h"
 #include "core/base/err.h"
 #include "core/base/log.h"
+#include "core/base/setattr.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -63,11 +64,11 @@ struct ckpt_attr {
     uint32_t nlink;          /* of a staged file; else CKPT_NLINK_UNKNOWN */
     uint32_t mode, uid, gid; /* permission bits and owner, as of the checkpoint's directory or the file in the source */
     bool staged;             /* part of a staged step: only this process changes it */
-    bool fleeting; /* the name may be another file's at once: the directory of a staged step, `latest` of a root that is
+    bool uncached; /* the name may be another file's at once: the directory of a staged step, `latest` of a root that is
                       written */
-    bool forever;  /* part of a committed step: neither it nor its bytes ever change */
-    bool snapshot; /* made for this look-up alone: the next one is another file */
-    bool view;     /* another rendering of something: never listed under this name */
+    bool immutable; /* part of a committed step: neither it nor its bytes ever change */
+    bool snapshot;  /* made for this look-up alone: the next one is another file */
+    bool view;      /* another rendering of something: never listed under this name */
 };
 
 /* -EUCLEAN and the like: the source is itself a checkpoint, and a bad one; -ENOENT, -EACCES...: it cannot be reached.
@@ -95,8 +96,9 @@ int ckpt_run(struct ckpt_source *src, uint64_t id, uint64_t off, uint64_t *ret_e
 ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t off,
                      int (*give)(void *arg, const struct iovec *iov, int count), void *arg, struct ckpt_err *err);
 
-/* An open directory is a snapshot of its names. forever: the list never changes. */
-int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_forever, struct ckpt_err *err);
+/* An open directory is a snapshot of its names. immutable: the list never changes. */
+int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_immutable,
+                 struct ckpt_err *err);
 void ckpt_closedir(struct ckpt_dir *dir);
 struct ckpt_dirent {
     char name[256];
@@ -108,7 +110,7 @@ struct ckpt_dirent {
 bool ckpt_dir_in_tree(const struct ckpt_dir *dir);
 /* True for a root that is written: its names are looked up anew each time, so that what a listing says of them is of no
  * use. */
-bool ckpt_dir_is_fleeting(const struct ckpt_dir *dir);
+bool ckpt_dir_is_uncached(const struct ckpt_dir *dir);
 /* What is listed: the id that was opened, or that of the staged copy which stands for it. */
 uint64_t ckpt_dir_id(const struct ckpt_dir *dir);
 /* The entry at a position (0: the first): 1, or 0 at the end. */
@@ -133,7 +135,7 @@ struct ckpt_handle; /* an open file of a staged step */
 bool ckpt_source_writable(const struct ckpt_source *src);
 /* ckpt_lookup, by a thread that may have been told -ESTALE just before: what it finds does not become something else
  * before the thread has opened it, since the kernel looks a path up again once only. A control file tells of the source
- * what the caller can list himself. ret->fleeting is also set of a name that is not there and may be the next time. */
+ * what the caller can list himself. ret->uncached is also set of a name that is not there and may be the next time. */
 int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, const struct ckpt_caller *who,
                     struct ckpt_attr *ret, struct ckpt_err *err);
 int ckpt_mkdir(struct ckpt_source *src, uint64_t parent, const char *name, uint32_t mode, const struct ckpt_caller *who,
@@ -153,17 +155,9 @@ int ckpt_link(struct ckpt_source *src, uint64_t id, uint64_t parent, const char 
 /* Why a symbolic link or special file cannot be made there: -EPERM, or -EROFS where nothing can. */
 int ckpt_no_link(struct ckpt_source *src, uint64_t parent);
 
-enum {
-    CKPT_ATTR_MODE = 1,
-    CKPT_ATTR_UID = 2,
-    CKPT_ATTR_GID = 4,
-    CKPT_ATTR_SIZE = 8,
-    CKPT_ATTR_ATIME = 16,
-    CKPT_ATTR_MTIME = 32
-};
 struct stat;
-/* what: of st. tv_nsec may be UTIME_NOW. With what 0, a file's set-id bits go if the caller owns it: the kernel asks so
- * for chown(2) with neither an owner nor a group. */
+/* what: which members of st, CKPT_ATTR_*. tv_nsec may be UTIME_NOW. With what 0, a file's set-id bits go if the caller
+ * owns it: the kernel asks so for chown(2) with neither an owner nor a group. */
 int ckpt_setattr(struct ckpt_source *src, uint64_t id, const struct stat *st, unsigned what,
                  const struct ckpt_caller *who, struct ckpt_attr *ret, struct ckpt_err *err);
 int ckpt_setxattr(struct ckpt_source *src, uint64_t id, const char *name, const void *value, size_t len, int flags,

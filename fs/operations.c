@@ -54,13 +54,13 @@ void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct st
  * from them. */
 double fs_attr_timeout(const struct fs_mount *m, const struct ckpt_attr *a)
 {
-    return a->forever || a->snapshot ? FOR_EVER : a->staged ? STAGED_ATTR : m->opt->core.refresh;
+    return a->immutable || a->snapshot ? FOR_EVER : a->staged ? STAGED_ATTR : m->opt->core.refresh;
 }
 
 void fs_fill_entry(const struct fs_mount *m, const struct ckpt_attr *a, struct fuse_entry_param *e)
 {
     *e = (struct fuse_entry_param){.ino = a->id};
-    e->entry_timeout = a->snapshot || a->fleeting ? 0 : a->forever || a->staged ? FOR_EVER : m->opt->core.refresh;
+    e->entry_timeout = a->snapshot || a->uncached ? 0 : a->immutable || a->staged ? FOR_EVER : m->opt->core.refresh;
     e->attr_timeout = fs_attr_timeout(m, a);
     fs_fill_stat(m, a, &e->attr);
 }
@@ -81,7 +81,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct fuse_entry_param e = {0};
     struct ckpt_caller who = fs_caller(req);
     int r = ckpt_lookup_for(m->source, parent, name, &who, &a, NULL);
-    if (r == -ENOENT && parent >= INSIDE && !a.fleeting) {
+    if (r == -ENOENT && parent >= INSIDE && !a.uncached) {
         /* A committed step never gets another name; but where steps are changed, its directories stand for those of the
          * changed one. */
         e.entry_timeout = m->writable ? m->opt->core.refresh : FOR_EVER;
@@ -161,7 +161,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (open)
         open->what = handle;
     fi->fh = (uintptr_t)open;
-    fi->keep_cache = a.forever ||
+    fi->keep_cache = a.immutable ||
                      (a.staged &&
                       !m->passthrough); /* what the kernel has written by itself is not in its cache of this file */
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
@@ -237,10 +237,10 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     struct fs_mount *m = fs_mount_of(req);
     struct ckpt_dir *dir;
     struct fs_open *open = NULL;
-    bool forever;
+    bool immutable;
     int r = fs_open_begin(m->opens, fuse_req_ctx(req)->uid, &open);
     if (r == 0)
-        r = ckpt_opendir(m->source, ino, &dir, &forever, NULL);
+        r = ckpt_opendir(m->source, ino, &dir, &immutable, NULL);
     if (r < 0) {
         fs_open_end(m->opens, open);
         fuse_reply_err(req, -r);
@@ -248,7 +248,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     }
     open->what = dir;
     fi->fh = (uintptr_t)open;
-    fi->cache_readdir = fi->keep_cache = forever;
+    fi->cache_readdir = fi->keep_cache = immutable;
     if (fuse_reply_open(req, fi) < 0) {
         ckpt_closedir(dir);
         fs_open_end(m->opens, open);
@@ -287,7 +287,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct 
         struct fuse_entry_param e = {.attr = {.st_ino = d.ino, .st_mode = types[d.type]}};
         struct ckpt_attr a;
         bool taken = false;
-        if (plus && pos >= 2 && !ckpt_dir_is_fleeting(fs_dir_of(fi))) {
+        if (plus && pos >= 2 && !ckpt_dir_is_uncached(fs_dir_of(fi))) {
             int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
             if (l == -ENOENT && !ckpt_dir_in_tree(fs_dir_of(fi)))
                 continue;                  /* it has gone since the directory was opened */

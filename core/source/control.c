@@ -36,8 +36,7 @@ static int walk_listings(const struct listing_walk *w, const char *path, unsigne
     for (size_t i = 0; i < l->count && r == 0 && depth < MAX_DIR_DEPTH; i++) {
         const struct ckpt_entry *e = &l->entries[i];
         char sub[4096];
-        if (e->kind == CKPT_ENTRY_DIR &&
-            snprintf(sub, sizeof sub, "%s%s%s", path, *path ? "/" : "", e->name) < (int)sizeof sub)
+        if (e->kind == CKPT_ENTRY_DIR && ckpt_source_join(path, e->name, sub) == 0)
             r = walk_listings(w, sub, depth + 1);
     }
     ckpt_listing_unref(l);

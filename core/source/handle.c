@@ -89,21 +89,45 @@ void ckpt_handle_unseen(struct ckpt_handle *h)
     ckpt_stage_handle_kernel_writes(h->staged);
 }
 
+/* A descriptor, to be closed, of the file that an extent is all of; -1. */
+static int whole_file_fd(const struct ckpt_extent *e)
+{
+    int fd;
+    if (!e->file || e->off || !ckpt_object_raw_fd(e->file, &fd))
+        return -1;
+    return e->len == e->file->st.size ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+}
+
 int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
 {
     struct target t;
     struct ckpt_extent e = {0};
-    int fd, r = -1;
+    int r = -1;
     if (id & CKPT_STAGED || ckpt_source_target(src, id, &t, NULL) < 0)
         return -1;
-    if (t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) && t.tree->ops->file &&
-        t.tree->ops->file(t.tree, t.file.node, &e, NULL) == 0) {
-        if (e.file && !e.off && ckpt_object_raw_fd(e.file, &fd) && e.len == e.file->st.size)
-            r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    bool is_leaf = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file);
+    if (is_leaf && t.tree->ops->file && t.tree->ops->file(t.tree, t.file.node, &e, NULL) == 0) {
+        r = whole_file_fd(&e);
         ckpt_extent_clear(&e);
     }
     ckpt_source_done(src, &t);
     return r;
+}
+
+/* What a file has of stored content that others may share. */
+static bool get_ref(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, struct ckpt_ref *ret)
+{
+    struct ckpt_manifest_node node = {0};
+    if (from)
+        return ckpt_stage_handle_ref(from->staged, ret) == 1;
+    bool shared = ckpt_source_record_of(src, from_id, &node) == 0 && !node.text;
+    if (shared) {
+        *ret = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
+        memcpy(ret->sha256, node.sha256, CKPT_SHA256);
+        memcpy(ret->object, node.object, CKPT_SHA256);
+    }
+    ckpt_manifest_node_clear(&node);
+    return shared;
 }
 
 ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off,
@@ -111,23 +135,15 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
                         struct ckpt_err *err)
 {
     struct ckpt_ref ref;
-    struct ckpt_manifest_node node = {0};
-    bool shared = from ? ckpt_stage_handle_ref(from->staged, &ref) == 1
-                       : ckpt_source_record_of(src, from_id, &node) == 0 && !node.text;
-    if (shared && !from) {
-        ref = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
-        memcpy(ref.sha256, node.sha256, CKPT_SHA256);
-        memcpy(ref.object, node.object, CKPT_SHA256);
-    }
-    ckpt_manifest_node_clear(&node);
-    if (shared && !from_off && !to_off && len >= ref.size && ref.size <= INT64_MAX &&
-        ckpt_stage_share(to->staged, &ref, who) == 0)
+    bool from_begin = !from_off && !to_off;
+    bool whole = get_ref(src, from, from_id, &ref) && from_begin;
+    bool may_share = whole && len >= ref.size && ref.size <= INT64_MAX;
+    if (may_share && ckpt_stage_share(to->staged, &ref, who) == 0)
         return (ssize_t)ref.size;
     CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
     uint64_t done = 0;
     if (!buf)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    bool whole = shared && !from_off && !to_off;
     len = whole ? CKPT_MIN(len, ref.size) : CKPT_MIN(len, (uint64_t)64 << 20); /* the caller asks for the rest */
     while (done < len) {
         size_t want = (size_t)CKPT_MIN((uint64_t)COPY, len - done);

@@ -167,7 +167,11 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
     *e = (struct ckpt_entry){.name = keep_text(l, name)};
     if (!e->name)
         return -ENOMEM;
-    e->kind = type == CKPT_FT_DIR ? CKPT_ENTRY_DIR : type == CKPT_FT_LINK ? CKPT_ENTRY_LINK : CKPT_ENTRY_FILE;
+    e->kind = CKPT_ENTRY_FILE;
+    if (type == CKPT_FT_DIR)
+        e->kind = CKPT_ENTRY_DIR;
+    else if (type == CKPT_FT_LINK)
+        e->kind = CKPT_ENTRY_LINK;
     l->count++;
     return 0;
 }
@@ -178,11 +182,15 @@ static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
     const struct ckpt_entry *old = m->old ? ckpt_listing_find(m->old, e->name) : NULL;
     const struct ckpt_format *format = NULL;
     struct ckpt_probe probe = {0};
-    int r = 0;
-    if (old && old->kind != CKPT_ENTRY_HIDDEN && old->st.type == CKPT_FT_FILE && ckpt_stat_same(&old->st, &e->st))
+    bool was_shown = old && old->kind != CKPT_ENTRY_HIDDEN && old->st.type == CKPT_FT_FILE;
+    int r;
+    if (was_shown && ckpt_stat_same(&old->st, &e->st))
         r = take_old(m->l, e, old);
-    else if ((r = ckpt_probe_file(m->source, path, &format, &probe)) != -ENOMEM)
-        r = take_probe(m->l, e, format, &probe);
+    else {
+        r = ckpt_probe_file(m->source, path, &format, &probe);
+        if (r != -ENOMEM)
+            r = take_probe(m->l, e, format, &probe);
+    }
     if (r == -ENOMEM)
         return r;
     if (e->hidden)
@@ -217,11 +225,13 @@ static int probe_entry(struct maker *m, struct ckpt_entry *e, const char *path)
     e->busy = !ckpt_stat_same(&e->st, &after);
     bool quiet = !e->busy && is_quiet(&e->st);
     bool was_whole = same && old->kind == CKPT_ENTRY_TREE && old->st.mtime_ns != e->st.mtime_ns;
-    bool was_going = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden && !strncmp(old->hidden, "changed", 7);
-    if ((was_whole || was_going) && (e->busy || !is_quiet_for(&e->st, CHANGED_NS)))
+    bool was_hidden = same && old->kind == CKPT_ENTRY_HIDDEN && old->hidden;
+    bool was_going = was_hidden && !strncmp(old->hidden, "changed", 7);
+    bool still_going = e->busy || !is_quiet_for(&e->st, CHANGED_NS);
+    if ((was_whole || was_going) && still_going)
         return hide(m->l, e, "changed since it was committed: it is being deleted, or written to in place");
-    if (!quiet && !e->settled && (e->bits || e->step_name))
-        e->bits = e->bits ? e->bits : 1; /* decided when it is known whether this is a root */
+    if (!quiet && !e->settled && !e->bits && e->step_name)
+        e->bits = 1; /* decided when it is known whether this is a root */
     return 0;
 }
 
@@ -232,10 +242,10 @@ static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
     struct maker *m = arg;
     char step[CKPT_STEP_NAME + 1];
     double number;
-    int r;
     if (type != CKPT_FT_FILE || !ckpt_step_of_file(name, step, &number))
         return 0;
-    if ((r = add_name(m, step, CKPT_FT_FILE)) < 0)
+    int r = add_name(m, step, CKPT_FT_FILE);
+    if (r < 0)
         return r;
     struct ckpt_entry *e = &m->l->entries[m->l->count - 1];
     e->kind = CKPT_ENTRY_TREE;
@@ -250,8 +260,9 @@ static int add_manifest(void *arg, const char *name, enum ckpt_ftype type)
 static int stat_stored(struct maker *m, struct ckpt_entry *e)
 {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", m->path, *m->path ? "/" : "", e->name) >=
-        (int)sizeof path)
+    const char *slash = *m->path ? "/" : "";
+    int n = snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", m->path, slash, e->name);
+    if (n >= (int)sizeof path)
         return -ENAMETOOLONG;
     if (ckpt_backend_stat(m->source, path, &e->st) < 0)
         return hide(m->l, e, ""); /* deleted just now */
@@ -309,6 +320,8 @@ static int stat_entry(struct maker *m, struct ckpt_entry *e)
     return r;
 }
 
+/* --- what a root makes of its entries --- */
+
 static int by_number(const void *pa, const void *pb)
 {
     const struct ckpt_entry *a = *(struct ckpt_entry *const *)pa, *b = *(struct ckpt_entry *const *)pb;
@@ -352,49 +365,83 @@ static int drop_numbered_parts(struct ckpt_listing *l)
     return 0;
 }
 
+/* A finished checkpoint under a step's name. */
+static bool makes_root(const struct ckpt_entry *e)
+{
+    if (e->kind == CKPT_ENTRY_HIDDEN || e->kind == CKPT_ENTRY_LINK)
+        return false;
+    return e->step_name && e->bits > 1;
+}
+
+static bool is_root(const struct maker *m)
+{
+    const struct ckpt_listing *l = m->l, *old = m->old;
+    if (l->root)
+        return true;
+    for (size_t i = 0; i < l->count; i++)
+        if (makes_root(&l->entries[i]))
+            return true;
+    /* One whose steps are all on their way in or out is still one. */
+    return old && old->root && old->dir.ino == l->dir.ino && old->dir.dev == l->dir.dev;
+}
+
+/* A directory that is a checkpoint or, in a root, has a step's name. */
+static int settle_dir(struct ckpt_listing *l, struct ckpt_entry *e)
+{
+    bool quiet = !e->busy && is_quiet(&e->st), whole = e->settled && e->bits > 1;
+    if (e->hidden)
+        return hide(l, e, e->hidden);
+    if (!whole && !quiet && !e->unreadable)
+        return hide(l, e, "its parts are not all there: it is being written, or deleted");
+    e->kind = CKPT_ENTRY_TREE;
+    if (!e->format) /* by its name alone: an empty step */
+        e->format = ckpt_empty_format();
+    return 0;
+}
+
+/* Decides what an entry is shown as, and whether it is a step. */
+static int settle_entry(struct ckpt_listing *l, struct ckpt_entry *e)
+{
+    bool is_checkpoint = e->bits > 1 && !e->weak;
+    bool may_be_step = e->kind == CKPT_ENTRY_DIR || e->kind == CKPT_ENTRY_LINK;
+    bool step = l->root && e->step_name && may_be_step;
+    if (e->kind == CKPT_ENTRY_DIR && (step || is_checkpoint)) {
+        int r = settle_dir(l, e);
+        if (r < 0)
+            return r;
+    }
+    if (e->kind == CKPT_ENTRY_FILE && e->bits && !e->weak) {
+        e->kind = CKPT_ENTRY_TREE;
+        step = e->step_name;
+    } else if (e->stored && e->kind == CKPT_ENTRY_TREE)
+        step = true;
+    e->is_step = step && (e->kind == CKPT_ENTRY_TREE || e->kind == CKPT_ENTRY_LINK);
+    return 0;
+}
+
+static bool is_later(const struct ckpt_entry *a, const struct ckpt_entry *b)
+{
+    return a->number == b->number ? strcmp(a->name, b->name) > 0 : a->number > b->number;
+}
+
 /* With all entries known: is this a root, and what does that make of them? */
 static int settle_entries(struct maker *m)
 {
     struct ckpt_listing *l = m->l;
     if (drop_numbered_parts(l) < 0)
         return -ENOMEM;
-    for (size_t i = 0; i < l->count; i++)
-        l->root |= l->entries[i].kind != CKPT_ENTRY_HIDDEN && l->entries[i].kind != CKPT_ENTRY_LINK &&
-                   l->entries[i].step_name && l->entries[i].bits > 1;
-    /* One whose steps are all on their way in or out is still one. */
-    l->root |= m->old && m->old->root && m->old->dir.ino == l->dir.ino && m->old->dir.dev == l->dir.dev;
-    l->latest = SIZE_MAX;
     bool taken = false;
+    l->root = is_root(m);
+    l->latest = SIZE_MAX;
     for (size_t i = 0; i < l->count; i++) {
         struct ckpt_entry *e = &l->entries[i];
         taken |= !strcmp(e->name, "latest");
-        bool step = l->root && e->step_name && (e->kind == CKPT_ENTRY_DIR || e->kind == CKPT_ENTRY_LINK);
-        if (e->kind == CKPT_ENTRY_DIR && (step || (e->bits > 1 && !e->weak))) {
-            bool quiet = !e->busy && is_quiet(&e->st);
-            if (e->hidden) {
-                if (hide(l, e, e->hidden) < 0)
-                    return -ENOMEM;
-                continue;
-            }
-            if ((!e->settled || e->bits <= 1) && !quiet && !e->unreadable) {
-                if (hide(l, e, "its parts are not all there: it is being written, or deleted") < 0)
-                    return -ENOMEM;
-                continue;
-            }
-            e->kind = CKPT_ENTRY_TREE;
-            if (!e->format) /* by its name alone: an empty step */
-                e->format = ckpt_empty_format();
-        }
-        if (e->kind == CKPT_ENTRY_FILE && e->bits && !e->weak) {
-            e->kind = CKPT_ENTRY_TREE;
-            step = e->step_name;
-        } else if (e->stored && e->kind == CKPT_ENTRY_TREE)
-            step = true;
-        e->is_step = step && (e->kind == CKPT_ENTRY_TREE || e->kind == CKPT_ENTRY_LINK);
+        int r = settle_entry(l, e);
+        if (r < 0)
+            return r;
         if (!e->is_step)
             continue;
-        const struct ckpt_entry *best = l->latest == SIZE_MAX ? NULL : &l->entries[l->latest];
-        if (!best || e->number > best->number || (e->number == best->number && strcmp(e->name, best->name) > 0))
+        if (l->latest == SIZE_MAX || is_later(e, &l->entries[l->latest]))
             l->latest = i;
     }
     if (taken)
@@ -407,16 +454,18 @@ static int compare(const void *pa, const void *pb)
 {
     const struct ckpt_entry *a = pa, *b = pb;
     int r = strcmp(a->name, b->name);
-    return r ? r : !a->stored - !b->stored;
+    if (r)
+        return r;
+    return !a->stored - !b->stored;
 }
 
 static int hide_doubles(struct ckpt_listing *l)
 {
-    for (size_t i = 1; i < l->count; i++)
-        if (l->native && !strcmp(l->entries[i].name, l->entries[i - 1].name) &&
-            hide(l, &l->entries[i], "a step of the store has its name") < 0)
-            return -ENOMEM;
-    return 0;
+    int r = 0;
+    for (size_t i = 1; l->native && r == 0 && i < l->count; i++)
+        if (!strcmp(l->entries[i].name, l->entries[i - 1].name))
+            r = hide(l, &l->entries[i], "a step of the store has its name");
+    return r;
 }
 
 /* Give back the room behind the last entry. */
@@ -475,16 +524,26 @@ int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struc
     return r;
 }
 
+/* A stamp that was young when the listing was made proves nothing. */
+static bool is_dir_unchanged(struct ckpt_backend *source, const char *path, const struct ckpt_stat *then,
+                             int64_t taken_ns)
+{
+    struct ckpt_stat now;
+    if (ckpt_backend_stat(source, path, &now) < 0 || !ckpt_stat_same(&now, then))
+        return false;
+    return taken_ns - now.mtime_ns >= RACY_NS;
+}
+
 bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l)
 {
     struct ckpt_stat st;
-    if (l->shrunk || ckpt_backend_stat(source, path, &st) < 0 || !ckpt_stat_same(&st, &l->dir) ||
-        l->taken_ns - st.mtime_ns < RACY_NS)
+    if (l->shrunk || !is_dir_unchanged(source, path, &l->dir, l->taken_ns))
         return false;
-    CKPT_AUTOFREE char *steps = l->native ? join(path, CKPT_STORE_DIR "/steps") : NULL;
-    if (l->native && (!steps || ckpt_backend_stat(source, steps, &st) < 0 || !ckpt_stat_same(&st, &l->store_dir) ||
-                      l->taken_ns - st.mtime_ns < RACY_NS))
-        return false;
+    if (l->native) {
+        CKPT_AUTOFREE char *steps = join(path, CKPT_STORE_DIR "/steps");
+        if (!steps || !is_dir_unchanged(source, steps, &l->store_dir, l->taken_ns))
+            return false;
+    }
     for (size_t i = 0; i < l->count; i++) {
         const struct ckpt_entry *e = &l->entries[i];
         if (e->kind == CKPT_ENTRY_TREE && e->settled && e->st.type == CKPT_FT_DIR)

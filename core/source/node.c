@@ -8,12 +8,30 @@
 
 #include <stdio.h>
 
+int ckpt_source_join(const char *dir, const char *name, char ret[SOURCE_PATH])
+{
+    const char *slash = *dir ? "/" : "";
+    return snprintf(ret, SOURCE_PATH, "%s%s%s", dir, slash, name) < SOURCE_PATH ? 0 : -ENAMETOOLONG;
+}
+
+int ckpt_source_manifest_path(const char *root, const char *step, char ret[SOURCE_PATH])
+{
+    const char *slash = *root ? "/" : "";
+    int n = snprintf(ret, SOURCE_PATH, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root, slash, step);
+    return n < SOURCE_PATH ? 0 : -ENAMETOOLONG;
+}
+
 static uint64_t hash_text(uint64_t h, const char *p)
 {
     h ^= 0xcbf29ce484222325;
     for (; *p; p++)
         h = (h ^ (uint8_t)*p) * 0x100000001b3;
     return ckpt_mix(h);
+}
+
+static uint64_t usable_ino(uint64_t ino)
+{
+    return ino < 16 ? ino + 16 : ino; /* the others are the mount's own */
 }
 
 static struct node **id_bucket(struct node_table *t, uint64_t id)
@@ -155,7 +173,10 @@ void ckpt_node_free(struct ckpt_source *src, struct node *n)
 
 struct opened *ckpt_node_opened(struct node *n)
 {
-    if (!n->opened && (n->opened = calloc(1, sizeof *n->opened)))
+    if (n->opened)
+        return n->opened;
+    n->opened = calloc(1, sizeof *n->opened);
+    if (n->opened)
         n->opened->node = n;
     return n->opened;
 }
@@ -176,6 +197,16 @@ void ckpt_node_loaded(struct loading *l)
     pthread_cond_broadcast(&l->src->loaded);
 }
 
+void ckpt_node_release(struct ckpt_source *src, struct node *n)
+{
+    pthread_mutex_lock(&src->lock);
+    n->uses--;
+    struct node *dead = ckpt_node_reap(src, n);
+    pthread_mutex_unlock(&src->lock);
+    if (dead)
+        ckpt_node_free(src, dead);
+}
+
 struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n)
 {
     if (n->refs || n->inner || n->uses || n == src->root)
@@ -190,9 +221,8 @@ static uint64_t make_ino(const struct ckpt_stat *st, const char *path, enum node
 {
     /* The manifest of a store's step has the time of the step's own directory. */
     int64_t time = stored && st->btime_ns ? st->btime_ns : st->mtime_ns;
-    uint64_t ino =
-        ckpt_mix(hash_text(st->dev * 31 + st->ino, path) ^ (kind == NODE_TREE ? (uint64_t)time : (uint64_t)kind)) >> 1;
-    return ino < 16 ? ino + 16 : ino;
+    uint64_t what = kind == NODE_TREE ? (uint64_t)time : (uint64_t)kind;
+    return usable_ino(ckpt_mix(hash_text(st->dev * 31 + st->ino, path) ^ what) >> 1);
 }
 
 /* Where a name ends a path, it is part of it; else NULL. */
@@ -207,7 +237,8 @@ struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, 
 {
     size_t len = strlen(path) + 1;
     bool ends = end_of(path, name);
-    struct node *n = calloc(1, sizeof *n + len + (ends ? 0 : strlen(name) + 1));
+    size_t name_room = ends ? 0 : strlen(name) + 1;
+    struct node *n = calloc(1, sizeof *n + len + name_room);
     if (!n)
         return NULL;
     n->path = memcpy(n->own, path, len);
@@ -239,22 +270,26 @@ void ckpt_node_set_file(struct node *n)
 
 /* The node of a name, where it is the same still; with a reference more. Under the lock. A checkpoint that is known
  * stays as it is: what is read of it is read without the lock. */
-static struct node *known(struct node_table *t, uint64_t parent, const char *name, uint64_t ino, enum node_kind kind,
-                          const char *link, const struct ckpt_stat *st)
+static struct node *known_node(struct node_table *t, uint64_t parent, const char *name, uint64_t ino,
+                               enum node_kind kind, const char *link, const struct ckpt_stat *st)
 {
     struct node *n = by_name(t, parent, name);
-    if (n && (n->ino != ino || n->kind != kind || (link && strcmp(n->content, link)))) {
-        ckpt_node_unname(t, n); /* what was known under this name has been replaced */
+    if (!n)
+        return NULL;
+    bool replaced = n->ino != ino || n->kind != kind;
+    if (!replaced && link)
+        replaced = strcmp(n->content, link);
+    if (replaced) {
+        ckpt_node_unname(t, n);
         return NULL;
     }
-    if (n && kind != NODE_TREE && !n->files)
+    if (kind != NODE_TREE && !n->files)
         n->st = *st;
-    if (n)
-        n->refs++;
+    n->refs++;
     return n;
 }
 
-static void tell(struct node *n, const struct ckpt_entry *e, bool writable)
+static void describe_node(struct node *n, const struct ckpt_entry *e, bool writable)
 {
     n->format = e->format;
     n->is_step = e->is_step;
@@ -266,9 +301,9 @@ void ckpt_node_keep(struct ckpt_source *src, struct node *fresh, const struct ck
     fresh->ino = make_ino(&fresh->st, fresh->path, fresh->kind, fresh->stored);
     pthread_mutex_lock(&src->lock);
     const char *link = fresh->kind == NODE_LINK ? fresh->content : NULL;
-    struct node *n = known(&src->nodes, fresh->parent, fresh->name, fresh->ino, fresh->kind, link, &fresh->st);
+    struct node *n = known_node(&src->nodes, fresh->parent, fresh->name, fresh->ino, fresh->kind, link, &fresh->st);
     if (e && (!n || n->is_step != e->is_step))
-        tell(n ? n : fresh, e, fresh->writable);
+        describe_node(n ? n : fresh, e, fresh->writable);
     *ret = n ? n : fresh;
     if (!n) {
         ckpt_node_insert(&src->nodes, fresh, NODE_NEXT);
@@ -300,24 +335,30 @@ static void read_top(struct ckpt_source *src, const char *manifest, struct ckpt_
 int ckpt_node_take(struct ckpt_source *src, struct node *dir, const char *name, const char *key, enum node_kind kind,
                    const struct ckpt_stat *st, const struct ckpt_entry *e, const char *link, struct node **ret)
 {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s%s%s", dir->path, *dir->path ? "/" : "", name) >= (int)sizeof path)
-        return -ENAMETOOLONG;
+    char path[SOURCE_PATH];
+    int r = ckpt_source_join(dir->path, name, path);
+    if (r < 0)
+        return r;
     bool stored = e && e->stored;
     pthread_mutex_lock(&src->lock); /* mostly it is there: no fresh one is made only to be compared with it */
-    *ret = known(&src->nodes, dir->id, key, make_ino(st, path, kind, stored), kind, link, st);
+    *ret = known_node(&src->nodes, dir->id, key, make_ino(st, path, kind, stored), kind, link, st);
     bool writable = dir->writable && (kind == NODE_LINK || stored);
     if (*ret && e && (*ret)->is_step != e->is_step)
-        tell(*ret, e, writable);
+        describe_node(*ret, e, writable);
     pthread_mutex_unlock(&src->lock);
     if (*ret)
         return 0;
     struct node *fresh = ckpt_node_new(dir->id, path, key, kind, st);
-    if (!fresh || (link && !(fresh->content = strdup(link)))) {
-        free(fresh);
+    if (!fresh)
         return -ENOMEM;
+    if (link) {
+        fresh->content = strdup(link);
+        if (!fresh->content) {
+            free(fresh);
+            return -ENOMEM;
+        }
+        fresh->content_len = (uint32_t)strlen(link);
     }
-    fresh->content_len = link ? (uint32_t)strlen(link) : 0;
     fresh->stored = stored;
     fresh->writable = writable;
     if (kind == NODE_TREE && st->type == CKPT_FT_FILE)
@@ -348,14 +389,15 @@ static bool is_manifest(const struct node *n, const struct ckpt_stat *st)
 void ckpt_node_replaced(struct ckpt_source *src, struct node *root, const char *name)
 {
     struct ckpt_stat st;
-    char path[4096];
-    bool there = snprintf(path, sizeof path, "%s%s" CKPT_STORE_DIR "/steps/%s.json", root->path, *root->path ? "/" : "",
-                          name) < (int)sizeof path &&
-                 ckpt_backend_stat(src->backend, path, &st) == 0;
+    char path[SOURCE_PATH];
+    int r = ckpt_source_manifest_path(root->path, name, path);
+    if (r == 0)
+        r = ckpt_backend_stat(src->backend, path, &st);
     struct node *dead = NULL;
     pthread_mutex_lock(&src->lock);
     struct node *n = by_name(&src->nodes, root->id, name);
-    if (n && n->kind == NODE_TREE && !(there && is_manifest(n, &st))) {
+    bool same = r == 0 && n && is_manifest(n, &st);
+    if (n && n->kind == NODE_TREE && !same) {
         make_stale(src, n);
         dead = ckpt_node_reap(src, n);
     }
@@ -447,7 +489,10 @@ static struct slice *slice_new(const struct node *n, uint32_t node, bool npy, co
                                const struct ckpt_selection *sel)
 {
     struct slice *s = calloc(1, sizeof *s);
-    if (!s || !(s->text = strdup(text))) {
+    if (!s)
+        return NULL;
+    s->text = strdup(text);
+    if (!s->text) {
         free(s);
         return NULL;
     }
@@ -496,7 +541,10 @@ void ckpt_node_put_slice(struct node_table *t, struct node *n, uint32_t number, 
 {
     struct opened *o = n->opened;
     struct slice *s = o && number < o->slice_count ? o->slices[number] : NULL;
-    if (!s || (s->refs -= CKPT_MIN(s->refs, count)) > 0)
+    if (!s)
+        return;
+    s->refs -= CKPT_MIN(s->refs, count);
+    if (s->refs)
         return;
     struct slice **link = slice_bucket(t, n, s->node, s->text);
     while (*link != s)
@@ -506,4 +554,18 @@ void ckpt_node_put_slice(struct node_table *t, struct node *n, uint32_t number, 
     o->slice_free = CKPT_MIN(o->slice_free, number);
     free(s->text);
     free(s);
+}
+
+uint64_t ckpt_source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view)
+{
+    return usable_ino(ckpt_mix(n->ino * 0x9e3779b97f4a7c15 + ((uint64_t)view << 32 | node)) >> 1);
+}
+
+void ckpt_source_unlink_opened(struct ckpt_source *src, struct opened *o)
+{
+    if (src->newest != o && !o->newer)
+        return; /* it is not among them */
+    *(o->older ? &o->older->newer : &src->oldest) = o->newer;
+    *(o->newer ? &o->newer->older : &src->newest) = o->older;
+    o->newer = o->older = NULL;
 }

@@ -11,7 +11,18 @@
 #include "core/stage/stage.h"
 #include "core/view/view.h"
 
-enum node_kind { NODE_DIR, NODE_FILE, NODE_TREE, NODE_LINK, NODE_CONTROL_DIR, NODE_CONTROL, NODE_FACE };
+/* What an id names. STAGED is no node: what is in a staged step is known to core/stage alone. */
+enum node_kind {
+    NODE_DIR,
+    NODE_FILE,
+    NODE_TREE,
+    NODE_LINK,
+    NODE_CONTROL_DIR,
+    NODE_CONTROL,
+    NODE_FILES_VIEW,
+    NODE_STAGED,
+    NODE_KINDS
+};
 
 struct slice {
     struct slice *next;    /* in the table's bucket */
@@ -75,7 +86,7 @@ struct node {
     const struct ckpt_format *format;
     const char *inside; /* the checkpoint's name below the directory that it is read from ("" : it is the directory),
                            unless it is stored */
-    struct ckpt_backend *files; /* FACE, FILE of a step of a store: what it is read from, under `inside` */
+    struct ckpt_backend *files; /* FILES_VIEW, FILE of a step of a store: what it is read from, under `inside` */
     uint32_t content_len;
     bool top_attributes; /* the step of a store that it is was written with attributes of its own directory */
     char *content;       /* CONTROL: its bytes; LINK: its target */
@@ -93,6 +104,11 @@ struct node_table {
 };
 
 struct ckpt_source;
+
+/* A name in a directory of the source ("": its top), and the manifest of a step in a root. -ENAMETOOLONG. */
+#define SOURCE_PATH 4096
+int ckpt_source_join(const char *dir, const char *name, char ret[SOURCE_PATH]) CKPT_MUST_USE;
+int ckpt_source_manifest_path(const char *root, const char *step, char ret[SOURCE_PATH]) CKPT_MUST_USE;
 
 struct node *ckpt_node_new(uint64_t parent, const char *path, const char *name, enum node_kind kind,
                            const struct ckpt_stat *st) CKPT_MUST_USE;
@@ -134,6 +150,9 @@ void ckpt_node_insert(struct node_table *t, struct node *n, uint64_t id);
 void ckpt_node_unname(struct node_table *t, struct node *n);
 /* Take a node that nothing refers to out of the table; the caller frees it. NULL: it stays. */
 struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_USE;
+
+/* One use less; a node that nothing refers to any more is freed. Without the lock. */
+void ckpt_node_release(struct ckpt_source *src, struct node *n);
 
 /* It is a checkpoint that is a file. */
 void ckpt_node_set_file(struct node *n);

@@ -10,6 +10,33 @@
 #define TREE_BYTES                                                                                                     \
     ((uint64_t)56 << 20) /* of trees in memory; more are closed, and opened again from their pinned files */
 
+char *ckpt_source_disk_path(const struct ckpt_source *src, const struct node *n)
+{
+    char *path = malloc(strlen(src->path) + strlen(n->path) + 2);
+    if (path)
+        sprintf(path, "%s%s%s", src->path, *n->path ? "/" : "", n->path);
+    return path;
+}
+
+/* The name of the best step of a native root, to be freed; NULL. */
+static char *best_step(struct ckpt_source *src, struct node *n)
+{
+    CKPT_AUTOFREE char *path = ckpt_source_disk_path(src, n);
+    struct ckpt_store *store = n->store;
+    char name[CKPT_STEP_NAME + 1];
+    struct ckpt_err err = {0};
+    int r = path ? 0 : -ENOMEM;
+    if (r == 0 && !store)
+        r = ckpt_store_open(path, &store, &err);
+    if (r == 0)
+        r = ckpt_store_best(store, name, &err);
+    if (r < 0)
+        ckpt_log(CKPT_LOG_WARN, "%s: which step is best cannot be told: %s", path ? path : "", err.text);
+    if (store != n->store)
+        ckpt_store_close(store);
+    return r == 1 ? strdup(name) : NULL;
+}
+
 int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_listing **ret, struct ckpt_err *err)
 {
     NODE_LOADING(src, n);
@@ -19,7 +46,8 @@ int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_lis
     if (!o)
         return ckpt_fail(err, ENOMEM, "out of memory");
     int64_t now = ckpt_monotonic_ns();
-    if (o->listing && n->checked_ns && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9)) {
+    bool fresh = n->checked_ns && now - n->checked_ns < (int64_t)(src->opt.refresh * 1e9);
+    if (o->listing && fresh) {
         *ret = ckpt_listing_ref(o->listing);
         return 0;
     }
@@ -36,7 +64,7 @@ int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_lis
     if (r < 0)
         return ckpt_fail(err, -r, "%s/%s: %s", src->path, n->path, strerror(-r));
     if (l->native && !ckpt_listing_find(l, "best"))
-        l->best = ckpt_source_best_step(src, n);
+        l->best = best_step(src, n);
     ckpt_listing_unref(o->listing);
     o->listing = l;
     n->checked_ns = now;
@@ -45,15 +73,6 @@ int ckpt_source_listing(struct ckpt_source *src, struct node *n, struct ckpt_lis
 }
 
 /* --- checkpoints that have pins, by their last use --- */
-
-void ckpt_source_unlink_opened(struct ckpt_source *src, struct opened *o)
-{
-    if (src->newest != o && !o->newer)
-        return; /* it is not among them */
-    *(o->older ? &o->older->newer : &src->oldest) = o->newer;
-    *(o->newer ? &o->newer->older : &src->newest) = o->older;
-    o->newer = o->older = NULL;
-}
 
 static void used_now(struct ckpt_source *src, struct opened *o)
 {
@@ -92,23 +111,24 @@ static void close_old_trees(struct ckpt_source *src, struct node *keep)
     }
 }
 
-/* When descriptors run short: let go of the files of the checkpoints that were used longest ago. They are opened again
- * by name. */
-static void let_go_of_files(struct ckpt_source *src, struct node *keep)
+/* When descriptors run short: close the files of the checkpoints that were used longest ago. They are opened again by
+ * name. */
+static void close_old_files(struct ckpt_source *src, struct node *keep)
 {
     while (ckpt_pins_scarce()) {
         pthread_mutex_lock(&src->lock);
         struct opened *o = src->oldest;
         while (o && (o->node == keep || o->node == src->root || o->node->uses))
             o = o->newer;
-        if (o)
-            ckpt_source_unlink_opened(src, o);
-        struct ckpt_tree *tree = o ? CKPT_STEAL(o->tree) : NULL;
-        struct ckpt_pins *pins = o ? CKPT_STEAL(o->pins) : NULL;
-        struct ckpt_file *file = o ? CKPT_STEAL(o->file) : NULL;
-        pthread_mutex_unlock(&src->lock);
-        if (!pins)
+        if (!o) {
+            pthread_mutex_unlock(&src->lock);
             return;
+        }
+        ckpt_source_unlink_opened(src, o);
+        struct ckpt_tree *tree = CKPT_STEAL(o->tree);
+        struct ckpt_pins *pins = CKPT_STEAL(o->pins);
+        struct ckpt_file *file = CKPT_STEAL(o->file);
+        pthread_mutex_unlock(&src->lock);
         ckpt_file_unref(file);
         if (tree)
             ckpt_cache_drop_tree(src->cache, tree->id);
@@ -132,21 +152,23 @@ static int replaced_meanwhile(struct ckpt_source *src, struct node *n)
         NODE_LOADING(src, root);
         root->checked_ns = 0;
     }
-    ckpt_source_done(src, &(struct target){.node = root});
+    ckpt_node_release(src, root);
     return -ESTALE;
 }
 
 /* Where a checkpoint is: its directory in the source, and its name in there ("": it is the directory). */
-struct place {
+struct tree_file {
     char dir[NODE_PATH], inside[NODE_PATH];
 };
 
-static void place_of(struct ckpt_source *src, const struct node *n, struct place *ret)
+static void tree_file_of(struct ckpt_source *src, const struct node *n, struct tree_file *ret)
 {
     CKPT_GUARD(&src->lock); /* it may be renamed */
-    const char *end = n->stored                    ? n->name
-                      : n->st.type == CKPT_FT_FILE ? strrchr(n->path, '/')
-                                                   : n->path + strlen(n->path);
+    const char *end = n->path + strlen(n->path);
+    if (n->stored)
+        end = n->name;
+    else if (n->st.type == CKPT_FT_FILE)
+        end = strrchr(n->path, '/');
     snprintf(ret->dir, sizeof ret->dir, "%.*s%s", end ? (int)(end - n->path) : 0, n->path,
              n->stored ? CKPT_STORE_DIR : "");
     snprintf(ret->inside, sizeof ret->inside, "%s", n->inside);
@@ -155,7 +177,7 @@ static void place_of(struct ckpt_source *src, const struct node *n, struct place
 }
 
 /* The files of a node's checkpoint; unref them. */
-static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at,
+static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, const struct tree_file *at,
                      struct ckpt_pins **ret)
 {
     pthread_mutex_lock(&src->lock);
@@ -163,7 +185,7 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, 
     pthread_mutex_unlock(&src->lock);
     if (*ret)
         return 0;
-    let_go_of_files(src, n);
+    close_old_files(src, n);
     struct ckpt_backend *dir;
     struct ckpt_stat st;
     int r = node_blob(n) ? ckpt_backend_sub(node_blob(n), "", &dir) : ckpt_backend_sub(src->backend, at->dir, &dir);
@@ -184,7 +206,7 @@ static int node_pins(struct ckpt_source *src, struct node *n, struct opened *o, 
 }
 
 /* A checkpoint that is a file is kept open, to see whether it is changed in place. */
-static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct place *at,
+static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, const struct tree_file *at,
                      struct ckpt_pins *pins)
 {
     struct ckpt_file *f;
@@ -193,8 +215,8 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, 
     int r = ckpt_pins_open(pins, at->inside, &f);
     if (r < 0)
         return r;
-    bool same = f->st.ino == n->st.ino && f->st.dev == n->st.dev && f->st.mtime_ns == n->st.mtime_ns &&
-                f->st.size == n->st.size;
+    bool same_inode = f->st.ino == n->st.ino && f->st.dev == n->st.dev;
+    bool same = same_inode && f->st.mtime_ns == n->st.mtime_ns && f->st.size == n->st.size;
     pthread_mutex_lock(&src->lock);
     struct ckpt_file *old = o->file;
     o->file = same ? f : NULL;
@@ -203,6 +225,12 @@ static int keep_file(struct ckpt_source *src, struct node *n, struct opened *o, 
     if (!same)
         ckpt_file_unref(f);
     return same ? 0 : -ESTALE;
+}
+
+static bool is_as_known(const struct stat *st, const struct node *n)
+{
+    int64_t mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+    return mtime_ns == n->st.mtime_ns && (uint64_t)st->st_size == n->st.size;
 }
 
 int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err)
@@ -214,12 +242,11 @@ int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct 
     struct ckpt_file *f = n->opened && n->opened->file ? ckpt_file_ref(n->opened->file) : NULL;
     pthread_mutex_unlock(&src->lock);
     int fd = f ? ckpt_file_fd(f) : -1;
-    bool same = fd < 0 ||
-                (fstat(fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec == n->st.mtime_ns &&
-                 (uint64_t)st.st_size == n->st.size);
+    bool same = fd < 0 || (fstat(fd, &st) == 0 && is_as_known(&st, n));
     ckpt_file_unref(f);
-    return same ? 0
-                : ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+    if (!same)
+        return ckpt_fail(err, ESTALE, "the file is not what it was when it was opened: it was written to in place");
+    return 0;
 }
 
 static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret,
@@ -227,8 +254,8 @@ static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, 
 {
     struct ckpt_pins *pins;
     unsigned shortages = ckpt_shortages();
-    struct place at;
-    place_of(src, n, &at);
+    struct tree_file at;
+    tree_file_of(src, n, &at);
     int r = source_absent(node_pins(src, n, o, &at, &pins), shortages);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
@@ -268,44 +295,63 @@ static struct ckpt_tree *open_already(struct ckpt_source *src, struct node *n, s
     return o->tree ? ckpt_tree_ref(o->tree) : NULL;
 }
 
-int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
+/* What failed is not tried at every call. */
+static bool failed_lately(const struct ckpt_source *src, const struct opened *o)
 {
-    struct opened *o;
-    if ((*ret = open_already(src, n, &o)))
-        return 0;
-    NODE_LOADING(src, n);
-    if ((*ret = open_already(src, n, &o)))
-        return 0;
-    if (!o)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+    int64_t wait_ns = (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9);
+    return o->err && ckpt_monotonic_ns() - o->err_ns <= wait_ns;
+}
+
+static int try_open(struct ckpt_source *src, struct node *n, struct opened *o, struct ckpt_tree **ret,
+                    struct ckpt_err *err)
+{
     struct ckpt_err own = {0};
-    int r = o->err ? -o->err->code : 0;
-    /* What failed is not tried at every call. */
-    if (!r || ckpt_monotonic_ns() - o->err_ns > (int64_t)(CKPT_MAX(src->opt.refresh, 0.5) * 1e9)) {
-        r = open_tree(src, n, o, ret, &own);
-        if (r < 0 && !own.code)
-            ckpt_fail(&own, -r, "%s", strerror(-r));
-        if (r < 0 && r != -ENOENT)
-            ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
-        note_error(src, o, r, &own);
-    } else
-        own = *o->err;
-    if (r < 0) {
-        if (err)
-            *err = own;
-        return r;
-    }
-    pthread_mutex_lock(&src->lock);
-    o->tree = ckpt_tree_ref(*ret);
-    /* Counting them all takes as long as opening a few: the count is made anew when this one may have passed the bound.
-     */
+    int r = open_tree(src, n, o, ret, &own);
+    if (r < 0 && !own.code)
+        ckpt_fail(&own, -r, "%s", strerror(-r));
+    if (r < 0 && r != -ENOENT)
+        ckpt_log(CKPT_LOG_WARN, "%s%s%s: %s", src->path, *n->path ? "/" : "", n->path, own.text);
+    note_error(src, o, r, &own);
+    if (r < 0 && err)
+        *err = own;
+    return r;
+}
+
+/* True: there may be too many trees now. Counting them all takes as long as opening a few, so they are counted when
+ * this one may have passed the bound. */
+static bool keep_tree(struct ckpt_source *src, struct opened *o, struct ckpt_tree *tree)
+{
+    CKPT_GUARD(&src->lock);
+    o->tree = ckpt_tree_ref(tree);
     src->trees++;
-    src->tree_bytes += ckpt_tree_memory(o->tree);
+    src->tree_bytes += ckpt_tree_memory(tree);
     bool full = src->tree_bytes > TREE_BYTES || ++src->since_count >= 64;
     if (full)
         src->since_count = 0;
-    pthread_mutex_unlock(&src->lock);
-    if (full)
+    return full;
+}
+
+int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
+{
+    struct opened *o;
+    *ret = open_already(src, n, &o);
+    if (*ret)
+        return 0;
+    NODE_LOADING(src, n);
+    *ret = open_already(src, n, &o); /* another thread may have opened it meanwhile */
+    if (*ret)
+        return 0;
+    if (!o)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    if (failed_lately(src, o)) {
+        if (err)
+            *err = *o->err;
+        return -o->err->code;
+    }
+    int r = try_open(src, n, o, ret, err);
+    if (r < 0)
+        return r;
+    if (keep_tree(src, o, *ret))
         close_old_trees(src, n);
     return 0;
 }

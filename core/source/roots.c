@@ -5,13 +5,6 @@
 
 #include <stdio.h>
 
-struct ckpt_stages *ckpt_source_set(struct ckpt_source *src, uint64_t id)
-{
-    unsigned number = source_set_number(id);
-    CKPT_GUARD(&src->lock);
-    return number < src->set_count ? src->sets[number]->stages : NULL;
-}
-
 void ckpt_source_root_changed(void *arg, const char *name)
 {
     struct node *n = arg;
@@ -28,50 +21,39 @@ static void root_tick(void *arg)
         ckpt_source_settle_removals(n->source, n, n->source->opt.settle);
 }
 
-/* The source's own directory on disk of a node. */
-static char *disk_path(const struct ckpt_source *src, const struct node *n)
-{
-    char *path = malloc(strlen(src->path) + strlen(n->path) + 2);
-    if (path)
-        sprintf(path, "%s%s%s", src->path, *n->path ? "/" : "", n->path);
-    return path;
-}
-
 static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
 {
     return 1;
 }
 
-char *ckpt_source_best_step(struct ckpt_source *src, struct node *n)
+/* The store of a root. An empty source that is written becomes one now. */
+static int open_store(struct ckpt_source *src, const struct node *n, const char *path, struct ckpt_store **ret,
+                      struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *path = disk_path(src, n);
-    struct ckpt_store *store = n->store;
-    char name[CKPT_STEP_NAME + 1];
-    struct ckpt_err err = {0};
-    int r = !path ? -ENOMEM : store ? 0 : ckpt_store_open(path, &store, &err);
+    int r = ckpt_store_open(path, ret, err);
+    if (r != -ENOENT)
+        return r;
+    bool waits = n == src->root && src->lazy;
+    if (!waits || ckpt_backend_list(src->backend, "", is_entry, NULL) != 0)
+        return ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path);
+    r = ckpt_store_init(path, err);
     if (r == 0)
-        r = ckpt_store_best(store, name, &err);
-    if (r < 0)
-        ckpt_log(CKPT_LOG_WARN, "%s: which step is best cannot be told: %s", path ? path : "", err.text);
-    if (store != n->store)
-        ckpt_store_close(store);
-    return r == 1 ? strdup(name) : NULL;
+        r = ckpt_store_open(path, ret, err);
+    if (r == -ENOENT)
+        return ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path);
+    return r;
 }
 
 /* While n is loaded. */
 static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *path = disk_path(src, n);
+    CKPT_AUTOFREE char *path = ckpt_source_disk_path(src, n);
     struct ckpt_store *store = NULL;
     if (!path)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    int r = ckpt_store_open(path, &store, err);
-    if (r == -ENOENT && n == src->root && src->lazy && ckpt_backend_list(src->backend, "", is_entry, NULL) == 0) {
-        r = ckpt_store_init(path, err);
-        r = r < 0 ? r : ckpt_store_open(path, &store, err);
-    }
+    int r = open_store(src, n, path, &store, err);
     if (r < 0)
-        return r == -ENOENT ? ckpt_fail(err, EROFS, "%s is not a native root: 'ckptfs init' makes it one", path) : r;
+        return r;
     pthread_mutex_lock(&src->lock);
     unsigned number = src->set_count;
     pthread_mutex_unlock(&src->lock);
@@ -79,6 +61,8 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         ckpt_store_close(store);
         return ckpt_fail(err, EROFS, "more than %d native roots in one mount cannot be written", CKPT_SETS);
     }
+    enum ckpt_object_codec codec = 0;
+    bool set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &codec);
     struct ckpt_stage_options o = {
         .settle = src->opt.settle,
         .explicit_commit = src->opt.explicit_commit || src->opt.writers,
@@ -86,15 +70,14 @@ static int open_stages(struct ckpt_source *src, struct node *n, struct ckpt_err 
         .writer = src->opt.writer,
         .commit_timeout = src->opt.commit_timeout,
         .overwrite = src->opt.overwrite,
-        .set_codec = src->opt.codec && ckpt_object_codec_choice(src->opt.codec, &o.codec),
+        .set_codec = set_codec,
+        .codec = codec,
         .threads = 2 * src->opt.threads, /* half of them wait for the disk */
         .first_id = CKPT_STAGED | (uint64_t)number << SOURCE_SET_SHIFT,
         .changed = ckpt_source_root_changed,
         .tick = root_tick,
         .arg = n,
     };
-    if (o.set_codec)
-        (void)!ckpt_object_codec_choice(src->opt.codec, &o.codec);
     struct ckpt_stages *stages;
     n->source = src;
     r = ckpt_stages_open(store, src->cache, &o, &stages, err);

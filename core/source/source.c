@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A source as a whole: what its ids name, and its life. */
-#include "core/source/source.h"
+/* The life of a source. */
+#include "core/source/kind.h"
 
 #include "core/base/util.h"
 
@@ -8,82 +8,21 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-/* --- what an id names --- */
+/* --- steps that have gone --- */
 
-int ckpt_source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err)
+/* A checkpoint that is open, as it was when that was noted. */
+struct held {
+    uint64_t parent, ino, dev;
+    int64_t btime_ns;
+    char *path, *name;
+};
+
+/* The checkpoints that are held; the array and its texts are to be freed. */
+static size_t note_held(struct ckpt_source *src, struct held **ret)
 {
-    *ret = (struct target){0};
-    pthread_mutex_lock(&src->lock);
-    ret->node = ckpt_node_of_id(&src->nodes, id);
-    if (ret->node)
-        ret->node->uses++;
-    pthread_mutex_unlock(&src->lock);
-    if (!ret->node)
-        return ckpt_fail(err, ESTALE, "nothing is known under this number any more");
-    if (id < NODE_INSIDE)
-        return 0;
-    int r = ckpt_source_tree(src, ret->node, &ret->tree, err);
-    uint32_t node = (uint32_t)id;
-    enum ckpt_view view = (enum ckpt_view)(id >> 32 & 0xff);
-    if (r == 0 && (view == CKPT_VIEW_SLICE || view == CKPT_VIEW_SLICE_NPY)) {
-        pthread_mutex_lock(&src->lock);
-        ret->slice = ckpt_node_slice(ret->node, node);
-        pthread_mutex_unlock(&src->lock);
-        if (ret->slice)
-            node = ret->slice->node;
-        else
-            r = ckpt_fail(err, ESTALE, "nothing is known under this number any more");
-    }
-    if (r == 0 && node >= ret->tree->count)
-        r = ckpt_fail(err, ESTALE, "the checkpoint has changed");
-    if (r < 0) {
-        ckpt_source_done(src, ret);
-        return r;
-    }
-    ret->file = (struct ckpt_viewed){ret->tree, node, view, ret->slice ? &ret->slice->sel : NULL};
-    return 0;
-}
-
-void ckpt_source_done(struct ckpt_source *src, struct target *t)
-{
-    ckpt_tree_unref(t->tree);
-    t->tree = NULL;
-    if (!t->node)
-        return;
-    pthread_mutex_lock(&src->lock);
-    t->node->uses--;
-    struct node *dead = ckpt_node_reap(src, t->node);
-    pthread_mutex_unlock(&src->lock);
-    t->node = NULL;
-    if (dead)
-        ckpt_node_free(src, dead);
-}
-
-int ckpt_source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node, struct ckpt_err *err)
-{
-    if (!t->tree) {
-        if (t->node->kind != NODE_TREE)
-            return ckpt_fail(err, ENOTDIR, "not inside a checkpoint");
-        int r = ckpt_source_tree(src, t->node, &t->tree, err);
-        if (r < 0)
-            return r;
-        t->file = (struct ckpt_viewed){t->tree, 0, CKPT_VIEW_LISTED, NULL};
-    }
-    *ret_node = t->file.node;
-    return 0;
-}
-
-/* --- life --- */
-
-void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg)
-{
-    struct held {
-        uint64_t parent, ino, dev;
-        int64_t btime_ns;
-        char *path, *name;
-    } *held = NULL;
+    struct held *held = NULL;
     size_t count = 0, cap = 0;
-    pthread_mutex_lock(&src->lock);
+    CKPT_GUARD(&src->lock);
     for (struct opened *o = src->newest; o; o = o->older) {
         const struct node *n = o->node;
         char manifest[NODE_PATH];
@@ -98,16 +37,32 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
         }
         if (n->stored)
             ckpt_node_manifest(n, false, manifest);
-        held[count++] = (struct held){
-            n->parent, n->st.ino, n->st.dev, n->st.btime_ns, strdup(n->stored ? manifest : n->path), strdup(n->name)};
+        char *path = strdup(n->stored ? manifest : n->path);
+        held[count++] = (struct held){n->parent, n->st.ino, n->st.dev, n->st.btime_ns, path, strdup(n->name)};
     }
-    pthread_mutex_unlock(&src->lock);
+    *ret = held;
+    return count;
+}
+
+/* False too if that cannot be told, for want of memory or descriptors. */
+static bool has_gone(struct ckpt_source *src, const struct held *h)
+{
+    struct ckpt_stat st;
+    if (!h->path || !h->name)
+        return false;
+    unsigned shortages = ckpt_shortages();
+    int r = ckpt_backend_stat(src->backend, h->path, &st);
+    if (shortages != ckpt_shortages())
+        return false;
+    return r < 0 || st.ino != h->ino || st.dev != h->dev || st.btime_ns != h->btime_ns;
+}
+
+void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg)
+{
+    struct held *held;
+    size_t count = note_held(src, &held);
     for (size_t i = 0; i < count; i++) {
-        struct ckpt_stat st;
-        unsigned shortages = ckpt_shortages();
-        int r = held[i].path && held[i].name ? ckpt_backend_stat(src->backend, held[i].path, &st) : 0;
-        bool known = held[i].path && held[i].name && shortages == ckpt_shortages();
-        if (known && (r < 0 || st.ino != held[i].ino || st.dev != held[i].dev || st.btime_ns != held[i].btime_ns))
+        if (has_gone(src, &held[i]))
             gone(arg, held[i].parent, held[i].name);
         free(held[i].path);
         free(held[i].name);
@@ -115,10 +70,48 @@ void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent
     free(held);
 }
 
+/* --- opening --- */
+
+/* The top and what is right below it; src->root is there. */
+static int add_top_nodes(struct ckpt_source *src, const struct ckpt_stat *top, struct ckpt_err *err)
+{
+    struct ckpt_stat none = {.type = CKPT_FT_DIR}, shown = *top;
+    shown.mode = ckpt_source_shown_mode(src->root);
+    shown.type = CKPT_FT_DIR;
+    struct node *control = ckpt_node_new(CKPT_ROOT, "", ".ckptfs", NODE_CONTROL_DIR, &none);
+    if (!control)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    control->refs = 1;
+    control->st.mtime_ns = top->mtime_ns;
+    control->st.mode = shown.mode;
+    control->st.uid = top->uid;
+    control->st.gid = top->gid;
+    ckpt_node_insert(&src->nodes, src->root, CKPT_ROOT);
+    ckpt_node_insert(&src->nodes, control, CKPT_CONTROL);
+    struct node *files_view = ckpt_node_new(CKPT_ROOT, "", ".files", NODE_FILES_VIEW, &shown);
+    if (!files_view)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    files_view->refs = 1;
+    ckpt_node_insert(&src->nodes, files_view, CKPT_FILES_VIEW);
+    src->nodes.next_id = 16;
+    return 0;
+}
+
+/* A source that is a checkpoint must open. */
+static int open_root_tree(struct ckpt_source *src, struct ckpt_err *err)
+{
+    struct ckpt_tree *t;
+    int r = ckpt_source_tree(src, src->root, &t, err);
+    if (r < 0)
+        return ckpt_fail_in(err, -r, "%s", src->path);
+    ckpt_tree_unref(t);
+    return 0;
+}
+
 /* file: the checkpoint's name in the backend; "": the backend's own top is the source. */
 static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err *err)
 {
-    struct ckpt_stat st, none = {.type = CKPT_FT_DIR};
+    struct ckpt_stat st;
     struct ckpt_probe probe;
     const struct ckpt_format *format;
     int r = ckpt_backend_stat(src->backend, file, &st);
@@ -136,38 +129,18 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
     src->root = ckpt_node_new(0, "", "", tree ? NODE_TREE : NODE_DIR, &st);
-    if (src->root && *file && !(src->file = strdup(file)))
+    if (!src->root)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    if (src->root && src->file)
-        src->root->inside = src->file;
-    struct node *control = ckpt_node_new(CKPT_ROOT, "", ".ckptfs", NODE_CONTROL_DIR, &none);
-    if (!src->root || !control)
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    control->refs = 1;
-    control->st.mtime_ns = st.mtime_ns;
-    control->st.mode = ckpt_source_shown_mode(src->root);
-    control->st.uid = st.uid;
-    control->st.gid = st.gid;
-    ckpt_node_insert(&src->nodes, src->root, CKPT_ROOT);
-    ckpt_node_insert(&src->nodes, control, CKPT_CONTROL);
-    none = st;
-    none.mode = ckpt_source_shown_mode(src->root);
-    none.type = CKPT_FT_DIR;
-    struct node *face = ckpt_node_new(CKPT_ROOT, "", ".files", NODE_FACE, &none);
-    if (!face)
-        return ckpt_fail(err, ENOMEM, "out of memory");
-    face->refs = 1;
-    ckpt_node_insert(&src->nodes, face, CKPT_FACE);
-    src->nodes.next_id = 16;
     src->root->format = format;
     src->root->uses = 1; /* never reaped */
-    struct ckpt_tree *t;
-    if (!tree)
-        return 0;
-    r = ckpt_source_tree(src, src->root, &t, err);
-    if (r == 0)
-        ckpt_tree_unref(t);
-    return r < 0 ? ckpt_fail_in(err, -r, "%s", src->path) : 0;
+    if (*file) {
+        src->file = strdup(file);
+        if (!src->file)
+            return ckpt_fail(err, ENOMEM, "out of memory");
+        src->root->inside = src->file;
+    }
+    r = add_top_nodes(src, &st, err);
+    return r == 0 && tree ? open_root_tree(src, err) : r;
 }
 
 static int is_entry(void *arg, const char *name, enum ckpt_ftype type)
@@ -206,35 +179,60 @@ static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err 
     return ckpt_backend_hide(src->backend, hidden + n + 1) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
 }
 
+/* The directory of a path, and the name in it. */
+static void split_path(const char *path, char dir[PATH_MAX], char name[PATH_MAX])
+{
+    snprintf(dir, PATH_MAX, "%s", path);
+    char *slash = strrchr(dir, '/');
+    if (!slash) {
+        snprintf(name, PATH_MAX, "%s", path);
+        strcpy(dir, ".");
+        return;
+    }
+    snprintf(name, PATH_MAX, "%s", slash + 1);
+    if (slash == dir)
+        slash++;
+    *slash = 0;
+}
+
 /* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own
  * name and is seen from the top of all, since it may lead anywhere. */
 static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *err)
 {
     struct stat st;
-    char dir[PATH_MAX], file[PATH_MAX] = "";
-    snprintf(dir, sizeof dir, "%s", src->path);
-    char *slash = strrchr(dir, '/');
-    const char *name = slash ? slash + 1 : src->path;
-    if (!is_dir && lstat(src->path, &st) == 0 && S_ISLNK(st.st_mode)) {
-        CKPT_AUTOFREE char *name_copy = strdup(name);
-        if (slash)
-            slash[slash == dir] = 0;
-        CKPT_AUTOFREE char *real = realpath(slash ? dir : ".", NULL);
-        if (!real || !name_copy ||
-            snprintf(file, sizeof file, "%s%s%s", real + 1, real[1] ? "/" : "", name_copy) >= (int)sizeof file)
+    char dir[PATH_MAX], name[PATH_MAX], file[PATH_MAX] = "";
+    if (is_dir)
+        snprintf(dir, sizeof dir, "%s", src->path);
+    else {
+        split_path(src->path, dir, name);
+        bool is_link = lstat(src->path, &st) == 0 && S_ISLNK(st.st_mode);
+        CKPT_AUTOFREE char *real = is_link ? realpath(dir, NULL) : NULL;
+        int n;
+        if (real) {
+            const char *slash = real[1] ? "/" : "";
+            n = snprintf(file, sizeof file, "%s%s%s", real + 1, slash, name);
+            strcpy(dir, "/");
+        } else
+            n = snprintf(file, sizeof file, "%s", name);
+        if ((is_link && !real) || n >= (int)sizeof file)
             return ckpt_fail(err, ENAMETOOLONG, "%s: %s", src->path, strerror(ENAMETOOLONG));
-        strcpy(dir, "/");
-    } else if (!is_dir) {
-        snprintf(file, sizeof file, "%s", name);
-        if (slash)
-            slash[slash == dir] = 0;
-        else
-            strcpy(dir, ".");
     }
     int r = ckpt_backend_open_posix(dir, &src->backend, err);
     if (r == 0 && is_dir)
         r = hide_mount(src, dir, err);
     return r < 0 ? r : open_root(src, file, err);
+}
+
+/* Threads, cache and views. */
+static int open_caches(struct ckpt_source *src)
+{
+    struct ckpt_cache_options cache = {.memory = src->opt.cache, .spill = src->opt.spill, .spill_dir = src->spill_dir};
+    int r = ckpt_pool_new(src->opt.threads, &src->pool);
+    if (r == 0)
+        r = ckpt_cache_new(&cache, src->pool, &src->cache);
+    if (r == 0)
+        r = ckpt_views_init(&src->views, src->cache, src->spill_dir);
+    return r;
 }
 
 static int fail_to_find(const char *path, int error, struct ckpt_err *err)
@@ -247,13 +245,31 @@ static int fail_to_find(const char *path, int error, struct ckpt_err *err)
     return ckpt_fail(err, error, "%s: %s", path, strerror(error));
 }
 
+static int open_source(struct ckpt_source *src, const char *path, struct ckpt_err *err)
+{
+    struct stat st;
+    if (!src->spill_dir || !src->path)
+        return ckpt_fail(err, ENOMEM, "%s", strerror(ENOMEM));
+    for (size_t n = strlen(src->path); n > 1 && src->path[n - 1] == '/'; n--)
+        src->path[n - 1] = 0;
+    int r = open_caches(src);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s", strerror(-r));
+    if (stat(path, &st) < 0)
+        return fail_to_find(path, errno, err);
+    r = open_backend(src, S_ISDIR(st.st_mode), err);
+    if (r == 0 && src->opt.write)
+        r = open_for_writing(src, err);
+    return r;
+}
+
 int ckpt_source_open(const char *path, const struct ckpt_options *options, struct ckpt_source **ret,
                      struct ckpt_err *err)
 {
     struct ckpt_source *src = calloc(1, sizeof *src);
-    struct stat st;
     if (!src)
         return ckpt_fail(err, ENOMEM, "out of memory");
+    src->kinds = ckpt_source_kinds;
     src->opt = *options;
     pthread_mutex_init(&src->lock, NULL);
     pthread_cond_init(&src->loaded, NULL);
@@ -261,33 +277,18 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
     src->spill_dir = strdup(tmp && *tmp ? tmp : "/var/tmp");
     src->path = strdup(path);
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    src->opt.threads = options->threads ? options->threads : cpus > 0 ? (unsigned)cpus : 1;
-    struct ckpt_cache_options cache = {.memory = options->cache, .spill = options->spill, .spill_dir = src->spill_dir};
-    int r = src->spill_dir && src->path ? 0 : -ENOMEM;
-    size_t n = src->path ? strlen(src->path) : 0;
-    while (n > 1 && src->path[n - 1] == '/')
-        src->path[--n] = 0;
-    if (r == 0)
-        r = ckpt_pool_new(src->opt.threads, &src->pool);
-    if (r == 0)
-        r = ckpt_cache_new(&cache, src->pool, &src->cache);
-    if (r == 0)
-        r = ckpt_views_init(&src->views, src->cache, src->spill_dir);
-    if (r < 0)
-        ckpt_fail(err, -r, "%s", strerror(-r));
-    else if (stat(path, &st) < 0)
-        r = fail_to_find(path, errno, err);
-    else {
-        r = open_backend(src, S_ISDIR(st.st_mode), err);
-        if (r == 0 && src->opt.write)
-            r = open_for_writing(src, err);
-    }
-    if (r < 0)
+    if (!options->threads)
+        src->opt.threads = (unsigned)CKPT_MAX(cpus, 1l);
+    int r = open_source(src, path, err);
+    if (r < 0) {
         ckpt_source_close(src);
-    else
-        *ret = src;
-    return r;
+        return r;
+    }
+    *ret = src;
+    return 0;
 }
+
+/* --- closing --- */
 
 void ckpt_source_close(struct ckpt_source *src)
 {

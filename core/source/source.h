@@ -21,8 +21,8 @@
 #include "core/tree/key.h"
 #include "core/view/view.h"
 
-#define CKPT_CONTROL 2 /* the id of .ckptfs */
-#define CKPT_FACE    3 /* of .files */
+#define CKPT_CONTROL    2 /* the id of .ckptfs */
+#define CKPT_FILES_VIEW 3 /* of .files */
 
 #define CKPT_SETS 256 /* of native roots with staged steps */
 
@@ -34,7 +34,10 @@ struct source_told {
 };
 #define SOURCE_TOLD 64
 
+struct kind;
+
 struct ckpt_source {
+    const struct kind *const *kinds; /* by enum node_kind; see kind.h */
     struct ckpt_backend *backend;
     struct ckpt_options opt;
     char *spill_dir;
@@ -74,34 +77,43 @@ void ckpt_source_unlink_opened(struct ckpt_source *src, struct opened *o);
 /* What an id names. Until ckpt_source_done, the node does not go away, and the tree (NULL unless inside of one) is
  * open. */
 struct target {
+    uint64_t id;
+    const struct kind *kind;
+    struct ckpt_stages *stages; /* of a staged id alone, which has nothing of what follows */
     struct node *node;
     struct ckpt_tree *tree;
     struct ckpt_viewed file; /* inside a tree; for its top directory the node itself is named */
     const struct slice *slice;
 };
+
+/* Not of a staged id, which is -ESTALE: kind.c holds those. */
 int ckpt_source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err) CKPT_MUST_USE;
 void ckpt_source_done(struct ckpt_source *src, struct target *t);
+
 /* The node of the tree that an id stands for, where it is a directory or leaf of one; opens the tree when the id is a
  * checkpoint's. */
 int ckpt_source_enter(struct ckpt_source *src, struct target *t, uint32_t *ret_node,
                       struct ckpt_err *err) CKPT_MUST_USE;
-/* The tree that an .npy file of a directory is when it is looked at as an array, entered at its top; -ENODATA for other
- * files. */
-int ckpt_source_npy(struct ckpt_source *src, struct node *file, struct target *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* -ESTALE if a checkpoint that is a file has been written to since its tree was made from it: what was read may be
  * anything. */
 int ckpt_source_unchanged(struct ckpt_source *src, const struct node *n, struct ckpt_err *err) CKPT_MUST_USE;
+
 /* blob.c: a backend whose only file is a leaf of a tree, as it is listed. Takes over a reference that a look-up of the
  * id gave; NULL: no memory, and nothing is taken. */
 struct ckpt_backend *ckpt_source_blob(struct ckpt_source *src, uint64_t id, const char *name,
                                       const struct ckpt_stat *st);
 
-/* write.c: the staged steps of a native root; -EROFS where there can be none. */
+/* roots.c: the staged steps of a native root; -EROFS where there can be none. */
 int ckpt_source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stages **ret,
                        struct ckpt_err *err) CKPT_MUST_USE;
-/* The name of the best step of a native root, to be freed; NULL. */
-char *ckpt_source_best_step(struct ckpt_source *src, struct node *n);
+
+/* The root's listing is out of date. name: of a step that has another manifest, or none; NULL: of none. */
+void ckpt_source_root_changed(void *arg, const char *name);
+
+/* The source's own directory on disk of a node, to be freed. */
+char *ckpt_source_disk_path(const struct ckpt_source *src, const struct node *n);
+
 /* The set that an id of a staged step belongs to. */
 struct ckpt_stages *ckpt_source_set(struct ckpt_source *src, uint64_t id);
 void ckpt_source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret);
@@ -117,6 +129,10 @@ static inline unsigned source_set_number(uint64_t id)
 struct node *ckpt_source_root_of(struct ckpt_source *src, const struct node *tree);
 /* A step may be renamed at any time. */
 void ckpt_source_step_name(struct ckpt_source *src, const struct node *n, char ret[CKPT_NAME_MAX + 1]);
+/* Calls visit with each name on the way from the top of a tree to a node. A nonzero result ends that and is returned.
+ */
+int ckpt_source_each_name(const struct ckpt_tree *tree, uint32_t node, int (*visit)(void *arg, const char *name),
+                          void *arg) CKPT_MUST_USE;
 /* The file or directory that stands for one of a committed step, in the staged copy of it that this process has: 1 and
  * its id with a reference; 0: there is no copy. -ENOENT: it was removed in the copy. */
 int ckpt_source_copied(struct ckpt_source *src, struct target *t, uint64_t *ret) CKPT_MUST_USE;
@@ -125,6 +141,18 @@ int ckpt_source_find_copy(struct ckpt_source *src, struct node *root, struct tar
  * name any more. */
 int ckpt_source_open_copy(struct ckpt_source *src, struct target *t, struct ckpt_stages **ret_stages, uint64_t *ret,
                           struct ckpt_err *err) CKPT_MUST_USE;
+/* Make the staged copy of a committed step, without what was removed of it. 0 too if there is one. -ESTALE: another
+ * step has its name. */
+int ckpt_source_copy_step(struct ckpt_source *src, struct node *root, struct node *n,
+                          struct ckpt_err *err) CKPT_MUST_USE;
+/* The same of all steps of a root of which nothing more was removed for so many seconds; a negative number: of all of
+ * them, now. */
+void ckpt_source_settle_removals(struct ckpt_source *src, struct node *root, double seconds);
+/* What the store has of a committed file; clear it. -EXDEV where it is not of a store, or only another rendering. */
+int ckpt_source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_node *ret) CKPT_MUST_USE;
+
+/* --- retry.c --- */
+
 /* What stands for a file or directory of a step that this mount has committed since: staged or committed, with a
  * reference. -ESTALE: nothing does, or the step was not committed. */
 int ckpt_source_again(struct ckpt_source *src, uint64_t id, struct ckpt_attr *ret) CKPT_MUST_USE;
@@ -138,63 +166,35 @@ void ckpt_source_own_id(struct ckpt_source *src, uint64_t parent, const char *na
 typedef int source_at_fn(struct ckpt_source *src, uint64_t id, uint64_t other, void *arg, struct ckpt_err *err);
 int ckpt_source_retry(struct ckpt_source *src, uint64_t id, uint64_t other, source_at_fn *call, void *arg,
                       struct ckpt_err *err) CKPT_MUST_USE;
-/* ckpt_lookup of what the id itself names. */
-int ckpt_source_lookup(struct ckpt_source *src, uint64_t parent, const char *name, struct ckpt_attr *ret,
-                       struct ckpt_err *err) CKPT_MUST_USE;
 
 /* The inode number of something inside a checkpoint. */
 uint64_t ckpt_source_inner_ino(const struct node *n, uint32_t node, enum ckpt_view view);
-/* attr.c: the mode of a node as it is shown; its attributes, under the source's lock; those of what is inside of a
- * checkpoint, as `id`. */
+
+/* attr.c: the mode of a node as it is shown; what all attributes of and in a node begin with; the node's own, under the
+ * source's lock, or not. */
 uint32_t ckpt_source_shown_mode(const struct node *n);
+void ckpt_source_common_attr(const struct node *n, uint64_t id, struct ckpt_attr *ret);
 void ckpt_source_node_attr(const struct node *n, struct ckpt_attr *ret);
-int ckpt_source_inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret,
+void ckpt_source_attr_of_node(struct ckpt_source *src, const struct node *n, struct ckpt_attr *ret);
+/* Of a file or directory of the source as they are on the disk now. */
+int ckpt_source_outer_attr(struct ckpt_source *src, struct target *t, struct ckpt_attr *ret,
                            struct ckpt_err *err) CKPT_MUST_USE;
 /* Who may read a node of a target's tree; whole: and all that is in it. */
 int ckpt_source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret,
                        struct ckpt_err *err) CKPT_MUST_USE;
+
 /* A name directly under the mount's top that belongs to the mount. */
 bool ckpt_source_is_reserved(uint64_t parent, const char *name);
+
 /* What a link of the source says; -ENOENT where following it, here or from the mount, would lead outside. */
 int ckpt_source_link_target(struct ckpt_source *src, const char *path, char *buf, size_t len) CKPT_MUST_USE;
 
 /* files.c: who may read all that is laid out as files. */
 int ckpt_source_files_rights(const struct ckpt_files *f, struct ckpt_rights *ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* face.c: what is in a directory of the files face. */
-int ckpt_source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name,
-                            struct node **ret) CKPT_MUST_USE;
-/* The same of a step of the store that lies there. */
-int ckpt_source_face_step(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret) CKPT_MUST_USE;
-/* Note that a file or directory of such a step is removed; 1: it is not in one. And the step itself, when nothing is
- * left in it. */
-int ckpt_source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir,
-                            struct ckpt_err *err) CKPT_MUST_USE;
-int ckpt_source_face_remove_step(struct ckpt_source *src, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
-typedef int source_name_fn(void *arg, const char *name, uint64_t ino, enum ckpt_type type);
-int ckpt_source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg) CKPT_MUST_USE;
-int ckpt_source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg) CKPT_MUST_USE;
 
-/* removal.c: note that a name in a committed step is removed. 1: it is not in one, or that has a staged copy. -ESTALE:
- * the step has been replaced. */
-int ckpt_source_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir,
-                       const struct ckpt_caller *who, struct ckpt_err *err) CKPT_MUST_USE;
-bool ckpt_source_is_removed(struct ckpt_source *src, struct node *n, uint32_t node);
-/* Is nothing left in a directory? */
-bool ckpt_source_is_emptied(struct ckpt_source *src, struct node *n, const struct ckpt_tree *tree, uint32_t dir);
-/* A directory's time is that of the last removal, if something was removed from it. */
-void ckpt_source_removal_times(struct ckpt_source *src, struct node *n, uint32_t dir, struct ckpt_attr *attr);
-/* Make the staged copy of a committed step, without what was removed of it. 0 too if there is one. -ESTALE: another
- * step has its name. */
-int ckpt_source_copy_step(struct ckpt_source *src, struct node *root, struct node *n,
-                          struct ckpt_err *err) CKPT_MUST_USE;
-/* The same of all steps of a root of which nothing more was removed for so many seconds; a negative number: of all of
- * them, now. */
-void ckpt_source_settle_removals(struct ckpt_source *src, struct node *root, double seconds);
-void ckpt_source_forget_removal(struct ckpt_source *src, struct node *n); /* under the source's lock */
+/* removal.c: what was removed of a checkpoint is in a copy, or will not go. Under the source's lock. */
+void ckpt_source_forget_removal(struct ckpt_source *src, struct node *n);
 
-/* lookup.c: a control file, with that text: each look-up makes one of its own. */
-int ckpt_source_lookup_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who,
-                               struct ckpt_attr *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* control.c: the text of a control file, with what `who` (NULL: anybody) can list of the source; -ENOENT. */
 int ckpt_source_control(struct ckpt_source *src, const char *name, const struct ckpt_caller *who, uint8_t **ret,
                         size_t *ret_len, struct ckpt_err *err) CKPT_MUST_USE;

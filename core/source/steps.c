@@ -3,6 +3,7 @@
 #include "core/base/util.h"
 #include "core/format/native.h"
 #include "core/source/change.h"
+#include "core/source/removal.h"
 
 #include <linux/fs.h>
 #include <stdio.h>
@@ -21,15 +22,21 @@ static int kind_of(struct ckpt_source *src, struct node *root, const char *name,
     if (r < 0)
         return r;
     const struct ckpt_entry *e = ckpt_listing_find(l, name);
-    *ret = !e || (e->kind == CKPT_ENTRY_HIDDEN && !*e->hidden) ? STEP_NONE : e->stored ? STEP_STORED : STEP_FOREIGN;
+    if (!e || (e->kind == CKPT_ENTRY_HIDDEN && !*e->hidden))
+        *ret = STEP_NONE;
+    else
+        *ret = e->stored ? STEP_STORED : STEP_FOREIGN;
     ckpt_listing_unref(l);
     return 0;
 }
 
 static bool is_reserved(const char *name)
 {
-    return !strcmp(name, "latest") || !strcmp(name, "best") || !strcmp(name, ".ckptfs") || !strcmp(name, ".files") ||
-           !strcmp(name, CKPT_STORE_DIR);
+    static const char *const names[] = {"latest", "best", ".ckptfs", ".files", CKPT_STORE_DIR};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], name))
+            return true;
+    return false;
 }
 
 int ckpt_source_new_step(struct ckpt_source *src, struct place *p, const char *name, uint32_t mode,
@@ -87,8 +94,7 @@ static int remove_stored(struct ckpt_source *src, struct place *p, const char *n
         ckpt_source_done(src, &t);
     }
     ckpt_forget(src, attr.id, 1);
-    bool unreadable = r == -EUCLEAN || r == -EBADMSG ||
-                      r == -EOPNOTSUPP; /* what cannot be opened can still be removed */
+    bool unreadable = r == -EUCLEAN || r == -EBADMSG || r == -EOPNOTSUPP; /* it can still be removed */
     if (r < 0 && !unreadable)
         return r;
     r = hold_step(src, root, name, &t, err);
@@ -111,10 +117,10 @@ int ckpt_source_remove_step(struct ckpt_source *src, struct place *p, const char
     if (ckpt_stage_exists(p->stages, name))
         return ckpt_stage_remove(p->stages, name, err);
     int r = kind_of(src, p->top.node, name, &kind, err);
-    if (r == 0 && kind != STEP_STORED)
-        return kind == STEP_NONE
-                   ? ckpt_fail(err, ENOENT, "there is no step %s", name)
-                   : ckpt_fail(err, EROFS, "%s is not a step of the store: remove it in the source", name);
+    if (r == 0 && kind == STEP_NONE)
+        return ckpt_fail(err, ENOENT, "there is no step %s", name);
+    if (r == 0 && kind == STEP_FOREIGN)
+        return ckpt_fail(err, EROFS, "%s is not a step of the store: remove it in the source", name);
     if (r == 0)
         r = remove_stored(src, p, name, err);
     if (r == 0)
@@ -172,12 +178,14 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
         r = kind_of(src, root, to, &there, err);
     if (r < 0)
         return r;
-    if ((r = copy_if_removing(src, root, from, err)) < 0)
+    r = copy_if_removing(src, root, from, err);
+    if (r < 0)
         return r;
     bool replace = src->opt.overwrite && !(flags & RENAME_NOREPLACE);
-    if (there == STEP_FOREIGN || (there == STEP_STORED && !replace))
-        return ckpt_fail(err, EEXIST, "%s is there already%s", to,
-                         there == STEP_STORED ? ": -o overwrite replaces it" : "");
+    if (there == STEP_FOREIGN)
+        return ckpt_fail(err, EEXIST, "%s is there already", to);
+    if (there == STEP_STORED && !replace)
+        return ckpt_fail(err, EEXIST, "%s is there already: -o overwrite replaces it", to);
     bool staged = ckpt_stage_exists(p->stages, from);
     if (staged && (kind != STEP_STORED || ckpt_step_name(to, &number))) {
         r = ckpt_stage_rename(p->stages, from, to, who, err);
@@ -185,9 +193,10 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
         ckpt_source_root_changed(root, to);
         return r;
     }
-    if (kind != STEP_STORED)
-        return kind == STEP_NONE ? ckpt_fail(err, ENOENT, "there is no step %s", from)
-                                 : ckpt_fail(err, EROFS, "%s is not a step of the store", from);
+    if (kind == STEP_NONE)
+        return ckpt_fail(err, ENOENT, "there is no step %s", from);
+    if (kind == STEP_FOREIGN)
+        return ckpt_fail(err, EROFS, "%s is not a step of the store", from);
     if (!ckpt_step_name(to, &number))
         return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
     r = rename_stored(src, root, from, to, replace, err);

@@ -79,8 +79,8 @@ static int verify_dir(struct verifier *v, uint64_t id, const char *path, unsigne
 {
     struct ckpt_dir *dir;
     struct ckpt_dirent e;
-    bool forever;
-    int r = ckpt_opendir(v->src, id, &dir, &forever, err);
+    bool immutable;
+    int r = ckpt_opendir(v->src, id, &dir, &immutable, err);
     if (r < 0)
         return r;
     for (uint64_t pos = 0; r == 0 && ckpt_readdir(dir, pos, &e) == 1; pos = e.next) {

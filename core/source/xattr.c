@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* user.ckpt.*: what is known of a leaf or directory, and why a checkpoint does not open. */
+/* user.ckpt.*: what is known of a leaf or directory, and why a checkpoint does not open. And the attributes that a step
+ * of a store, or a leaf or directory in it, was written with. */
 #include "core/base/util.h"
 #include "core/io/json.h"
 #include "core/format/native.h"
-#include "core/source/source.h"
+#include "core/source/kind.h"
 #include "core/tree/rights.h"
 
 #include <stdio.h>
@@ -135,54 +136,51 @@ static void name_step(cJSON *all)
         set_string(all, names[i], "");
 }
 
-/* An object of all attributes; `name`: of that one, and maybe others; NULL: the values do not matter. NULL when out of
- * memory. */
-static cJSON *describe(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who)
+/* --- of a checkpoint, and of what is in it --- */
+
+/* An object of all user.ckpt.* attributes; `name`: of that one, and maybe others; NULL: the values do not matter. NULL
+ * when out of memory. */
+static cJSON *describe_tree(struct ckpt_source *src, struct target *t, const char *name, const struct ckpt_caller *who)
 {
-    struct target t, npy;
     cJSON *all = cJSON_CreateObject();
-    if (!all || ckpt_source_target(src, id, &t, NULL) < 0) {
-        cJSON_Delete(all);
+    if (!all)
         return NULL;
+    if (t->tree) {
+        if (t->file.view != CKPT_VIEW_TREE && t->file.view != CKPT_VIEW_SAFETENSORS)
+            describe_inner(t->tree, t->file.node, all);
+        return all;
     }
-    if (!t.tree && t.node->kind == NODE_TREE) {
-        describe_place(src, t.node, name, all);
-        if (!name && is_never_opened(src, t.node))
-            name_step(all);
-        else if (!name || !ckpt_json_get(all, name))
-            describe_step(src, &t, who, all);
-    } else if (t.tree && t.file.view != CKPT_VIEW_TREE && t.file.view != CKPT_VIEW_SAFETENSORS)
-        describe_inner(t.tree, t.file.node, all);
-    else if (!t.tree && ckpt_source_npy(src, t.node, &npy, NULL) == 0) { /* a malformed one has none */
-        describe_inner(npy.tree, npy.tree->nodes[0].first, all);
-        ckpt_source_done(src, &npy);
-    }
-    ckpt_source_done(src, &t);
+    describe_place(src, t->node, name, all);
+    if (!name && is_never_opened(src, t->node))
+        name_step(all);
+    else if (!name || !ckpt_json_get(all, name))
+        describe_step(src, t, who, all);
     return all;
 }
 
-/* The attributes that a step of a store, or a leaf or directory in it, was written with: an object of hex strings;
- * NULL: none. */
-static cJSON *own_attributes(struct ckpt_source *src, uint64_t id)
+/* A step that has none is not opened for that. */
+static bool has_written(const struct target *t)
 {
-    struct target t;
+    return t->node->stored && (t->tree || t->node->top_attributes);
+}
+
+/* The attributes that it was written with: an object of hex strings; NULL: none. */
+static cJSON *written_attributes(struct ckpt_source *src, struct target *t)
+{
     struct ckpt_manifest_node n = {0};
     cJSON *all = NULL;
-    if (ckpt_source_target(src, id, &t, NULL) < 0)
-        return NULL;
     uint32_t node;
-    bool some = t.node->stored && (t.tree || t.node->top_attributes); /* a step that has none is not opened for that */
-    bool stored = some && ckpt_source_enter(src, &t, &node, NULL) == 0 && t.file.view == CKPT_VIEW_LISTED;
-    if (stored && ckpt_store_tree_record(t.tree, node, &n, NULL) == 0 && n.xattrs)
+    if (ckpt_source_enter(src, t, &node, NULL) < 0 || t->file.view != CKPT_VIEW_LISTED)
+        return NULL;
+    if (ckpt_store_tree_record(t->tree, node, &n, NULL) == 0 && n.xattrs)
         all = ckpt_json_parse(n.xattrs, strlen(n.xattrs));
     ckpt_manifest_node_clear(&n);
-    ckpt_source_done(src, &t);
     return all;
 }
 
-static ssize_t own_attribute(struct ckpt_source *src, uint64_t id, const char *name, char *buf, size_t len)
+static ssize_t written_attribute(struct ckpt_source *src, struct target *t, const char *name, char *buf, size_t len)
 {
-    cJSON *all = own_attributes(src, id);
+    cJSON *all = has_written(t) ? written_attributes(src, t) : NULL;
     const cJSON *item = ckpt_json_get(all, name);
     ssize_t r = -ENODATA;
     if (cJSON_IsString(item)) {
@@ -199,58 +197,18 @@ static ssize_t own_attribute(struct ckpt_source *src, uint64_t id, const char *n
     return r;
 }
 
-/* The staged file that stands for a committed one; with a reference. */
-static bool copy_of(struct ckpt_source *src, uint64_t id, uint64_t *ret)
+/* `all` is taken over. */
+static ssize_t give_value(cJSON *all, const char *name, char *buf, size_t len)
 {
-    struct target t;
-    if (ckpt_source_target(src, id, &t, NULL) < 0)
-        return false;
-    bool found = (!t.tree || t.file.view == CKPT_VIEW_LISTED) && !atomic_load(&t.node->stale) &&
-                 ckpt_source_copied(src, &t, ret) == 1;
-    ckpt_source_done(src, &t);
-    return found;
-}
-
-/* There are user attributes only. `ls -l` asks for those of other kinds of each name, until it is told that the file
- * system has none. */
-static ssize_t getxattr_of(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who,
-                           char *buf, size_t len)
-{
-    uint64_t copy;
-    if (strncmp(name, "user.", 5))
-        return -EOPNOTSUPP;
-    if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = ckpt_source_set(src, id);
-        return set ? ckpt_stage_getxattr(set, id, name, who, buf, len) : -ESTALE;
-    }
-    if (copy_of(src, id, &copy)) {
-        ssize_t r = getxattr_of(src, copy, name, who, buf, len);
-        ckpt_forget(src, copy, 1);
-        return r;
-    }
-    if (strncmp(name, PREFIX, strlen(PREFIX)))
-        return own_attribute(src, id, name, buf, len);
-    name += strlen(PREFIX);
-    cJSON *all = describe(src, id, name, who);
     const cJSON *item = ckpt_json_get(all, name);
     ssize_t r = item ? ckpt_give_xattr(item->valuestring, strlen(item->valuestring), buf, len) : -ENODATA;
     cJSON_Delete(all);
     return r;
 }
 
-static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
+/* Both are taken over. */
+static ssize_t give_names(cJSON *all, cJSON *written, char *buf, size_t len)
 {
-    uint64_t copy;
-    if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = ckpt_source_set(src, id);
-        return set ? ckpt_stage_listxattr(set, id, buf, len) : -ESTALE;
-    }
-    if (copy_of(src, id, &copy)) {
-        ssize_t r = listxattr_of(src, copy, buf, len);
-        ckpt_forget(src, copy, 1);
-        return r;
-    }
-    cJSON *all = describe(src, id, NULL, NULL), *own = own_attributes(src, id);
     struct ckpt_buf names = CKPT_BUF_INIT;
     const cJSON *e;
     cJSON_ArrayForEach(e, all)
@@ -258,45 +216,61 @@ static ssize_t listxattr_of(struct ckpt_source *src, uint64_t id, char *buf, siz
         ckpt_buf_addf(&names, PREFIX "%s", e->string);
         ckpt_buf_addc(&names, 0);
     }
-    cJSON_ArrayForEach(e, own) ckpt_buf_add(&names, e->string, strlen(e->string) + 1);
-    cJSON_Delete(own);
+    cJSON_ArrayForEach(e, written) ckpt_buf_add(&names, e->string, strlen(e->string) + 1);
+    cJSON_Delete(written);
+    cJSON_Delete(all);
     ssize_t r = ckpt_buf_error(&names);
     if (r == 0)
         r = ckpt_give_xattr((char *)names.data, names.len, buf, len);
     ckpt_buf_clear(&names);
-    cJSON_Delete(all);
     return r;
 }
 
-struct reading {
-    const char *name; /* NULL: all names */
-    const struct ckpt_caller *who;
-    char *buf;
-    size_t len;
-    ssize_t got;
-};
-
-static int read_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
+static bool is_ours(const char *name)
 {
-    struct reading *x = arg;
-    x->got = x->name ? getxattr_of(src, id, x->name, x->who, x->buf, x->len) : listxattr_of(src, id, x->buf, x->len);
-    return (int)CKPT_MIN(x->got, 0);
+    return !strncmp(name, PREFIX, strlen(PREFIX));
 }
 
-ssize_t ckpt_getxattr(struct ckpt_source *src, uint64_t id, const char *name, const struct ckpt_caller *who, char *buf,
-                      size_t len)
+ssize_t ckpt_source_tree_getxattr(struct ckpt_source *src, struct target *t, const char *name,
+                                  const struct ckpt_caller *who, char *buf, size_t len)
 {
-    struct reading x = {name, who, buf, len};
-    int r = ckpt_source_retry(src, id, 0, read_at, &x, NULL);
-    return r < 0 ? r : x.got;
+    if (!is_ours(name))
+        return written_attribute(src, t, name, buf, len);
+    name += strlen(PREFIX);
+    return give_value(describe_tree(src, t, name, who), name, buf, len);
 }
 
-ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t len)
+ssize_t ckpt_source_tree_listxattr(struct ckpt_source *src, struct target *t, char *buf, size_t len)
 {
-    struct reading x = {NULL, NULL, buf, len};
-    int r = ckpt_source_retry(src, id, 0, read_at, &x, NULL);
-    return r < 0 ? r : x.got;
+    bool written = has_written(t); /* to describe a step may enter its tree */
+    cJSON *all = describe_tree(src, t, NULL, NULL);
+    return give_names(all, written ? written_attributes(src, t) : NULL, buf, len);
 }
+
+/* --- of an .npy file of a directory --- */
+
+static cJSON *describe_npy(struct ckpt_source *src, struct target *t)
+{
+    struct target npy;
+    cJSON *all = cJSON_CreateObject();
+    if (all && ckpt_source_npy(src, t->node, &npy, NULL) == 0) { /* a malformed one has none */
+        describe_inner(npy.tree, npy.tree->nodes[0].first, all);
+        ckpt_source_done(src, &npy);
+    }
+    return all;
+}
+
+ssize_t ckpt_source_npy_getxattr(struct ckpt_source *src, struct target *t, const char *name, char *buf, size_t len)
+{
+    return is_ours(name) ? give_value(describe_npy(src, t), name + strlen(PREFIX), buf, len) : -ENODATA;
+}
+
+ssize_t ckpt_source_npy_listxattr(struct ckpt_source *src, struct target *t, char *buf, size_t len)
+{
+    return give_names(describe_npy(src, t), NULL, buf, len);
+}
+
+/* --- as JSON --- */
 
 int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_len, struct ckpt_err *err)
 {
@@ -308,10 +282,14 @@ int ckpt_describe(struct ckpt_source *src, uint64_t id, char **ret, size_t *ret_
         return r;
     if (!t.tree && t.node->kind != NODE_TREE)
         r = ckpt_fail(err, ENODATA, "not a checkpoint, nor a part of one");
-    else if ((r = ckpt_source_enter(src, &t, &node, err)) == 0)
+    else
+        r = ckpt_source_enter(src, &t, &node, err);
+    if (r == 0)
         r = ckpt_view_meta(t.tree, node, &json, err);
-    if (r == 0 && !(*ret = ckpt_buf_steal(&json, ret_len)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+    if (r == 0) {
+        *ret = ckpt_buf_steal(&json, ret_len);
+        r = *ret ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    }
     ckpt_buf_clear(&json);
     ckpt_source_done(src, &t);
     return r;

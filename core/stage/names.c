@@ -236,9 +236,9 @@ static int set_size(struct stage_inode *n, uint64_t size, const struct ckpt_call
 static int set_times(struct stage_inode *n, const struct stat *st, unsigned what)
 {
     struct timespec times[2] = {st->st_atim, st->st_mtim};
-    if (!(what & CKPT_SET_ATIME))
+    if (!(what & CKPT_ATTR_ATIME))
         times[0].tv_nsec = UTIME_OMIT;
-    if (!(what & CKPT_SET_MTIME))
+    if (!(what & CKPT_ATTR_MTIME))
         times[1].tv_nsec = UTIME_OMIT;
     CKPT_GUARD(&n->content);
     return ckpt_disk_set_times(n->fd, times);
@@ -246,23 +246,23 @@ static int set_times(struct stage_inode *n, const struct stat *st, unsigned what
 
 static int set_owner(struct stage_inode *n, const struct stat *st, unsigned what)
 {
-    uid_t uid = what & CKPT_SET_UID ? st->st_uid : (uid_t)-1;
-    gid_t gid = what & CKPT_SET_GID ? st->st_gid : (gid_t)-1;
+    uid_t uid = what & CKPT_ATTR_UID ? st->st_uid : (uid_t)-1;
+    gid_t gid = what & CKPT_ATTR_GID ? st->st_gid : (gid_t)-1;
     return ckpt_disk_chown(n->fd, uid, gid);
 }
 
 /* In this order: a chown takes set-id bits away, which a mode that comes with it gives again. */
 static int set_attributes(struct stage_inode *n, const struct stat *st, unsigned what, const struct ckpt_caller *who)
 {
-    const unsigned owner = CKPT_SET_UID | CKPT_SET_GID, times = CKPT_SET_ATIME | CKPT_SET_MTIME;
+    const unsigned owner = CKPT_ATTR_UID | CKPT_ATTR_GID, times = CKPT_ATTR_ATIME | CKPT_ATTR_MTIME;
     int r = 0;
-    if (what & (owner | CKPT_SET_MODE) && !n->dir)
+    if (what & (owner | CKPT_ATTR_MODE) && !n->dir)
         r = ckpt_seal_forget(n->fd);
     if (r == 0 && what & owner)
         r = set_owner(n, st, what);
-    if (r == 0 && what & CKPT_SET_MODE)
+    if (r == 0 && what & CKPT_ATTR_MODE)
         r = ckpt_disk_chmod(n->fd, st->st_mode & 07777);
-    if (r == 0 && what & CKPT_SET_SIZE)
+    if (r == 0 && what & CKPT_ATTR_SIZE)
         r = set_size(n, (uint64_t)st->st_size, who);
     if (r == 0 && what & times)
         r = set_times(n, st, what);

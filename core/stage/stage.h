@@ -13,6 +13,7 @@
 #define CKPT_STAGE_STAGE_H
 
 #include "core/base/caller.h"
+#include "core/base/setattr.h"
 #include "core/commit/commit.h"
 
 #include <sys/stat.h>
@@ -135,15 +136,7 @@ int ckpt_stage_getattr(struct ckpt_stages *set, uint64_t id, struct ckpt_stage_a
 /* Has the step of this file or directory been committed, or removed? */
 bool ckpt_stage_ended(struct ckpt_stages *set, uint64_t id);
 
-enum {
-    CKPT_SET_MODE = 1,
-    CKPT_SET_UID = 2,
-    CKPT_SET_GID = 4,
-    CKPT_SET_SIZE = 8,
-    CKPT_SET_ATIME = 16,
-    CKPT_SET_MTIME = 32
-};
-/* what: of st. Times: tv_nsec may be UTIME_NOW. */
+/* what: which members of st, CKPT_ATTR_*. tv_nsec of a time may be UTIME_NOW. */
 int ckpt_stage_setattr(struct ckpt_stages *set, uint64_t id, const struct stat *st, unsigned what,
                        const struct ckpt_caller *who, struct ckpt_stage_attr *ret) CKPT_MUST_USE;
 int ckpt_stage_mkdir(struct ckpt_stages *set, uint64_t parent, const char *name, mode_t mode,

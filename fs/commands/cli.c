@@ -94,8 +94,8 @@ int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *a
 {
     struct ckpt_dir *dir;
     struct ckpt_dirent e;
-    bool forever;
-    int r = ckpt_opendir(src, id, &dir, &forever, err), more = 0;
+    bool immutable;
+    int r = ckpt_opendir(src, id, &dir, &immutable, err), more = 0;
     if (r < 0)
         return r;
     for (uint64_t pos = 0; r == 0 && (more = ckpt_readdir(dir, pos, &e)) == 1; pos = e.next)

@@ -237,8 +237,8 @@ static int copy_dir(struct cp *c, const struct ckpt_attr *at, const char *path, 
     struct timespec ts[2];
     struct ckpt_dir *opens;
     struct ckpt_err err = {0};
-    bool forever;
-    int r = ckpt_opendir(c->src, at->id, &opens, &forever, &err);
+    bool immutable;
+    int r = ckpt_opendir(c->src, at->id, &opens, &immutable, &err);
     if (r < 0) { /* and no empty directory that looks like a checkpoint */
         fault(c, path, r, &err);
         return 0;

@@ -554,8 +554,8 @@ static int compare_dirs(struct diff *d, const struct pair *p, unsigned depth)
     for (int i = 0; i < 2; i++) { /* both must open, or all of one would be missing in the other */
         struct ckpt_dir *dir;
         struct ckpt_err err = {0};
-        bool forever;
-        int e = ckpt_opendir(d->side[i].src, p->at[i].id, &dir, &forever, &err);
+        bool immutable;
+        int e = ckpt_opendir(d->side[i].src, p->at[i].id, &dir, &immutable, &err);
         if (e == 0)
             ckpt_closedir(dir);
         else

@@ -246,11 +246,11 @@ static int check_path(struct ls *ls, const char *path, struct ckpt_err *err)
 {
     struct ckpt_attr at;
     struct ckpt_dir *dir;
-    bool forever;
+    bool immutable;
     int r = fs_walk(ls->src, path, &at, err);
     if (r < 0)
         return r;
-    if (at.type == CKPT_DIR && (r = ckpt_opendir(ls->src, at.id, &dir, &forever, err)) == 0)
+    if (at.type == CKPT_DIR && (r = ckpt_opendir(ls->src, at.id, &dir, &immutable, err)) == 0)
         ckpt_closedir(dir);
     if (r < 0 && *path)
         ckpt_fail_in(err, -r, "%s", path);

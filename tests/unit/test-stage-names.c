@@ -92,7 +92,7 @@ static void test_look_up_and_unlink(void)
         if (race.looked < 0)
             continue;
         pthread_mutex_lock(&race.set->lock);
-        const struct stage_inode *n = ckpt_stage_find_id(race.set, race.found.id);
+        const struct stage_inode *n = ckpt_stage_inode_by_id(race.set, race.found.id);
         stale += n && !n->unlinked;
         pthread_mutex_unlock(&race.set->lock);
         ckpt_stage_forget(race.set, race.found.id, 1);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The files face, MOUNT/.files: the source's own directories and files, as other libraries expect them. What would lead
- * outside is not shown, nor the store; each of its steps is a directory with the files of an Orbax checkpoint, which
- * are laid out when it is looked up.
+ * The files view, MOUNT/.files: the source's own directories and files, as other libraries expect them. Links that lead
+ * outside are not shown, nor is the store; each of its steps is a directory with the files of an Orbax checkpoint,
+ * which are laid out when it is looked up.
  */
 #include "core/base/util.h"
 #include "core/format/native.h"
-#include "core/source/source.h"
+#include "core/source/kinds.h"
 
 #include <stdio.h>
 
@@ -31,11 +31,6 @@ struct step_file {
 };
 
 static const struct ckpt_backend_ops step_ops;
-
-static int join(const char *dir, const char *name, char path[4096])
-{
-    return snprintf(path, 4096, "%s%s%s", dir, *dir ? "/" : "", name) >= 4096 ? -ENAMETOOLONG : 0;
-}
 
 /* A checkpointer wants a checkpoint in the directory that it is given, a manager in the step's item "default": each
  * file is there under both names. */
@@ -116,7 +111,7 @@ static int step_list(struct ckpt_backend *base, const char *path, ckpt_list_fn *
             continue;
         char whole[4096];
         pthread_mutex_lock(&b->lock);
-        bool gone = join(path, name, whole) < 0 || is_removed(b, whole);
+        bool gone = ckpt_source_join(path, name, whole) < 0 || is_removed(b, whole);
         pthread_mutex_unlock(&b->lock);
         if (gone)
             continue;
@@ -188,7 +183,7 @@ static const struct ckpt_backend_ops step_ops = {
     .free = step_free,
 };
 
-static void set_rights(struct ckpt_stat *st, const struct ckpt_rights *r)
+static void set_stat_rights(struct ckpt_stat *st, const struct ckpt_rights *r)
 {
     st->mode = r->mode | r->mode >> 2;
     st->uid = r->uid;
@@ -216,7 +211,7 @@ static int open_step(struct ckpt_source *src, const char *path, const struct ckp
     if (r == 0)
         r = ckpt_source_files_rights(b->files, &rights, NULL);
     if (r == 0)
-        set_rights(&b->st, &rights);
+        set_stat_rights(&b->st, &rights);
     const char *file;
     uint64_t size;
     while (r == 0 && ckpt_files_get(b->files, b->count, &file, &size))
@@ -267,41 +262,44 @@ static int lookup_inside(struct ckpt_source *src, struct node *dir, const char *
 {
     char inside[4096];
     struct ckpt_stat st;
-    int r = join(dir->inside, name, inside);
+    int r = ckpt_source_join(dir->inside, name, inside);
     if (r == 0)
         r = ckpt_backend_stat(dir->files, inside, &st);
     if (r == 0)
-        r = ckpt_node_take(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE, &st, NULL, NULL, ret);
+        r = ckpt_node_take(src, dir, name, name, st.type == CKPT_FT_DIR ? NODE_FILES_VIEW : NODE_FILE, &st, NULL, NULL,
+                           ret);
     if (r == 0)
         set_files(src, *ret, dir->files, inside);
     return r;
 }
 
-int ckpt_source_face_step(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
+int ckpt_source_step_files(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
 {
     char path[4096], manifest[4096];
     struct ckpt_stat st;
     struct ckpt_backend *files = NULL;
-    if (snprintf(manifest, sizeof manifest, "%s%s" CKPT_STORE_DIR "/steps/%s.json", dir->path, *dir->path ? "/" : "",
-                 name) >= (int)sizeof manifest)
-        return -ENAMETOOLONG;
-    int r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
+    int r = ckpt_source_manifest_path(dir->path, name, manifest);
+    if (r < 0)
+        return r;
+    r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
     if (r == 0)
-        r = join(dir->path, name, path);
+        r = ckpt_source_join(dir->path, name, path);
     if (r < 0)
         return r;
     struct ckpt_rights own = own_rights();
-    set_rights(&st, &own);
+    set_stat_rights(&st, &own);
     st.type = CKPT_FT_DIR;
     st.ino = st.ino * 31 + (uint64_t)st.btime_ns + 1; /* another step of that name is another directory */
-    r = ckpt_node_take(src, dir, name, name, NODE_FACE, &st, NULL, NULL, ret);
+    r = ckpt_node_take(src, dir, name, name, NODE_FILES_VIEW, &st, NULL, NULL, ret);
     if (r < 0)
         return r;
     pthread_mutex_lock(&src->lock);
     bool known = (*ret)->files;
     pthread_mutex_unlock(&src->lock);
-    if (!known && (r = open_step(src, path, &st, &files)) == 0) {
-        set_files(src, *ret, files, "");
+    if (!known) {
+        r = open_step(src, path, &st, &files);
+        if (r == 0)
+            set_files(src, *ret, files, "");
         ckpt_backend_unref(files);
     }
     if (r < 0)
@@ -311,7 +309,7 @@ int ckpt_source_face_step(struct ckpt_source *src, struct node *dir, const char 
     return r;
 }
 
-int ckpt_source_face_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
+static int view_lookup(struct ckpt_source *src, struct node *dir, const char *name, struct node **ret)
 {
     char path[4096], link[4096];
     struct ckpt_stat st;
@@ -319,7 +317,7 @@ int ckpt_source_face_lookup(struct ckpt_source *src, struct node *dir, const cha
         return lookup_inside(src, dir, name, ret);
     if (!is_shown(src, dir, name))
         return -ENOENT;
-    int r = join(dir->path, name, path);
+    int r = ckpt_source_join(dir->path, name, path);
     if (r < 0)
         return r;
     bool is_link = ckpt_backend_readlink(src->backend, path, link, sizeof link) == 0;
@@ -329,9 +327,11 @@ int ckpt_source_face_lookup(struct ckpt_source *src, struct node *dir, const cha
     if (r == 0 && !is_link && st.type != CKPT_FT_DIR && st.type != CKPT_FT_FILE)
         r = -ENOENT;
     if (r < 0)
-        return r == -ENOENT ? ckpt_source_face_step(src, dir, name, ret) : r;
-    enum node_kind kind = is_link ? NODE_LINK : st.type == CKPT_FT_DIR ? NODE_FACE : NODE_FILE;
-    return ckpt_node_take(src, dir, name, name, kind, &st, NULL, is_link ? link : NULL, ret);
+        return r == -ENOENT ? ckpt_source_step_files(src, dir, name, ret) : r;
+    if (is_link)
+        return ckpt_node_take(src, dir, name, name, NODE_LINK, &st, NULL, link, ret);
+    enum node_kind kind = st.type == CKPT_FT_DIR ? NODE_FILES_VIEW : NODE_FILE;
+    return ckpt_node_take(src, dir, name, name, kind, &st, NULL, NULL, ret);
 }
 
 /* --- deletion: libraries delete their steps file by file --- */
@@ -356,103 +356,147 @@ static int note_removed(struct step_files *b, const char *path)
     if (!more)
         return -ENOMEM;
     b->removed = more;
-    if (!(b->removed[b->removed_count] = strdup(path)))
+    char *copy = strdup(path);
+    if (!copy)
         return -ENOMEM;
-    b->removed_count++;
+    b->removed[b->removed_count++] = copy;
     return 0;
 }
 
-int ckpt_source_face_remove(struct ckpt_source *src, uint64_t parent, const char *name, bool is_dir,
-                            struct ckpt_err *err)
+static int remove_file(struct step_files *b, const char *path, bool is_dir)
 {
-    struct target t;
-    char path[4096];
     size_t index;
     uint64_t size;
-    if (parent & CKPT_STAGED)
-        return 1;
-    int r = ckpt_source_target(src, parent, &t, err);
+    int r = find_file(b, path, &index, &size);
     if (r < 0)
         return r;
-    struct ckpt_backend *files = t.node->kind == NODE_FACE && src->opt.write && src->root->stages ? t.node->files
-                                                                                                  : NULL;
-    r = files ? join(t.node->inside, name, path) : 1;
-    if (r == 0) {
-        struct step_files *b = (struct step_files *)files;
-        r = find_file(b, path, &index, &size);
-        if (r == 0)
-            r = is_dir != (index == SIZE_MAX)    ? (is_dir ? -ENOTDIR : -EISDIR)
-                : is_dir && !is_emptied(b, path) ? -ENOTEMPTY
-                                                 : note_removed(b, path);
-    }
-    ckpt_source_done(src, &t);
-    return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : r;
+    bool found_dir = index == SIZE_MAX;
+    if (is_dir && !found_dir)
+        return -ENOTDIR;
+    if (!is_dir && found_dir)
+        return -EISDIR;
+    if (is_dir && !is_emptied(b, path))
+        return -ENOTEMPTY;
+    return note_removed(b, path);
 }
 
-int ckpt_source_face_remove_step(struct ckpt_source *src, const char *name, struct ckpt_err *err)
+static int files_view_remove(struct ckpt_source *src, struct target *t, const char *name, bool is_dir,
+                             const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    struct target face;
+    char path[4096];
+    if (!t->node->files || !src->opt.write || !src->root->stages)
+        return 1;
+    int r = ckpt_source_join(t->node->inside, name, path);
+    return r < 0 ? r : remove_file((struct step_files *)t->node->files, path, is_dir);
+}
+
+int ckpt_source_remove_step_files(struct ckpt_source *src, const char *name, struct ckpt_err *err)
+{
+    struct target view;
     struct node *n;
-    int r = ckpt_source_target(src, CKPT_FACE, &face, err);
+    int r = ckpt_source_target(src, CKPT_FILES_VIEW, &view, err);
     if (r < 0)
         return r;
-    r = ckpt_source_face_step(src, face.node, name, &n);
+    r = ckpt_source_step_files(src, view.node, name, &n);
     if (r == 0) {
         r = is_emptied((struct step_files *)n->files, "") ? ckpt_store_delete(src->root->store, name, NULL, err)
                                                           : -ENOTEMPTY;
         ckpt_forget(src, n->id, 1);
     }
-    ckpt_source_done(src, &face);
+    ckpt_source_done(src, &view);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", name, strerror(-r)) : 0;
 }
 
 /* --- listings --- */
 
-struct face_listing {
+struct view_listing {
     struct ckpt_source *src;
     struct node *dir;
     source_name_fn *visit;
     void *arg;
 };
 
-static int visit(void *arg, const char *name, enum ckpt_ftype type)
+static enum ckpt_type shown_type(enum ckpt_ftype type)
 {
-    struct face_listing *l = arg;
+    if (type == CKPT_FT_LINK)
+        return CKPT_LINK;
+    return type == CKPT_FT_DIR ? CKPT_DIR : CKPT_FILE;
+}
+
+static int visit_entry(void *arg, const char *name, enum ckpt_ftype type)
+{
+    struct view_listing *l = arg;
     char path[4096], link[4096];
     if (!is_shown(l->src, l->dir, name) || type == CKPT_FT_OTHER || strlen(name) > 255)
         return 0;
-    if (type == CKPT_FT_LINK &&
-        (join(l->dir->path, name, path) < 0 || ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
+    if (type == CKPT_FT_LINK && (ckpt_source_join(l->dir->path, name, path) < 0 ||
+                                 ckpt_source_link_target(l->src, path, link, sizeof link) < 0))
         return 0;
-    return l->visit(l->arg, name, 0, type == CKPT_FT_DIR ? CKPT_DIR : type == CKPT_FT_LINK ? CKPT_LINK : CKPT_FILE);
+    return l->visit(l->arg, name, 0, shown_type(type));
 }
 
 static int visit_step(void *arg, const char *file, enum ckpt_ftype type)
 {
-    struct face_listing *l = arg;
+    struct view_listing *l = arg;
     char name[CKPT_STEP_NAME + 1], path[4096];
     struct ckpt_stat st;
     /* Something of the disk's goes before it. */
-    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) || join(l->dir->path, name, path) < 0 ||
-        ckpt_backend_stat(l->src->backend, path, &st) == 0)
+    if (type != CKPT_FT_FILE || !ckpt_step_of_file(file, name, NULL) ||
+        ckpt_source_join(l->dir->path, name, path) < 0 || ckpt_backend_stat(l->src->backend, path, &st) == 0)
         return 0;
     return l->visit(l->arg, name, 0, CKPT_DIR);
 }
 
-int ckpt_source_face_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
+static int list_steps(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
 {
     char path[4096];
-    struct face_listing l = {src, dir, each, arg};
-    int r = join(dir->path, CKPT_STORE_DIR "/steps", path);
-    r = r < 0 || src->file ? r : ckpt_backend_list(src->backend, path, visit_step, &l);
+    struct view_listing l = {src, dir, each, arg};
+    int r = ckpt_source_join(dir->path, CKPT_STORE_DIR "/steps", path);
+    if (r == 0 && !src->file)
+        r = ckpt_backend_list(src->backend, path, visit_step, &l);
     return r == -ENOENT ? 0 : r;
 }
 
-int ckpt_source_face_each(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
+static int list_dir(struct ckpt_source *src, struct node *dir, source_name_fn *each, void *arg)
 {
-    struct face_listing l = {src, dir, each, arg};
+    struct view_listing l = {src, dir, each, arg};
     if (dir->files)
-        return ckpt_backend_list(dir->files, dir->inside, visit, &l);
-    int r = ckpt_backend_list(src->backend, dir->path, visit, &l);
-    return r < 0 ? r : ckpt_source_face_steps(src, dir, each, arg);
+        return ckpt_backend_list(dir->files, dir->inside, visit_entry, &l);
+    int r = ckpt_backend_list(src->backend, dir->path, visit_entry, &l);
+    return r < 0 ? r : list_steps(src, dir, each, arg);
 }
+
+static int files_view_next(struct ckpt_dir *d, uint64_t pos, struct ckpt_dirent *ret)
+{
+    return ckpt_source_next_name(d, pos, 0, ret);
+}
+
+int ckpt_source_files_view_opendir(struct ckpt_dir *d, struct ckpt_err *err)
+{
+    d->next = files_view_next;
+    return list_dir(d->src, d->target.node, ckpt_source_note_name, &d->names);
+}
+
+/* --- the table --- */
+
+static int files_view_lookup(struct ckpt_source *src, struct target *t, const char *name, struct ckpt_attr *ret,
+                             struct ckpt_err *err)
+{
+    struct node *n;
+    int r = view_lookup(src, t->node, name, &n);
+    if (r == 0)
+        ckpt_source_attr_of_node(src, n, ret);
+    return r;
+}
+
+static int files_view_open_dir(struct ckpt_dir *d, bool *ret_immutable, struct ckpt_err *err)
+{
+    return ckpt_source_files_view_opendir(d, err);
+}
+
+const struct kind ckpt_kind_files_view = {
+    .lookup = files_view_lookup,
+    .attr = ckpt_source_outer_attr,
+    .open_dir = files_view_open_dir,
+    .remove = files_view_remove,
+};

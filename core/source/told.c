@@ -38,30 +38,11 @@ static bool was_told(struct ckpt_source *src, const struct ckpt_caller *who, boo
     return told;
 }
 
-/* The step that an id is in is open for changes: what is opened may be no more than a view, whose name becomes a
- * file's. */
 static int open_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
-    struct ckpt_stages *set;
-    struct target t;
-    uint64_t copy;
-    if (id & CKPT_STAGED)
-        return ckpt_source_set(src, id) && !ckpt_stage_ended(ckpt_source_set(src, id), id) ? 0 : -ESTALE;
-    int r = ckpt_source_target(src, id, &t, err);
-    if (r < 0)
-        return r;
-    struct target top = {.node = t.node};
-    if (!src->opt.write || t.node->kind != NODE_TREE)
-        r = ckpt_fail(err, EROFS, "this cannot be written");
-    else
-        r = ckpt_source_open_copy(src, &top, &set, &copy, err);
-    if (r == 0)
-        ckpt_stage_forget(set, copy, 1);
-    ckpt_source_done(src, &t);
-    return r;
+    return ckpt_source_open_step(src, id, err);
 }
 
-/* A change of something that is no staged file: its step is opened for changes, and the caller is to look again. */
 int ckpt_source_must_look_again(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who,
                                 struct ckpt_err *err)
 {
@@ -119,13 +100,15 @@ int ckpt_lookup_for(struct ckpt_source *src, uint64_t parent, const char *name, 
     if (parent == CKPT_CONTROL)
         return ckpt_source_lookup_control(src, name, who, ret, err);
     int r = ckpt_lookup(src, parent, name, ret, err);
-    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change) || (!change && !(ret->id & CKPT_STAGED)) ||
-        !is_in_step(src, parent))
+    if (r < 0 || ret->type != CKPT_FILE || !was_told(src, who, &change))
+        return r;
+    bool is_staged = ret->id & CKPT_STAGED;
+    if ((!change && !is_staged) || !is_in_step(src, parent))
         return r;
     struct looking_again l = {name, who, ret};
     ckpt_forget(src, ret->id, 1);
     *ret = (struct ckpt_attr){0};
     r = ckpt_source_retry(src, parent, 0, lookup_staged_at, &l, err);
-    ret->fleeting = true; /* below what is no staged directory, or not any more */
+    ret->uncached = true; /* below what is no staged directory, or not any more */
     return r;
 }

@@ -12,63 +12,6 @@
 #include <linux/fs.h>
 #include <sys/statvfs.h>
 
-void ckpt_source_attr_of_stage(const struct ckpt_stage_attr *a, struct ckpt_attr *ret)
-{
-    const struct stat *st = &a->st;
-    *ret = (struct ckpt_attr){
-        .id = a->id,
-        .ino = st->st_ino,
-        .type = S_ISDIR(st->st_mode) ? CKPT_DIR : CKPT_FILE,
-        .size = (uint64_t)st->st_size,
-        .stored = (uint64_t)st->st_blocks * 512,
-        .mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec,
-        .atime_ns = st->st_atim.tv_sec * 1000000000ll + st->st_atim.tv_nsec,
-        .ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec,
-        .nlink = (uint32_t)st->st_nlink,
-        .mode = st->st_mode & 07777,
-        .uid = st->st_uid,
-        .gid = st->st_gid,
-        .staged = true,
-        .fleeting = a->copy,
-    };
-}
-
-void ckpt_source_place_clear(struct ckpt_source *src, struct place *p)
-{
-    if (p->id)
-        ckpt_stage_forget(p->stages, p->id, 1);
-    ckpt_source_done(src, &p->top);
-}
-
-int ckpt_source_find_place(struct ckpt_source *src, uint64_t id, struct place *ret, struct ckpt_err *err)
-{
-    *ret = (struct place){0};
-    if (id & CKPT_STAGED) {
-        struct ckpt_stages *set = ckpt_source_set(src, id);
-        int r = set ? ckpt_stage_ref(set, id) : -ESTALE;
-        if (r < 0)
-            return ckpt_fail(err, -r, "the step is not staged any more");
-        ret->stages = set;
-        ret->id = id;
-        return 0;
-    }
-    int r = ckpt_source_target(src, id, &ret->top, err);
-    if (r < 0)
-        return r;
-    if (ret->top.tree || ret->top.node->kind == NODE_TREE) {
-        if (ret->top.tree && !ckpt_viewed_is_dir(&ret->top.file))
-            r = ckpt_fail(err, ENOTDIR, "not a directory");
-        if (r == 0)
-            r = ckpt_source_open_copy(src, &ret->top, &ret->stages, &ret->id, err);
-    } else if (ret->top.node->kind == NODE_DIR)
-        r = ckpt_source_stages(src, ret->top.node, &ret->stages, err);
-    else
-        r = ckpt_fail(err, EROFS, "this cannot be written");
-    if (r < 0)
-        ckpt_source_place_clear(src, ret);
-    return r < 0 ? r : ret->id ? 0 : 1;
-}
-
 /* --- names --- */
 
 struct making {
@@ -93,7 +36,7 @@ static int mkdir_at(struct ckpt_source *src, uint64_t parent, uint64_t none, voi
             : ckpt_stage_mkdir(p.stages, p.id, m->name, m->mode, m->who, &attr);
     if (r == 0) {
         ckpt_source_attr_of_stage(&attr, m->ret);
-        m->ret->fleeting |= top;
+        m->ret->uncached |= top;
     }
     ckpt_source_place_clear(src, &p);
     return r;
@@ -150,7 +93,7 @@ static int unlink_in(struct ckpt_source *src, struct place *p, const struct remo
 {
     int r = ckpt_stage_unlink(p->stages, p->id, m->name, m->dir, m->who);
     if (r == -ENOENT && m->dir && ckpt_stage_is_files_view(p->stages, p->id)) {
-        r = ckpt_source_face_remove_step(src, m->name, err);
+        r = ckpt_source_remove_step_files(src, m->name, err);
         ckpt_stages_tidy(p->stages);
         ckpt_source_root_changed(src->root, r == 0 ? m->name : NULL);
     }
@@ -165,8 +108,6 @@ static int unlink_at(struct ckpt_source *src, uint64_t parent, uint64_t none, vo
      * keeps of this one for ever is not asked for any more once there is a staged copy. */
     bool may_note = parent == m->parent;
     int r = may_note ? ckpt_source_remove(src, parent, m->name, m->dir, m->who, err) : 1;
-    if (r == 1)
-        r = ckpt_source_face_remove(src, parent, m->name, m->dir, err);
     if (r <= 0)
         return r;
     r = ckpt_source_find_place(src, parent, &p, err);
@@ -194,6 +135,19 @@ struct renaming {
     const struct ckpt_caller *who;
 };
 
+static int rename_between(struct ckpt_source *src, struct place *from, struct place *to, const struct renaming *m,
+                          struct ckpt_err *err)
+{
+    bool from_top = !from->id, to_top = !to->id, same_root = from->stages == to->stages;
+    if (to_top && !from_top && same_root)
+        return ckpt_fail(err, EPERM, "only steps lie there");
+    if (from_top != to_top || !same_root)
+        return ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
+    if (from_top)
+        return ckpt_source_rename_step(src, from, m->from, m->to, m->flags, m->who, err);
+    return ckpt_stage_move(from->stages, from->id, m->from, to->id, m->to, m->flags, m->who);
+}
+
 static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_parent, void *arg, struct ckpt_err *err)
 {
     const struct renaming *m = arg;
@@ -201,16 +155,9 @@ static int rename_at(struct ckpt_source *src, uint64_t parent, uint64_t new_pare
     int r = ckpt_source_find_place(src, parent, &from, err);
     if (r < 0)
         return r;
-    int at_top = r;
     r = ckpt_source_find_place(src, new_parent, &to, err);
     if (r >= 0) {
-        if (r == 1 && !at_top && from.stages == to.stages)
-            r = ckpt_fail(err, EPERM, "only steps lie there");
-        else if (at_top != r || from.stages != to.stages)
-            r = ckpt_fail(err, EXDEV, "another step: copy, which shares the data");
-        else
-            r = at_top ? ckpt_source_rename_step(src, &from, m->from, m->to, m->flags, m->who, err)
-                       : ckpt_stage_move(from.stages, from.id, m->from, to.id, m->to, m->flags, m->who);
+        r = rename_between(src, &from, &to, m, err);
         ckpt_source_place_clear(src, &to);
     }
     ckpt_source_place_clear(src, &from);
@@ -224,20 +171,6 @@ int ckpt_rename(struct ckpt_source *src, uint64_t parent, const char *name, uint
     if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) /* a whiteout is a device */
         return ckpt_fail(err, EINVAL, "a rename that does more than replace or exchange");
     return ckpt_source_retry(src, parent, new_parent, rename_at, &m, err);
-}
-
-/* What the store has of a committed file; clear it. -EXDEV where it is not of a store, or only another rendering. */
-int ckpt_source_record_of(struct ckpt_source *src, uint64_t id, struct ckpt_manifest_node *ret)
-{
-    struct target t;
-    int r = ckpt_source_target(src, id, &t, NULL);
-    if (r < 0)
-        return r;
-    bool stored = t.tree && t.file.view == CKPT_VIEW_LISTED && !ckpt_viewed_is_dir(&t.file) &&
-                  ckpt_source_root_of(src, t.node);
-    r = stored ? ckpt_store_tree_record(t.tree, t.file.node, ret, NULL) : -EXDEV;
-    ckpt_source_done(src, &t);
-    return r;
 }
 
 /* One more name of a leaf of a committed step: in the same step, of the file that stands for it; in another one, of a
@@ -255,7 +188,8 @@ static int link_committed(struct ckpt_source *src, uint64_t id, const struct pla
     ckpt_source_done(src, &t);
     if (copied) {
         bool same = ckpt_source_set(src, copy) == p->stages && ckpt_stage_same_step(p->stages, copy, p->id);
-        r = same ? ckpt_stage_link(p->stages, copy, p->id, m->name, m->who, ret) : 0;
+        if (same)
+            r = ckpt_stage_link(p->stages, copy, p->id, m->name, m->who, ret);
         ckpt_forget(src, copy, 1);
         if (same)
             return r;
@@ -301,42 +235,14 @@ int ckpt_no_link(struct ckpt_source *src, uint64_t parent)
         return -EPERM;
     if (!src->opt.write || ckpt_source_target(src, parent, &t, NULL) < 0)
         return -EROFS;
-    bool ours = (!t.tree && t.node->kind == NODE_DIR && (t.node->stages || (t.node == src->root && src->lazy))) ||
-                ckpt_source_root_of(src, t.node);
+    bool will_be_root = t.node == src->root && src->lazy;
+    bool is_root = t.node->kind == NODE_DIR && (t.node->stages || will_be_root);
+    bool ours = is_root || ckpt_source_root_of(src, t.node);
     ckpt_source_done(src, &t);
     return ours ? -EPERM : -EROFS;
 }
 
 /* --- attributes --- */
-
-/* The staged file that stands for a committed one, whose step is opened for changes; with a reference. */
-static int find_copy(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret,
-                     struct ckpt_err *err)
-{
-    struct target t;
-    int r = ckpt_source_target(src, id, &t, err);
-    if (r < 0)
-        return r;
-    if (!src->opt.write || t.node->kind != NODE_TREE)
-        r = ckpt_fail(err, EROFS, "this cannot be written");
-    else if (t.tree && t.file.view != CKPT_VIEW_LISTED)
-        r = ckpt_fail(err, EROFS, "a view cannot be written");
-    else
-        r = ckpt_source_open_copy(src, &t, ret_set, ret, err);
-    ckpt_source_done(src, &t);
-    return r;
-}
-
-/* The staged file itself, or the copy of a committed one; with a reference. */
-static int find_staged(struct ckpt_source *src, uint64_t id, struct ckpt_stages **ret_set, uint64_t *ret,
-                       struct ckpt_err *err)
-{
-    if (!(id & CKPT_STAGED))
-        return find_copy(src, id, ret_set, ret, err);
-    *ret_set = ckpt_source_set(src, id);
-    *ret = id;
-    return *ret_set ? ckpt_stage_ref(*ret_set, id) : -ESTALE;
-}
 
 struct setting {
     const struct stat *st;
@@ -353,16 +259,15 @@ static int setattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void 
 {
     const struct setting *m = arg;
     struct ckpt_stage_attr attr;
-    struct ckpt_stages *set;
-    uint64_t staged;
-    int r = find_staged(src, id, &set, &staged, err);
+    struct staged_file f;
+    int r = ckpt_source_find_staged(src, id, &f, err);
     if (r < 0)
         return r;
-    r = ckpt_stage_setattr(set, staged, m->st, m->what, m->who, &attr);
-    ckpt_stage_forget(set, staged, 1);
+    r = ckpt_stage_setattr(f.stages, f.id, m->st, m->what, m->who, &attr);
+    ckpt_stage_forget(f.stages, f.id, 1);
     if (r < 0)
         return r;
-    if (staged != id) /* readers that have the committed file open keep its size */
+    if (f.id != id) /* readers that have the committed file open keep its size */
         return ckpt_getattr(src, id, m->ret, err);
     ckpt_source_attr_of_stage(&attr, m->ret);
     return 0;
@@ -426,17 +331,16 @@ static int set_pin(struct ckpt_source *src, uint64_t id, const char *name, const
 static int setxattr_at(struct ckpt_source *src, uint64_t id, uint64_t none, void *arg, struct ckpt_err *err)
 {
     const struct setting *m = arg;
-    struct ckpt_stages *set;
-    uint64_t staged;
+    struct staged_file f;
     int r = set_pin(src, id, m->name, m->value ? m->value : "0", m->value ? m->len : 1, err);
     if (r)
         return CKPT_MIN(r, 0);
-    r = find_staged(src, id, &set, &staged, err);
+    r = ckpt_source_find_staged(src, id, &f, err);
     if (r < 0)
         return r;
-    r = m->value ? ckpt_stage_setxattr(set, staged, m->name, m->value, m->len, m->flags, m->who)
-                 : ckpt_stage_removexattr(set, staged, m->name, m->who);
-    ckpt_stage_forget(set, staged, 1);
+    r = m->value ? ckpt_stage_setxattr(f.stages, f.id, m->name, m->value, m->len, m->flags, m->who)
+                 : ckpt_stage_removexattr(f.stages, f.id, m->name, m->who);
+    ckpt_stage_forget(f.stages, f.id, 1);
     return r;
 }
 
@@ -456,37 +360,47 @@ int ckpt_removexattr(struct ckpt_source *src, uint64_t id, const char *name, con
 
 /* --- what is durable --- */
 
+/* The staged copy of a directory of a committed step, made now if something was removed of that: 1. 0: nothing was
+ * changed of it. */
+static int find_changed(struct ckpt_source *src, struct target *t, const struct ckpt_caller *who,
+                        struct staged_file *ret, struct ckpt_err *err)
+{
+    struct node *root = atomic_load(&t->node->stale) ? NULL : ckpt_source_root_of(src, t->node);
+    if (!root)
+        return 0;
+    const struct ckpt_stat *top = &t->node->st;
+    bool may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
+    ret->stages = root->stages;
+    int r = ckpt_source_find_copy(src, root, t, &ret->id);
+    if (r != 0 || !atomic_load(&t->node->removing))
+        return r;
+    if (!may)
+        return ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
+    r = ckpt_source_open_copy(src, t, &ret->stages, &ret->id, err);
+    return r < 0 ? r : 1;
+}
+
 /* A directory of a committed step: what was changed of that here, if anything was, is committed. */
 static int fsyncdir_committed(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
-    struct ckpt_stages *set;
+    struct staged_file copy;
     struct target t;
-    uint64_t staged;
     int r = ckpt_source_target(src, id, &t, err);
     if (r < 0)
         return r;
-    struct node *root = t.node->kind == NODE_TREE && !atomic_load(&t.node->stale) ? ckpt_source_root_of(src, t.node)
-                                                                                  : NULL;
-    const struct ckpt_stat *top = &t.node->st;
-    bool changed = false,
-         may = ckpt_caller_owns(who, top->uid) || ckpt_caller_may(who, top->mode, top->uid, top->gid, 2);
-    if (root) {
-        set = root->stages;
-        r = ckpt_source_find_copy(src, root, &t, &staged);
-        if (r == 0 && atomic_load(&t.node->removing) && !may)
-            r = ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
-        else if (r == 0 && atomic_load(&t.node->removing)) {
-            r = ckpt_source_open_copy(src, &t, &set, &staged, err);
-            r = r < 0 ? r : 1;
-        }
-        changed = r == 1;
-    }
+    r = find_changed(src, &t, who, &copy, err);
     ckpt_source_done(src, &t);
-    if (!changed)
-        return CKPT_MIN(r, 0);
-    r = ckpt_stage_fsyncdir(set, staged, who, err);
-    ckpt_stage_forget(set, staged, 1);
+    if (r <= 0)
+        return r;
+    r = ckpt_stage_fsyncdir(copy.stages, copy.id, who, err);
+    ckpt_stage_forget(copy.stages, copy.id, 1);
     return r;
+}
+
+static int fsyncdir_staged(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    struct ckpt_stages *set = ckpt_source_set(src, id);
+    return set ? ckpt_stage_fsyncdir(set, id, who, err) : 0;
 }
 
 int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
@@ -494,8 +408,7 @@ int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller
     struct ckpt_attr now;
     bool moved = ckpt_source_again(src, id, &now) == 0; /* what has been changed since its commit is in another copy */
     uint64_t at = moved ? now.id : id;
-    struct ckpt_stages *set = at & CKPT_STAGED ? ckpt_source_set(src, at) : NULL;
-    int r = set ? ckpt_stage_fsyncdir(set, at, who, err) : at & CKPT_STAGED ? 0 : fsyncdir_committed(src, at, who, err);
+    int r = at & CKPT_STAGED ? fsyncdir_staged(src, at, who, err) : fsyncdir_committed(src, at, who, err);
     if (moved)
         ckpt_forget(src, now.id, 1);
     return r == -ESTALE ? 0 : r; /* committed meanwhile, with all that was changed before this call: it is durable */
