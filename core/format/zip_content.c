@@ -46,7 +46,7 @@ static void content_close(struct ckpt_file *base)
     free(base);
 }
 
-static const struct ckpt_backend_ops content_ops;
+static const struct ckpt_file_ops content_ops;
 
 int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, const struct ckpt_chunk_key *key,
                      struct ckpt_extent *ret, struct ckpt_err *err)
@@ -69,7 +69,7 @@ int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, c
     return 0;
 }
 
-static const struct ckpt_backend_ops content_ops = {
+static const struct ckpt_file_ops content_ops = {
     .name = "deflated member",
     .derived = true,
     .read = content_read,

@@ -39,7 +39,7 @@ struct ckpt_backend {
 
 /* Embedded first in each implementation's file handle. */
 struct ckpt_file {
-    const struct ckpt_backend_ops *ops;
+    const struct ckpt_file_ops *ops;
     struct ckpt_stat st; /* as it was when opened */
     atomic_uint refs;
 };
@@ -56,19 +56,24 @@ typedef int ckpt_list_fn(void *arg, const char *name, enum ckpt_ftype type);
 struct ckpt_backend_ops {
     const char *name;
     bool changes; /* others may write to the files, so that what is missing may be on its way out, or in */
-    bool derived; /* files are made of other files, whose reads are counted already */
     int (*stat)(struct ckpt_backend *, const char *path, struct ckpt_stat *ret); /* follows links that stay inside */
     int (*list)(struct ckpt_backend *, const char *path, ckpt_list_fn *visit, void *arg); /* in no order */
     int (*open)(struct ckpt_backend *, const char *path, struct ckpt_file **ret);         /* regular files only */
     int (*sub)(struct ckpt_backend *, const char *path,
                struct ckpt_backend **ret); /* the directory itself, whatever its name becomes */
     int (*readlink)(struct ckpt_backend *, const char *path, char *buf,
-                    size_t len);                                              /* NULL: no links. NUL-terminates */
+                    size_t len); /* NULL: no links. NUL-terminates */
+    void (*free)(struct ckpt_backend *);
+};
+
+/* A file needs no backend: many are made of other files (a part of one, its decompressed bytes). */
+struct ckpt_file_ops {
+    const char *name;
+    bool derived; /* made of other files, which count their reads themselves */
     ssize_t (*read)(struct ckpt_file *, void *buf, size_t len, uint64_t off); /* short only at the end of the file */
-    int (*fd)(struct ckpt_file *);                                            /* NULL: files have no descriptors */
+    int (*fd)(struct ckpt_file *);                                            /* NULL: it has no descriptor */
     void (*run)(struct ckpt_file *, uint64_t off, uint64_t end, struct ckpt_run *ret); /* NULL: nothing is known */
     void (*close)(struct ckpt_file *);
-    void (*free)(struct ckpt_backend *);
 };
 
 int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err);

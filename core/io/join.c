@@ -51,7 +51,7 @@ static void joined_close(struct ckpt_file *base)
     free(j);
 }
 
-static const struct ckpt_backend_ops joined_ops = {
+static const struct ckpt_file_ops joined_ops = {
     .name = "parts of a file",
     .derived = true,
     .read = joined_read,

@@ -24,6 +24,7 @@ struct memory_file {
 };
 
 static const struct ckpt_backend_ops memory_ops;
+static const struct ckpt_file_ops memory_file_ops;
 
 static struct memory_backend *top_of(struct memory_backend *b)
 {
@@ -111,7 +112,7 @@ static int memory_open(struct ckpt_backend *base, const char *path, struct ckpt_
     struct memory_file *f = calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
-    f->base.ops = &memory_ops;
+    f->base.ops = &memory_file_ops;
     f->base.st = st;
     atomic_init(&f->base.refs, 1);
     f->data = top->entries[st.ino - 2].data;
@@ -201,7 +202,11 @@ static const struct ckpt_backend_ops memory_ops = {
     .list = memory_list,
     .open = memory_open,
     .sub = memory_sub,
+    .free = memory_free,
+};
+
+static const struct ckpt_file_ops memory_file_ops = {
+    .name = "memory",
     .read = memory_read,
     .close = memory_close,
-    .free = memory_free,
 };

@@ -30,6 +30,7 @@ struct posix_file {
 };
 
 static const struct ckpt_backend_ops posix_ops;
+static const struct ckpt_file_ops posix_file_ops;
 
 /* Without openat2 (old kernels, some sandboxes): every component by itself, and no links at all. */
 static int open_by_steps(int dir, const char *path, int flags)
@@ -206,7 +207,7 @@ static int posix_open(struct ckpt_backend *base, const char *path, struct ckpt_f
     struct posix_file *f = calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
-    f->base.ops = &posix_ops;
+    f->base.ops = &posix_file_ops;
     f->base.st = st;
     atomic_init(&f->base.refs, 1);
     f->fd = fd;
@@ -334,9 +335,13 @@ static const struct ckpt_backend_ops posix_ops = {
     .open = posix_open,
     .sub = posix_sub,
     .readlink = posix_readlink,
+    .free = posix_free,
+};
+
+static const struct ckpt_file_ops posix_file_ops = {
+    .name = "posix",
     .read = posix_read,
     .fd = posix_fd,
     .run = posix_run,
     .close = posix_close,
-    .free = posix_free,
 };

@@ -42,7 +42,7 @@ struct object {
     atomic_uint_fast64_t zeros; /* the sum of a chunk of zeros; 0: not known yet */
 };
 
-static const struct ckpt_backend_ops encoded_ops, raw_ops;
+static const struct ckpt_file_ops encoded_ops, raw_ops;
 
 static uint64_t chunk_begin(const struct object *o, uint64_t chunk)
 {
@@ -595,7 +595,7 @@ int ckpt_object_open_held(struct ckpt_pins *pins, struct ckpt_cache *cache, cons
     return open_in((struct place){pins, true}, cache, sha256, size, ret, err);
 }
 
-static const struct ckpt_backend_ops encoded_ops = {
+static const struct ckpt_file_ops encoded_ops = {
     .name = "encoded object",
     .derived = true,
     .read = encoded_read,
@@ -603,7 +603,7 @@ static const struct ckpt_backend_ops encoded_ops = {
     .close = object_close,
 };
 
-static const struct ckpt_backend_ops raw_ops = {
+static const struct ckpt_file_ops raw_ops = {
     .name = "raw object",
     .derived = true,
     .read = raw_read,

@@ -152,7 +152,7 @@ static void span_close(struct ckpt_file *base)
     free(base);
 }
 
-static const struct ckpt_backend_ops span_ops;
+static const struct ckpt_file_ops span_ops;
 
 int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, struct ckpt_file **ret)
 {
@@ -169,7 +169,7 @@ int ckpt_opened_file(struct ckpt_opened *o, const struct ckpt_span *span, struct
     return 0;
 }
 
-static const struct ckpt_backend_ops span_ops = {
+static const struct ckpt_file_ops span_ops = {
     .name = "part of an object",
     .derived = true,
     .read = span_read,

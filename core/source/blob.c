@@ -18,6 +18,7 @@ struct blob_file {
 };
 
 static const struct ckpt_backend_ops blob_ops;
+static const struct ckpt_file_ops blob_file_ops;
 
 static int blob_stat(struct ckpt_backend *base, const char *path, struct ckpt_stat *ret)
 {
@@ -43,7 +44,7 @@ static int blob_open(struct ckpt_backend *base, const char *path, struct ckpt_fi
     struct blob_file *f = calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
-    f->base = (struct ckpt_file){.ops = &blob_ops, .st = b->st};
+    f->base = (struct ckpt_file){.ops = &blob_file_ops, .st = b->st};
     atomic_init(&f->base.refs, 1);
     f->of = (struct blob_backend *)ckpt_backend_ref(base);
     *ret = &f->base;
@@ -89,14 +90,18 @@ static void blob_free(struct ckpt_backend *base)
 
 static const struct ckpt_backend_ops blob_ops = {
     .name = "leaf",
-    .derived = true,
     .stat = blob_stat,
     .list = blob_list,
     .open = blob_open,
     .sub = blob_sub,
+    .free = blob_free,
+};
+
+static const struct ckpt_file_ops blob_file_ops = {
+    .name = "leaf",
+    .derived = true,
     .read = blob_read,
     .close = blob_close,
-    .free = blob_free,
 };
 
 struct ckpt_backend *ckpt_source_blob(struct ckpt_source *src, uint64_t id, const char *name,

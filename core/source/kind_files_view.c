@@ -31,6 +31,7 @@ struct step_file {
 };
 
 static const struct ckpt_backend_ops step_ops;
+static const struct ckpt_file_ops step_file_ops;
 
 /* A checkpointer wants a checkpoint in the directory that it is given, a manager in the step's item "default": each
  * file is there under both names. */
@@ -138,7 +139,7 @@ static int step_open(struct ckpt_backend *base, const char *path, struct ckpt_fi
     struct step_file *f = calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
-    f->base.ops = &step_ops;
+    f->base.ops = &step_file_ops;
     f->base.st = b->st;
     f->base.st.type = CKPT_FT_FILE;
     f->base.st.size = size;
@@ -174,13 +175,17 @@ static void step_free(struct ckpt_backend *base)
 
 static const struct ckpt_backend_ops step_ops = {
     .name = "step",
-    .derived = true,
     .stat = step_stat,
     .list = step_list,
     .open = step_open,
+    .free = step_free,
+};
+
+static const struct ckpt_file_ops step_file_ops = {
+    .name = "step",
+    .derived = true,
     .read = step_read,
     .close = step_close,
-    .free = step_free,
 };
 
 static void set_stat_rights(struct ckpt_stat *st, const struct ckpt_rights *r)

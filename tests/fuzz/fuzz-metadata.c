@@ -22,6 +22,7 @@ struct answer {
 };
 
 static const struct ckpt_backend_ops ops;
+static const struct ckpt_file_ops file_ops;
 
 static bool ends_with(const char *path, const char *end)
 {
@@ -74,7 +75,7 @@ static int answers_open(struct ckpt_backend *base, const char *path, struct ckpt
         return part;
     struct answer *f = calloc(1, sizeof *f);
     look_expect(f && answers_stat(base, path, &f->base.st) == 0, "no file");
-    f->base.ops = &ops;
+    f->base.ops = &file_ops;
     atomic_init(&f->base.refs, 1);
     f->data = b->data[part];
     *ret = &f->base;
@@ -111,9 +112,13 @@ static const struct ckpt_backend_ops ops = {
     .list = answers_list,
     .open = answers_open,
     .sub = answers_sub,
+    .free = answers_free,
+};
+
+static const struct ckpt_file_ops file_ops = {
+    .name = "answers",
     .read = answer_read,
     .close = answer_close,
-    .free = answers_free,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -395,7 +395,7 @@ static void boxes_close(struct ckpt_file *base)
     free(f);
 }
 
-static const struct ckpt_backend_ops boxes_ops = {
+static const struct ckpt_file_ops boxes_ops = {
     .name = "pieces of a tensor",
     .derived = true,
     .read = boxes_read,

@@ -165,7 +165,7 @@ static void kept_close(struct ckpt_file *base)
     free(base);
 }
 
-static const struct ckpt_backend_ops kept_ops = {
+static const struct ckpt_file_ops kept_ops = {
     .name = "bytes of a pickle",
     .derived = true,
     .read = kept_read,
