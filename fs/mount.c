@@ -10,6 +10,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/util.h"
+#include "core/io/disk.h"
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -191,8 +192,8 @@ static int serve(struct fs_mount *m, const struct fs_mount_options *o)
     } else {
         /* Writing by the kernel itself wants the handles that only a writable mount has; tests that count what is
          * written to disk want none. */
-        if ((m->writable || o->passthrough) && geteuid() == 0 && !getenv("CKPTFS_DISK_FAIL") &&
-            !getenv("CKPTFS_DISK_TRACE"))
+        bool wanted = m->writable || o->passthrough;
+        if (wanted && geteuid() == 0 && !ckpt_disk_watched())
             m->passthrough = fs_passthrough_new(session);
         struct sweeper s = {
             .mount = m, .session = session, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};

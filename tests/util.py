@@ -20,15 +20,24 @@ PROGRAM = Path(CKPTFS).read_bytes() if os.path.exists(CKPTFS) else b""
 SANITIZED = next(
     (name for name, mark in (("address", b"__asan_init"), ("thread", b"__tsan_init")) if mark in PROGRAM), None
 )
+HOOKS = b"CKPTFS_DISK_FAIL" in PROGRAM  # built with -Dtest_hooks=true
 del PROGRAM
 SUSPICIOUS = re.compile(
     r"Sanitizer|runtime error:|Assertion .* failed|assertion failed|stack smashing|double free|corrupted", re.I
 )
 
 
+def need_hooks(*words):
+    """Fails if words (of a command, or NAME=VALUE) ask for the hooks of core/io/disk.h, and the program has none."""
+    asked = [str(word) for word in words if str(word).startswith("CKPTFS_DISK_")]
+    how = "meson setup --reconfigure build -Dtest_hooks=true, and build again"
+    assert HOOKS or not asked, f"{CKPTFS} has no test hooks, which {asked[0]} needs: {how}"
+
+
 def run(*command, check=0, limit=LIMIT, **kwargs):
     """Run a command; stdout and stderr are text unless text=False. check: the exit status to expect, None for any."""
     kwargs.setdefault("text", True)
+    need_hooks(*command, *(kwargs.get("env") or {}))
     done = subprocess.run(
         [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, **kwargs
     )
@@ -82,6 +91,7 @@ class Mount:
         self.daemon = self.timer = None
 
     def start(self):
+        need_hooks(*self.prefix)
         self.top.mkdir(parents=True)
         command = [*self.prefix, CKPTFS, "mount", "-f", str(self.source), str(self.top)]
         command += ["-o", ",".join(self.options)] if self.options else []

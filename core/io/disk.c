@@ -420,3 +420,12 @@ int ckpt_disk_remove_tree(int dir, const char *path)
     }
     return rm->error;
 }
+
+bool ckpt_disk_watched(void)
+{
+#ifdef CKPT_TEST_HOOKS
+    return getenv("CKPTFS_DISK_FAIL") || getenv("CKPTFS_DISK_TRACE");
+#else
+    return false;
+#endif
+}

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Every call by which ckptfs changes a disk. Thin: each is one system call (write: as many as it takes) that returns a
- * negative errno. They are together so that tests can fail, stop or record each one in turn:
+ * negative errno. They are together so that tests can fail, stop or record each one in turn, in a build with the option
+ * test_hooks:
  *
  *   CKPTFS_DISK_FAIL=N:ENOSPC   call number N (from 1) and all after it fail; N:EIO; "N:ENOSPC:once" only that one;
- * N:KILL ends the process CKPTFS_DISK_TRACE=FILE      each call is appended to FILE after it was made: a line "op path
- * [path2] [numbers]", names as %XX where they are not plain; of writes the data go to FILE.data
+ *                               N:KILL ends the process
+ *   CKPTFS_DISK_TRACE=FILE      each call is appended to FILE after it was made: a line "op path [path2] [numbers]",
+ *                               names as %XX where they are not plain; the data of writes go to FILE.data
  *   CKPTFS_DISK_SLOW=punch:50   calls of that name, as in a trace, take 50 ms more
  *
  * Paths are relative to an open directory. Any thread.
@@ -15,6 +17,7 @@
 
 #include "core/base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -44,6 +47,9 @@ int ckpt_disk_removexattr(int fd, const char *name) CKPT_MUST_USE;
 int ckpt_disk_chmod(int fd, mode_t mode) CKPT_MUST_USE;
 int ckpt_disk_chown(int fd, uid_t uid, gid_t gid) CKPT_MUST_USE;               /* -1: as it is */
 int ckpt_disk_set_times(int fd, const struct timespec times[2]) CKPT_MUST_USE; /* utimensat's */
+
+/* Tests want each call made by this process: the environment asks to fail or to record some. */
+bool ckpt_disk_watched(void);
 
 /* Opens, fsyncs and closes a directory. */
 int ckpt_disk_fsync_dir(int dir, const char *path) CKPT_MUST_USE;

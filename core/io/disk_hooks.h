@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Private to disk.c: what CKPTFS_DISK_FAIL, CKPTFS_DISK_TRACE and CKPTFS_DISK_SLOW ask for. Between a hook and its end
- * the lock of all calls is held. */
+ * the lock of all calls is held. Without the build option test_hooks the functions do nothing: no environment variable
+ * can make a released program fail. */
 #ifndef CKPT_IO_DISK_HOOKS_H
 #define CKPT_IO_DISK_HOOKS_H
 
@@ -10,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef CKPT_TEST_HOOKS
 
 extern atomic_bool ckpt_disk_unhooked; /* the environment has been read, and asks for nothing */
 bool ckpt_disk_hooks_ask(void);
@@ -31,5 +34,34 @@ void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const 
                          size_t len);
 /* The end of a call on a descriptor: "op PATH[ WORDS]". */
 void ckpt_disk_hooked_words(int r, const char *op, int fd, const char *words);
+
+#else
+
+static inline bool ckpt_disk_hooked(void)
+{
+    return false;
+}
+
+static inline CKPT_MUST_USE int ckpt_disk_hook(void)
+{
+    return 0;
+}
+
+static inline __attribute__((format(printf, 7, 8))) void ckpt_disk_hooked_paths(int r, const char *op, int dir,
+                                                                                const char *path, int dir2,
+                                                                                const char *path2, const char *fmt, ...)
+{
+}
+
+static inline void ckpt_disk_hooked_fd(int r, const char *op, int fd, const char *name, const uint64_t *number,
+                                       const void *data, size_t len)
+{
+}
+
+static inline void ckpt_disk_hooked_words(int r, const char *op, int fd, const char *words)
+{
+}
+
+#endif
 
 #endif

@@ -508,6 +508,7 @@ def run_command(words, root, env=None):
         Calls(root.parent).write("tree", TREE)
     words = [word.replace("ROOT", str(root)).replace("TREE", str(tree)) for word in words]
     command = ["env", *(f"{k}={v}" for k, v in (env or {}).items()), util.CKPTFS, *words]
+    util.need_hooks(*command)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=util.LIMIT)
     assert not util.SUSPICIOUS.search(done.stderr), done.stderr
     return done.returncode, done.stderr

@@ -182,6 +182,7 @@ def test_import_refused(root, tmp_path):
 
 def test_import_is_killed(root, tmp_path):
     """By SIGTERM nothing is left; what SIGKILL leaves goes with gc, and is no step."""
+    util.need_hooks("CKPTFS_DISK_SLOW")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/large").write_bytes(os.urandom(64 << 20))
     for how in signal.SIGTERM, signal.SIGKILL:
