@@ -129,7 +129,7 @@ static int parse_list(struct fs_mount_options *o, const char *list, struct ckpt_
 {
     CKPT_AUTOFREE char *word = malloc(strlen(list) + 1);
     if (!word)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (const char *p = list; *p;) {
         const char *begin = p;
         size_t n = 0;

@@ -17,6 +17,11 @@ int ckpt_fail(struct ckpt_err *err, int code, const char *fmt, ...)
     return -code;
 }
 
+int ckpt_no_memory(struct ckpt_err *err)
+{
+    return ckpt_fail(err, ENOMEM, "out of memory");
+}
+
 int ckpt_fail_in(struct ckpt_err *err, int code, const char *fmt, ...)
 {
     if (!err)

@@ -19,6 +19,9 @@ struct ckpt_err {
 /* Fill *err (which may be NULL) and return -code, so that a failure is one statement. */
 int ckpt_fail(struct ckpt_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* ckpt_fail with ENOMEM and its usual text. */
+int ckpt_no_memory(struct ckpt_err *err);
+
 /* Put "what: " before the text that a lower layer left; returns -err->code (or `code` when err is NULL). */
 int ckpt_fail_in(struct ckpt_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

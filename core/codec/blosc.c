@@ -98,7 +98,7 @@ static int blosc_load(struct ckpt_stage *stage, struct ckpt_err *err)
     struct blosc_state *s = calloc(1, sizeof *s);
     stage->state = s;
     if (!s)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = ckpt_stage_whole(stage, INPUT_MAX, &s->in, err);
     if (r == 0)
         r = blosc_check(s->in.data, s->in.len, stage->expect, &s->info, err);
@@ -109,7 +109,7 @@ static int blosc_load(struct ckpt_stage *stage, struct ckpt_err *err)
         return ckpt_fail(err, EOPNOTSUPP, "blosc: a block of %zu bytes is too large to be decoded in memory", block);
     s->block = malloc(block ? block : 1);
     if (!s->block)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     if (!s->info.parts) {
         s->block_len = block;
         return blosc_all(s->in.data, &s->info, s->block, err);

@@ -18,7 +18,7 @@ static int bz2_open(struct ckpt_stage *stage, struct ckpt_err *err)
 {
     stage->checks_at_end = true;
     stage->state = calloc(1, sizeof(struct bz2_state));
-    return stage->state ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    return stage->state ? 0 : ckpt_no_memory(err);
 }
 
 static void bz2_close(struct ckpt_stage *stage)
@@ -44,7 +44,7 @@ static int bz2_next(struct ckpt_stage *stage, struct ckpt_err *err)
     }
     s->z = (bz_stream){0};
     if (BZ2_bzDecompressInit(&s->z, 0, 0) != BZ_OK)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     s->begun = true;
     s->streams++;
     return 0;
@@ -76,7 +76,7 @@ static ssize_t bz2_read(struct ckpt_stage *stage, void *buf, size_t len, struct 
             BZ2_bzDecompressEnd(&s->z);
             s->begun = false;
         } else if (r == BZ_MEM_ERROR) {
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
         } else if (r != BZ_OK) {
             return ckpt_fail(err, EBADMSG, "bz2: damaged data");
         } else if (!out && !stage->in_len) {

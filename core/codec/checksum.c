@@ -26,7 +26,7 @@ static int sum_open(struct ckpt_stage *stage, struct ckpt_err *err)
         if (s->xxh)
             XXH3_64bits_reset(s->xxh);
     }
-    return s && (s->xxh || stage->ops != &ckpt_codec_xxh3_check) ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    return s && (s->xxh || stage->ops != &ckpt_codec_xxh3_check) ? 0 : ckpt_no_memory(err);
 }
 
 static void sum_close(struct ckpt_stage *stage)

@@ -11,7 +11,7 @@ static int crc_open(struct ckpt_stage *stage, struct ckpt_err *err)
     stage->state = calloc(1, sizeof(uint32_t));
     /* More than a reader could be made to wait for is shown before its end has been seen. */
     stage->checks_at_end = stage->expect <= CKPT_CODEC_HELD;
-    return stage->state ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    return stage->state ? 0 : ckpt_no_memory(err);
 }
 
 static ssize_t crc_read(struct ckpt_stage *stage, void *buf, size_t len, struct ckpt_err *err)

@@ -64,13 +64,13 @@ static int lz4_load(struct ckpt_stage *stage, struct ckpt_err *err)
     struct lz4_state *s = calloc(1, sizeof *s);
     stage->state = s;
     if (!s)
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0)
         r = lz4_size(in.data, in.len, stage->expect, &s->len, err);
     if (r == 0 && s->len > CKPT_CODEC_WHOLE_MAX)
         r = ckpt_fail(err, EOPNOTSUPP, "lz4: a block of %zu bytes is too large to be decoded in memory", s->len);
     if (r == 0 && !(s->data = malloc(s->len ? s->len : 1)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0)
         r = lz4_decode(in.data, in.len, s->data, s->len, err);
     ckpt_whole_clear(&in);

@@ -40,7 +40,7 @@ int ckpt_stage_fill(struct ckpt_stage *stage, struct ckpt_err *err)
     if (!stage->window) {
         stage->window = malloc(CKPT_CODEC_WINDOW);
         if (!stage->window)
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
     }
     ssize_t n = ckpt_stage_pull(stage, stage->window, CKPT_CODEC_WINDOW, err);
     if (n <= 0)
@@ -79,7 +79,7 @@ static int whole_spill(struct ckpt_stage *stage, struct ckpt_buf *head, uint64_t
         return fd;
     CKPT_AUTOFREE uint8_t *piece = malloc(CKPT_CODEC_WINDOW);
     if (!piece)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     uint64_t total = head->len;
     int r = ckpt_pwrite(fd, head->data, head->len, 0);
     ckpt_buf_clear(head);

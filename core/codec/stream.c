@@ -97,7 +97,7 @@ int ckpt_stream_open(const struct ckpt_codec_chain *chain, const struct ckpt_ext
     struct ckpt_stream *s = calloc(1, sizeof *s);
     if (!s || extent_copy(extent, &s->extent) < 0) {
         free(s);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     s->chain = *chain;
     s->decoded_max = decoded_max;
@@ -153,7 +153,7 @@ static int decode_whole(const struct ckpt_codec_chain *chain, const struct ckpt_
     if (e->file) {
         heap = malloc(src_len ? src_len : 1);
         if (!heap)
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
         int r = ckpt_extent_read(e, heap, src_len, 0);
         if (r < 0)
             return ckpt_fail(err, -r, "cannot read %zu stored bytes", src_len);

@@ -23,7 +23,7 @@ static int zlib_fail(struct ckpt_err *err, const char *name, const z_stream *z, 
 {
     switch (code) {
     case Z_MEM_ERROR:
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     case Z_NEED_DICT:
         return ckpt_fail(err, EOPNOTSUPP, "%s: the data need a dictionary", name);
     default:
@@ -46,7 +46,7 @@ static int zlib_open_as(struct ckpt_stage *stage, int bits, bool members, struct
     struct zlib_state *s = calloc(1, sizeof *s);
     stage->state = s;
     stage->checks_at_end = bits != BITS_DEFLATE;
-    return s ? zlib_begin(s, bits, members, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    return s ? zlib_begin(s, bits, members, err) : ckpt_no_memory(err);
 }
 
 static int gzip_open(struct ckpt_stage *stage, struct ckpt_err *err)

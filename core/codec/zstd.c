@@ -79,7 +79,7 @@ static int zstd_open(struct ckpt_stage *stage, struct ckpt_err *err)
     struct zstd_state *z = calloc(1, sizeof *z);
     stage->state = z;
     if (!z || !(z->ds = ZSTD_createDStream()))
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     size_t r = ZSTD_DCtx_setParameter(z->ds, ZSTD_d_windowLogMax, WINDOW_LOG_MAX);
     return ZSTD_isError(r) ? zstd_fail(err, r) : 0;
 }
@@ -194,7 +194,7 @@ static int zstd_decode(const uint8_t *src, size_t src_len, uint8_t *dst, size_t 
         return ckpt_codec_fail_truncated(err, "zstd");
     ZSTD_DCtx *own, *dctx = dctx_get(&own);
     if (!dctx)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     size_t n = ZSTD_decompressDCtx(dctx, dst, dst_len, src, src_len);
     ZSTD_freeDCtx(own);
     if (ZSTD_isError(n)) {
@@ -216,7 +216,7 @@ static int zstd_grow(const uint8_t *src, size_t src_len, size_t max, uint8_t **r
     uint8_t *out = malloc(cap);
     ZSTD_inBuffer in = {src, src_len, 0};
     ZSTD_outBuffer o = {out, cap, 0};
-    int r = ds && out ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = ds && out ? 0 : ckpt_no_memory(err);
     if (r == 0 && ZSTD_isError(ZSTD_DCtx_setParameter(ds, ZSTD_d_windowLogMax, WINDOW_LOG_MAX)))
         r = ckpt_fail(err, EOPNOTSUPP, "zstd: cannot set the window's limit");
     while (r == 0) {
@@ -233,7 +233,7 @@ static int zstd_grow(const uint8_t *src, size_t src_len, size_t max, uint8_t **r
             cap = cap > max / 2 ? max : cap * 2;
             uint8_t *grown = realloc(out, cap);
             if (!grown) {
-                r = ckpt_fail(err, ENOMEM, "out of memory");
+                r = ckpt_no_memory(err);
                 break;
             }
             o.dst = out = grown;
@@ -272,7 +272,7 @@ int ckpt_zstd_frame(const uint8_t *src, size_t src_len, size_t max, uint8_t **re
     if (known && said / LIKELY_RATIO <= src_len) {
         uint8_t *out = malloc(said ? (size_t)said : 1);
         if (!out)
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
         int r = zstd_decode(src, src_len, out, (size_t)said, err);
         if (r < 0) {
             free(out);

@@ -201,7 +201,7 @@ int ckpt_json_member(struct ckpt_json_reader *r, struct ckpt_buf *key, struct ck
     key->len--;
     cJSON_Delete(s);
     if (ckpt_buf_error(key))
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     if (skip_space(r) != ':')
         return bad(r, "a colon is missing", err);
     r->at++;

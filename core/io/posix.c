@@ -317,7 +317,7 @@ int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct 
         return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
     struct posix_backend *b = calloc(1, sizeof *b + 1);
     if (!b)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     b->base.ops = &posix_ops;
     atomic_init(&b->base.refs, 1);
     b->root = b;

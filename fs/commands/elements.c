@@ -12,7 +12,7 @@ static int read_header(struct ckpt_source *src, uint64_t id, uint64_t size, stru
     size_t longest = CKPT_NPY_HEADER_MAX + 12;
     CKPT_AUTOFREE uint8_t *head = malloc(longest);
     if (!head)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = -EBADMSG;
     for (size_t want = FIRST_READ; r == -EBADMSG; want = longest) {
         ssize_t n = ckpt_read(src, id, head, CKPT_MIN(want, longest), 0, err);
@@ -36,7 +36,7 @@ static int look_up_slice(struct fs_elements *e, uint64_t top, const char *path, 
         return ckpt_fail(err, EOPNOTSUPP, "an array in Fortran order that is no .npy file by its name");
     CKPT_AUTOFREE char *slice = malloc(strlen(path) + 3);
     if (!slice)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     sprintf(slice, "%.*s@:%s", (int)(strlen(path) - strlen(suffix)), path, suffix);
     return ckpt_walk(e->src, top, slice, ret, err);
 }

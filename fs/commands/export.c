@@ -81,7 +81,7 @@ static int split_destination(struct export *x, const char *path, struct ckpt_err
     CKPT_AUTOFREE char *folder = strdup(path);
     struct stat st;
     if (!folder)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     size_t n = strlen(folder);
     bool into = x->format->file && n && stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
     if (x->format->file && !into && n && folder[n - 1] == '/')
@@ -97,7 +97,7 @@ static int split_destination(struct export *x, const char *path, struct ckpt_err
     if (slash)
         slash[slash == folder] = 0;
     x->folder = into || slash ? CKPT_STEAL(folder) : strdup(".");
-    return x->name && x->folder ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    return x->name && x->folder ? 0 : ckpt_no_memory(err);
 }
 
 static int open_to(struct export *x, const char *path, struct ckpt_err *err)
@@ -229,7 +229,7 @@ static int write_orbax(struct export *x, const char *path, struct ckpt_err *err)
     if (r == 0)
         r = fs_transfer_files(&x->transfer, files, dir, err);
     if (r == 0 && ckpt_buf_error(&kept))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0)
         tell_kept(x, &kept);
     ckpt_files_close(files);

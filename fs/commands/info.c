@@ -137,7 +137,7 @@ static int examine(struct info *in, const struct step *s, struct fs_sum *sum, st
     struct ckpt_attr at;
     CKPT_AUTOFREE char *path = fs_join(s->root, s->name);
     if (!path)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = fs_walk(in->src, path, &at, err);
     if (r < 0)
         return r;

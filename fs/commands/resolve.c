@@ -86,7 +86,7 @@ int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
     struct stat st;
     CKPT_AUTOFREE char *part = strdup(path), *rest = strdup("");
     if (!part || !rest)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (size_t n = strlen(part); n > 1 && part[n - 1] == '/'; n--)
         part[n - 1] = 0;
     bool there = stat(part, &st) == 0;

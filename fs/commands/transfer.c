@@ -240,7 +240,7 @@ static int copy_entry(void *arg, const struct ckpt_dirent *e)
     struct ckpt_attr at;
     CKPT_AUTOFREE char *path = fs_join(in->path, e->name);
     if (!path)
-        return ckpt_fail(in->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(in->err);
     int r = ckpt_lookup(in->t->src, in->from, e->name, &at, in->err);
     if (r < 0)
         return ckpt_fail_in(in->err, -r, "%s", path);
@@ -277,7 +277,7 @@ int fs_transfer_run(struct fs_transfer *t, const struct ckpt_attr *from, int dir
     struct fs_sum sum;
     CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
     if (!block)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     fs_progress_begin(&t->progress);
     if (t->progress.on && fs_sum(t->src, from->id, &sum, NULL) == 0)
         t->progress.total = sum.bytes;
@@ -292,7 +292,7 @@ int fs_transfer_file(struct fs_transfer *t, const struct ckpt_attr *from, int di
 {
     CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
     if (!block)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     fs_progress_begin(&t->progress);
     t->progress.total = from->size;
     struct into in = {t, err, block, from->id, "", dir, 0, NULL};
@@ -342,7 +342,7 @@ int fs_transfer_files(struct fs_transfer *t, struct ckpt_files *files, int dir, 
     uint64_t size;
     int r = 0;
     if (!block)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     fs_progress_begin(&t->progress);
     for (size_t i = 0; ckpt_files_get(files, i, &path, &size); i++)
         t->progress.total += size;

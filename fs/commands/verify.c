@@ -80,7 +80,7 @@ static int find_step(struct verify *v, const char *step, char **ret_path, struct
     if (r == -ENOENT && end != step && !*end && ckpt_each_step(v->src, match_number, &m, NULL) == 0 && m.path)
         r = fs_walk(v->src, m.path, ret, err);
     if (r == 0 && !(*ret_path = m.path ? CKPT_STEAL(m.path) : strdup(step)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     free(m.path);
     return r;
 }

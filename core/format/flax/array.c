@@ -122,7 +122,7 @@ static int take_type(struct ckpt_mp *mp, struct type *ret, struct ckpt_err *err)
         r = ckpt_mp_bytes(mp, &t, &name, err);
     ckpt_buf_addc(&name, 0);
     if (r == 0 && ckpt_buf_error(&name))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0 && (strlen((char *)name.data) != t.len || !type_by_name((char *)name.data, ret)))
         r = ckpt_fail(err, EOPNOTSUPP, "an array has the dtype %.64s, which is not known", (char *)name.data);
     ckpt_buf_clear(&name);
@@ -175,7 +175,7 @@ static int make_array(const struct type *type, const struct shape *shape, struct
     struct ckpt_array *a = ckpt_array_new(type->dtype, shown ? shape->ndim : 0, shape->dims);
     if (!a || (*type->descr && !(a->descr = strdup(type->descr)))) {
         ckpt_array_unref(a);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     a->itemsize = type->itemsize;
     if (!shown)
@@ -254,7 +254,7 @@ static int complex_number(struct ckpt_mp *mp, const struct ckpt_mp_token *ext, s
         r = ckpt_flax_leave(mp, saved, err);
     uint8_t *bytes = r == 0 && ret_where ? malloc(sizeof parts) : NULL;
     if (r == 0 && ret_where && !bytes)
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0)
         r = make_array(&type, &(struct shape){0}, ret, err);
     if (r < 0 || !ret_where) {
@@ -287,7 +287,7 @@ static int take_number(struct ckpt_mp *mp, uint64_t count, uint64_t *ret, struct
         r = ckpt_mp_bytes(mp, &t, &key, err);
     ckpt_buf_addc(&key, 0);
     if (r == 0 && ckpt_buf_error(&key))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     size_t digits = r == 0 ? strspn((char *)key.data, "0123456789") : 0;
     bool number = digits && digits == t.len && (digits == 1 || *key.data != '0');
     *ret = number ? strtoul((char *)key.data, NULL, 10) : 0;
@@ -362,7 +362,7 @@ static int take_pieces(struct ckpt_mp *mp, struct pieces *p, struct ckpt_err *er
     p->count = t.len;
     p->ranges = calloc(p->count, sizeof *p->ranges); /* none begins at 0 */
     if (!p->ranges)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (uint64_t i = 0; r == 0 && i < p->count; i++)
         r = take_piece(mp, p, !i, err);
     return r;

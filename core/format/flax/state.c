@@ -74,7 +74,7 @@ struct spot {
 
 static int no_memory(struct walk *w)
 {
-    return ckpt_fail(w->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(w->err);
 }
 
 static int add_node(struct walk *w, const struct spot *at, enum ckpt_node_kind kind, uint32_t *ret)
@@ -432,7 +432,7 @@ static int long_string(const struct ckpt_mp_token *t, struct ckpt_array **ret, s
 {
     *ret = ckpt_array_new(CKPT_DT_OTHER, 0, NULL);
     if (!*ret)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     ckpt_array_refuse(*ret, "a string of %" PRIu64 " bytes: those over %" PRIu64 " MiB are not shown", t->len,
                       MAX_STRING >> 20);
     return 0;

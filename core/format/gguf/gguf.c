@@ -149,7 +149,7 @@ static int load(struct ckpt_tree *t, bool flat, struct ckpt_err *err)
         ckpt_gguf_header_close(&h);
     }
     if (r == 0 && metadata.len && !(t->metadata = ckpt_buf_steal(&metadata, NULL)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     ckpt_buf_clear(&metadata);
     return r < 0 ? r : ckpt_tree_finish(t, err);
 }
@@ -160,7 +160,7 @@ static int gguf_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
     struct gguf *g = calloc(1, sizeof *g);
     if (!g || ckpt_tree_new(&gguf_ops, o->pins, &t) < 0) {
         free(g);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     ckpt_recent_layouts_init(&g->layouts);
     t->priv = g;

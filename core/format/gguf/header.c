@@ -158,7 +158,7 @@ static int take_name(struct gguf_header *h, struct ckpt_buf *name)
         return ckpt_fail(h->err, EOPNOTSUPP, "a name of %llu bytes: more than %zu", (unsigned long long)n,
                          GGUF_MAX_NAME);
     if (r == 0 && ckpt_buf_reserve(name, (size_t)n) < 0)
-        return ckpt_fail(h->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(h->err);
     if (r == 0)
         r = take(h, name->data, (size_t)n);
     if (r < 0)
@@ -180,7 +180,7 @@ static int take_string(struct gguf_header *h, struct ckpt_buf *json, uint64_t *r
     }
     CKPT_AUTOFREE char *text = malloc((size_t)*ret_bytes + 1);
     if (!text)
-        return ckpt_fail(h->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(h->err);
     r = take(h, text, (size_t)*ret_bytes);
     if (r == 0)
         ckpt_buf_add_json_string(json, text, (size_t)*ret_bytes);
@@ -298,7 +298,7 @@ static int take_pairs(struct gguf_header *h, uint64_t count, struct ckpt_buf *me
     for (uint64_t i = 0; i < count && r == 0; i++) {
         r = take_pair(h, &key, &json, ret_align);
         if (r == 0 && ckpt_name_set_add(&keys, ckpt_name_hash((char *)key.data, key.len)) < 0)
-            r = ckpt_fail(h->err, ENOMEM, "out of memory");
+            r = ckpt_no_memory(h->err);
         if (r < 0 || metadata->len + 6 * key.len + json.len + 8 > GGUF_MAX_METADATA)
             continue;
         ckpt_buf_addc(metadata, metadata->len ? ',' : '{');
@@ -397,7 +397,7 @@ static int check_tensors(struct gguf_header *h, uint64_t align)
     uint64_t end;
     int r = ckpt_gguf_header_each(h, check_tensor, &c);
     if (r == -ENOMEM)
-        r = ckpt_fail(h->err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(h->err);
     h->data = (place_of(h) + align - 1) / align * align;
     if (r == 0 && ckpt_name_set_has_twice(&c.names))
         r = ckpt_fail(h->err, EUCLEAN, "two tensors have the same name");
@@ -448,7 +448,7 @@ int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struc
     uint64_t pairs, align;
     *ret = (struct gguf_header){.file = file, .err = err, .window = malloc(WINDOW), .size = WINDOW};
     if (!ret->window)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = take_head(ret, &pairs);
     if (r == 0)
         r = take_pairs(ret, pairs, metadata, &align);
@@ -475,7 +475,7 @@ int ckpt_gguf_header_tensor(struct ckpt_file *file, bool big_endian, uint64_t pl
                             .window = malloc(SMALL_WINDOW),
                             .size = SMALL_WINDOW};
     if (!h.window)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = take_tensor(&h, name, ret);
     ckpt_gguf_header_close(&h);
     return r;

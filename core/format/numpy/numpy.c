@@ -67,7 +67,7 @@ static int parse_header(struct ckpt_stream *s, uint64_t size, struct ckpt_npy *r
     size_t all = (size_t)CKPT_MIN(size, (uint64_t)CKPT_NPY_HEADER_MAX + 12);
     CKPT_AUTOFREE uint8_t *data = malloc(all);
     if (!data)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     memcpy(data, head, HEAD);
     ssize_t more = ckpt_stream_read(s, data + HEAD, all - HEAD, err);
     return more < 0 ? (int)more : ckpt_npy_parse(data, all, ret, err);
@@ -235,7 +235,7 @@ static int begin(const struct ckpt_opening *o, const struct ckpt_tree_ops *ops, 
     if (!n || ckpt_tree_new(ops, o->pins, ret) < 0) {
         ckpt_file_unref(*ret_file);
         free(n);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     pthread_mutex_init(&n->lock, NULL);
     n->cache = o->cache;

@@ -168,7 +168,7 @@ int ckpt_torch_archive_layout(const struct torch_archive *a, const struct torch_
         return r;
     struct ckpt_array *array = ckpt_array_new(t->dtype, t->ndim, t->shape);
     if (!array)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     if (ckpt_array_settle(array, NULL) < 0) {
         ckpt_array_unref(array);
         return ckpt_fail(err, EUCLEAN, "its shape is impossible");

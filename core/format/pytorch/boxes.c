@@ -98,7 +98,7 @@ static int check_boxes(const struct torch *torch, const struct torch_sharded *s,
     uint32_t count = 0;
     CKPT_AUTOFREE struct bounds *bounds = malloc((s->boxes + 1) * sizeof *bounds);
     if (!bounds)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (uint32_t i = 0; i < s->boxes; i++) {
         struct torch_box box;
         bool inside;
@@ -133,7 +133,7 @@ int ckpt_torch_boxes_layout(struct ckpt_tree *t, size_t record, struct ckpt_arra
         return ckpt_torch_fault_layout(s.fault, s.type, ret, err);
     struct ckpt_array *a = ckpt_array_new(s.dtype, s.ndim, s.shape);
     if (!a)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = ckpt_array_settle(a, NULL) < 0 ? ckpt_fail(err, EUCLEAN, "its shape is impossible") : 0;
     if (r == 0 && a->nbytes)
         r = check_boxes(torch, &s, at, a->nbytes / a->itemsize, err);
@@ -423,7 +423,7 @@ int ckpt_torch_boxes_chunk(struct ckpt_tree *t, size_t record, struct ckpt_exten
     }
     struct boxes_file *f = calloc(1, sizeof *f);
     if (!f)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     f->base = (struct ckpt_file){.ops = &boxes_ops, .st = {.type = CKPT_FT_FILE, .size = size}};
     atomic_init(&f->base.refs, 1);
     f->tree = ckpt_tree_ref(t);

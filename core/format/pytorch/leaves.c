@@ -42,7 +42,7 @@ static int tensor_layout(struct ckpt_tree *t, size_t record, struct ckpt_array *
 static int complex_layout(struct ckpt_array **ret, struct ckpt_err *err)
 {
     *ret = ckpt_array_new(CKPT_DT_C128, 0, NULL);
-    return *ret ? ckpt_array_settle(*ret, NULL) : ckpt_fail(err, ENOMEM, "out of memory");
+    return *ret ? ckpt_array_settle(*ret, NULL) : ckpt_no_memory(err);
 }
 
 /* A piece could not be opened when the tree was made, so that it is not known what is in it. */
@@ -83,7 +83,7 @@ static int complex_chunk(const struct torch *torch, size_t record, struct ckpt_e
 {
     uint8_t *bytes = malloc(16);
     if (!bytes)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     ckpt_torch_get_complex(&torch->records, record, bytes);
     *ret = (struct ckpt_extent){.len = 16, .bytes = bytes};
     return 0;
@@ -176,7 +176,7 @@ static int open_kept(struct ckpt_tree *t, const char *bytes, size_t len, struct 
 {
     struct kept_file *f = calloc(1, sizeof *f);
     if (!f)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     f->base = (struct ckpt_file){.ops = &kept_ops, .st = {.type = CKPT_FT_FILE, .size = len}};
     atomic_init(&f->base.refs, 1);
     f->tree = ckpt_tree_ref(t);
@@ -277,7 +277,7 @@ int ckpt_torch_tree_new(const struct ckpt_tree_ops *ops, struct ckpt_pins *pins,
     struct torch *torch = calloc(1, sizeof *torch);
     if (!torch || ckpt_tree_new(ops, pins, &t) < 0) {
         free(torch);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     pthread_mutex_init(&torch->lock, NULL);
     t->priv = torch;
@@ -285,7 +285,7 @@ int ckpt_torch_tree_new(const struct ckpt_tree_ops *ops, struct ckpt_pins *pins,
     ckpt_buf_addc(&torch->records, 0); /* no record is at 0 */
     if (!torch->layouts || ckpt_buf_error(&torch->records)) {
         ckpt_tree_unref(t);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     *ret = t;
     return 0;

@@ -47,7 +47,7 @@ static int malformed(struct loader *l, const char *what)
 
 static int memory(struct loader *l)
 {
-    return ckpt_fail(l->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(l->err);
 }
 
 /* A string that can be a name or part of one. */

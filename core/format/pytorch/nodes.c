@@ -32,7 +32,7 @@ struct place {
 
 static int memory(struct walk *w)
 {
-    return ckpt_fail(w->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(w->err);
 }
 
 static int spend(struct walk *w, uint64_t nodes)

@@ -53,7 +53,7 @@ static int no_room(struct machine *m, int r)
 {
     if (r == -EFBIG)
         return ckpt_fail(m->err, EUCLEAN, "the pickle describes more than is read of one");
-    return ckpt_fail(m->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(m->err);
 }
 
 /* Through a function of the graph. */

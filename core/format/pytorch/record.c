@@ -31,7 +31,7 @@ int ckpt_torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_a
     struct ckpt_array *a = ckpt_array_new(CKPT_DT_U8, 0, NULL);
     if (!a || ckpt_array_settle(a, NULL) < 0) {
         ckpt_array_unref(a);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     if (fault == TORCH_ODD_TYPE)
         ckpt_array_refuse(a, "its type, torch.%s, is not supported", ckpt_torch_global(type)->name);

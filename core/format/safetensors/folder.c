@@ -27,7 +27,7 @@ struct folder {
 
 static int no_memory(const struct folder *f)
 {
-    return ckpt_fail(f->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(f->err);
 }
 
 static uint64_t hash_of(const struct ckpt_buf *name)

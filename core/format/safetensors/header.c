@@ -28,7 +28,7 @@ static int open_header(struct ckpt_file *file, size_t max_window, struct safeten
     size_t window = (size_t)CKPT_MIN(n, (uint64_t)max_window);
     uint8_t *p = malloc(window + 1);
     if (!p)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     *ret = (struct safetensors_header){
         .file = file,
         .data = LENGTH + n,
@@ -291,13 +291,13 @@ static int add_range(void *arg, const struct ckpt_buf *name, uint64_t place, con
         size_t cap = all->cap ? all->cap + all->cap / 2 : 64;
         struct range *p = realloc(all->ranges, cap * sizeof *p);
         if (!p)
-            return ckpt_fail(all->err, ENOMEM, "out of memory");
+            return ckpt_no_memory(all->err);
         all->ranges = p;
         all->cap = cap;
     }
     all->ranges[all->count++] = (struct range){tensor->off, tensor->len};
     if (ckpt_name_set_add(&all->names, ckpt_name_hash(name->data ? (char *)name->data : "", name->len)) < 0)
-        return ckpt_fail(all->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(all->err);
     return 0;
 }
 

@@ -55,7 +55,7 @@ int ckpt_safetensors_index_each(struct ckpt_file *file, safetensors_index_visit 
                          (unsigned long long)SAFETENSORS_MAX_HEADER);
     CKPT_AUTOFREE uint8_t *window = malloc(WINDOW);
     if (!window)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     struct tokens t = {.file = file, .end = file->st.size, .window = window, .size = WINDOW, .err = err};
     struct ckpt_buf key = {.max = 64};
     bool first = true, has_map = false, has_metadata = false;

@@ -160,7 +160,7 @@ int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **r
     struct safetensors *s = calloc(1, sizeof *s);
     if (!s || ckpt_tree_new(&safetensors_ops, o->pins, ret) < 0) {
         free(s);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     ckpt_recent_layouts_init(&s->layouts);
     (*ret)->priv = s;
@@ -173,7 +173,7 @@ int ckpt_safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, st
 {
     if (json->len)
         t->metadata = ckpt_buf_steal(json, NULL);
-    return json->len && !t->metadata ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
+    return json->len && !t->metadata ? ckpt_no_memory(err) : 0;
 }
 
 struct builder {
