@@ -3,6 +3,8 @@
 #include "fs/commands/commands.h"
 #include "fs/commands/root_options.h"
 
+#include <getopt.h>
+
 int fs_init_main(int argc, char **argv)
 {
     struct fs_root_options o;
