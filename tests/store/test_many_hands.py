@@ -264,8 +264,8 @@ def test_open_directories_outlive_commits(writable):
 
 @pytest.mark.parametrize("below", ["", "d"])
 def test_removal_by_an_older_directory(mount, root, below):
-    """What is removed through a directory that was opened before the last commit is found no more, had it been looked at
-    and listed before."""
+    """What is removed through a directory that was opened before the last commit is found no more, had it been looked
+    at and listed before."""
     m = mount(root, EXPLICIT, "settle=60")
     there = m / "1" / below
     (there / "empty").mkdir(parents=True)
