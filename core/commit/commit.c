@@ -34,17 +34,6 @@
 #define MANIFEST_NAME "manifest.tmp"
 #define THREADS_MAX   64u
 
-/* A temporary file below staging/ID. One of that name may be a link to something that counts, so it goes, and is not
- * emptied. */
-int ckpt_commit_temporary(struct commit *c, const char *name, mode_t mode)
-{
-    int r = ckpt_disk_open(c->in->work, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
-    if (r != -EEXIST)
-        return r;
-    r = ckpt_disk_unlink(c->in->work, name, 0);
-    return r < 0 ? r : ckpt_disk_open(c->in->work, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
-}
-
 /* --- all of it --- */
 
 static void commit_end(struct commit *c)

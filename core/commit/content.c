@@ -12,32 +12,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-int ckpt_commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint32_t *ret)
-{
-    if (c->last_object < c->object_count && !memcmp(c->objects[c->last_object].sha256, sha256, CKPT_SHA256)) {
-        *ret = c->last_object;
-        return 0;
-    }
-    uint32_t i = 0;
-    while (i < c->object_count && memcmp(c->objects[i].sha256, sha256, CKPT_SHA256))
-        i++;
-    if (i == c->object_room) {
-        uint32_t room = i ? 2 * i : 16;
-        struct commit_object *objects = realloc(c->objects, room * sizeof *objects);
-        if (!objects)
-            return -ENOMEM;
-        c->objects = objects;
-        c->object_room = room;
-    }
-    if (i == c->object_count) {
-        c->objects[i] = (struct commit_object){.mode = OBJECT_MODE};
-        memcpy(c->objects[i].sha256, sha256, CKPT_SHA256);
-        c->object_count++;
-    }
-    *ret = c->last_object = i;
-    return 0;
-}
-
 static int no_memory(struct ckpt_err *err)
 {
     return ckpt_fail(err, ENOMEM, "out of memory");

@@ -8,11 +8,9 @@
 #include "core/base/util.h"
 #include "core/io/disk.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #define DIR_MODE  0777 /* the umask decides */
@@ -22,41 +20,6 @@
 static const char *const directories[] = {"steps", "objects", "staging", "trash", "trash/steps", "trash/objects"};
 
 /* --- small things --- */
-
-void ckpt_random_hex(char *ret, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        uint8_t byte;
-        if (getrandom(&byte, 1, 0) != 1)
-            byte = (uint8_t)(ckpt_realtime_ns() >> 8 * (i % 4));
-        sprintf(ret + 2 * i, "%02x", byte);
-    }
-}
-
-int ckpt_names_each(int dir, const char *path, int (*visit)(void *arg, int dir, const char *name), void *arg)
-{
-    int fd = openat(dir, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *names = fd < 0 ? NULL : fdopendir(fd);
-    if (!names) {
-        int error = errno;
-        if (fd >= 0)
-            close(fd);
-        return -error;
-    }
-    int r = 0;
-    while (r == 0) {
-        errno = 0;
-        struct dirent *e = readdir(names);
-        if (!e) {
-            r = -errno;
-            break;
-        }
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
-            r = visit(arg, fd, e->d_name);
-    }
-    closedir(names);
-    return r;
-}
 
 struct folders {
     int (*visit)(void *arg, int dir, const char *name);
@@ -76,26 +39,6 @@ int ckpt_objects_each(struct ckpt_store *s, int (*visit)(void *arg, int dir, con
 {
     struct folders f = {visit, arg};
     return ckpt_names_each(s->dir, "objects", visit_folder, &f);
-}
-
-int ckpt_text_at(int dir, const char *path, size_t max, char **ret, size_t *ret_len)
-{
-    struct stat st;
-    CKPT_AUTOFD int fd = openat(dir, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return -errno;
-    if ((uint64_t)st.st_size > max)
-        return -EFBIG;
-    char *text = malloc((size_t)st.st_size + 1);
-    ssize_t n = text ? ckpt_pread(fd, text, (size_t)st.st_size, 0) : -ENOMEM;
-    if (n < 0) {
-        free(text);
-        return (int)n;
-    }
-    text[n] = 0;
-    *ret = text;
-    *ret_len = (size_t)n;
-    return 0;
 }
 
 bool ckpt_step_of_file(const char *file, char ret[CKPT_STEP_NAME + 1], double *ret_number)
@@ -335,22 +278,4 @@ const char *ckpt_store_id(const struct ckpt_store *s)
 void ckpt_store_set_trash_keep(struct ckpt_store *s, unsigned seconds)
 {
     s->trash_keep = seconds;
-}
-
-int ckpt_store_lock(struct ckpt_store *s, bool exclusive)
-{
-    int fd = openat(s->dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT)
-        fd = ckpt_disk_open(s->dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
-    else if (fd < 0)
-        fd = -errno;
-    if (fd < 0)
-        return fd;
-    while (flock(fd, exclusive ? LOCK_EX : LOCK_SH) < 0)
-        if (errno != EINTR) {
-            int error = errno;
-            close(fd);
-            return -error;
-        }
-    return fd;
 }
