@@ -247,9 +247,8 @@ static int open_made(struct stage_inode *dir, const char *name, int fd, int acce
     if (r < 0)
         return r;
     r = ckpt_stage_use(set, ret->id, &n);
-    if (r < 0)
-        return r;
-    r = open_new(n, CKPT_STEAL_FD(own), access, ret, ret_handle);
+    if (r == 0)
+        r = open_new(n, CKPT_STEAL_FD(own), access, ret, ret_handle);
     if (r < 0)
         ckpt_stage_forget(set, ret->id, 1);
     return r;

@@ -93,9 +93,9 @@ void ckpt_orbax_maker_key_impl(const struct maker *m, uint32_t node, const struc
 int ckpt_orbax_maker_layout(const struct maker *m, const struct part *p, struct ckpt_array **ret);
 
 /* --- orbax_texts.c --- */
-/* The children of a list or tuple in the order of their indices, to be freed; NULL where they are not 0, 1, ... all
- * kept: then it is a dict. */
-uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count);
+/* *ret: the children of a list or tuple in the order of their indices, to be freed; NULL where they are not 0, 1, ...
+ * all kept: then it is a dict. */
+int ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t **ret, uint32_t *ret_count) CKPT_MUST_USE;
 /* Of the strings those that Orbax could not find again. */
 void ckpt_orbax_text_drop_strings(struct maker *m);
 int ckpt_orbax_text_metadata(struct maker *m, struct ckpt_rendering *out);

@@ -46,22 +46,26 @@ static bool fill_sequence(const struct maker *m, uint32_t dir, uint32_t *all, ui
     return true;
 }
 
-uint32_t *ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t *ret_count)
+int ckpt_orbax_text_sequence(const struct maker *m, uint32_t dir, uint32_t **ret, uint32_t *ret_count)
 {
     const struct ckpt_node *nodes = m->tree->nodes;
     uint32_t n = 0;
+    *ret = NULL;
     *ret_count = 0;
     if (nodes[dir].container != CKPT_LIST && nodes[dir].container != CKPT_TUPLE)
-        return NULL;
+        return 0;
     for (uint32_t at = nodes[dir].first; at != CKPT_NO_NODE; at = nodes[at].next)
         n++;
     uint32_t *all = malloc((n + (size_t)1) * sizeof *all);
-    if (all && !fill_sequence(m, dir, all, n)) {
+    if (!all)
+        return -ENOMEM;
+    if (!fill_sequence(m, dir, all, n)) {
         free(all);
-        return NULL;
+        return 0;
     }
+    *ret = all;
     *ret_count = n;
-    return all;
+    return 0;
 }
 
 static void add_quoted(struct ckpt_buf *out, const char *text, size_t len)
@@ -153,8 +157,10 @@ static int add_metadata_dir(struct maker *m, struct ckpt_rendering *out, uint32_
     const struct ckpt_node *nodes = m->tree->nodes;
     uint32_t n;
     bool some = false;
-    int r = 0;
-    CKPT_AUTOFREE uint32_t *order = ckpt_orbax_text_sequence(m, dir, &n);
+    CKPT_AUTOFREE uint32_t *order = NULL;
+    int r = ckpt_orbax_text_sequence(m, dir, &order, &n);
+    if (r < 0)
+        return r;
     m->fates[dir] = order != NULL;
     for (uint32_t i = 0; i < n && r == 0; i++)
         r = add_metadata_node(m, out, order[i], &some);
