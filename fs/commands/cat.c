@@ -2,6 +2,7 @@
 /* ckptfs cat: the bytes of files and views. */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/resolve.h"
 
 #include "core/base/util.h"
 
@@ -11,6 +12,7 @@
 
 struct cat {
     struct ckpt_source *src;
+    char *inside; /* of the source: paths are below it */
     uint8_t *block;
     bool json;
     int written; /* 0, or the negative errno of writing */
@@ -35,7 +37,8 @@ static int put(struct cat *c, const uint8_t *p, size_t len)
 static int cat_file(struct cat *c, const char *path, struct ckpt_err *err)
 {
     struct ckpt_attr at;
-    int r = fs_walk(c->src, path, &at, err);
+    CKPT_AUTOFREE char *whole = fs_join(c->inside, path);
+    int r = whole ? fs_walk(c->src, whole, &at, err) : ckpt_no_memory(err);
     if (r < 0)
         return r;
     if (at.type == CKPT_DIR)
@@ -112,12 +115,13 @@ int fs_cat_main(int argc, char **argv)
     }
     if (argc - optind < 2)
         return fs_usage("cat", "the source and a path are wanted");
-    int r = fs_open(argv[optind], &c.src, &err);
+    int r = fs_open_inside(argv[optind], &c.src, &c.inside, &err);
     if (r < 0)
         return fail_open(&c, r, &err);
     c.block = malloc(BLOCK);
     int status = c.block ? cat_all(&c, argv + optind + 1) : fail_open(&c, -ENOMEM, NULL);
     free(c.block);
+    free(c.inside);
     ckpt_source_close(c.src);
     return status;
 }

@@ -8,6 +8,7 @@
  */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/resolve.h"
 
 #include "core/base/util.h"
 
@@ -350,9 +351,11 @@ static int run(struct cp *c, const char *source, const char *path, const char *d
     struct ckpt_err err = {0};
     struct fs_sum sum = {0};
     c->block = malloc(BLOCK);
-    int r = c->block ? fs_open(source, &c->src, &err) : -ENOMEM;
+    CKPT_AUTOFREE char *inside = NULL;
+    int r = c->block ? fs_open_inside(source, &c->src, &inside, &err) : -ENOMEM;
+    CKPT_AUTOFREE char *whole = r == 0 ? fs_join(inside, path) : NULL;
     if (r == 0)
-        r = fs_walk(c->src, path, &at, &err);
+        r = whole ? fs_walk(c->src, whole, &at, &err) : ckpt_no_memory(&err);
     if (r < 0)
         return fs_fail("cp", c->json, r, &err);
     fs_progress_begin(&c->progress);

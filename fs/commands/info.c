@@ -2,6 +2,7 @@
 /* ckptfs info: the checkpoints of a source, or what is in the one that it is. */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/resolve.h"
 
 #include "core/base/util.h"
 
@@ -17,6 +18,7 @@ struct step {
 
 struct info {
     struct ckpt_source *src;
+    uint64_t top; /* what is asked about */
     bool json, fast;
     struct step *steps;
     size_t count, cap;
@@ -171,10 +173,10 @@ static int list_steps(struct info *in)
 
 static char *attribute(struct info *in, const char *name)
 {
-    ssize_t n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, NULL, 0);
+    ssize_t n = ckpt_getxattr(in->src, in->top, name, NULL, NULL, 0);
     char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
     if (text) {
-        n = ckpt_getxattr(in->src, CKPT_ROOT, name, NULL, text, (size_t)n);
+        n = ckpt_getxattr(in->src, in->top, name, NULL, text, (size_t)n);
         text[n > 0 ? n : 0] = 0;
     }
     return text;
@@ -187,9 +189,9 @@ static int summarise(struct info *in, const char *source, const char *format)
     struct ckpt_err err = {0};
     char text[32];
     CKPT_AUTOFREE char *metadata = attribute(in, "user.ckpt.metadata");
-    int r = fs_sum(in->src, CKPT_ROOT, &sum, &err);
+    int r = fs_sum(in->src, in->top, &sum, &err);
     if (r == 0)
-        r = ckpt_getattr(in->src, CKPT_ROOT, &at, &err);
+        r = ckpt_getattr(in->src, in->top, &at, &err);
     if (r < 0)
         return fs_fail("info", in->json, r, &err);
     if (in->json) {
@@ -220,16 +222,23 @@ static int run(struct info *in, const char *source)
 {
     struct ckpt_err err = {0};
     cJSON *meta = NULL;
-    int r = fs_open(source, &in->src, &err), status;
+    CKPT_AUTOFREE char *inside = NULL;
+    struct ckpt_attr top;
+    int r = fs_open_inside(source, &in->src, &inside, &err), status;
+    if (r == 0)
+        r = fs_walk(in->src, inside, &top, &err); /* closing the source gives it back */
     if (r < 0)
         return fs_fail("info", in->json, r, &err);
-    r = fs_describe(in->src, CKPT_ROOT, &meta, &err);
+    in->top = top.id;
+    r = fs_describe(in->src, in->top, &meta, &err);
     if (r == 0) {
         const char *format = cJSON_GetStringValue(ckpt_json_get(meta, "format"));
         status = summarise(in, source, format ? format : "");
         cJSON_Delete(meta);
         return status;
     }
+    if (r == -ENODATA && *inside)
+        r = ckpt_fail(&err, ENOENT, "%s: there is no checkpoint", source);
     if (r == -ENODATA)
         r = ckpt_each_checkpoint(in->src, add_step, in, &err);
     if (r < 0)

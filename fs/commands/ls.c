@@ -2,6 +2,7 @@
 /* ckptfs ls: names, and with -l what they are. */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/resolve.h"
 
 #include "core/base/util.h"
 
@@ -261,14 +262,15 @@ static int check_path(struct ls *ls, const char *path, struct ckpt_err *err)
 static int run(struct ls *ls, const char *source, const char *given)
 {
     struct ckpt_err err = {0};
-    CKPT_AUTOFREE char *path = strdup(given);
-    int r = path ? fs_open(source, &ls->src, &err) : -ENOMEM;
+    CKPT_AUTOFREE char *inside = NULL;
+    int r = fs_open_inside(source, &ls->src, &inside, &err);
+    CKPT_AUTOFREE char *path = r == 0 ? fs_join(inside, strcmp(given, ".") ? given : "") : NULL;
+    if (r == 0 && !path)
+        r = ckpt_no_memory(&err);
     if (r < 0)
         return fs_fail("ls", ls->json, r, &err);
     for (size_t n = strlen(path); n && path[n - 1] == '/'; n--)
         path[n - 1] = 0;
-    if (!strcmp(path, "."))
-        *path = 0;
     r = check_path(ls, path, &err);
     if (r < 0)
         return fs_fail("ls", ls->json, r, &err);

@@ -107,3 +107,55 @@ int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
         return ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
     return r < 0 ? r : 0;
 }
+
+/* --- a source and what follows --- */
+
+/* The part of `path` that is on disk stays, the rest goes to *rest. False: none of it is there, or no memory. */
+static bool split(char *path, char **rest)
+{
+    struct stat st;
+    while (stat(path, &st) < 0)
+        if ((errno != ENOENT && errno != ENOTDIR) || !shorten(path, rest))
+            return false;
+    return !(**rest && (!strcmp(path, "/") || !strcmp(path, ".")));
+}
+
+/* "latest" at the begin of *rest becomes the step that it leads to. */
+static int name_latest(struct ckpt_source *src, char **rest)
+{
+    static const char latest[] = "latest";
+    char target[512];
+    struct ckpt_attr at;
+    size_t n = strlen(latest);
+    bool is_latest = !strncmp(*rest, latest, n) && (!(*rest)[n] || (*rest)[n] == '/');
+    if (!is_latest || ckpt_lookup(src, CKPT_ROOT, latest, &at, NULL) < 0)
+        return 0;
+    int r = at.type == CKPT_LINK ? ckpt_readlink(src, at.id, target, sizeof target) : -EINVAL;
+    ckpt_forget(src, at.id, 1);
+    if (r < 0)
+        return 0; /* a directory of that name */
+    char *named = fs_join(target, *rest + n + ((*rest)[n] == '/'));
+    if (!named)
+        return -ENOMEM;
+    free(*rest);
+    *rest = named;
+    return 1;
+}
+
+int fs_open_inside(const char *path, struct ckpt_source **ret, char **ret_inside, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *part = strdup(path), *rest = strdup("");
+    if (!part || !rest)
+        return ckpt_no_memory(err);
+    bool is_there = !strstr(path, "://") && split(part, &rest);
+    int r = fs_open(is_there ? part : path, ret, err);
+    if (r == 0 && (r = name_latest(*ret, &rest)) == 1) {
+        /* The step's own directory, where there is one, says the same as if it had been named. */
+        CKPT_AUTOFREE char *named = fs_join(part, rest);
+        ckpt_source_close(CKPT_STEAL(*ret));
+        return named ? fs_open_inside(named, ret, ret_inside, err) : ckpt_no_memory(err);
+    }
+    if (r == 0)
+        *ret_inside = CKPT_STEAL(rest);
+    return r;
+}

@@ -6,6 +6,11 @@
 
 #include "core/ckpt.h"
 
+/* A source, given by a path that may go on inside of it: "run/latest/params" is the source "run/7", if 7 is its latest
+ * step, and *ret_inside "params", to be freed. What is not there is an error of the source; what is not there inside is
+ * left to the caller. */
+int fs_open_inside(const char *path, struct ckpt_source **ret, char **ret_inside, struct ckpt_err *err) CKPT_MUST_USE;
+
 struct fs_place {
     struct ckpt_source *src;
     struct ckpt_attr at; /* referenced */

@@ -2,6 +2,7 @@
 /* ckptfs verify: read everything, check every checksum. */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/resolve.h"
 
 #include "core/base/util.h"
 
@@ -91,10 +92,16 @@ static int run(struct verify *v, const char *source, const char *step)
     struct ckpt_attr at = {.id = CKPT_ROOT};
     struct ckpt_err err = {0};
     CKPT_AUTOFREE char *path = NULL;
-    int r = fs_open(source, &v->src, &err);
+    CKPT_AUTOFREE char *inside = NULL;
+    int r = fs_open_inside(source, &v->src, &inside, &err);
     bool bad = r < 0 && fs_status(r) == FS_INTEGRITY;
+    CKPT_AUTOFREE char *whole = r == 0 ? fs_join(inside, step) : NULL;
     if (r == 0)
-        r = find_step(v, step, &path, &at, &err);
+        r = whole ? find_step(v, whole, &path, &at, &err) : ckpt_no_memory(&err);
+    if (r == 0 && *inside && at.view) {
+        ckpt_forget(v->src, at.id, 1);
+        r = ckpt_fail(&err, ENOENT, "%s: a view, not something that is stored", source);
+    }
     if (r < 0 && !bad)
         return fs_fail("verify", v->json, r, &err);
     if (v->json)

@@ -701,6 +701,41 @@ def test_words_that_are_no_commands(tmp_path):
     assert "addresses" in ckptfs("diff", "s3://b/x/y", tmp_path, check=None).stderr
 
 
+# --- paths that go on inside of a source
+
+
+@pytest.mark.parametrize("command", ["ls", "info", "verify"])
+def test_path_into_a_run(command):
+    """The latest step and the items of a step, as one path, as a source and a path in it."""
+    latest, named = ckptfs(command, STEPS / "latest", "--json").stdout, ckptfs(command, STEPS / "4", "--json").stdout
+    assert latest.replace(str(STEPS / "latest"), str(STEPS / "4")) == named
+    assert ckptfs(command, STEPS / "latest/model", check=None).returncode == FINE
+    for missing in "8", "latest/nothing", "latest/model/nothing":
+        assert ckptfs(command, STEPS / missing, check=None).returncode == UNREACHABLE
+
+
+def test_cat_and_cp_of_a_path_into_a_run(tmp_path):
+    leaf = next(x["path"] for x in read_json(ckptfs("ls", "-R", "--json", STEPS, "4")) if x["path"].endswith(".npy"))
+    leaf = leaf.removeprefix("4/")
+    for path in "latest", "4":
+        assert (
+            ckptfs("cat", STEPS / path, leaf, text=False).stdout == ckptfs("cat", STEPS, f"4/{leaf}", text=False).stdout
+        )
+        ckptfs("cp", STEPS / path, leaf, tmp_path / "x.npy")
+        assert (tmp_path / "x.npy").read_bytes() == ckptfs("cat", STEPS, f"4/{leaf}", text=False).stdout
+
+
+def test_path_into_a_store(tmp_path):
+    """A step of a store is nothing on the disk; it is found all the same."""
+    ckptfs("init", tmp_path)
+    ckptfs("import", STEPS / "4", tmp_path / "4")
+    assert ckptfs("ls", "-R", tmp_path / "4").stdout == ckptfs("ls", "-R", tmp_path, "4").stdout
+    assert (
+        read_json(ckptfs("info", "--json", tmp_path / "latest"))["leaves"]
+        == read_json(ckptfs("info", "--json", STEPS / "4"))["leaves"]
+    )
+
+
 # --- wait
 
 
