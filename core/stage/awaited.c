@@ -34,15 +34,6 @@ int ckpt_stage_await(struct ckpt_stages *set, uint64_t id, const struct ckpt_cal
     return r;
 }
 
-void ckpt_stage_end_awaited_locked(struct stage_step *step, pid_t thread)
-{
-    for (unsigned i = 0; i < STAGE_AWAITED; i++)
-        if (step->awaited[i].until_ns && step->awaited[i].thread == thread) {
-            step->awaited[i].until_ns = 0;
-            pthread_cond_broadcast(&step->set->idle);
-        }
-}
-
 void ckpt_stage_came(struct stage_step *step, const struct ckpt_caller *who)
 {
     CKPT_GUARD(&step->set->lock);

@@ -23,32 +23,6 @@
 
 /* --- what they are --- */
 
-/* With its content locked. */
-static void set_shares(struct stage_inode *n, const struct ckpt_ref *ref)
-{
-    CKPT_GUARD(&n->step->set->lock);
-    n->shares = *ref;
-    atomic_store(&n->shared, 1);
-}
-
-int ckpt_stage_shares(struct stage_inode *n, struct ckpt_ref *ret)
-{
-    int known = atomic_load(&n->shared);
-    if (known < 0) {
-        struct ckpt_ref ref;
-        known = ckpt_ref_of(n->fd, &ref);
-        if (known < 0)
-            return known;
-        if (known)
-            set_shares(n, &ref);
-        else
-            atomic_store(&n->shared, 0);
-    }
-    if (known && ret)
-        *ret = n->shares;
-    return known;
-}
-
 /* The attribute may or may not be there, after a call that has failed. */
 static void ask_again(struct stage_inode *n)
 {
@@ -213,7 +187,7 @@ void ckpt_stage_evict(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
     if (r == 0 && (r = ckpt_stage_make_ref(fd, ref)) < 0)
         ask_again(n);
     if (r == 0) {
-        set_shares(n, ref);
+        ckpt_stage_set_shares(n, ref);
         (void)!ckpt_disk_punch(fd, ref->size);
         (void)!ckpt_disk_set_times(fd, n->times);
     }
@@ -254,7 +228,7 @@ static int share(struct stage_inode *n, int fd, const struct ckpt_ref *ref)
     if (r == 0)
         r = ckpt_stage_make_ref(fd, ref);
     if (r == 0) {
-        set_shares(n, ref);
+        ckpt_stage_set_shares(n, ref);
         (void)!ckpt_disk_truncate(fd, ref->size); /* which also sets the time of the change */
     } else
         ask_again(n);

@@ -31,12 +31,6 @@ static void open_name(struct stage_step *step, char *ret, size_t len)
         }
 }
 
-struct timespec ckpt_stage_deadline(int64_t ns)
-{
-    int64_t at = ckpt_realtime_ns() + ns;
-    return (struct timespec){at / 1000000000, at % 1000000000};
-}
-
 static bool is_interrupted(const atomic_bool *interrupted)
 {
     return interrupted && atomic_load(interrupted);
@@ -243,16 +237,6 @@ int ckpt_stage_commit(struct ckpt_stages *set, const char *name, const struct ck
     int r = ckpt_stage_commit_as(step, NULL, false, who->interrupted, err);
     ckpt_stage_step_unref(step);
     return r;
-}
-
-int ckpt_stage_may_commit(struct stage_step *step, const struct ckpt_caller *who, struct ckpt_err *err)
-{
-    struct stat st;
-    if (fstat(step->tree, &st) < 0)
-        return ckpt_fail(err, errno, "%s", strerror(errno));
-    if (ckpt_caller_owns(who, st.st_uid) || ckpt_caller_may(who, st.st_mode, st.st_uid, st.st_gid, 2))
-        return 0;
-    return ckpt_fail(err, EACCES, "the step is committed by its owner, or by who may write to it");
 }
 
 /* A directory's entries; of files that were linked there, which are new ones on disk, the attributes too. */

@@ -579,3 +579,31 @@ int ckpt_stage_ref(struct ckpt_stages *set, uint64_t id)
     n->refs++;
     return 0;
 }
+
+/* --- with its step, for a change --- */
+
+int ckpt_stage_enter_inode(struct ckpt_stages *set, uint64_t id, struct stage_inode **ret)
+{
+    struct stage_inode *n;
+    int r = ckpt_stage_use(set, id, &n);
+    if (r < 0)
+        return r;
+    r = ckpt_stage_enter(n->step);
+    if (r < 0) {
+        ckpt_stage_unuse(n);
+        return r;
+    }
+    *ret = n;
+    return 0;
+}
+
+void ckpt_stage_leave_inode(struct stage_inode *n, const struct ckpt_caller *who)
+{
+    struct ckpt_stages *set = n->step->set;
+    bool of_root = n == set->files_view->top;
+    ckpt_stage_touch(n->step, who);
+    ckpt_stage_leave(n->step);
+    ckpt_stage_unuse(n);
+    if (of_root) /* a foreign step may be there now, or gone */
+        set->opt.changed(set->opt.arg, NULL);
+}

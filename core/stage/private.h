@@ -241,6 +241,13 @@ void ckpt_stage_step_close_idle(struct stage_step *step);
 struct stage_step *ckpt_stage_begin(struct ckpt_stages *set);
 int ckpt_stage_make_dirs(struct stage_step *step, mode_t mode) CKPT_MUST_USE;
 int ckpt_stage_open_dirs(struct stage_step *step, const char *id) CKPT_MUST_USE;
+/* Its name, and its directory in the table. */
+int ckpt_stage_add_top(struct stage_step *step, const char *name) CKPT_MUST_USE;
+/* The name, and base_id if there is one (""), go to the disk: from now on it is taken over if this process dies, so it
+ * is whole by now. */
+int ckpt_stage_name_dir(struct stage_step *step, const char *name, const char *base_id) CKPT_MUST_USE;
+/* Borrowed; NULL: there is none. Under the set's lock. */
+struct stage_step *ckpt_stage_step_by_name(struct ckpt_stages *set, const char *name);
 /* It is found by its name from now on. */
 int ckpt_stage_publish(struct stage_step *step, const char *name) CKPT_MUST_USE;
 /* One that did not come to be, and its directory. */
@@ -324,6 +331,8 @@ int ckpt_stage_copy_up(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_U
 int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size) CKPT_MUST_USE;
 /* A file that nobody uses becomes a reference to what it holds, if it can. */
 void ckpt_stage_evict(struct stage_inode *n, int fd, const struct ckpt_ref *ref);
+/* It is one, to that. With its content locked. */
+void ckpt_stage_set_shares(struct stage_inode *n, const struct ckpt_ref *ref);
 /* A new, empty file that nobody knows yet becomes a reference. */
 int ckpt_stage_make_ref(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 /* Around a change of bytes, by a handle that is open for writing; without content. end: also where begin fails. */
