@@ -60,6 +60,8 @@ int ckpt_backend_open(struct ckpt_backend *b, const char *path, struct ckpt_file
 
 int ckpt_backend_sub(struct ckpt_backend *b, const char *path, struct ckpt_backend **ret)
 {
+    if (!b->ops->sub)
+        return -EOPNOTSUPP;
     return path_ok(path) ? b->ops->sub(b, path, ret) : -ENOENT;
 }
 

@@ -60,7 +60,7 @@ struct ckpt_backend_ops {
     int (*list)(struct ckpt_backend *, const char *path, ckpt_list_fn *visit, void *arg); /* in no order */
     int (*open)(struct ckpt_backend *, const char *path, struct ckpt_file **ret);         /* regular files only */
     int (*sub)(struct ckpt_backend *, const char *path,
-               struct ckpt_backend **ret); /* the directory itself, whatever its name becomes */
+               struct ckpt_backend **ret); /* the directory itself, whatever its name becomes; NULL: -EOPNOTSUPP */
     int (*readlink)(struct ckpt_backend *, const char *path, char *buf,
                     size_t len); /* NULL: no links. NUL-terminates */
     void (*free)(struct ckpt_backend *);
