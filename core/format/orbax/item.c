@@ -445,13 +445,27 @@ static int settle_scalars(struct loading *l, uint32_t first)
     return 0;
 }
 
-static int open_database(struct loading *l)
+/* Is there anything whose bytes are not in the tree itself? */
+static bool has_arrays(const struct ckpt_tree *t, uint32_t first)
+{
+    for (uint32_t node = first; node < t->count; node++) {
+        const struct ckpt_node *n = &t->nodes[node];
+        if (n->kind == CKPT_NODE_ARRAY || (n->kind == CKPT_NODE_VALUE && !n->text))
+            return true;
+    }
+    return false;
+}
+
+/* Orbax makes no database for a tree of strings, None and empty containers, though _METADATA says that there is one. */
+static int open_database(struct loading *l, uint32_t first)
 {
     struct orbax_item *item = l->item;
     CKPT_AUTOFILE struct ckpt_file *f = NULL;
     int r = l->ocdbt == 0 ? -ENOENT : open_in_item(l->o, item, "manifest.ocdbt", &f);
-    if (r == -ENOENT)
-        return l->ocdbt == 1 ? ckpt_fail(l->err, ENOENT, "manifest.ocdbt is missing") : 0;
+    if (r == -ENOENT) {
+        bool is_missing = l->ocdbt == 1 && has_arrays(l->o->tree, first);
+        return is_missing ? ckpt_fail(l->err, ENOENT, "manifest.ocdbt is missing") : 0;
+    }
     if (r < 0)
         return ckpt_fail(l->err, -r, "manifest.ocdbt: %s", strerror(-r));
     return ckpt_ocdbt_open(l->o->tree->pins, item->dir, &item->db, l->err);
@@ -487,7 +501,7 @@ static int load_item(struct loading *l)
         r = ckpt_fail(l->err, -r, "_METADATA: %s", strerror(-r));
     if (r < 0)
         return r;
-    r = open_database(l);
+    r = open_database(l, first);
     if (r < 0)
         return r;
     bool nothing = !has_metadata && !l->item->aggregate && o->tree->count == first;
