@@ -28,10 +28,10 @@ static bool is_minus(const char *name, const char *at)
 static bool number_behind_prefix(const char *name, double *ret)
 {
     size_t prefix = ckpt_step_prefix(name);
-    const char *digits = name + prefix, *separator = digits - 1;
+    const char *digits = name + prefix;
     if (!*digits || strchr(name, '.'))
         return false;
-    bool is_separated = !prefix || (prefix > 1 && strchr("_-=", *separator) && !is_minus(name, separator));
+    bool is_separated = !prefix || (prefix > 1 && strchr("_-=", digits[-1]) && !is_minus(name, digits - 1));
     if (!is_separated)
         return false;
     *ret = strtod(digits, NULL);

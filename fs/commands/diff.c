@@ -399,8 +399,7 @@ static const char *class_of(const struct pair *p, int side)
 static cJSON *describe_plain(struct diff *d, const struct pair *p, int side)
 {
     struct fs_elements e;
-    const char *name = *p->path ? p->path : "";
-    if (!ckpt_has_suffix(name, ".npy") ||
+    if (!ckpt_has_suffix(p->path, ".npy") ||
         fs_elements_open(d->side[side].src, d->side[side].at.id, p->path, &p->at[side], &e, NULL) < 0)
         return NULL;
     cJSON *meta = cJSON_CreateObject(), *shape = cJSON_AddArrayToObject(meta, "shape");
