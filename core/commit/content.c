@@ -191,9 +191,6 @@ static int add_content(struct commit *c, const struct walk_at *at, struct leaf_f
     struct ckpt_npy npy;
     struct ckpt_ref known;
     char *text;
-    if (f->size > CKPT_LEAF_MAX)
-        return ckpt_fail(err, EFBIG, "has %llu bytes, where a file of a step has at most %llu: make it shorter",
-                         (unsigned long long)f->size, (unsigned long long)CKPT_LEAF_MAX);
     int r = add_leaf(c, &number);
     if (r == 0 && f->is_shared)
         r = add_shared(c, number, &f->ref);

@@ -412,6 +412,9 @@ int ckpt_hold_content(struct ckpt_hold *h, const struct hold_input *in, struct c
     struct ckpt_object_info found;
     struct ckpt_buf sums = CKPT_BUF_INIT;
     struct stat st;
+    if (in->size > CKPT_LEAF_MAX) /* the kernel writes some files by itself, and has other limits */
+        return ckpt_fail(err, EFBIG, "has %llu bytes, where a file of a step has at most %llu: make it shorter",
+                         (unsigned long long)in->size, (unsigned long long)CKPT_LEAF_MAX);
     if (fstat(in->fd, &st) == 0 && ckpt_object_wants_sparse(in->size, (uint64_t)st.st_blocks * 512))
         return hold_sparse(h, in, ret, err);
     int r = ckpt_object_hash(in->fd, 0, in->size, in->cancel, ref.sha256, &sums, err);

@@ -158,20 +158,30 @@ int ckpt_stage_copy_up(struct stage_inode *n, int fd, uint64_t size)
     return r;
 }
 
-/* It becomes no longer than it is? */
-static bool is_cut(int fd, uint64_t size)
+/*
+ * With bytes of its own. While a file system cuts a file off, it zeroes what others may be reading: they look again
+ * afterwards. The length is not kept for them, as when the file changes its kind, since others may write meanwhile.
+ */
+static int resize_own(struct stage_inode *n, int fd, uint64_t size, bool *ret_cut)
 {
     struct stat st;
-    return fstat(fd, &st) == 0 && size <= (uint64_t)st.st_size;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    *ret_cut = size <= (uint64_t)st.st_size;
+    atomic_store(&n->cutting, true);
+    atomic_fetch_add(&n->seq, 2);
+    int r = ckpt_disk_truncate(fd, size);
+    atomic_store(&n->cutting, false);
+    return r;
 }
 
 int ckpt_stage_resize(struct stage_inode *n, int fd, uint64_t size)
 {
+    bool cut = true;
     int shared = ckpt_stage_shares(n, NULL);
-    bool cut = shared == 0 && is_cut(fd, size);
-    int r = shared ? ckpt_stage_copy_up(n, fd, size) : ckpt_disk_truncate(fd, size);
+    int r = shared ? ckpt_stage_copy_up(n, fd, size) : resize_own(n, fd, size, &cut);
     uint64_t gen = atomic_load(&n->gen);
-    bool only_cut = r == 0 && (shared || cut) && n->was_gen == gen;
+    bool only_cut = r == 0 && cut && n->was_gen == gen;
     ckpt_stage_dirty(n);
     n->was_gen = only_cut ? gen + 1 : 0;
     return r;
@@ -303,7 +313,8 @@ ssize_t ckpt_stage_read(struct ckpt_stage_handle *h, void *buf, size_t len, uint
     struct stage_inode *n = h->inode;
     struct ckpt_ref ref;
     unsigned seq = atomic_load(&n->seq);
-    if (!(seq & 1) && atomic_load(&n->shared) == 0) {
+    bool at_rest = !(seq & 1) && !atomic_load(&n->cutting);
+    if (at_rest && atomic_load(&n->shared) == 0) {
         ssize_t got = ckpt_pread(h->fd, buf, len, off);
         if (atomic_load(&n->seq) == seq)
             return got;

@@ -108,6 +108,7 @@ struct stage_inode {
     atomic_bool cancel;        /* its object is not wanted any more */
     atomic_bool kernel_writes; /* the kernel has had it for passthrough: it may have changed it, or mapped it still */
     atomic_uint seq; /* sequence counter. Odd: its bytes change their kind, and its user sees `times` and `length` */
+    atomic_bool cutting;      /* bytes of its own are cut off; after it is set, `seq` goes up by two */
     struct timespec times[2]; /* of access and of change: under the set's lock */
     uint64_t length;          /* with them */
     uint64_t known_gen;
