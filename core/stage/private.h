@@ -169,8 +169,8 @@ struct ckpt_stages {
     bool leases; /* files may be given to the kernel, since it can be asked whether it still uses them */
     bool closing;
     struct settling *settlings; /* steps that are being committed by themselves */
-    pthread_t settler;
-    bool settling;
+    pthread_t settler, collector;
+    bool settling, collecting;
     bool gc_wanted; /* a commit, or a deletion, has left something to tidy up */
     int64_t gc_ns;  /* when the trash may be emptied; 0: nothing in it */
 };

@@ -134,23 +134,34 @@ static void tidy(struct ckpt_stages *set)
     }
 }
 
+/* False at the end of the set. */
+static bool wait_tick(struct ckpt_stages *set)
+{
+    struct timespec until = ckpt_stage_deadline(TICK_NS);
+    CKPT_GUARD(&set->lock);
+    while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
+        ;
+    return !set->closing;
+}
+
 static void *settler(void *arg)
 {
     struct ckpt_stages *set = arg;
-    for (;;) {
-        struct timespec until = ckpt_stage_deadline(TICK_NS);
-        pthread_mutex_lock(&set->lock);
-        while (!set->closing && pthread_cond_timedwait(&set->idle, &set->lock, &until) == 0)
-            ;
-        bool closing = set->closing;
-        pthread_mutex_unlock(&set->lock);
-        if (closing)
-            return NULL;
+    while (wait_tick(set)) {
         if (set->opt.tick)
             set->opt.tick(set->opt.arg);
         settle(set);
-        tidy(set);
     }
+    return NULL;
+}
+
+/* Apart from the settler: it reads every manifest, and no step waits for that. */
+static void *collector(void *arg)
+{
+    struct ckpt_stages *set = arg;
+    while (wait_tick(set))
+        tidy(set);
+    return NULL;
 }
 
 /* --- the set --- */
@@ -336,7 +347,8 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
         r = ckpt_backend_list(set->dir, "staging", adopt_name, set);
     if (r == 0) {
         set->settling = pthread_create(&set->settler, NULL, settler, set) == 0;
-        if (!set->settling)
+        set->collecting = set->settling && pthread_create(&set->collector, NULL, collector, set) == 0;
+        if (!set->collecting)
             r = ckpt_fail(err, EAGAIN, "no threads can be made");
     }
     if (r < 0)
@@ -374,6 +386,8 @@ void ckpt_stages_close(struct ckpt_stages *set)
     pthread_mutex_unlock(&set->lock);
     if (set->settling)
         pthread_join(set->settler, NULL);
+    if (set->collecting)
+        pthread_join(set->collector, NULL);
     wait_settlings(set);
     ckpt_pool_free(set->pool);
     ckpt_stage_queue_free(set);
