@@ -431,3 +431,19 @@ def test_space_comes_back_by_itself(writable, root):
     commit(writable / "1")
     run("rm", "-r", writable / "1")
     wait_for(lambda: trees.disk_usage(root) < 5_000_000, 100)
+
+
+@pytest.mark.slow
+def test_gc_holds_nobody_up(mount, root):
+    """Steps that have settled are committed while a slow gc goes on."""
+    util.need_hooks("CKPTFS_DISK_SLOW")
+    ckptfs("init", root)
+    left = root / ".ckptstore/trash/staging-0123456789abcdef0123456789abcdef"
+    left.mkdir()
+    for n in range(60):  # what a killed mount had no time to take apart
+        (left / str(n)).write_bytes(b"x")
+    time.sleep(61)  # while the trash is kept
+    m = mount(root, "settle=0.5", prefix=("env", "CKPTFS_DISK_SLOW=unlink:200"))
+    run("sh", "-c", f"mkdir '{m / '2'}' && echo x >'{m / '2/x'}'")
+    trees.wait_committed(m / "2", 6)
+    assert left.exists()
