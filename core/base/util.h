@@ -105,11 +105,26 @@ static inline uint64_t ckpt_le64(const void *p)
     return v;
 }
 
+#define CKPT_SECOND_NS 1000000000ll
+
+static inline int64_t ckpt_timespec_ns(const struct timespec *ts)
+{
+    return ts->tv_sec * CKPT_SECOND_NS + ts->tv_nsec;
+}
+static inline struct timespec ckpt_timespec(int64_t ns)
+{
+    struct timespec ts = {.tv_sec = ns / CKPT_SECOND_NS, .tv_nsec = ns % CKPT_SECOND_NS};
+    if (ts.tv_nsec < 0) { /* before 1970; the nanoseconds count forwards all the same */
+        ts.tv_nsec += CKPT_SECOND_NS;
+        ts.tv_sec--;
+    }
+    return ts;
+}
 static inline int64_t ckpt_clock_ns(clockid_t clock)
 {
     struct timespec ts;
     clock_gettime(clock, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+    return ckpt_timespec_ns(&ts);
 }
 static inline int64_t ckpt_realtime_ns(void) /* since 1970 */
 {

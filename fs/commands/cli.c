@@ -31,7 +31,7 @@ int fs_status(int error)
     }
 }
 
-static const char *reason(int error, const struct ckpt_err *err)
+const char *fs_reason(int error, const struct ckpt_err *err)
 {
     return err && err->code == -error && *err->text ? err->text : strerror(-error);
 }
@@ -39,7 +39,7 @@ static const char *reason(int error, const struct ckpt_err *err)
 int fs_fail(const char *command, bool json, int error, const struct ckpt_err *err)
 {
     fprintf(stderr, "ckptfs %s: ", command);
-    fs_put_name(stderr, reason(error, err));
+    fs_put_name(stderr, fs_reason(error, err));
     fputc('\n', stderr);
     if (json) {
         fputs("{\"error\":", stdout);
@@ -82,7 +82,7 @@ int fs_walk(struct ckpt_source *src, const char *path, struct ckpt_attr *ret, st
     int r = ckpt_walk(src, CKPT_ROOT, path, ret, &own);
     if (r == 0)
         return 0;
-    const char *last = strrchr(path, '/'), *text = reason(r, &own);
+    const char *last = strrchr(path, '/'), *text = fs_reason(r, &own);
     last = last ? last + 1 : path;
     size_t n = strlen(last);
     if (n && !strncmp(text, last, n) && !strncmp(text + n, ": ", 2)) /* the last name is in the path already */
@@ -155,7 +155,7 @@ struct summing {
 static void sum_fault(struct fs_sum *sum, const char *name, int error, const struct ckpt_err *err)
 {
     if (!sum->damaged++)
-        ckpt_fail(&sum->err, -error, "%s: %s", name, reason(error, err));
+        ckpt_fail(&sum->err, -error, "%s: %s", name, fs_reason(error, err));
 }
 
 static int sum_entry(void *arg, const struct ckpt_dirent *e)
@@ -291,7 +291,7 @@ void fs_json_error(FILE *out, int error, const struct ckpt_err *err)
 {
     const char *code = strerrorname_np(-error);
     fs_json_pair(out, "{", "code", code ? code : "EIO");
-    fs_json_pair(out, ",", "message", reason(error, err));
+    fs_json_pair(out, ",", "message", fs_reason(error, err));
     fputc('}', out);
 }
 

@@ -12,6 +12,8 @@
 
 /* The exit status for a negative errno. */
 int fs_status(int error);
+/* The text of err if it is about this error, a negative errno; otherwise the system's. */
+const char *fs_reason(int error, const struct ckpt_err *err);
 /* Say on stderr why a command ends, and with json on stdout as the one document {"error":{"code":...,"message":...}};
  * the exit status. */
 int fs_fail(const char *command, bool json, int error, const struct ckpt_err *err);

@@ -5,6 +5,7 @@
  */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/interrupt.h"
 #include "fs/commands/resolve.h"
 #include "fs/commands/transfer.h"
 
@@ -130,7 +131,7 @@ static int make_directory(struct export *x, const char *path, struct ckpt_err *e
 static int write_directory(struct export *x, const char *path, struct ckpt_err *err)
 {
     CKPT_AUTOFD int dir = make_directory(x, path, err);
-    return dir < 0 ? dir : fs_transfer_run(&x->transfer, &x->from.at, dir, err);
+    return dir < 0 ? dir : fs_transfer_contents(&x->transfer, &x->from.at, dir, err);
 }
 
 /* --- safetensors: one file --- */
@@ -185,7 +186,7 @@ static int write_file(struct export *x, const char *path, struct ckpt_err *err)
     int r = ckpt_lookup(x->from.src, x->from.at.id, ".safetensors", &at, err);
     if (r < 0)
         return r;
-    r = fs_transfer_file(&x->transfer, &at, x->parent, x->temporary, err);
+    r = fs_transfer_entry(&x->transfer, &at, x->parent, x->temporary, err);
     ckpt_forget(x->from.src, at.id, 1);
     if (r < 0)
         return r;
@@ -244,7 +245,6 @@ static const struct format formats[] = {
 
 static int write_all(struct export *x, const char *path, struct ckpt_err *err)
 {
-    x->transfer.durable = true;
     int r = x->format->write(x, path, err);
     if (r < 0)
         return r;
@@ -303,7 +303,7 @@ int fs_export_main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"json", no_argument, NULL, 'j'}, {"format", required_argument, NULL, 'f'}, {0}};
-    struct export x = {.parent = -1};
+    struct export x = {.parent = -1, .transfer = {.max_depth = FS_REMOVABLE_DEPTH, .file_mode = 0600, .durable = true}};
     struct ckpt_err err = {0};
     const char *format = NULL;
     opterr = 0;

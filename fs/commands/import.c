@@ -5,6 +5,7 @@
  */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/interrupt.h"
 #include "fs/commands/resolve.h"
 #include "fs/commands/transfer.h"
 
@@ -142,8 +143,7 @@ static int run(struct import *m, const char *from, char *to, struct ckpt_err *er
         m->transfer.unwritable = true;
         return r;
     }
-    m->transfer.attributes = true;
-    r = fs_transfer_run(&m->transfer, &m->from.at, ckpt_import_dir(import), err);
+    r = fs_transfer_contents(&m->transfer, &m->from.at, ckpt_import_dir(import), err);
     if (r == 0)
         r = commit(m, import, err);
     ckpt_import_end(import);
@@ -177,7 +177,7 @@ static int finish(struct import *m, bool json, int r, const struct ckpt_err *err
 int fs_import_main(int argc, char **argv)
 {
     static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {0}};
-    struct import m = {0};
+    struct import m = {.transfer = {.max_depth = FS_REMOVABLE_DEPTH, .file_mode = 0600, .attributes = true}};
     struct ckpt_err err = {0};
     bool json = false;
     opterr = 0;
