@@ -357,6 +357,18 @@ def test_verify(source):
         assert "data/0" in (done := util.ckptfs("verify", place, check=4)).stderr + done.stdout
 
 
+def test_verify_missing_files(source):
+    """Of a folder of which a file is gone, each leaf with data in it is named, and the rest is read."""
+    a = np.arange(12, dtype=np.float32).reshape(3, 4)
+    halves = [((0, 0), a[:2].copy()), ((2, 0), a[2:].copy())]
+    tensors = {"halves": ((3, 4), "float32", halves)} | {f"t{i}": ((3, 4), "float32", [((0, 0), a)]) for i in range(9)}
+    torch_files.save_distributed(source / "d", tensors, {"n": 1, "o": {"x": [1, a]}}, files=3)
+    (source / "d/__1_0.distcp").unlink()
+    told = json.loads(util.ckptfs("verify", "--json", source / "d", check=4).stdout)
+    assert sorted(f["path"] for f in told["faults"]) == ["halves.npy", "t2.npy", "t5.npy", "t8.npy"]
+    assert told["files"] == 13
+
+
 # --- shards
 
 

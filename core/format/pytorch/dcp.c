@@ -28,44 +28,46 @@ static int dcp_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
     return 0;
 }
 
+/* A piece that cannot be opened is told when its leaf is read, which comes next; the others are looked at here. */
 static int verify_piece(struct ckpt_tree *t, const struct torch_piece *p, void (*progress)(void *arg, uint64_t bytes),
                         void *arg, struct ckpt_err *err)
 {
     struct torch_archive a;
-    int r = ckpt_torch_piece_open(t, p, &a, err);
-    if (r < 0)
-        return r;
+    size_t len;
+    if (!p->len || ckpt_torch_piece_open(t, p, &a, NULL) < 0)
+        return 0;
+    int r = 0;
     for (uint32_t i = 0; r == 0 && i < ckpt_zip_count(a.zip); i++)
         r = ckpt_zip_verify(a.zip, i, progress, arg, err);
     ckpt_torch_archive_close(&a);
-    return r;
+    return r < 0 ? ckpt_fail_in(err, -r, "%.200s", ckpt_tree_text(t, p->file, &len)) : 0;
 }
 
-/* Every member's CRC-32 in the pieces of a leaf. */
-static int verify_leaf(struct ckpt_tree *t, uint32_t node, void (*progress)(void *arg, uint64_t bytes), void *arg,
-                       struct ckpt_err *err)
+/* Every member's CRC-32 in the pieces of a leaf. *ret: the first error. */
+static void verify_leaf(struct ckpt_tree *t, uint32_t node, void (*progress)(void *arg, uint64_t bytes), void *arg,
+                        int *ret, struct ckpt_err *err)
 {
     const struct torch *torch = t->priv;
     struct torch_sharded s;
     struct torch_box box;
     size_t at;
-    int r = 0;
     if (t->nodes[node].kind != CKPT_NODE_ARRAY ||
         ckpt_torch_record_kind(&torch->records, t->nodes[node].ref) != TORCH_R_SHARDED)
-        return 0;
+        return;
     ckpt_torch_get_sharded(&torch->records, t->nodes[node].ref, &s, &at);
-    for (uint32_t i = 0; i < s.boxes && r == 0; i++) {
+    for (uint32_t i = 0; i < s.boxes; i++) {
         ckpt_torch_box_next(&torch->records, s.ndim, &at, &box);
-        r = box.piece.len ? verify_piece(t, &box.piece, progress, arg, err) : 0;
+        int r = verify_piece(t, &box.piece, progress, arg, *ret < 0 ? NULL : err);
+        if (*ret == 0)
+            *ret = r;
     }
-    return r;
 }
 
 static int dcp_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
 {
     int r = 0;
-    for (uint32_t node = 1; node < t->count && r == 0; node++)
-        r = verify_leaf(t, node, progress, arg, err);
+    for (uint32_t node = 1; node < t->count; node++)
+        verify_leaf(t, node, progress, arg, &r, err);
     return r;
 }
 
