@@ -32,10 +32,10 @@ STORAGES = {
 
 
 class Storage:
-    """The memory that arrays are views of."""
+    """The memory that arrays are views of. part: (first, count) of a storage that is a view of another one."""
 
-    def __init__(self, key, base):
-        self.key, self.base = key, base
+    def __init__(self, key, base, part=None):
+        self.key, self.base, self.part = key, base, part
 
 
 @dataclasses.dataclass
@@ -127,9 +127,9 @@ def torch_names():
 
 
 class Pickler(pickle.Pickler):
-    def __init__(self, file, names):
-        super().__init__(file, protocol=2)
-        self.names, self.storages = names, {}
+    def __init__(self, file, names, protocol=2, old=False):
+        super().__init__(file, protocol=protocol)
+        self.names, self.storages, self.old = names, {}, old
 
     def storage(self, base):
         return self.storages.setdefault(id(base), Storage(len(self.storages), base))
@@ -137,7 +137,8 @@ class Pickler(pickle.Pickler):
     def persistent_id(self, obj):
         if not isinstance(obj, Storage):
             return None
-        return "storage", self.names.storages[obj.base.dtype.name], str(obj.key), "cpu", obj.base.size
+        storage = "storage", self.names.storages[obj.base.dtype.name], str(obj.key), "cpu", obj.base.size
+        return (*storage, obj.part and (f"{obj.key}9", *obj.part)) if self.old else storage
 
     def reducer_override(self, obj):
         flags = ()
@@ -180,6 +181,35 @@ def archive(tree, names, big=False, deflate=False):
 def save(path, tree, **how):
     with torch_names() as names:
         Path(path).write_bytes(archive(tree, names, **how))
+
+
+# --- torch.save before PyTorch 1.6
+
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
+
+
+def stream(tree, names, protocol=2, keys=None, version=VERSION, more=()):
+    """The bytes of a file that torch.save(tree, ...) wrote then. keys: in whose order the storages come. more: storages
+    that the tree has without arrays.
+    """
+    data = io.BytesIO()
+    pickler = Pickler(data, names, protocol, old=True)
+    pickler.dump(tree)
+    stored = {str(s.key): s.base for s in pickler.storages.values()} | dict(more)
+    keys = sorted(stored, reverse=True) if keys is None else keys
+    about = {"protocol_version": version, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    parts = [pickle.dumps(x, protocol) for x in (MAGIC, version, about)] + [
+        data.getvalue(),
+        pickle.dumps(keys, protocol),
+    ]
+    for base in (stored[key] for key in keys if key in stored):
+        parts += [base.size.to_bytes(8, "little"), base.tobytes("A")]
+    return b"".join(parts)
+
+
+def save_before_zip(path, tree, **how):
+    with torch_names() as names:
+        Path(path).write_bytes(stream(tree, names, **how))
 
 
 # --- torch.distributed.checkpoint

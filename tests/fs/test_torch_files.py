@@ -3,11 +3,13 @@ damage.
 """
 
 import errno
+import io
 import json
 import os
 import random
 import re
 import struct
+import tarfile
 import time
 import zipfile
 import zlib
@@ -305,12 +307,18 @@ def test_long_values(mount, source):
 
 
 def test_which_files(mount, source):
-    """.bin and .ckpt only where they are what torch.save wrote; other files are files."""
+    """What begins as torch.save writes; other files are files."""
     torch_files.save(source / "real.bin", {"a": 1})
     torch_files.save(source / "real.ckpt", {"a": 1})
     (source / "raw.bin").write_bytes(b"PK\3\4 not really")
     (source / "empty.ckpt").write_bytes(b"")
     (source / "broken.pt").write_bytes(b"x")
+    (source / "cut.pt").write_bytes((source / "real.bin").read_bytes()[:100])
+    (source / "cut.bin").write_bytes((source / "real.bin").read_bytes()[:100])
+    for name in ("a.th", "b.pyth", "c.PTH", "best.pth.tar", "d.pkl", "e.jit"):
+        (source / name).write_bytes((source / "real.bin").read_bytes())
+    torch_files.save_before_zip(source / "old.pth.tar", {"a": 1})
+    torch_files.save_before_zip(source / "old.bin", {"a": 1})
     (source / ".pt").write_bytes(b"x")
     m = mount(source)
     assert {n: os.path.isdir(m / n) for n in os.listdir(m.top)} == {
@@ -318,7 +326,17 @@ def test_which_files(mount, source):
         "real.ckpt": True,
         "raw.bin": False,
         "empty.ckpt": False,
-        "broken.pt": True,
+        "broken.pt": False,
+        "cut.pt": True,
+        "cut.bin": True,
+        "a.th": True,
+        "b.pyth": True,
+        "c.PTH": True,
+        "best.pth.tar": True,
+        "d.pkl": True,
+        "e.jit": True,
+        "old.pth.tar": True,
+        "old.bin": True,
         ".pt": False,
     }
     assert (m / "raw.bin").read_bytes() == b"PK\3\4 not really" and os.listdir(m / "real.ckpt") == ["a.json"]
@@ -724,3 +742,119 @@ def test_many_tensors(mount, source):
         same(m / f"x.pt/layers/{i // 100}/{i % 100}/weight.npy", base)
     print(f"peak {m.memory() / MIB:.0f} MiB")
     assert util.SANITIZED or m.memory() < 256 * MIB
+
+
+# --- the format before PyTorch 1.6
+
+
+def test_before_zip(mount, source):
+    """Storages follow the pickle, in the order of their keys, and some tensors share one."""
+    rng = np.random.default_rng(16)
+    arrays = {dtype: random_array(rng, (5, 4, 3), dtype) for dtype in TYPES}
+    base = arrays["float32"]
+    tree = {"dtypes": arrays, "t": base.transpose(2, 0, 1)[1:], "row": base[2, :, 1], "none": base[:0], "epoch": 90}
+    torch_files.save_before_zip(source / "x.pt", tree)
+    m = mount(source)
+    for dtype, array in arrays.items():
+        same(m / f"x.pt/dtypes/{dtype}.npy", array)
+        random_slices(rng, m / f"x.pt/dtypes/{dtype}", array, 5)
+    for name in ("t", "row", "none"):
+        same(m / f"x.pt/{name}.npy", tree[name])
+    assert (m / "x.pt/epoch.json").read_text() == "90\n"
+
+
+def test_view_of_a_storage(mount, source):
+    """A storage that is a part of another one: its tensors count from where it begins."""
+    base = np.arange(20, dtype="f4")
+    with torch_files.torch_names() as names:
+        shared = torch_files.Storage(7, base, (5, 10))
+
+        class Tensor:
+            def __init__(self, offset, *shape):
+                self.offset, self.shape = offset, shape
+
+            def __reduce__(self):
+                return names.tensor, (
+                    shared,
+                    self.offset,
+                    self.shape,
+                    (self.shape[-1], 1)[-len(self.shape) :],
+                    False,
+                    {},
+                )
+
+        tree = {"w": Tensor(2, 2, 4), "all": Tensor(0, 10), "beyond": Tensor(1, 10), "storage": shared}
+        (source / "x.pt").write_bytes(torch_files.stream(tree, names, keys=["7"], more={"7": base}))
+    m = mount(source)
+    same(m / "x.pt/w.npy", base[7:15].reshape(2, 4))
+    same(m / "x.pt/all.npy", base[5:15])
+    same(m / "x.pt/storage.npy", base[5:15])
+    with pytest.raises(OSError) as e:
+        (m / "x.pt/beyond.npy").read_bytes()
+    assert e.value.errno == errno.EUCLEAN
+
+
+def damaged_streams():
+    with torch_files.torch_names() as names:
+        two = {"a": np.arange(3, dtype="f4"), "b": np.arange(4, dtype="f8")}
+        good = torch_files.stream(two, names)
+        yield "cut", good[:-1], errno.EBADMSG, "ends before storage"
+        yield "no storages", good[: -(8 + 12 + 8 + 32)], errno.EBADMSG, "ends before storage"
+        yield "magic only", good[:15], errno.EBADMSG, "ends where a pickle should begin"
+        yield "cut pickle", good[:200], errno.EBADMSG, "the pickle ends"
+        yield (
+            "more elements",
+            good[:-20] + (9).to_bytes(8, "little") + good[-12:],
+            errno.EUCLEAN,
+            "has 9 elements, not 3",
+        )
+        yield "unused key", torch_files.stream(two, names, keys=["1", "5", "0"]), errno.EUCLEAN, "storage 5"
+        yield "key twice", torch_files.stream(two, names, keys=["1", "1", "0"]), errno.EUCLEAN, "same key"
+        yield "odd key", torch_files.stream(two, names, keys=["1", "x", "0"]), errno.EUCLEAN, "no number"
+        yield "no list", torch_files.stream(two, names, keys={"1": 1, "0": 0}), errno.EUCLEAN, "no list of storages"
+        yield "version", torch_files.stream(two, names, version=1002), errno.EOPNOTSUPP, "version"
+        yield "missing", torch_files.stream(two, names, keys=["1"]), None, "missing in the file"
+
+
+def test_damaged_streams(mount, source):
+    cases = list(damaged_streams())
+    for i, (_, data, _, _) in enumerate(cases):
+        (source / f"{i}.pt").write_bytes(data)
+    m = mount(source)
+    for i, (name, _, code, says) in enumerate(cases):
+        if code is None:  # of one tensor alone
+            same(m / f"{i}.pt/b.npy", np.arange(4, dtype="f8"))
+            with pytest.raises(OSError) as e:
+                (m / f"{i}.pt/a.npy").read_bytes()
+            assert e.value.errno == errno.EUCLEAN, name
+            continue
+        with pytest.raises(OSError) as e:
+            os.listdir(m / f"{i}.pt")
+        assert e.value.errno == code, name
+        assert says in os.getxattr(m / f"{i}.pt", "user.ckpt.error").decode(), name
+
+
+def test_verify_reads_storages(source):
+    """Of such a file there are no checksums: all of it is read."""
+    array = np.arange(100000, dtype="f4")
+    torch_files.save_before_zip(source / "x.pt", {"a": array, "b": array[10:20], "c": 1})
+    assert json.loads(util.ckptfs("verify", "--json", source / "x.pt").stdout)["files"] == 3
+    with open(source / "x.pt", "r+b") as f:
+        f.truncate(1000)
+    assert "ends before storage" in util.ckptfs("verify", source / "x.pt", check=4).stdout
+
+
+def test_tar(mount, source):
+    """What the first releases wrote is named, not opened; any other tar archive is a file."""
+    for name, member in (("first.pth.tar", "sys_info"), ("other.pth.tar", "notes.txt"), ("first.pt", "tensors")):
+        with tarfile.open(source / name, "w", format=tarfile.PAX_FORMAT) as tar:
+            info = tarfile.TarInfo(member)
+            info.mtime, info.size = 1.5, 3  # which takes a header of its own
+            tar.addfile(info, io.BytesIO(b"abc"))
+    m = mount(source)
+    assert (m / "other.pth.tar").is_file()
+    for name in ("first.pth.tar", "first.pt"):
+        with pytest.raises(OSError) as e:
+            os.listdir(m / name)
+        assert e.value.errno == errno.EOPNOTSUPP
+        assert "tar archive" in os.getxattr(m / name, "user.ckpt.error").decode()

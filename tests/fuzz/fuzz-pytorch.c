@@ -3,7 +3,8 @@
  * Input: a letter, then
  * 'p', 'b', 'd' data.pkl of a file that torch.save wrote (b: big-endian, d: deflated) and that has storages 0 and 1 of
  * 64 bytes; 'm' a u16le length, so many bytes of .metadata, and the data.pkl of the only piece, which is all of
- * __0_0.distcp; 'z' the file itself.
+ * __0_0.distcp; 'z' the file itself, a zip archive or a stream of pickles and storages; 'o' what follows the magic
+ * number of such a stream.
  */
 #include "core/format/pytorch/pytorch.h"
 #include "tests/fuzz/look.h"
@@ -40,6 +41,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else if (kind == 'z') {
         look_expect(ckpt_backend_memory_add(b, "x.pt", data, size) == 0, "no memory");
         look_at(&ckpt_pytorch_format, b, "x.pt");
+    } else if (kind == 'o') {
+        static const uint8_t magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
+                                        0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
+        struct ckpt_buf all = CKPT_BUF_INIT;
+        ckpt_buf_add(&all, magic, sizeof magic);
+        ckpt_buf_add(&all, data, size);
+        look_expect(ckpt_backend_memory_add(b, "x.pt", all.data, all.len) == 0, "no memory");
+        look_at(&ckpt_pytorch_format, b, "x.pt");
+        ckpt_buf_clear(&all);
     } else if (kind == 'p' || kind == 'b' || kind == 'd') {
         add_archive(b, "x.pt", &zip, data, size, kind == 'b', kind == 'd' ? ZIP_DEFLATE : ZIP_ALIGN | ZIP_DESCRIPTOR);
         look_at(&ckpt_pytorch_format, b, "x.pt");

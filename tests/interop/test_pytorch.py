@@ -120,6 +120,17 @@ def test_saved(saved, module_mount, name):
     compare(saved, module_mount(saved) / name, truth_of(saved)[name], name)
 
 
+@pytest.mark.parametrize(
+    "name", ["training.pt", "dtypes.pt", "views.pth", "values.pt", "sparse.pt", "state.bin", "list.ckpt", "tensor.pt"]
+)
+def test_saved_before_zip(saved, module_mount, name):
+    """The format that PyTorch had before 1.6, which later versions still write."""
+    old = f"old-{name}"
+    if old not in truth_of(saved):
+        pytest.skip("this torch does not save that in the old format")
+    compare(saved, module_mount(saved) / old, truth_of(saved)[old], old)
+
+
 def test_file_as_source(saved, mount):
     compare(saved, mount(saved / "training.pt").top, truth_of(saved)["training.pt"], "source")
 
@@ -156,14 +167,7 @@ def test_names(saved, module_mount, mount):
     ]
 
 
-@pytest.mark.parametrize(
-    "name, says",
-    [
-        ("old.pt", "torch.save(torch.load("),
-        ("script.pt", "TorchScript"),
-        ("module.pt", "torch.nn.modules.linear.Linear"),
-    ],
-)
+@pytest.mark.parametrize("name, says", [("script.pt", "__torch__"), ("module.pt", "torch.nn.modules.linear.Linear")])
 def test_refused(saved, module_mount, name, says):
     """What is no plain data does not open, and says why."""
     path = module_mount(saved) / name

@@ -291,14 +291,24 @@ def distributed(truth):
     truth.note("dcp", tree)
 
 
+def save_before_zip(make, file):
+    """In the format before PyTorch 1.6. False: it cannot hold such (a storage of two types)."""
+    try:
+        torch.save(make(), file, _use_new_zipfile_serialization=False)
+    except RuntimeError:
+        os.remove(file)
+        return False
+    return True
+
+
 def save(folder):
     truth = Truth(folder)
     for name, make in TREES.items():
         file = os.path.join(folder, name)
         torch.save(make(), file)
         truth.note(name, torch.load(file, weights_only=False))  # old versions forget that a view is conjugated
-    with open(os.path.join(folder, "old.pt"), "wb") as f:
-        torch.save({"w": torch.ones(2)}, f, _use_new_zipfile_serialization=False)
+        if save_before_zip(make, os.path.join(folder, "old-" + name)):
+            truth.note("old-" + name, torch.load(os.path.join(folder, "old-" + name), weights_only=False))
     torch.jit.script(nn.Linear(2, 2)).save(os.path.join(folder, "script.pt"))
     torch.save(nn.Linear(2, 2), os.path.join(folder, "module.pt"))
     distributed(truth)

@@ -32,6 +32,7 @@ enum torch_meaning {
     TORCH_IS_SET,
     TORCH_IS_LAYOUT,  /* of memory: torch.strided */
     TORCH_IS_OPAQUE,  /* whatever it is called with says nothing */
+    TORCH_IS_TYPED,   /* TorchScript: its first argument, with a type beside it */
     TORCH_IS_GETATTR, /* of an opaque name only: how some versions of Python pickle the members of an enum */
     /* mentioned only */
     TORCH_IS_STORAGE,

@@ -25,7 +25,7 @@ enum { B_NEXT, B_COUNT, B_WORDS };
 /* Words of what is called, and of an object. */
 enum { O_TAG, O_GLOBAL, O_VALUE, O_WORDS };
 /* Words of a storage. */
-enum { S_TAG, S_GLOBAL, S_KEY, S_SIZE = S_KEY + 2, S_WORDS = S_SIZE + 2 };
+enum { S_TAG, S_GLOBAL, S_KEY, S_SIZE = S_KEY + 2, S_START = S_SIZE + 2, S_LEN = S_START + 2, S_WORDS = S_LEN + 2 };
 
 static torch_value value_at(enum place place, size_t at)
 {
@@ -161,6 +161,8 @@ int ckpt_torch_new_storage(struct torch_graph *g, const struct torch_storage *s,
     w[S_GLOBAL] = s->global;
     memcpy(w + S_KEY, &s->key, sizeof s->key);
     memcpy(w + S_SIZE, &s->size, sizeof s->size);
+    memcpy(w + S_START, &s->start, sizeof s->start);
+    memcpy(w + S_LEN, &s->len, sizeof s->len);
     return 0;
 }
 
@@ -384,6 +386,8 @@ void ckpt_torch_storage_of(const struct torch_graph *g, torch_value v, struct to
     *ret = (struct torch_storage){.global = w[S_GLOBAL], .fault = (uint8_t)(w[S_TAG] >> TAG_BITS)};
     memcpy(&ret->key, w + S_KEY, sizeof ret->key);
     memcpy(&ret->size, w + S_SIZE, sizeof ret->size);
+    memcpy(&ret->start, w + S_START, sizeof ret->start);
+    memcpy(&ret->len, w + S_LEN, sizeof ret->len);
 }
 
 size_t ckpt_torch_record_of(torch_value v)

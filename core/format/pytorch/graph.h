@@ -47,6 +47,7 @@ struct torch_storage {
     uint32_t global; /* its class */
     uint8_t fault;   /* enum torch_fault */
     uint64_t key, size;
+    uint64_t start, len; /* of the part that is meant: all, but in files from before PyTorch 1.6 */
 };
 
 void ckpt_torch_graph_clear(struct torch_graph *g);

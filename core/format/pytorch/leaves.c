@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "core/format/pytorch/script.h"
 #include "core/format/pytorch/torch.h"
 
 #include "core/base/util.h"
@@ -14,12 +15,11 @@ static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, st
 {
     struct torch *torch = t->priv;
     struct torch_piece piece;
-    if (tensor->archive) {
+    if (tensor->archive && tensor->archive != TORCH_CONSTANTS) {
         ckpt_torch_get_piece(&torch->records, tensor->archive - 1, &piece);
         return ckpt_torch_piece_open(t, &piece, ret, err);
     }
-    *ret = torch->archive;
-    ckpt_zip_ref(ret->zip);
+    *ret = ckpt_torch_archive_ref(&torch->archive);
     return 0;
 }
 
@@ -190,6 +190,8 @@ int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
     size_t len;
     const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
     struct ckpt_file *f;
+    if (t->nodes[node].mark == TORCH_MEMBER_MARK)
+        return ckpt_torch_script_blob(t, node, ret, err);
     if (t->nodes[node].mark != TORCH_FILE_MARK)
         return open_kept(t, text, len, ret, err);
     int r = ckpt_pins_open(t->pins, text, &f);
@@ -201,7 +203,8 @@ int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
 
 static void describe_tensor(const struct torch_tensor *t, struct ckpt_buf *json)
 {
-    ckpt_buf_addf(json, ",\"storage\":\"data/%llu\",\"storage_offset\":%llu,\"stride\":[", (unsigned long long)t->key,
+    ckpt_buf_addf(json, ",\"storage\":\"%s/%llu\",\"storage_offset\":%llu,\"stride\":[",
+                  t->archive == TORCH_CONSTANTS ? "constants" : "data", (unsigned long long)t->key,
                   (unsigned long long)t->offset);
     for (unsigned i = 0; i < t->ndim; i++)
         ckpt_buf_addf(json, "%s%llu", i ? "," : "", (unsigned long long)t->stride[i]);
@@ -257,7 +260,7 @@ size_t ckpt_torch_memory(const struct ckpt_tree *t)
 {
     const struct torch *torch = t->priv;
     return sizeof *torch + torch->records.cap + ckpt_layouts_memory(torch->layouts) +
-           (torch->archive.zip ? ckpt_zip_memory(torch->archive.zip) : 0);
+           ckpt_torch_archive_memory(&torch->archive);
 }
 
 void ckpt_torch_close(struct ckpt_tree *t)

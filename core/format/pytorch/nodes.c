@@ -240,7 +240,8 @@ static int add_storage(struct walk *w, const struct torch_graph *g, torch_value 
         t.fault = TORCH_ODD_TYPE;
         t.type = s.global;
     } else if (!t.fault)
-        t.shape[0] = s.size / class->itemsize;
+        t.shape[0] = s.len / class->itemsize;
+    t.offset = class->itemsize ? s.start / class->itemsize : 0;
     t.stride[0] = 1;
     return add_record(w, p, CKPT_NODE_ARRAY, ckpt_torch_add_tensor(w->n->records, &t));
 }
@@ -275,4 +276,11 @@ int ckpt_torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *
     if (kind == TORCH_TUPLE || kind == TORCH_LIST || kind == TORCH_DICT)
         return add_items(&w, g, g->top, 0);
     return add_value(&w, g, g->top, &(struct place){.key = ""}); /* one bare leaf */
+}
+
+int ckpt_torch_nodes_add_under(const struct torch_nodes *n, const struct torch_graph *g, const char *key,
+                               struct ckpt_err *err)
+{
+    struct walk w = {.n = n, .left = g->values + g->len / PER_NODE + MAX_SHARED, .pieces_left = MAX_PIECES, .err = err};
+    return add_value(&w, g, g->top, &(struct place){.key = key, .len = strlen(key)});
 }

@@ -39,6 +39,7 @@ struct machine {
     uint32_t memoized;
     uint32_t floor; /* words that may be referred to from elsewhere than the stack */
     uint32_t looks;
+    struct torch_storages *storages;
     struct ckpt_err *err;
 };
 
@@ -323,15 +324,31 @@ static int op_fill_marked(struct machine *m, enum torch_kind kind)
 
 /* --- calls --- */
 
+/* ('module', class, its file, its text): files from before PyTorch 1.6 name the classes of modules so. */
+static torch_value class_of_module(const struct torch_graph *g, torch_value id)
+{
+    if (ckpt_torch_kind(g, id) != TORCH_TUPLE || ckpt_torch_count(g, id) != 4)
+        return TORCH_NOTHING;
+    return ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "module") ? ckpt_torch_item(g, id, 1) : TORCH_NOTHING;
+}
+
 static int op_persistent_id(struct machine *m)
 {
     struct torch_storage s;
     torch_value v;
     int r = need(m, 1);
-    if (r == 0)
-        r = ckpt_torch_rebuild_storage(&m->g, m->stack[m->depth - 1].value, &s, m->err);
     if (r < 0)
         return r;
+    torch_value class = class_of_module(&m->g, m->stack[m->depth - 1].value);
+    if (class != TORCH_NOTHING) {
+        m->stack[m->depth - 1].value = class;
+        return 0;
+    }
+    r = ckpt_torch_rebuild_storage(&m->g, m->stack[m->depth - 1].value, &s, m->err);
+    if (r < 0)
+        return r;
+    if (m->storages)
+        ckpt_torch_storages_note(m->storages, &s);
     uint32_t start = m->stack[--m->depth].start;
     give_back(m, start);
     r = made(m, ckpt_torch_new_storage(&m->g, &s, &v));
@@ -449,6 +466,15 @@ static int rebuild_parameter(struct machine *m, torch_value args, uint32_t count
     return push_from(m, tensor, start);
 }
 
+/* The first argument itself. */
+static int take_first(struct machine *m, torch_value args, uint32_t start)
+{
+    if (!ckpt_torch_count(&m->g, args))
+        return malformed(m, "a typed value is not there");
+    m->depth -= 2;
+    return push_from(m, ckpt_torch_item(&m->g, args, 0), start);
+}
+
 static int op_reduce(struct machine *m)
 {
     struct torch_tensor t = {0};
@@ -476,6 +502,8 @@ static int op_reduce(struct machine *m)
         return rebuild_parameter(m, args, 3, start);
     case TORCH_IS_PARAMETER_STATE:
         return rebuild_parameter(m, args, 4, start);
+    case TORCH_IS_TYPED:
+        return take_first(m, args, start);
     case TORCH_IS_ORDERED_DICT:
         if (ckpt_torch_count(&m->g, args))
             return malformed(m, "an OrderedDict is made of something");
@@ -655,8 +683,18 @@ static int run(struct machine *m)
 int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
                            uint64_t archive, struct torch_graph *ret, struct ckpt_err *err)
 {
-    struct machine m = {
-        .g = {.pickle = pickle, .len = len, .archive = archive}, .dialect = dialect, .records = records, .err = err};
+    return ckpt_torch_pickle_load_noting(pickle, len, dialect, records, archive, NULL, ret, err);
+}
+
+int ckpt_torch_pickle_load_noting(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
+                                  uint64_t archive, struct torch_storages *storages, struct torch_graph *ret,
+                                  struct ckpt_err *err)
+{
+    struct machine m = {.g = {.pickle = pickle, .len = len, .archive = archive},
+                        .dialect = dialect,
+                        .records = records,
+                        .storages = storages,
+                        .err = err};
     int r = len > TORCH_MAX_PICKLE
                 ? ckpt_fail(err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", len, TORCH_MAX_PICKLE)
                 : run(&m);

@@ -8,6 +8,7 @@
 #define CKPT_FORMAT_PYTORCH_PICKLE_H
 
 #include "core/format/pytorch/graph.h"
+#include "core/format/pytorch/storages.h"
 
 /*
  * The graph of a pickle (malloced, taken over in any case). Records of its tensors are appended; `archive` is what they
@@ -16,5 +17,9 @@
  */
 int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
                            uint64_t archive, struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The same; each persistent id is noted in `storages` (NULL: nowhere). */
+int ckpt_torch_pickle_load_noting(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
+                                  uint64_t archive, struct torch_storages *storages, struct torch_graph *ret,
+                                  struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

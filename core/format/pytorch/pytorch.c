@@ -1,39 +1,72 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A checkpoint that torch.save wrote, as a file. */
+/* A checkpoint that torch.save or torch.jit.save wrote, as a file. */
 #include "core/format/pytorch/pytorch.h"
 
 #include "core/base/util.h"
+#include "core/format/pytorch/content.h"
 #include "core/format/pytorch/nodes.h"
+#include "core/format/pytorch/script.h"
 #include "core/format/pytorch/torch.h"
+
+#include <strings.h>
+
+/* Whatever its suffix is written like. */
+static bool has_suffix(const char *path, const char *suffix)
+{
+    size_t n = strlen(path), len = strlen(suffix);
+    return n > len && path[n - len - 1] != '/' && !strcasecmp(path + n - len, suffix);
+}
+
+static bool has_any(const char *path, const char *const *suffixes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (has_suffix(path, suffixes[i]))
+            return true;
+    return false;
+}
+
+/* Files of these names are of PyTorch, if they are checkpoints; of the others only what begins so is. */
+static const char *const own[] = {".pt", ".pth", ".pth.tar", ".th", ".pyth", ".jit"};
+static const char *const shared[] = {".bin", ".ckpt", ".pkl", ".pickle"};
+
+static bool is_damaged(struct ckpt_file *f)
+{
+    uint8_t magic[2];
+    return !f->st.size ||
+           (ckpt_file_read(f, magic, sizeof magic, 0) == sizeof magic && !memcmp(magic, "PK", sizeof magic));
+}
+
+static unsigned bits_of(struct ckpt_file *f, bool is_own)
+{
+    switch (ckpt_torch_content(f)) {
+    case TORCH_CONTENT_ZIP:
+    case TORCH_CONTENT_STREAM:
+        return 64;
+    case TORCH_CONTENT_TAR:
+        return 32;
+    default:
+        return is_own && is_damaged(f) ? 32 : 0;
+    }
+}
 
 static int probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
 {
     struct ckpt_file *f;
-    if (ckpt_has_suffix(path, ".pt") || ckpt_has_suffix(path, ".pth")) {
-        ret->bits = 32;
-        return 0;
-    }
-    if (!ckpt_has_suffix(path, ".bin") && !ckpt_has_suffix(path, ".ckpt"))
+    bool is_own = has_any(path, own, sizeof own / sizeof *own);
+    if (!is_own && !has_any(path, shared, sizeof shared / sizeof *shared))
         return 0;
     int r = ckpt_backend_open(dir, path, &f);
     if (r < 0)
         return r;
-    if (ckpt_torch_archive_probe(f))
-        ret->bits = 64;
+    ret->bits = bits_of(f, is_own);
     ckpt_file_unref(f);
     return 0;
 }
 
-/* Every member's CRC-32, of those too that no leaf shows. */
 static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg,
                           struct ckpt_err *err)
 {
-    struct torch *torch = t->priv;
-    struct ckpt_zip *zip = torch->archive.zip;
-    int r = 0;
-    for (uint32_t i = 0, n = ckpt_zip_count(zip); i < n && r == 0; i++)
-        r = ckpt_zip_verify(zip, i, progress, arg, err);
-    return r;
+    return ckpt_torch_archive_verify(&((struct torch *)t->priv)->archive, progress, arg, err);
 }
 
 static const struct ckpt_tree_ops pytorch_ops = {
@@ -57,7 +90,7 @@ static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_e
     int r = ckpt_pins_open(o->pins, o->name, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
-    r = ckpt_torch_archive_open(f, 0, f->st.size, &torch->archive, err);
+    r = ckpt_torch_archive_open_file(f, &torch->archive, err);
     ckpt_file_unref(f);
     if (r == 0)
         r = ckpt_torch_archive_load(&torch->archive, &torch->records, 0, &g, err);
@@ -65,6 +98,8 @@ static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_e
         return r;
     r = ckpt_torch_nodes_add(&(struct torch_nodes){.tree = t, .records = &torch->records, .flat = o->flat}, &g, err);
     ckpt_torch_graph_clear(&g);
+    if (r == 0)
+        r = ckpt_torch_script_add(t, o->flat, err);
     return r < 0 ? r : ckpt_tree_finish(t, err);
 }
 
@@ -74,6 +109,7 @@ static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, st
     int r = ckpt_torch_tree_new(&pytorch_ops, o->pins, &t, err);
     if (r < 0)
         return r;
+    ((struct torch *)t->priv)->cache = o->cache;
     r = load(t, o, err);
     return ckpt_tree_give(t, r, ret);
 }

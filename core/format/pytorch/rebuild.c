@@ -10,8 +10,7 @@ static int malformed(struct ckpt_err *err, const char *what)
     return ckpt_fail(err, EUCLEAN, "the pickle is malformed: %s", what);
 }
 
-/* A number as PyTorch writes it. False: it is none, or has more digits than 64 bits hold for sure. */
-static bool digits(const char *p, size_t len, uint64_t *ret)
+bool ckpt_torch_digits(const char *p, size_t len, uint64_t *ret)
 {
     if (!len || len > 18 || (len > 1 && *p == '0'))
         return false;
@@ -24,12 +23,31 @@ static bool digits(const char *p, size_t len, uint64_t *ret)
     return true;
 }
 
-/* ('storage', class, key, location, number of elements) */
+/* The part of a storage that another is a view of: None, or (its key, where it begins, number of elements). */
+static int read_view(const struct torch_graph *g, torch_value v, struct torch_storage *s, struct ckpt_err *err)
+{
+    int64_t start, count;
+    uint64_t itemsize = ckpt_torch_global(s->global)->itemsize, end;
+    if (ckpt_torch_kind(g, v) == TORCH_NONE)
+        return 0;
+    if (ckpt_torch_kind(g, v) != TORCH_TUPLE || ckpt_torch_count(g, v) != 3 ||
+        ckpt_torch_kind(g, ckpt_torch_item(g, v, 1)) != TORCH_INT ||
+        ckpt_torch_kind(g, ckpt_torch_item(g, v, 2)) != TORCH_INT)
+        return malformed(err, "the view of a storage is none");
+    bool fits = ckpt_torch_int(g, ckpt_torch_item(g, v, 1), &start) && start >= 0 &&
+                ckpt_torch_int(g, ckpt_torch_item(g, v, 2), &count) && count >= 0;
+    if (!fits || ckpt_mul((uint64_t)start, itemsize, &s->start) || ckpt_mul((uint64_t)count, itemsize, &s->len) ||
+        ckpt_add(s->start, s->len, &end) || end > s->size)
+        s->fault = TORCH_OUTSIDE;
+    return 0;
+}
+
+/* ('storage', class, key, location, number of elements[, view]) */
 int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret,
                                struct ckpt_err *err)
 {
-    if (ckpt_torch_kind(g, id) != TORCH_TUPLE || ckpt_torch_count(g, id) != 5 ||
-        !ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") ||
+    uint32_t items = ckpt_torch_kind(g, id) == TORCH_TUPLE ? ckpt_torch_count(g, id) : 0;
+    if ((items != 5 && items != 6) || !ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") ||
         !ckpt_torch_is(g, ckpt_torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) ||
         ckpt_torch_kind(g, ckpt_torch_item(g, id, 2)) != TORCH_STR ||
         ckpt_torch_kind(g, ckpt_torch_item(g, id, 3)) != TORCH_STR ||
@@ -39,12 +57,13 @@ int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, stru
     int64_t count;
     const char *key = ckpt_torch_str(g, ckpt_torch_item(g, id, 2), &len);
     *ret = (struct torch_storage){.global = ckpt_torch_global_number(g, ckpt_torch_item(g, id, 1))};
-    if (!digits(key, len, &ret->key))
+    if (!ckpt_torch_digits(key, len, &ret->key))
         ret->fault = TORCH_BAD_KEY;
     else if (!ckpt_torch_int(g, ckpt_torch_item(g, id, 4), &count) || count < 0 ||
              ckpt_mul((uint64_t)count, ckpt_torch_global(ret->global)->itemsize, &ret->size))
         ret->fault = TORCH_BAD_SIZE;
-    return 0;
+    ret->len = ret->size;
+    return items == 6 && !ret->fault ? read_view(g, ckpt_torch_item(g, id, 5), ret, err) : 0;
 }
 
 /* The numbers of a size or stride, of which the record keeps CKPT_MAX_DIMS. */
@@ -114,6 +133,16 @@ static enum torch_fault fault_of(const struct torch_tensor *t, unsigned strides)
     return inside(t) ? TORCH_FINE : TORCH_OUTSIDE;
 }
 
+/* What was counted in the part of the storage is counted in all of it. */
+static void place_in_storage(struct torch_tensor *t, const struct torch_storage *s)
+{
+    uint64_t itemsize = ckpt_dtype_info(t->dtype)->size;
+    if (s->start % itemsize)
+        t->fault = TORCH_BAD_NUMBER;
+    t->offset += s->start / itemsize;
+    t->size = s->size;
+}
+
 /* (storage, offset, size, stride, requires_grad, hooks[, dtype][, metadata]) */
 int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *t,
                               struct ckpt_err *err)
@@ -133,7 +162,7 @@ int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, boo
         return malformed(err, "the type of a tensor is none");
     struct torch_storage s;
     ckpt_torch_storage_of(g, storage, &s);
-    *t = (struct torch_tensor){.fault = (enum torch_fault)s.fault, .archive = g->archive, .key = s.key, .size = s.size};
+    *t = (struct torch_tensor){.fault = (enum torch_fault)s.fault, .archive = g->archive, .key = s.key, .size = s.len};
     t->dtype = (enum ckpt_dtype)ckpt_torch_global_of(g, type)->dtype;
     t->type = t->dtype == CKPT_DT_OTHER ? ckpt_torch_global_number(g, type) : 0;
     if (!ckpt_torch_int(g, ckpt_torch_item(g, args, 1), &offset) || offset < 0)
@@ -146,5 +175,7 @@ int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, boo
         r = read_metadata(g, ckpt_torch_item(g, args, fixed), t, err);
     if (r == 0 && !t->fault)
         t->fault = fault_of(t, strides);
+    if (r == 0 && !t->fault)
+        place_in_storage(t, &s);
     return r;
 }

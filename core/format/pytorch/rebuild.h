@@ -7,6 +7,9 @@
 #include "core/format/pytorch/graph.h"
 #include "core/format/pytorch/record.h"
 
+/* The key of a storage. False: it is no number as PyTorch writes them, or has more digits than 64 bits hold for sure.
+ */
+bool ckpt_torch_digits(const char *p, size_t len, uint64_t *ret);
 int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret,
                                struct ckpt_err *err) CKPT_MUST_USE;
 /* v3: with a type of its own. */

@@ -33,13 +33,16 @@ enum torch_fault {
     TORCH_FAULTS
 };
 
+#define TORCH_CONSTANTS UINT64_MAX /* the archive of a tensor: the checkpoint's own, under constants/ */
+
 /* A strided view. Strides of dimensions with fewer than two elements mean nothing. */
 struct torch_tensor {
     enum torch_fault fault; /* else what follows is meaningless, but for the type of TORCH_ODD_TYPE */
     uint32_t type;          /* TORCH_ODD_TYPE: its global */
     enum ckpt_dtype dtype;
     uint8_t flip;     /* CKPT_FLIP_* */
-    uint64_t archive; /* 0: the checkpoint's own; else 1 + where the record of the piece is that it lies in */
+    uint64_t archive; /* 0, TORCH_CONSTANTS: the checkpoint's own; else 1 + where the record of the piece is that it
+                         lies in */
     uint64_t key;     /* of the storage */
     uint64_t size;    /* of the storage, in bytes */
     uint64_t offset;  /* of the first element, in elements */

@@ -8,15 +8,17 @@
 #include "core/format/pytorch/archive.h"
 #include "core/format/pytorch/pytorch.h"
 
-#define TORCH_PAYLOADS  1024
-#define TORCH_FILE_MARK 1 /* of blobs that are files */
+#define TORCH_PAYLOADS    1024
+#define TORCH_FILE_MARK   1 /* of blobs that are files */
+#define TORCH_MEMBER_MARK 2 /* of blobs that are members of the archive */
 
 struct torch {
     /* A node's ref: of an array, where its record begins; of a blob, its bytes in the strings, or with TORCH_FILE_MARK
-     * the path of its file. */
+     * the path of its file, with TORCH_MEMBER_MARK its member. */
     struct ckpt_buf records;
     struct ckpt_layouts *layouts;
     struct torch_archive archive; /* of a checkpoint that is a file */
+    struct ckpt_cache *cache;     /* of a TorchScript archive */
     pthread_mutex_t lock;         /* what follows */
     struct torch_payload {
         size_t box;             /* where it is in the records; 0: none */
