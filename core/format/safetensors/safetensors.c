@@ -98,7 +98,6 @@ static void safetensors_describe(struct ckpt_tree *t, uint32_t node, struct ckpt
     const struct safetensors *s = t->priv;
     struct safetensors_tensor tensor;
     struct ckpt_file *f;
-    size_t len;
     const struct ckpt_node *n = &t->nodes[node];
     if (n->kind == CKPT_NODE_DIR || n->mark == SAFETENSORS_FILE_MARK)
         return;
@@ -111,9 +110,9 @@ static void safetensors_describe(struct ckpt_tree *t, uint32_t node, struct ckpt
     }
     if (s->file)
         return;
-    const char *shard = ckpt_tree_text(t, s->shards[s->entries[n->ref].shard].name, &len);
+    const char *shard = ckpt_shard_name(&s->shards, s->shards.entries[n->ref].shard);
     ckpt_buf_adds(json, ",\"shard\":");
-    ckpt_buf_add_json_string(json, shard, len);
+    ckpt_buf_add_json_string(json, shard, strlen(shard));
 }
 
 static int safetensors_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckpt_rights *ret,
@@ -126,8 +125,7 @@ static int safetensors_rights(struct ckpt_tree *t, uint32_t node, bool whole, st
 static size_t safetensors_memory(const struct ckpt_tree *t)
 {
     const struct safetensors *s = t->priv;
-    return sizeof *s + s->shard_count * sizeof *s->shards + s->entry_cap * sizeof *s->entries +
-           (t->metadata ? strlen(t->metadata) : 0);
+    return sizeof *s + ckpt_shards_memory(&s->shards) + (t->metadata ? strlen(t->metadata) : 0);
 }
 
 static void safetensors_close(struct ckpt_tree *t)
@@ -135,8 +133,7 @@ static void safetensors_close(struct ckpt_tree *t)
     struct safetensors *s = t->priv;
     ckpt_recent_layouts_clear(&s->layouts);
     ckpt_file_unref(s->file);
-    free(s->shards);
-    free(s->entries);
+    ckpt_shards_clear(&s->shards);
     free(s);
 }
 
@@ -234,16 +231,12 @@ static int safetensors_open(const struct ckpt_opening *o, struct ckpt_tree **ret
     return *o->name ? file_open(o, ret, err) : ckpt_safetensors_folder_open(o, ret, err);
 }
 
-static int is_index(void *arg, const char *name, enum ckpt_ftype type)
-{
-    return type != CKPT_FT_DIR && ckpt_has_suffix(name, SAFETENSORS_INDEX);
-}
-
 static int safetensors_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
-    int r = ckpt_backend_list(dir, "", is_index, NULL);
-    ret->bits = r == 1 ? 16 : 0;
-    return r < 0 ? r : 0;
+    bool has_index;
+    int r = ckpt_shards_probe(dir, SAFETENSORS_INDEX, &has_index);
+    ret->bits = r == 0 && has_index ? 16 : 0;
+    return r;
 }
 
 static int safetensors_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)

@@ -9,31 +9,16 @@
 #include "core/format/named.h"
 #include "core/format/safetensors/header.h"
 #include "core/format/safetensors/safetensors.h"
+#include "core/format/shards.h"
 
 /* A blob that is a file of the folder: its node's ref is the path, a string of the tree. Of other nodes: a place, or an
  * entry. */
 #define SAFETENSORS_FILE_MARK 1
 
-struct safetensors_shard {
-    uint32_t name, why; /* strings of the tree; why: what is wrong with it, if error is not 0 */
-    int error;          /* positive errno */
-    uint64_t ino, size; /* as it was when its header was read */
-    int64_t mtime_ns;
-};
-
-struct safetensors_entry {
-    uint64_t hash; /* of the tensor's name */
-    uint32_t shard;
-    uint32_t place : 31; /* in the shard's header; 0: it does not have the tensor */
-    uint32_t packed : 1;
-};
-
 struct safetensors {
     struct ckpt_recent_layouts layouts;
-    struct ckpt_file *file; /* NULL: a folder */
-    struct safetensors_shard *shards;
-    struct safetensors_entry *entries; /* by hash */
-    uint32_t shard_count, entry_count, entry_cap;
+    struct ckpt_file *file;    /* NULL: a folder */
+    struct ckpt_shards shards; /* of a folder */
 };
 
 int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
