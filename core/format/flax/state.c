@@ -8,6 +8,7 @@
 
 #include "core/base/util.h"
 #include "core/format/flax/array.h"
+#include "core/format/flax/spec.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,7 +18,8 @@
 #define MAX_TREE                                                                                                       \
     ((uint64_t)128 << 20) /* of memory for nodes, keys and values, while the tree is built about twice that */
 #define PLACE      9
-#define LEAF_AHEAD 512 /* bytes that are fetched of a leaf at once: what is told before its data is shorter, mostly */
+#define LEAF_AHEAD 512 /* bytes that are fetched of a leaf at once: what is told before its data is mostly less */
+#define LOOKED_FOR 256 /* specifications, to find out where the checkpoint was written */
 #define RECENT     256
 
 struct flax_state {
@@ -58,8 +60,9 @@ size_t ckpt_flax_state_memory(const struct flax_state *s)
 struct walk {
     struct ckpt_tree *tree;
     const struct flax_dialect *dialect;
-    uint32_t first;       /* the nodes before are not of this file */
-    struct ckpt_buf keys; /* of a map, to find double ones */
+    uint32_t first;        /* the nodes before are not of this file */
+    struct ckpt_buf keys;  /* of a map, to find double ones */
+    struct ckpt_buf specs; /* the nodes of specifications, u32 */
     struct ckpt_err *err;
     struct ckpt_mp mp;
 };
@@ -276,7 +279,7 @@ static int is_pieced(struct walk *w, const struct ckpt_mp_token *map, bool *ret)
     return r;
 }
 
-static int ckpt_walk_container(struct walk *w, const struct spot *at, enum ckpt_container kind, uint64_t count)
+static int walk_container(struct walk *w, const struct spot *at, enum ckpt_container kind, uint64_t count)
 {
     uint32_t node, before = w->tree->count;
     int r = add_node(w, at, CKPT_NODE_DIR, &node);
@@ -288,6 +291,22 @@ static int ckpt_walk_container(struct walk *w, const struct spot *at, enum ckpt_
     return kind == CKPT_DICT ? walk_map(w, node, count) : walk_sequence(w, node, count);
 }
 
+/* A map, or the array that it stands for. */
+static int walk_dict(struct walk *w, const struct spot *at, const struct ckpt_mp_token *map)
+{
+    CKPT_AUTOBUF struct ckpt_buf path = CKPT_BUF_INIT;
+    uint32_t node = w->tree->count;
+    ckpt_buf_addc(&path, 'E');
+    int r = w->dialect->folder ? ckpt_flax_spec(&w->mp, map, &path, w->err) : 0;
+    if (r == 0)
+        return walk_container(w, at, CKPT_DICT, map->len);
+    if (r > 0)
+        r = add_ref(w, at, CKPT_NODE_ARRAY, path.data, path.len);
+    if (r == 0)
+        ckpt_buf_add(&w->specs, &node, sizeof node);
+    return r;
+}
+
 static int walk_tuple(struct walk *w, const struct spot *at, const struct ckpt_mp_token *ext)
 {
     struct ckpt_mp_token t;
@@ -297,7 +316,7 @@ static int walk_tuple(struct walk *w, const struct spot *at, const struct ckpt_m
     if (r == 0 && t.type != CKPT_MP_ARRAY)
         r = ckpt_fail(w->err, EUCLEAN, "a tuple does not hold an array");
     if (r == 0)
-        r = ckpt_walk_container(w, at, CKPT_TUPLE, t.len);
+        r = walk_container(w, at, CKPT_TUPLE, t.len);
     return r == 0 ? ckpt_flax_leave(&w->mp, saved, w->err) : r;
 }
 
@@ -313,9 +332,9 @@ static int walk_value(struct walk *w, const struct spot *at)
         return r;
     switch (t.type) {
     case CKPT_MP_MAP:
-        return pieced ? add_array(w, at, &t, off) : ckpt_walk_container(w, at, CKPT_DICT, t.len);
+        return pieced ? add_array(w, at, &t, off) : walk_dict(w, at, &t);
     case CKPT_MP_ARRAY:
-        return ckpt_walk_container(w, at, CKPT_LIST, t.len);
+        return walk_container(w, at, CKPT_LIST, t.len);
     case CKPT_MP_STR:
         return add_string(w, at, &t, off);
     case CKPT_MP_BIN:
@@ -350,6 +369,48 @@ static int walk_top(struct walk *w, uint32_t top)
     return walk_value(w, &(struct spot){top, "", 0, false});
 }
 
+/* --- specifications: those of a checkpoint that was written to /a/b may all name /a/b/ARRAY --- */
+
+static const char *spec_path(const struct walk *w, uint32_t i)
+{
+    size_t len;
+    uint32_t node = ((const uint32_t *)(const void *)w->specs.data)[i];
+    return ckpt_flax_state_elsewhere(w->tree, node, &len);
+}
+
+static bool is_any_there(const struct walk *w, unsigned parts)
+{
+    size_t count = CKPT_MIN(w->specs.len / sizeof(uint32_t), (size_t)LOOKED_FOR);
+    for (uint32_t i = 0; i < count; i++) {
+        const char *path = ckpt_flax_spec_tail(spec_path(w, i), parts);
+        if (ckpt_flax_spec_is_there(w->tree->pins, w->dialect->folder, path))
+            return true;
+    }
+    return false;
+}
+
+/* The same number of parts is left out of all paths: so no array is taken for another one that is gone. */
+static int place_specs(struct walk *w)
+{
+    struct ckpt_tree *t = w->tree;
+    const uint32_t *nodes = (const uint32_t *)(const void *)w->specs.data;
+    unsigned parts = 0;
+    if (ckpt_buf_error(&w->specs))
+        return no_memory(w);
+    while (parts < CKPT_FLAX_SPEC_PARTS && !is_any_there(w, parts))
+        parts++;
+    if (!parts || parts == CKPT_FLAX_SPEC_PARTS)
+        return 0;
+    for (uint32_t i = 0; i < w->specs.len / sizeof *nodes; i++) {
+        CKPT_AUTOBUF struct ckpt_buf ref = CKPT_BUF_INIT;
+        ckpt_buf_addc(&ref, 'E');
+        ckpt_buf_adds(&ref, ckpt_flax_spec_tail(spec_path(w, i), parts));
+        if (ckpt_buf_error(&ref) || ckpt_tree_string(t, (char *)ref.data, ref.len, &t->nodes[nodes[i]].ref) < 0)
+            return no_memory(w);
+    }
+    return 0;
+}
+
 int ckpt_flax_state_load(struct flax_state *s, const struct flax_dialect *dialect, struct ckpt_tree *t, uint32_t top,
                          struct ckpt_err *err)
 {
@@ -358,7 +419,10 @@ int ckpt_flax_state_load(struct flax_state *s, const struct flax_dialect *dialec
     int r = walk_top(&w, top);
     if (r == 0 && w.mp.at != w.mp.end)
         r = ckpt_fail(err, EUCLEAN, "%" PRIu64 " bytes follow the tree", w.mp.end - w.mp.at);
+    if (r == 0 && w.specs.len)
+        r = place_specs(&w);
     ckpt_buf_clear(&w.keys);
+    ckpt_buf_clear(&w.specs);
     return r;
 }
 

@@ -13,6 +13,8 @@
 struct flax_dialect {
     const char *elsewhere; /* a string that begins so stands for an array that is not in the file; NULL: none does */
     bool tuples;           /* extension type 4 is a tuple */
+    const char *folder;    /* of the tree's files: maps of TensorStore's stand for Zarr arrays in it (spec.h), which are
+                              elsewhere too; NULL: they are maps like others */
 };
 
 struct flax_state;

@@ -107,7 +107,7 @@ static int add_string(struct loading *l, uint32_t node)
 /* `file` is taken over. */
 static int load_aggregate(struct loading *l, struct ckpt_file *file, struct ckpt_tree *t, uint32_t top)
 {
-    static const struct flax_dialect dialect = {.elsewhere = "PLACEHOLDER://", .tuples = true};
+    struct flax_dialect dialect = {.elsewhere = "PLACEHOLDER://", .tuples = true, .folder = l->item->dir};
     int r = ckpt_flax_state_new(file, &l->item->aggregate);
     ckpt_file_unref(file);
     if (r == 0)

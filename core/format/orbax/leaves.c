@@ -138,12 +138,25 @@ static int layout_of_text(struct orbax *o, uint8_t *text, size_t len, int versio
     return 0;
 }
 
+/* Arrays that a msgpack file names may be of either version. */
+static int find_metadata(struct array_store *s, int *ret_version, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    *ret_version = s->item->zarr3 ? 3 : 2;
+    int r = store_get(s, s->item->zarr3 ? "zarr.json" : ".zarray", ret, err);
+    bool other = r == -ENOENT && s->item->aggregate && !s->item->zarr3;
+    if (!other || store_get(s, "zarr.json", ret, err) < 0)
+        return r;
+    *ret_version = 3;
+    return 0;
+}
+
 /* The text of the array's metadata, to be freed. */
-static int read_metadata(struct orbax *o, struct array_store *s, uint8_t **ret, size_t *ret_len, struct ckpt_err *err)
+static int read_metadata(struct orbax *o, struct array_store *s, int *ret_version, uint8_t **ret, size_t *ret_len,
+                         struct ckpt_err *err)
 {
     const char *name = s->item->zarr3 ? "zarr.json" : ".zarray";
     CKPT_AUTOEXTENT struct ckpt_extent e = {0};
-    int r = store_get(s, name, &e, err);
+    int r = find_metadata(s, ret_version, &e, err);
     int shown = (int)CKPT_MIN(s->key.len, (size_t)MAX_KEY_SHOWN);
     if (r == -ENOENT && array_vanishes(o, s))
         return ckpt_fail(err, ENOENT, "the checkpoint is being deleted");
@@ -172,13 +185,13 @@ int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
     AUTO_STORE struct array_store s = {0};
     CKPT_AUTOFREE uint8_t *text = NULL;
     size_t len = 0;
-    int r = store_init(&s, t, node);
+    int version, r = store_init(&s, t, node);
     if (r < 0)
         return r;
-    r = read_metadata(o, &s, &text, &len, err);
+    r = read_metadata(o, &s, &version, &text, &len, err);
     if (r < 0)
         return r;
-    r = layout_of_text(o, text, len, s.item->zarr3 ? 3 : 2, ret, err);
+    r = layout_of_text(o, text, len, version, ret, err);
     return r < 0 ? store_fail_in(&s, r, err) : 0;
 }
 
