@@ -41,84 +41,120 @@ static int try_source(const char *source, const char *rest, struct fs_place *ret
     return ckpt_describe(p.src, p.at.id, &meta, &len, NULL) != -ENODATA;
 }
 
-/* Cut the last name off `path` and put it before *rest. False: there is none. */
-static bool shorten(char *path, char **rest)
+/* --- the part that is on disk --- */
+
+/* Cut the last name off `path` and put it before *rest. -ENOENT: there is none. */
+static int shorten(char *path, char **rest)
 {
     char *slash = strrchr(path, '/');
     const char *name = slash ? slash + 1 : path;
     if (!*name || !strcmp(path, "."))
-        return false;
+        return -ENOENT;
     char *longer = fs_join(name, *rest);
     if (!longer)
-        return false;
+        return -ENOMEM;
     free(*rest);
     *rest = longer;
-    if (!slash)
-        strcpy(path, ".");
+    if (slash)
+        slash[slash == path] = 0; /* "/" is the folder of "/name" */
     else
-        slash[slash == path] = 0;
-    return true;
+        strcpy(path, ".");
+    return 0;
+}
+
+/* The longest part of a path that is on disk, perhaps only "/" or ".", and what follows it; both to be freed, also
+ * after an error. */
+static int split_path(const char *path, char **ret_part, char **ret_rest)
+{
+    struct stat st;
+    char *part = *ret_part = strdup(path);
+    *ret_rest = strdup("");
+    if (!part || !*ret_rest)
+        return -ENOMEM;
+    for (size_t n = strlen(part); n > 1 && part[n - 1] == '/'; n--)
+        part[n - 1] = 0;
+    while (stat(part, &st) < 0) {
+        bool may_be_inside = errno == ENOENT || errno == ENOTDIR;
+        int r = may_be_inside ? shorten(part, ret_rest) : -errno;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static bool is_address(const char *path)
+{
+    return strstr(path, "://");
+}
+
+/* --- a place --- */
+
+/* Perhaps the path leads to something in a checkpoint that begins further up. */
+static bool may_be_above(int r)
+{
+    return r == -ENOENT || r == -ENOTDIR || r == -EOPNOTSUPP;
 }
 
 static int try_above(char *source, char **rest, struct fs_place *ret, struct ckpt_err *err)
 {
-    struct fs_place place;
     int r = try_source(source, *rest, ret, err);
-    if (r == 1 || (r < 0 && r != -ENOENT && r != -ENOTDIR && r != -EOPNOTSUPP))
+    if (r == 1)
+        return 0;
+    if (r < 0 && !may_be_above(r))
         return r;
-    for (int level = 0; level < LEVELS && shorten(source, rest) && strcmp(source, "/"); level++) {
+    for (int level = 0; level < LEVELS; level++) {
+        struct fs_place place;
+        if (shorten(source, rest) < 0 || !strcmp(source, "/"))
+            break;
         int above = try_source(source, *rest, &place, NULL);
-        if (above == 1 || (above == 0 && r < 0)) {
-            if (r == 0)
-                fs_place_clear(ret);
-            *ret = place;
-            r = 0;
-        } else if (above == 0)
+        if (above < 0)
+            continue;
+        bool is_worse = above == 0 && r == 0; /* both plain: the one that was named is meant */
+        if (is_worse) {
             fs_place_clear(&place);
+            continue;
+        }
+        if (r == 0)
+            fs_place_clear(ret);
+        *ret = place;
+        r = 0;
         if (above == 1)
             break;
     }
     return r;
 }
 
-int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
+static bool is_npy_file(const char *path)
 {
     struct stat st;
-    CKPT_AUTOFREE char *part = strdup(path), *rest = strdup("");
-    if (!part || !rest)
+    return ckpt_has_suffix(path, ".npy") && stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *part = NULL, *rest = NULL;
+    int r = split_path(path, &part, &rest);
+    if (r == -ENOMEM)
         return ckpt_no_memory(err);
-    for (size_t n = strlen(part); n > 1 && part[n - 1] == '/'; n--)
-        part[n - 1] = 0;
-    bool there = stat(part, &st) == 0;
-    /* An .npy file is a leaf of its directory; as a source it would be a directory with that leaf. */
-    if (there && S_ISREG(st.st_mode) && strlen(part) > 4 && !strcmp(part + strlen(part) - 4, ".npy"))
-        shorten(part, &rest);
-    while (!there && (errno == ENOENT || errno == ENOTDIR) && shorten(part, &rest))
-        there = stat(part, &st) == 0;
-    if (there && *rest && !strcmp(part, "/")) /* nothing of it is there */
+    bool nothing_is_there = r == 0 && *rest && !strcmp(part, "/");
+    if (nothing_is_there)
         return ckpt_fail(err, ENOENT, "%s: %s", path, strerror(ENOENT));
-    if (strstr(path, "://") && *rest) /* what it says of an address */
-        return try_source(path, "", ret, err);
-    CKPT_AUTOFREE char *source = there ? realpath(part, NULL) : NULL;
+    if (is_address(path) && *rest) /* what it says of an address */
+        return CKPT_MIN(try_source(path, "", ret, err), 0);
+    /* An .npy file is a leaf of its directory; as a source it would be a directory with that leaf. */
+    if (r == 0 && !*rest && is_npy_file(part))
+        r = shorten(part, &rest);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
+    CKPT_AUTOFREE char *source = realpath(part, NULL);
     if (!source)
         return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
-    int r = try_above(source, &rest, ret, err);
-    if (r < 0 && err && err->code != -r)
-        return ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
-    return r < 0 ? r : 0;
+    r = try_above(source, &rest, ret, err);
+    bool has_no_reason = r < 0 && err && err->code != -r;
+    return has_no_reason ? ckpt_fail(err, -r, "%s: %s", path, strerror(-r)) : r;
 }
 
 /* --- a source and what follows --- */
-
-/* The part of `path` that is on disk stays, the rest goes to *rest. False: none of it is there, or no memory. */
-static bool split(char *path, char **rest)
-{
-    struct stat st;
-    while (stat(path, &st) < 0)
-        if ((errno != ENOENT && errno != ENOTDIR) || !shorten(path, rest))
-            return false;
-    return !(**rest && (!strcmp(path, "/") || !strcmp(path, ".")));
-}
 
 /* "latest" at the begin of *rest becomes the step that it leads to. */
 static int name_latest(struct ckpt_source *src, char **rest)
@@ -126,8 +162,8 @@ static int name_latest(struct ckpt_source *src, char **rest)
     static const char latest[] = "latest";
     char target[512];
     struct ckpt_attr at;
-    size_t n = strlen(latest);
-    bool is_latest = !strncmp(*rest, latest, n) && (!(*rest)[n] || (*rest)[n] == '/');
+    size_t n = strcspn(*rest, "/");
+    bool is_latest = n == strlen(latest) && !strncmp(*rest, latest, n);
     if (!is_latest || ckpt_lookup(src, CKPT_ROOT, latest, &at, NULL) < 0)
         return 0;
     int r = at.type == CKPT_LINK ? ckpt_readlink(src, at.id, target, sizeof target) : -EINVAL;
@@ -142,20 +178,32 @@ static int name_latest(struct ckpt_source *src, char **rest)
     return 1;
 }
 
+/* Some of the path is on disk: more than the directory where every path begins. */
+static bool is_on_disk(const char *part, const char *rest)
+{
+    bool is_begin = !strcmp(part, "/") || !strcmp(part, ".");
+    return !*rest || !is_begin;
+}
+
 int fs_open_inside(const char *path, struct ckpt_source **ret, char **ret_inside, struct ckpt_err *err)
 {
-    CKPT_AUTOFREE char *part = strdup(path), *rest = strdup("");
-    if (!part || !rest)
+    CKPT_AUTOFREE char *part = NULL, *rest = NULL;
+    int r = split_path(path, &part, &rest);
+    if (r == -ENOMEM)
         return ckpt_no_memory(err);
-    bool is_there = !strstr(path, "://") && split(part, &rest);
-    int r = fs_open(is_there ? part : path, ret, err);
-    if (r == 0 && (r = name_latest(*ret, &rest)) == 1) {
-        /* The step's own directory, where there is one, says the same as if it had been named. */
-        CKPT_AUTOFREE char *named = fs_join(part, rest);
-        ckpt_source_close(CKPT_STEAL(*ret));
-        return named ? fs_open_inside(named, ret, ret_inside, err) : ckpt_no_memory(err);
-    }
-    if (r == 0)
+    bool goes_on = r == 0 && *rest && is_on_disk(part, rest) && !is_address(path);
+    if (!goes_on)
+        *rest = 0; /* it is a source as it stands, or opening it says why not */
+    r = fs_open(goes_on ? part : path, ret, err);
+    if (r < 0)
+        return r;
+    r = name_latest(*ret, &rest);
+    if (r == 0) {
         *ret_inside = CKPT_STEAL(rest);
-    return r;
+        return 0;
+    }
+    ckpt_source_close(CKPT_STEAL(*ret));
+    /* The step's own directory, where there is one, says the same as if it had been named. */
+    CKPT_AUTOFREE char *named = r == 1 ? fs_join(part, rest) : NULL;
+    return named ? fs_open_inside(named, ret, ret_inside, err) : ckpt_no_memory(err);
 }

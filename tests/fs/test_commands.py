@@ -710,6 +710,7 @@ def test_path_into_a_run(command):
     latest, named = ckptfs(command, STEPS / "latest", "--json").stdout, ckptfs(command, STEPS / "4", "--json").stdout
     assert latest.replace(str(STEPS / "latest"), str(STEPS / "4")) == named
     assert ckptfs(command, STEPS / "latest/model", check=None).returncode == FINE
+    assert ckptfs(command, f"{STEPS}/latest/model/", check=None).returncode == FINE
     for missing in "8", "latest/nothing", "latest/model/nothing":
         assert ckptfs(command, STEPS / missing, check=None).returncode == UNREACHABLE
 
