@@ -20,16 +20,6 @@
 #define STAGED_ATTR 1.0                 /* seconds */
 #define INSIDE      ((uint64_t)1 << 40) /* ids from here on are inside of checkpoints */
 
-static struct timespec to_time(int64_t ns)
-{
-    struct timespec t = {ns / 1000000000, ns % 1000000000};
-    if (t.tv_nsec < 0) {
-        t.tv_sec--;
-        t.tv_nsec += 1000000000;
-    }
-    return t;
-}
-
 void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct stat *st)
 {
     static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
@@ -45,9 +35,9 @@ void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct st
         .st_blocks = (blkcnt_t)((a->stored + 511) / 512),
         .st_blksize = 1 << 20, /* tools that size their buffers by it read fast */
     };
-    st->st_mtim = to_time(a->mtime_ns);
-    st->st_atim = to_time(a->atime_ns);
-    st->st_ctim = to_time(a->ctime_ns);
+    st->st_mtim = ckpt_timespec(a->mtime_ns);
+    st->st_atim = ckpt_timespec(a->atime_ns);
+    st->st_ctim = ckpt_timespec(a->ctime_ns);
 }
 
 /* Nobody but this mount changes what is staged: the kernel knows all changes, but not the times and blocks that follow

@@ -6,6 +6,7 @@
  */
 #include "core/commit/private.h"
 
+#include "core/base/grow.h"
 #include "core/io/disk.h"
 #include "core/store/internal.h"
 
@@ -14,7 +15,7 @@
 
 static int no_memory(struct ckpt_err *err)
 {
-    return ckpt_fail(err, ENOMEM, "out of memory");
+    return ckpt_no_memory(err);
 }
 
 /* --- leaves --- */
@@ -22,13 +23,9 @@ static int no_memory(struct ckpt_err *err)
 static int add_leaf(struct commit *c, size_t *ret)
 {
     if (c->leaf_count == c->leaf_room) {
-        size_t room = c->leaf_room ? c->leaf_room + c->leaf_room / 2 : 64;
-        CKPT_GUARD(&c->lock);
-        struct commit_leaf *leaves = realloc(c->leaves, room * sizeof *leaves);
-        if (!leaves)
+        CKPT_GUARD(&c->lock); /* large leaves are written to meanwhile */
+        if (!CKPT_ROOM_FOR_ONE(c->leaves, c->leaf_count, c->leaf_room))
             return -ENOMEM;
-        c->leaves = leaves;
-        c->leaf_room = room;
     }
     c->leaves[c->leaf_count] = (struct commit_leaf){.object = COMMIT_OWN};
     *ret = c->leaf_count++;

@@ -15,6 +15,7 @@
  */
 #include "core/commit/private.h"
 
+#include "core/base/path.h"
 #include "core/io/disk.h"
 #include "core/store/internal.h"
 
@@ -99,7 +100,7 @@ int ckpt_hold_trusted(struct ckpt_backend *files, const char *path, const uint8_
 static int open_dir(struct ckpt_hold *h, struct ckpt_backend **ret)
 {
     char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", h->dir);
+    ckpt_fd_path(path, h->dir);
     return ckpt_backend_open_posix(path, ret, NULL);
 }
 

@@ -21,7 +21,7 @@ int ckpt_import_begin(struct ckpt_store *s, struct ckpt_import **ret, struct ckp
 {
     CKPT_AUTOFREE struct ckpt_import *import = malloc(sizeof *import);
     if (!import)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = ckpt_work_begin(s, &import->work, err);
     if (r < 0)
         return r;

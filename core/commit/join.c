@@ -25,7 +25,7 @@ static int piece_file(struct pieces *ps, size_t i, struct leaf_file **ret, struc
     size_t place = i % PIECES_OPEN;
     if (!ps->open) {
         if (!(ps->open = malloc(PIECES_OPEN * sizeof *ps->open)))
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
         for (size_t j = 0; j < PIECES_OPEN; j++) {
             ps->open[j] = (struct leaf_file)LEAF_FILE_INIT;
             ps->opened[j] = NULL;
@@ -214,7 +214,7 @@ int ckpt_pieces_join(struct pieces *ps, int out, uint64_t *ret_size, struct ckpt
     struct ckpt_buf head = CKPT_BUF_INIT;
     struct stripe s = {.data = malloc(room), .room = malloc(room)};
     ckpt_npy_add_header(&head, ps->npy.descr, ps->ndim, ps->npy.shape);
-    int r = s.data && s.room && !ckpt_buf_error(&head) ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = s.data && s.room && !ckpt_buf_error(&head) ? 0 : ckpt_no_memory(err);
     if (r == 0)
         r = drop_repeats(ps, s.data, s.room, err);
     if (r == 0 && (r = ckpt_disk_write(out, head.data, head.len, 0)) < 0)

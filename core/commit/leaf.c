@@ -199,7 +199,7 @@ static int read_header(struct commit *c, struct leaf_file *f, struct ckpt_npy *r
     if (want <= len || memcmp(head, "\x93NUMPY", 6))
         return ckpt_npy_parse(head, len, ret, err);
     large = malloc(want);
-    r = large ? ckpt_leaf_read(c, f, large, want, 0, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    r = large ? ckpt_leaf_read(c, f, large, want, 0, err) : ckpt_no_memory(err);
     *ret_read = r == 0;
     return r < 0 ? r : ckpt_npy_parse(large, want, ret, err);
 }
@@ -256,7 +256,7 @@ int ckpt_leaf_value(struct commit *c, struct leaf_file *f, char **ret, struct ck
         return 0;
     CKPT_AUTOFREE char *text = malloc(f->size + 1);
     if (!text)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = ckpt_leaf_read(c, f, text, f->size, 0, err);
     if (r < 0)
         return r;
@@ -289,7 +289,7 @@ static int add_xattr(struct ckpt_buf *json, int fd, const char *name, struct ckp
 {
     CKPT_AUTOFREE uint8_t *value = malloc(XATTR_SIZE_MAX);
     if (!value)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     if (!ckpt_utf8(name, strlen(name)))
         return ckpt_fail(err, EOPNOTSUPP, "has an extended attribute whose name is not UTF-8");
     ssize_t n = fgetxattr(fd, name, value, XATTR_SIZE_MAX);
@@ -325,7 +325,7 @@ static int add_xattrs(struct ckpt_buf *json, int fd, char *list, size_t len, str
         return 0;
     CKPT_AUTOFREE char **names = malloc(count * sizeof *names);
     if (!names)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     count = 0;
     for (char *p = list; p < list + len; p += strlen(p) + 1)
         if (is_users(p))
@@ -348,7 +348,7 @@ int ckpt_leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
     if (n < 0 && errno == ERANGE) {
         list = many = malloc(XATTR_LIST_MAX);
         if (!list)
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
         n = flistxattr(fd, many, XATTR_LIST_MAX);
     }
     if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
@@ -359,13 +359,13 @@ int ckpt_leaf_xattrs(int fd, char **ret, struct ckpt_err *err)
         return ckpt_fail(err, errno, "its attributes cannot be read: %s", strerror(errno));
     int r = add_xattrs(&json, fd, list, (size_t)n, err);
     if (r == 0 && ckpt_buf_error(&json) < 0)
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0 && json.len > CKPT_MANIFEST_XATTRS_MAX)
         r = too_many(err);
     if (r == 0 && json.len) {
         *ret = ckpt_buf_steal(&json, NULL);
         if (!*ret)
-            r = ckpt_fail(err, ENOMEM, "out of memory");
+            r = ckpt_no_memory(err);
     }
     ckpt_buf_clear(&json);
     return r;

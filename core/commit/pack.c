@@ -4,6 +4,7 @@
  * another. What the store has is known from the manifests of the newest steps; the table of them lives for this commit
  * only.
  */
+#include "core/base/grow.h"
 #include "core/commit/private.h"
 
 #include "core/io/disk.h"
@@ -128,14 +129,8 @@ static int add_known(void *arg, uint32_t number, const struct ckpt_manifest_node
     if ((n->kind != CKPT_NODE_ARRAY && n->kind != CKPT_NODE_BLOB) || n->size >= CKPT_SMALL ||
         p->known_count == KNOWN_MAX)
         return 0; /* to the end, where the checksum is */
-    if (p->known_count == p->known_room) {
-        size_t room = p->known_room ? 2 * p->known_room : 256;
-        struct known *known = realloc(p->known, room * sizeof *known);
-        if (!known)
-            return -ENOMEM;
-        p->known = known;
-        p->known_room = room;
-    }
+    if (!CKPT_ROOM_FOR_ONE(p->known, p->known_count, p->known_room))
+        return -ENOMEM;
     struct known *k = &p->known[p->known_count];
     *k = (struct known){.offset = n->offset, .size = (uint32_t)n->size, .codec = (uint8_t)n->codec};
     k->stored = (uint32_t)CKPT_MIN(n->stored, (uint64_t)UINT32_MAX);

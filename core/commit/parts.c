@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What all the parts of a commit under way add to: its temporary files, and the table of the objects that leaves share.
  */
+#include "core/base/grow.h"
 #include "core/commit/private.h"
 
 #include "core/io/disk.h"
@@ -27,14 +28,8 @@ int ckpt_commit_object(struct commit *c, const uint8_t sha256[CKPT_SHA256], uint
     uint32_t i = 0;
     while (i < c->object_count && memcmp(c->objects[i].sha256, sha256, CKPT_SHA256))
         i++;
-    if (i == c->object_room) {
-        uint32_t room = i ? 2 * i : 16;
-        struct commit_object *objects = realloc(c->objects, room * sizeof *objects);
-        if (!objects)
-            return -ENOMEM;
-        c->objects = objects;
-        c->object_room = room;
-    }
+    if (!CKPT_ROOM_FOR_ONE(c->objects, i, c->object_room))
+        return -ENOMEM;
     if (i == c->object_count) {
         c->objects[i] = (struct commit_object){.mode = OBJECT_MODE};
         memcpy(c->objects[i].sha256, sha256, CKPT_SHA256);

@@ -206,7 +206,7 @@ static int add_piece(struct pieces *ps, const char *name, struct ckpt_err *err)
         return piece_fail(ps, name, err, EUCLEAN, "has another type than others");
     struct piece *p = malloc(sizeof *p + 2 * s.ndim * sizeof *p->box);
     if (!p)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     *p = (struct piece){name, npy.header};
     memcpy(p->box, s.begin, s.ndim * sizeof *p->box);
     memcpy(p->box + s.ndim, s.end, s.ndim * sizeof *p->box);
@@ -244,12 +244,12 @@ int ckpt_pieces_open(struct commit *c, const struct walk_at *at, struct pieces *
 {
     struct pieces *ps = calloc(1, sizeof *ps);
     if (!ps)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     ps->commit = c;
     ps->dir = at->dir;
     ps->path = at->path;
     ps->list = calloc(at->piece_count, sizeof *ps->list);
-    int r = ps->list ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = ps->list ? 0 : ckpt_no_memory(err);
     for (size_t i = 0; i < at->piece_count && r == 0; i++)
         r = add_piece(ps, at->pieces[i], err);
     if (r == 0) {
@@ -380,7 +380,7 @@ int ckpt_pieces_check(struct pieces *ps, struct ckpt_err *err)
             "%s: its pieces are of an array of %llu bytes, and of pieces at most %llu are made: write it as one file",
             ps->path, (unsigned long long)ps->npy.nbytes, (unsigned long long)JOINED_MAX);
     if (!list)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (size_t i = 0; i < ps->count; i++) {
         const struct piece *p = ps->list[i];
         if (is_empty(ps, p) || (i && piece_same_box(ps, p, ps->list[i - 1])))

@@ -2,6 +2,7 @@
 /* References as text: "ref1 SHA256 OBJECT SIZE OFFSET STORED CODEC". And the first bytes of what they stand for. */
 #include "core/commit/commit.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
 
@@ -65,7 +66,7 @@ bool ckpt_ref_parse(const char *text, size_t len, struct ckpt_ref *ret)
 int ckpt_ref_of(int fd, struct ckpt_ref *ret)
 {
     char path[32], text[CKPT_REF_TEXT];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(path, fd);
     ssize_t n = getxattr(path, CKPT_REF_XATTR, text, sizeof text);
     if (n < 0) {
         bool has_none = errno == ENODATA || errno == EOPNOTSUPP;

@@ -3,6 +3,7 @@
  * The staged tree in an order that depends on names alone, so that two walks meet the same things in the same order.
  * The pieces of an array stand where the array's own name would.
  */
+#include "core/base/grow.h"
 #include "core/commit/private.h"
 
 #include "core/store/internal.h"
@@ -45,14 +46,8 @@ static int add_name(void *arg, int dir, const char *name)
     size_t stem = n->apart ? 0 : ckpt_pieces_stem(name);
     if (stem && (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode)))
         stem = 0;
-    if (n->count == n->room) {
-        size_t room = n->room ? 2 * n->room : 16;
-        struct entry *entries = realloc(n->entries, room * sizeof *entries);
-        if (!entries)
-            return -ENOMEM;
-        n->entries = entries;
-        n->room = room;
-    }
+    if (!CKPT_ROOM_FOR_ONE(n->entries, n->count, n->room))
+        return -ENOMEM;
     n->entries[n->count++] = (struct entry){(uint32_t)n->text.len, (uint32_t)stem};
     ckpt_buf_add(&n->text, name, strlen(name) + 1);
     return ckpt_buf_error(&n->text);
@@ -146,7 +141,7 @@ static int push(struct walk *w, const char *name, size_t *ret_len)
     ckpt_buf_addc(&w->path, '/');
     ckpt_buf_add(&w->path, name, strlen(name) + 1);
     if (ckpt_buf_error(&w->path) < 0)
-        return ckpt_fail(w->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(w->err);
     w->path.len--;
     return 0;
 }
@@ -194,7 +189,7 @@ static int visit_pieces(struct walk *w, const struct names *n, size_t first, siz
 {
     CKPT_AUTOFREE const char **pieces = malloc((last - first) * sizeof *pieces);
     if (!pieces)
-        return ckpt_fail(w->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(w->err);
     for (size_t i = first; i < last; i++)
         pieces[i - first] = entry_name(n, &n->entries[i]);
     at->pieces = pieces;
@@ -247,7 +242,7 @@ int ckpt_walk_tree(const struct ckpt_commit *in, const struct walk_visitor *v, s
     struct walk w = {.in = in, .v = v, .err = err};
     ckpt_buf_add(&w.path, in->name, strlen(in->name) + 1);
     if (ckpt_buf_error(&w.path) < 0)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     w.path.len--;
     int r = walk_dir(&w, in->tree, 0, 0);
     ckpt_buf_clear(&w.path);

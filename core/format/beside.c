@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/beside.h"
 
+#include "core/base/grow.h"
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <stdio.h>
@@ -22,14 +24,8 @@ static int add_name(void *arg, const char *name, enum ckpt_ftype type)
     struct names *n = arg;
     if (n->count == CKPT_MAX_BESIDE)
         return 0;
-    if (n->count == n->cap) {
-        size_t cap = n->cap ? n->cap * 2 : 16;
-        char **p = realloc(n->names, cap * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        n->names = p;
-        n->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(n->names, n->count, n->cap))
+        return -ENOMEM;
     char *copy = malloc(strlen(name) + 2);
     if (!copy)
         return -ENOMEM;
@@ -53,8 +49,7 @@ static int add_entry(struct walk *w, uint32_t parent, const char *dir, enum ckpt
     char path[4096];
     struct ckpt_stat st;
     uint32_t node;
-    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", name) >= (int)sizeof path ||
-        w->count == CKPT_MAX_BESIDE)
+    if (w->count == CKPT_MAX_BESIDE || !ckpt_path_put(path, sizeof path, dir, name))
         return 0;
     if (type == CKPT_FT_LINK) /* one that leads to nothing, or out, is not shown */
         type = ckpt_backend_stat(ckpt_pins_dir(t->pins), path, &st) == 0 && st.type == CKPT_FT_FILE ? CKPT_FT_FILE
@@ -68,7 +63,7 @@ static int add_entry(struct walk *w, uint32_t parent, const char *dir, enum ckpt
         return level + 1 < CKPT_MAX_BESIDE_LEVELS ? add_dir(w, node, path, level + 1) : 0;
     uint32_t string;
     if (r == 0 && ckpt_tree_string(t, path, strlen(path), &string) < 0)
-        r = ckpt_fail(w->err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(w->err);
     if (r == 0) {
         t->nodes[node].ref = string;
         t->nodes[node].mark = w->b->mark;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/named.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 
 #include <xxhash.h>
@@ -12,14 +13,8 @@ uint64_t ckpt_name_hash(const char *name, size_t len)
 
 int ckpt_name_set_add(struct ckpt_name_set *s, uint64_t hash)
 {
-    if (s->count == s->cap) {
-        size_t cap = s->cap ? s->cap + s->cap / 2 : 64;
-        uint64_t *p = realloc(s->hashes, cap * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        s->hashes = p;
-        s->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(s->hashes, s->count, s->cap))
+        return -ENOMEM;
     s->hashes[s->count++] = hash;
     return 0;
 }
@@ -107,7 +102,7 @@ int ckpt_recent_layouts_get(struct ckpt_recent_layouts *l, enum ckpt_dtype dtype
     }
     struct ckpt_array *a = ckpt_array_new(dtype, ndim, shape);
     if (!a)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     a->big_endian = big_endian;
     if (ckpt_array_settle(a, NULL) < 0) {
         ckpt_array_unref(a);
@@ -125,7 +120,7 @@ int ckpt_layout_unsupported(const char *type, unsigned ndim, const uint64_t *sha
     struct ckpt_array *a = ckpt_array_new(CKPT_DT_OTHER, ndim, shape);
     if (!a || !(a->descr = strdup(type))) {
         ckpt_array_unref(a);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     ckpt_array_refuse(a, "%s", why);
     if (ckpt_array_settle(a, NULL) < 0) {

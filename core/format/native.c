@@ -5,6 +5,7 @@
  */
 #include "core/format/native.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 #include "core/format/native_private.h"
 #include "core/tree/key.h"
@@ -227,7 +228,7 @@ static int store_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_arr
     l.span.whole = false;
     r = ckpt_opened_file(s->opened, &l.span, &f);
     if (r < 0)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     *ret = (struct ckpt_extent){.file = f, .len = a->nbytes};
     return 0;
 }
@@ -376,14 +377,8 @@ static int add_place(struct builder *b, uint32_t node, uint64_t off, uint32_t le
     struct store *s = b->store;
     if (off + len >= MAX_PLACE)
         return ckpt_fail(b->err, EUCLEAN, "the manifest is too large");
-    if (node >= s->cap) {
-        uint32_t cap = s->cap ? s->cap + s->cap / 2 : 64;
-        uint64_t *places = realloc(s->places, cap * sizeof *places);
-        if (!places)
-            return ckpt_fail(b->err, ENOMEM, "out of memory");
-        s->places = places;
-        s->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(s->places, node, s->cap))
+        return ckpt_no_memory(b->err);
     s->places[node] = off << 20 | (len - 1);
     return 0;
 }
@@ -434,7 +429,7 @@ static int set_text(struct builder *b, struct ckpt_node *n, const char *text)
     size_t len = strlen(text);
     while (len && strchr(space, text[len - 1]))
         len--;
-    return ckpt_tree_string(b->tree, text, len, &n->text) < 0 ? ckpt_fail(b->err, ENOMEM, "out of memory") : 0;
+    return ckpt_tree_string(b->tree, text, len, &n->text) < 0 ? ckpt_no_memory(b->err) : 0;
 }
 
 static int add_node(void *arg, uint32_t number, const struct ckpt_manifest_node *m, uint64_t off, uint32_t len)
@@ -449,7 +444,7 @@ static int add_node(void *arg, uint32_t number, const struct ckpt_manifest_node 
     size_t bare = strlen(m->name) - strlen(suffix); /* what is no key stands for itself */
     const char *key = known && b->key.len ? (char *)b->key.data : known ? "" : m->name;
     uint32_t node;
-    int r = ckpt_buf_error(&b->name) ? ckpt_fail(b->err, ENOMEM, "out of memory") : 0;
+    int r = ckpt_buf_error(&b->name) ? ckpt_no_memory(b->err) : 0;
     if (r == 0)
         r = ckpt_tree_add(t, m->parent, key, known ? b->key.len : bare, in == CKPT_LIST || in == CKPT_TUPLE, m->kind,
                           &node, b->err);
@@ -503,7 +498,7 @@ static int store_open(const struct ckpt_opening *o, struct ckpt_tree **ret, stru
     struct store *s = calloc(1, sizeof *s);
     if (!s || ckpt_tree_new(&store_ops, o->pins, &t) < 0) {
         free(s);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     pthread_mutex_init(&s->lock, NULL);
     t->priv = s;
@@ -511,7 +506,7 @@ static int store_open(const struct ckpt_opening *o, struct ckpt_tree **ret, stru
     s->name = strdup(o->name);
     s->rights = malloc(STORE_RIGHTS * sizeof *s->rights);
     int r = s->name && s->rights ? ckpt_opened_new(o->pins, o->cache, &s->opened) : -ENOMEM;
-    r = r < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : load(t, s, err);
+    r = r < 0 ? ckpt_no_memory(err) : load(t, s, err);
     if (r < 0) {
         ckpt_tree_unref(t);
         return ckpt_fail_in(err, -r, "%s", o->name);

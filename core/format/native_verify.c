@@ -212,7 +212,7 @@ static int give_faults(const struct verifier *v, struct ckpt_err *err)
 int ckpt_store_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg, struct ckpt_err *err)
 {
     struct verifier v = {.tree = t, .progress = progress, .arg = arg, .block = malloc(BLOCK), .md = EVP_MD_CTX_new()};
-    int r = v.block && v.md ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = v.block && v.md ? 0 : ckpt_no_memory(err);
     for (uint32_t node = 1; node < t->count && r == 0; node++) {
         struct ckpt_err own = {0};
         bool leaf = t->nodes[node].kind != CKPT_NODE_DIR;

@@ -62,7 +62,7 @@ static int read_at(const struct ckpt_zip *z, void *buf, size_t len, uint64_t at,
 
 static int memory(struct ckpt_err *err)
 {
-    return ckpt_fail(err, ENOMEM, "out of memory");
+    return ckpt_no_memory(err);
 }
 
 /* --- the end record --- */

@@ -57,7 +57,7 @@ int ckpt_zip_content(struct ckpt_zip *z, uint32_t i, struct ckpt_cache *cache, c
         return ckpt_zip_payload(z, i, ret, &chain, err);
     struct content_file *f = calloc(1, sizeof *f);
     if (!f)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     atomic_init(&f->base.refs, 1);
     f->base.ops = &content_ops;
     f->base.st = (struct ckpt_stat){.type = CKPT_FT_FILE, .size = m.size};

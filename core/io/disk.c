@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/io/disk.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/io/disk_hooks.h"
 
@@ -161,7 +162,7 @@ int ckpt_disk_link(int from_dir, const char *from, int to_dir, const char *to)
 int ckpt_disk_link_fd(int fd, int to_dir, const char *to)
 {
     char from[32];
-    snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(from, fd);
     if (!ckpt_disk_hooked())
         return DISK_CALL(linkat(AT_FDCWD, from, to_dir, to, AT_SYMLINK_FOLLOW));
     int r = ckpt_disk_hook();
@@ -185,25 +186,18 @@ int ckpt_disk_unlink(int dir, const char *path, int flags)
     return r;
 }
 
-/* By which also what an O_PATH descriptor is of can be changed. */
-static const char *fd_path(int fd, char ret[32])
-{
-    snprintf(ret, 32, "/proc/self/fd/%d", fd);
-    return ret;
-}
-
 static int set_xattr(int fd, const char *name, const void *value, size_t len, int flags)
 {
     char path[32];
     int r = DISK_CALL(fsetxattr(fd, name, value, len, flags));
-    return r == -EBADF ? DISK_CALL(setxattr(fd_path(fd, path), name, value, len, flags)) : r;
+    return r == -EBADF ? DISK_CALL(setxattr(ckpt_fd_path(path, fd), name, value, len, flags)) : r;
 }
 
 static int remove_xattr(int fd, const char *name)
 {
     char path[32];
     int r = DISK_CALL(fremovexattr(fd, name));
-    return r == -EBADF ? DISK_CALL(removexattr(fd_path(fd, path), name)) : r;
+    return r == -EBADF ? DISK_CALL(removexattr(ckpt_fd_path(path, fd), name)) : r;
 }
 
 int ckpt_disk_setxattr_as(int fd, const char *name, const void *value, size_t len, int flags)
@@ -237,10 +231,10 @@ int ckpt_disk_chmod(int fd, mode_t mode)
 {
     char path[32], number[16];
     if (!ckpt_disk_hooked())
-        return DISK_CALL(chmod(fd_path(fd, path), mode));
+        return DISK_CALL(chmod(ckpt_fd_path(path, fd), mode));
     int r = ckpt_disk_hook();
     if (r == 0)
-        r = DISK_CALL(chmod(fd_path(fd, path), mode));
+        r = DISK_CALL(chmod(ckpt_fd_path(path, fd), mode));
     snprintf(number, sizeof number, "%o", (unsigned)mode);
     ckpt_disk_hooked_words(r, "chmod", fd, number);
     return r;
@@ -263,10 +257,10 @@ int ckpt_disk_set_times(int fd, const struct timespec times[2])
 {
     char path[32];
     if (!ckpt_disk_hooked())
-        return DISK_CALL(utimensat(AT_FDCWD, fd_path(fd, path), times, 0));
+        return DISK_CALL(utimensat(AT_FDCWD, ckpt_fd_path(path, fd), times, 0));
     int r = ckpt_disk_hook();
     if (r == 0)
-        r = DISK_CALL(utimensat(AT_FDCWD, fd_path(fd, path), times, 0));
+        r = DISK_CALL(utimensat(AT_FDCWD, ckpt_fd_path(path, fd), times, 0));
     ckpt_disk_hooked_words(r, "times", fd, NULL);
     return r;
 }
@@ -326,7 +320,7 @@ static int open_for_removal(int dir, const char *path, DIR **ret)
         return fd;
     if (fstat(fd, &st) == 0 && (st.st_mode & 0700) != 0700) {
         char proc[64];
-        snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+        ckpt_fd_path(proc, fd);
         (void)!chmod(proc, 0700); /* what cannot be done fails below */
     }
     int rd = ckpt_disk_open(fd, ".", O_RDONLY | O_DIRECTORY, 0);

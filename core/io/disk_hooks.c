@@ -25,6 +25,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/log.h"
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <fcntl.h>
@@ -132,7 +133,7 @@ static void add_fd(struct ckpt_buf *line, int fd)
 {
     char proc[64], path[PATH_MAX];
     ssize_t n = -1;
-    snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(proc, fd);
     if (fd != AT_FDCWD)
         n = readlink(proc, path, sizeof path - 1);
     else if (getcwd(path, sizeof path))

@@ -5,6 +5,7 @@
  */
 #include "core/io/pins.h"
 
+#include "core/base/hash.h"
 #include "core/base/util.h"
 
 #include <sys/resource.h>
@@ -41,9 +42,7 @@ static size_t pin_limit(void)
 
 static uint64_t hash_path(const char *p)
 {
-    uint64_t h = 0xcbf29ce484222325; /* FNV-1a: names are short and the table is small */
-    for (; *p; p++)
-        h = (h ^ (uint8_t)*p) * 0x100000001b3;
+    uint64_t h = ckpt_fnv(CKPT_FNV_BEGIN, p, strlen(p));
     return h ^ h >> 29;
 }
 

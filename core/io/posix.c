@@ -6,6 +6,7 @@
  */
 #include "core/io/backend.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <dirent.h>
@@ -100,7 +101,7 @@ static int open_name(struct posix_backend *b, const char *path, int flags)
     if (fd != -EXDEV || b->root == b)
         return fd;
     char full[8192];
-    if (snprintf(full, sizeof full, "%s/%s", b->path, path) >= (int)sizeof full)
+    if (!ckpt_path_put(full, sizeof full, b->path, path))
         return -ENAMETOOLONG;
     fd = open_beneath(b->root->fd, full, flags | O_CLOEXEC);
     ckpt_count_shortage(fd);
@@ -174,9 +175,8 @@ static int posix_list(struct ckpt_backend *base, const char *path, ckpt_list_fn 
         }
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
-        if (b->root->hidden &&
-            snprintf(full, sizeof full, "%s%s%s", path, *path ? "/" : "", e->d_name) < (int)sizeof full &&
-            is_hidden(b, full))
+        bool may_be_hidden = b->root->hidden && ckpt_path_put(full, sizeof full, path, e->d_name);
+        if (may_be_hidden && is_hidden(b, full))
             continue;
         enum ckpt_ftype type = e->d_type == DT_REG   ? CKPT_FT_FILE
                                : e->d_type == DT_DIR ? CKPT_FT_DIR
@@ -230,7 +230,7 @@ static int posix_sub(struct ckpt_backend *base, const char *path, struct ckpt_ba
     atomic_init(&sub->base.refs, 1);
     sub->root = b->root;
     ckpt_backend_ref(&b->root->base);
-    snprintf(sub->path, n, "%s%s%s", b->path, *b->path && *path ? "/" : "", path);
+    ckpt_path_put(sub->path, n, b->path, path);
     sub->fd = fd;
     fd = -1;
     *ret = &sub->base;

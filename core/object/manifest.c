@@ -193,7 +193,7 @@ static int grow(struct lines *l)
     size_t cap = l->cap ? l->cap * 2 : WINDOW;
     char *window = realloc(l->window, cap);
     if (!window)
-        return ckpt_fail(l->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(l->err);
     l->window = window;
     l->cap = cap;
     return 0;
@@ -269,7 +269,7 @@ static int take_string(struct ckpt_scan *s, struct ckpt_buf *text, char **ret)
         return r;
     free(*ret);
     *ret = strdup((char *)text->data);
-    return *ret ? 0 : ckpt_fail(s->err, ENOMEM, "out of memory");
+    return *ret ? 0 : ckpt_no_memory(s->err);
 }
 
 /* The top is one of several members: its record ends before the line does. */
@@ -337,7 +337,7 @@ static int take_head_member(struct ckpt_scan *s, struct ckpt_buf *text, struct h
         return r < 0 ? r : ckpt_scan_fail(s, "metadata is not an object");
     free(ret->metadata);
     ret->metadata = strndup((char *)text->data, text->len);
-    return ret->metadata ? 0 : ckpt_fail(s->err, ENOMEM, "out of memory");
+    return ret->metadata ? 0 : ckpt_no_memory(s->err);
 }
 
 /* The line up to the bracket that opens the nodes. */
@@ -525,7 +525,7 @@ int ckpt_manifest_each(struct ckpt_file *file, struct ckpt_manifest_info *ret_in
     struct walk w = {.lines = {.file = file}, .visit = visit, .arg = arg, .sum = XXH3_createState()};
     struct ckpt_manifest_info info = {0};
     w.lines.err = &w.err;
-    int r = w.sum ? grow(&w.lines) : ckpt_fail(&w.err, ENOMEM, "out of memory");
+    int r = w.sum ? grow(&w.lines) : ckpt_no_memory(&w.err);
     if (r == 0) {
         XXH3_64bits_reset(w.sum);
         r = read_head(&w.lines, &info, w.sum);
@@ -556,7 +556,7 @@ int ckpt_manifest_record(struct ckpt_file *file, uint64_t off, uint32_t len, str
     CKPT_AUTOFREE char *large = len > sizeof small ? malloc(len) : NULL;
     char *line = len > sizeof small ? large : small;
     if (!line)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     ssize_t n = ckpt_file_read(file, line, len, off);
     if (n < 0)
         return ckpt_fail(err, (int)-n, "the manifest cannot be read: %s", strerror((int)-n));

@@ -292,7 +292,7 @@ static int read_part(struct object *o, uint64_t chunk, void *buf, size_t len, ui
     size_t whole = (size_t)chunk_len(o, chunk);
     CKPT_AUTOFREE uint8_t *data = malloc(whole);
     if (!data)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = read_stored(o, data, whole, chunk_begin(o, chunk), err);
     if (r == 0)
         r = check_chunk(o, chunk, data, err);
@@ -390,7 +390,7 @@ static int open_raw(struct object *o, struct ckpt_file *sums, struct ckpt_err *e
     if (r < 0)
         return r;
     o->checked = calloc(1, o->chunks / 8 + 1);
-    return o->checked ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    return o->checked ? 0 : ckpt_no_memory(err);
 }
 
 bool ckpt_object_raw_fd(struct ckpt_file *object, int *ret_fd)
@@ -532,7 +532,7 @@ static int object_new(struct place at, struct ckpt_cache *cache, struct ckpt_fil
 {
     struct object *o = calloc(1, sizeof *o);
     if (!o)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     atomic_init(&o->base.refs, 1);
     o->cache = cache;
     o->file = ckpt_file_ref(file);

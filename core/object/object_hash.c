@@ -56,7 +56,7 @@ int ckpt_object_hash(int fd, uint64_t off, uint64_t len, const atomic_bool *canc
         .piece = malloc(PIECE), .sha = EVP_MD_CTX_new(), .sum = sums ? XXH3_createState() : NULL, .sums = sums};
     int r = 0;
     if (!h.piece || !h.sha || (sums && !h.sum) || !EVP_DigestInit_ex(h.sha, EVP_sha256(), NULL))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0 && h.sum)
         XXH3_64bits_reset(h.sum);
     if (r == 0)

@@ -92,7 +92,7 @@ int ckpt_object_hash_sparse(int fd, uint64_t size, const atomic_bool *cancel, ui
 {
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     CKPT_AUTOFREE uint8_t *buf = malloc(CKPT_OBJECT_CHUNK);
-    int r = md && buf && ckpt_sparse_name_begin(md, size) == 0 ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = md && buf && ckpt_sparse_name_begin(md, size) == 0 ? 0 : ckpt_no_memory(err);
     for (uint64_t off = 0; r == 0 && (off = next_data(fd, off, size)) < size;) {
         uint64_t chunk = off / CKPT_OBJECT_CHUNK;
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))

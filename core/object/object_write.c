@@ -151,7 +151,7 @@ static int encode_all(struct encoder *e, struct ckpt_err *err)
 {
     const atomic_bool *cancel = e->in->cancel;
     if (!e->src || !e->batch)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (uint64_t i = 0; i < e->f.chunks; i++) {
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
             return ckpt_fail(err, ECANCELED, "cancelled");

@@ -102,7 +102,7 @@ int ckpt_record_unhex(struct ckpt_scan *s, const struct ckpt_buf *hex, char **re
 {
     CKPT_AUTOFREE char *bytes = malloc(hex->len / 2 + 1);
     if (!bytes)
-        return ckpt_fail(s->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(s->err);
     for (size_t i = 0; i + 1 < hex->len; i += 2) {
         static const char digits[] = "0123456789abcdef";
         const char *high = memchr(digits, hex->data[i], 16), *low = memchr(digits, hex->data[i + 1], 16);
@@ -123,7 +123,7 @@ static int take_copy(struct record *r, char **ret)
     if (e < 0)
         return e;
     *ret = strdup((char *)r->text.data);
-    return *ret ? 0 : ckpt_fail(r->s->err, ENOMEM, "out of memory");
+    return *ret ? 0 : ckpt_no_memory(r->s->err);
 }
 
 /* One of the words of a table; a newer program may have more of them. */
@@ -187,7 +187,7 @@ static int take_xattrs(struct record *r)
     if (r->text.len > CKPT_MANIFEST_XATTRS_MAX || *r->text.data != '{')
         return ckpt_scan_fail(r->s, "its attributes are no object, or too many");
     r->n->xattrs = strndup((char *)r->text.data, r->text.len);
-    return r->n->xattrs ? 0 : ckpt_fail(r->s->err, ENOMEM, "out of memory");
+    return r->n->xattrs ? 0 : ckpt_no_memory(r->s->err);
 }
 
 static int take_name(struct record *r, bool hex)

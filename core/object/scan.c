@@ -178,7 +178,7 @@ int ckpt_scan_string(struct ckpt_scan *s, struct ckpt_buf *ret)
         return r;
     ckpt_buf_addc(ret, 0);
     if (ckpt_buf_error(ret))
-        return ckpt_fail(s->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(s->err);
     ret->len--;
     return 0;
 }
@@ -364,7 +364,7 @@ int ckpt_scan_value(struct ckpt_scan *s, struct ckpt_buf *text)
             return r;
     } while (n.depth);
     if (text && ckpt_buf_error(text))
-        return ckpt_fail(s->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(s->err);
     return 0;
 }
 

@@ -75,7 +75,7 @@ int ckpt_words_open(struct ckpt_words *w, struct ckpt_file *file, uint64_t from,
     p.piece = (size_t)CKPT_MIN(p.total, (uint64_t)HELD);
     CKPT_AUTOFREE uint8_t *buf = p.buf = malloc(p.piece + SUM);
     p.sum = XXH3_createState();
-    int r = p.buf && p.sum ? pass_run(&p, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = p.buf && p.sum ? pass_run(&p, err) : ckpt_no_memory(err);
     XXH3_freeState(p.sum);
     if (r < 0)
         return r;

@@ -10,6 +10,7 @@
 #include "core/stage/private.h"
 
 #include "core/array/npy.h"
+#include "core/base/path.h"
 
 #include <linux/limits.h>
 #include <stdio.h>
@@ -50,12 +51,6 @@ static bool is_kept(const char *name)
 static bool is_step_top(const struct stage_inode *n)
 {
     return n->is_top && !n->step->files_view;
-}
-
-/* An O_PATH descriptor has no attributes, but its file has. */
-static void path_of_fd(int fd, char ret[32])
-{
-    snprintf(ret, 32, "/proc/self/fd/%d", fd);
 }
 
 /* --- reading --- */
@@ -130,7 +125,7 @@ ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *na
         return r;
     ssize_t got = step_xattr(n, name, who, buf, len);
     if (got == -ENODATA && is_kept(name)) {
-        path_of_fd(n->fd, path);
+        ckpt_fd_path(path, n->fd);
         got = getxattr(path, name, buf, len);
         if (got < 0)
             got = -errno;
@@ -143,7 +138,7 @@ ssize_t ckpt_stage_getxattr(struct ckpt_stages *set, uint64_t id, const char *na
 static int list_names(struct stage_inode *n, struct ckpt_buf *ret)
 {
     char path[32], all[XATTR_LIST_MAX];
-    path_of_fd(n->fd, path);
+    ckpt_fd_path(path, n->fd);
     ssize_t len = listxattr(path, all, sizeof all);
     if (len < 0 && errno != EOPNOTSUPP)
         return -errno;
@@ -284,7 +279,7 @@ static int set_with_room(struct stage_inode *n, const char *path, const struct s
 static int set_kept(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
     char path[32];
-    path_of_fd(n->fd, path);
+    ckpt_fd_path(path, n->fd);
     CKPT_GUARD(&n->content);
     bool own = ckpt_stage_is_own_xattr(s->name) && !n->step->files_view;
     if (own && !ckpt_utf8(s->name, strlen(s->name)))

@@ -2,6 +2,7 @@
 /* What a manifest describes, as files of a staged step again: each leaf a file that shares the leaf's content. */
 #include "core/stage/private.h"
 
+#include "core/base/path.h"
 #include "core/io/json.h"
 #include "core/store/internal.h"
 
@@ -22,7 +23,7 @@ struct copying {
 static int set_dir_time(const struct copying *c, const char *path, uint32_t number, int64_t mtime_ns)
 {
     int64_t ns = c->removed && ckpt_has_bit(c->removed->dirs, number) ? c->removed->time_ns : mtime_ns;
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {ns / 1000000000, ns % 1000000000}};
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, ckpt_timespec(ns)};
     return utimensat(c->step->tree, path, times, 0) < 0 ? -errno : 0;
 }
 
@@ -43,7 +44,7 @@ static int restore_xattr(int fd, const cJSON *e, struct ckpt_err *err)
         return ckpt_fail(err, EUCLEAN, "its attribute %s is not hex", e->string);
     CKPT_AUTOFREE uint8_t *value = malloc(n / 2 + 1);
     if (!value)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (size_t i = 0; i < n / 2; i++) {
         unsigned byte = 0;
         sscanf(e->valuestring + 2 * i, "%2x", &byte);
@@ -142,7 +143,7 @@ static int make_leaf(struct stage_step *step, int dir, const char *path, const s
 /* The length that it should have on disk, though it does not count, and the time. */
 static int finish_leaf(int fd, const struct ckpt_manifest_node *n)
 {
-    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {n->mtime_ns / 1000000000, n->mtime_ns % 1000000000}};
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, ckpt_timespec(n->mtime_ns)};
     int r = is_ref(n) ? ckpt_disk_truncate(fd, n->size) : 0;
     return r < 0 ? r : ckpt_disk_set_times(fd, times);
 }
@@ -186,7 +187,7 @@ static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node
         return 0;
     if (!dir)
         return -EUCLEAN;
-    if (snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", n->name) >= (int)sizeof path)
+    if (!ckpt_path_put(path, sizeof path, dir, n->name))
         return -ENAMETOOLONG;
     int r = n->kind == CKPT_NODE_DIR ? copy_dir(c, number, path, n)
                                      : ckpt_stage_copy_leaf(c->step, c->step->tree, path, n, c->err);

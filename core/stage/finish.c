@@ -2,6 +2,7 @@
 /* The commit of a staged step: it waits until nobody writes, and ends the step when that has become a committed one. */
 #include "core/stage/private.h"
 
+#include "core/base/path.h"
 #include "core/store/internal.h"
 
 #include <dirent.h>
@@ -17,13 +18,13 @@ static void open_name(struct stage_step *step, char *ret, size_t len)
     struct ckpt_stages *set = step->set;
     char link[32], tree[PATH_MAX], path[PATH_MAX];
     snprintf(ret, len, "a file");
-    snprintf(link, sizeof link, "/proc/self/fd/%d", step->tree);
+    ckpt_fd_path(link, step->tree);
     ssize_t top = readlink(link, tree, sizeof tree - 1), n;
     for (unsigned i = 0; i < STAGE_BUCKETS && top > 0; i++)
         for (struct stage_inode *f = set->by_id[i]; f; f = f->next_id) {
             if (f->step != step || !f->open_writes || f->fd < 0)
                 continue;
-            snprintf(link, sizeof link, "/proc/self/fd/%d", f->fd);
+            ckpt_fd_path(link, f->fd);
             n = readlink(link, path, sizeof path - 1);
             if (n > top + 1)
                 snprintf(ret, len, "%.*s", (int)(n - top - 1), path + top + 1);

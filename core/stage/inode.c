@@ -2,6 +2,8 @@
 /* The table of staged files: by id, and by device and inode number of the file on disk. */
 #include "core/stage/private.h"
 
+#include "core/base/hash.h"
+#include "core/base/path.h"
 #include "core/store/seal.h"
 
 #include <stdio.h>
@@ -53,7 +55,7 @@ static void remove_key(struct ckpt_stages *set, struct stage_inode *n)
 int ckpt_stage_reopen(int fd, int flags)
 {
     char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(path, fd);
     int r = open(path, (flags & ~O_NOFOLLOW) | O_CLOEXEC);
     return r < 0 ? -errno : r;
 }
@@ -486,10 +488,7 @@ int ckpt_stage_ref_fd(struct stage_step *step, int fd, struct stage_inode *dir, 
 
 static ino_t alias_key(const struct stage_inode *dir, const char *name)
 {
-    uint64_t h = dir->id;
-    for (; *name; name++)
-        h = (h ^ (uint8_t)*name) * 0x100000001b3;
-    return ckpt_mix(h);
+    return ckpt_mix(ckpt_fnv(dir->id, name, strlen(name)));
 }
 
 int ckpt_stage_alias(struct ckpt_stages *set, uint64_t dir, const char *name, uint64_t *ret)

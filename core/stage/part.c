@@ -47,12 +47,12 @@ static int make_whole(struct stage_step *step, struct ckpt_writers *w, const cha
     char id[33];
     struct stage_step *whole = ckpt_stage_begin(step->set);
     if (!whole)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = ckpt_stage_make_dirs(whole, 0755);
     if (r < 0)
         ckpt_fail(err, -r, "%s: %s", name, strerror(-r));
     if (r == 0 && !(whole->name = strdup(name)))
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0)
         r = ckpt_writers_id(w, id, err);
     if (r == 0)

@@ -319,7 +319,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
     CKPT_AUTOFREE char *path = malloc(strlen(store->path) + sizeof CKPT_STORE_DIR + 2);
     if (!set || !path) {
         free(set);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     sprintf(path, "%s/" CKPT_STORE_DIR, store->path);
     set->store = store;

@@ -124,7 +124,7 @@ int ckpt_stage_new(struct ckpt_stages *set, const char *name, mode_t mode, const
         return ckpt_fail(err, EEXIST, "%s is there already", name);
     struct stage_step *step = ckpt_stage_begin(set);
     if (!step)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = make_new(step, name, mode, who);
     if (r < 0) {
         ckpt_stage_drop(step);

@@ -152,6 +152,5 @@ int ckpt_stage_may_commit(struct stage_step *step, const struct ckpt_caller *who
 
 struct timespec ckpt_stage_deadline(int64_t ns)
 {
-    int64_t at = ckpt_realtime_ns() + ns;
-    return (struct timespec){at / 1000000000, at % 1000000000};
+    return ckpt_timespec(ckpt_realtime_ns() + ns);
 }

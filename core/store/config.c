@@ -283,7 +283,7 @@ static int take_members(struct ckpt_json_reader *r, cJSON *to, bool top, struct 
             item = ckpt_buf_error(&text) ? NULL : cJSON_CreateRaw((char *)text.data);
         }
         if (e == 0 && !cJSON_AddItemToObject(to, (char *)key.data, item))
-            e = ckpt_fail(err, ENOMEM, "out of memory");
+            e = ckpt_no_memory(err);
         else if (e < 0)
             cJSON_Delete(item);
     }
@@ -370,7 +370,7 @@ static int change(struct ckpt_store *s, const char *key, const char *value, stru
     if (r < 0)
         return r;
     cJSON *all = cJSON_CreateObject();
-    r = all ? split(old, len, all, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    r = all ? split(old, len, all, err) : ckpt_no_memory(err);
     if (r == 0)
         r = print(all, ret, &text);
     if (r == 0 && (r = parse((char *)text.data, text.len, ret, err)) == 0)

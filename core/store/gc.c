@@ -17,6 +17,7 @@
 #include "core/store/internal.h"
 #include "core/store/writers.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 
 #include <fcntl.h>
@@ -89,7 +90,7 @@ static int set_aside(struct gc *g, const char *name, struct ckpt_file *file, int
     if (r < 0)
         return ckpt_fail(g->err, -r, "%s cannot be read: %s", name, why->code ? why->text : strerror(-r));
     if (!ckpt_aside_identity(file, &st, id))
-        return ckpt_fail(g->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(g->err);
     if (ckpt_aside_has(&g->aside, id))
         return 0;
     if (g->locked)
@@ -184,14 +185,8 @@ static int mark_new(struct gc *g)
 
 static int add_dead(struct gc *g, const uint8_t hash[CKPT_SHA256])
 {
-    if (g->dead_count == g->dead_room) {
-        size_t room = g->dead_room ? 2 * g->dead_room : 1024;
-        void *dead = realloc(g->dead, room * sizeof *g->dead);
-        if (!dead)
-            return -ENOMEM;
-        g->dead = dead;
-        g->dead_room = room;
-    }
+    if (!CKPT_ROOM_FOR_ONE(g->dead, g->dead_count, g->dead_room))
+        return -ENOMEM;
     memcpy(g->dead[g->dead_count++], hash, CKPT_SHA256);
     return 0;
 }

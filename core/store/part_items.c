@@ -4,6 +4,7 @@
  */
 #include "core/store/part_items.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 
 #include <stdio.h>
@@ -92,14 +93,8 @@ static int compare_item(const struct reading *x, const struct item *i, const cha
 
 static int add_item(struct ckpt_part_items *items, const struct item *i)
 {
-    if (items->count == items->room) {
-        size_t room = items->room ? 2 * items->room : 256;
-        struct item *p = realloc(items->list, room * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        items->list = p;
-        items->room = room;
-    }
+    if (!CKPT_ROOM_FOR_ONE(items->list, items->count, items->room))
+        return -ENOMEM;
     items->list[items->count++] = *i;
     return 0;
 }

@@ -102,7 +102,7 @@ static int keep_best(struct ckpt_store *s, const struct ckpt_retention *r, struc
     CKPT_AUTOFREE struct score *scores = calloc(j->count, sizeof *scores);
     size_t count = 0;
     if (!scores)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int e = read_scores(s, r, j, scores, &count, err);
     if (e < 0)
         return e;
@@ -132,7 +132,7 @@ int ckpt_store_best(struct ckpt_store *s, char ret[CKPT_STEP_NAME + 1], struct c
     if (scores && j.keep)
         r = read_scores(s, &config.retention, &j, scores, &count, err);
     else
-        r = ckpt_fail(err, ENOMEM, "out of memory");
+        r = ckpt_no_memory(err);
     if (r == 0 && count) {
         sort_scores(&config.retention, scores, count);
         snprintf(ret, CKPT_STEP_NAME + 1, "%s", j.steps[scores[0].step].name);
@@ -188,7 +188,7 @@ static int judge(struct ckpt_store *s, struct judgement *j, struct ckpt_err *err
         return r;
     j->keep = calloc(j->count, sizeof *j->keep);
     if (!j->keep)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     apply_rules(s, &config.retention, j);
     return *config.retention.best_metric ? keep_best(s, &config.retention, j, err) : 0;
 }

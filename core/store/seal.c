@@ -11,6 +11,7 @@
 #include "core/store/seal.h"
 
 #include "core/base/log.h"
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
 #include "core/store/internal.h"
@@ -37,7 +38,7 @@ bool ckpt_seal_marked(int fd, struct stat *st)
 {
     char path[32], mark[CKPT_SEAL_MARK];
     unsigned mode, uid, gid;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(path, fd);
     ssize_t n = getxattr(path, CKPT_ALIAS_XATTR, mark, sizeof mark - 1);
     mark[CKPT_MAX(n, 0)] = 0;
     if (n < 0 || sscanf(mark, "%o %u %u", &mode, &uid, &gid) != 3)
@@ -72,7 +73,7 @@ static int open_file(int dir, const char *name, struct stat *ret)
 static int set_rights(int fd, mode_t mode, uid_t uid, gid_t gid)
 {
     char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(path, fd);
     if (fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0 && geteuid() == 0)
         return -errno;
     return chmod(path, mode) < 0 ? -errno : 0;
@@ -128,7 +129,7 @@ static int undo_open(int fd, struct stat *st)
         if (r < 0)
             return r;
     }
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ckpt_fd_path(path, fd);
     int set = setxattr(path, CKPT_ALIAS_XATTR, CKPT_SEAL_NONE, 1, XATTR_REPLACE);
     return set < 0 && errno != ENODATA ? -errno : 0;
 }

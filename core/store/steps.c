@@ -9,6 +9,7 @@
  */
 #include "core/store/internal.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
 
@@ -73,14 +74,8 @@ static int add_step(void *arg, int dir, const char *name)
         return 0;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
         return 0;
-    if (l->count == l->room) {
-        size_t room = l->room ? 2 * l->room : 64;
-        struct ckpt_store_step *steps = realloc(l->steps, room * sizeof *steps);
-        if (!steps)
-            return -ENOMEM;
-        l->steps = steps;
-        l->room = room;
-    }
+    if (!CKPT_ROOM_FOR_ONE(l->steps, l->count, l->room))
+        return -ENOMEM;
     snprintf(pin, sizeof pin, "%s.pin", step);
     char *copy = strdup(step);
     if (!copy)
@@ -89,7 +84,7 @@ static int add_step(void *arg, int dir, const char *name)
         .name = copy,
         .number = number,
         .pinned = there(dir, pin),
-        .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec,
+        .mtime_ns = ckpt_timespec_ns(&st.st_mtim),
         .ino = st.st_ino,
         .dev = st.st_dev,
     };

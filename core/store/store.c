@@ -5,6 +5,7 @@
  */
 #include "core/store/internal.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
 
@@ -165,7 +166,7 @@ int ckpt_store_create(const char *root, bool *ret_created, struct ckpt_err *err)
     CKPT_AUTOFREE char *config = NULL;
     if (asprintf(&config, "%s/" CKPT_STORE_DIR "/store.json", root) < 0) {
         config = NULL;
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     bool was_there = stat(config, &st) == 0;
     if (stat(root, &st) < 0 && errno == ENOENT) {
@@ -215,13 +216,13 @@ static int open_directories(struct ckpt_store *s)
 static int open_files(struct ckpt_store *s, struct ckpt_err *err)
 {
     char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", s->dir);
+    ckpt_fd_path(path, s->dir);
     if (ckpt_backend_open_posix(path, &s->files, NULL) == 0)
         return 0;
     CKPT_AUTOFREE char *name = NULL; /* no /proc here */
     if (asprintf(&name, "%s/%s", s->path, CKPT_STORE_DIR) < 0) {
         name = NULL;
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     return ckpt_backend_open_posix(name, &s->files, err);
 }
@@ -256,12 +257,12 @@ int ckpt_store_open(const char *root, struct ckpt_store **ret, struct ckpt_err *
 {
     struct ckpt_store *s = calloc(1, sizeof *s);
     if (!s)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     s->root = s->dir = s->steps = s->objects = s->staging = s->trash = -1;
     s->trash_keep = CKPT_TRASH_KEEP;
     pthread_mutex_init(&s->lock, NULL);
     s->path = strdup(root);
-    int r = s->path ? open_all(s, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    int r = s->path ? open_all(s, err) : ckpt_no_memory(err);
     if (r < 0) {
         ckpt_store_close(s);
         return r;

@@ -38,7 +38,7 @@ uint64_t ckpt_size_at(int dir, const char *path)
 
 static int64_t ctime_ns(const struct stat *st)
 {
-    return st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec;
+    return ckpt_timespec_ns(&st->st_ctim);
 }
 
 static int fail(struct ckpt_store *s, const char *name, int error, const char *what, struct ckpt_err *err)

@@ -8,6 +8,7 @@
  */
 #include "core/store/writers.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
 #include "core/store/internal.h"
@@ -201,7 +202,7 @@ int ckpt_writers_open(struct ckpt_store *s, const char *step, const char *before
 {
     struct ckpt_writers *w = calloc(1, sizeof *w);
     if (!w)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     w->store = s;
     w->dir = -1;
     snprintf(w->step, sizeof w->step, "%s", step);
@@ -298,7 +299,7 @@ static int read_own_part(struct ckpt_writers *w, int work, const char *name, str
     char path[64];
     struct ckpt_backend *dir;
     struct ckpt_file *file;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", work);
+    ckpt_fd_path(path, work);
     int r = ckpt_backend_open_posix(path, &dir, err);
     if (r < 0)
         return r;
@@ -622,7 +623,7 @@ static int tidy_step(void *arg, int dir, const char *name)
     bool done = fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW) == 0;
     if (!done && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return 0;
-    int64_t age = ckpt_realtime_ns() - (st.st_ctim.tv_sec * 1000000000ll + st.st_ctim.tv_nsec);
+    int64_t age = ckpt_realtime_ns() - ckpt_timespec_ns(&st.st_ctim);
     int64_t limit = (done ? KEEP_DONE : KEEP_PARTS) * 1000000000ll;
     return age > limit ? move_to_trash(arg, name) : 0;
 }

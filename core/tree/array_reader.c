@@ -116,7 +116,7 @@ static int take_piece(void *arg, const struct ckpt_piece *p)
     }
     if (!data) {
         r = ckpt_piece_fetch(p, a->itemsize, read_chunk, j, j->buf);
-        return r == -ENOMEM ? ckpt_fail(j->err, ENOMEM, "out of memory") : r;
+        return r == -ENOMEM ? ckpt_no_memory(j->err) : r;
     }
     ckpt_piece_copy(p, a->itemsize, data - p->lowest, j->buf);
     return 0;
@@ -155,7 +155,7 @@ int ckpt_read_array(struct ckpt_array_reader *s, struct ckpt_tree *t, uint32_t n
         uint64_t count = (end + size - 1) / size - first;
         CKPT_AUTOFREE uint8_t *whole = malloc(count * size);
         if (!whole)
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
         j.buf = whole;
         r = ckpt_gather(a, sel, first, count, take_piece, &j);
         if (r == 0)

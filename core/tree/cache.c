@@ -345,7 +345,7 @@ int ckpt_cache_get(struct ckpt_cache *c, const struct ckpt_chunk_key *key, ckpt_
     struct ckpt_chunk *fresh = chunk_new(key, &src);
     if (!fresh) {
         ckpt_extent_clear(&src.extent);
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     }
     atomic_fetch_add_explicit(&c->misses, 1, memory_order_relaxed);
     pthread_mutex_lock(&c->lock);

@@ -91,7 +91,7 @@ static int decoder_open(struct ckpt_cache *c, struct ckpt_chunk *chunk, struct c
     if (!chunk->mem) {
         chunk->mem = malloc(kind == MEMORY ? CKPT_MAX(chunk->src.size, (uint64_t)1) : chunk->window);
         if (!chunk->mem)
-            return ckpt_fail(err, ENOMEM, "out of memory");
+            return ckpt_no_memory(err);
     }
     atomic_fetch_add_explicit(&c->decoded, 1, memory_order_relaxed);
     if (kind == MEMORY && chunk->src.size <= BLOCK * 4)
@@ -402,7 +402,7 @@ static int direct_read(const struct ckpt_chunk_source *s, void *buf, size_t len,
     CKPT_AUTOFREE uint8_t *aside = whole == len ? NULL : malloc(whole);
     uint8_t *to = whole == len ? buf : aside;
     if (!to)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int r = ckpt_extent_read(&s->extent, to, whole, off - before);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", r == -EBADMSG ? "the file is shorter than its chunk" : strerror(-r));

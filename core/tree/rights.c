@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/tree/rights.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <stdio.h>
@@ -24,7 +25,7 @@ static int look_at_entry(void *arg, const char *name, enum ckpt_ftype type)
     char path[4096];
     if (type == CKPT_FT_OTHER || (in->levels == 1 && type == CKPT_FT_DIR))
         return 0;
-    if (snprintf(path, sizeof path, "%s%s%s", in->path, *in->path ? "/" : "", name) >= (int)sizeof path)
+    if (!ckpt_path_put(path, sizeof path, in->path, name))
         return -ENAMETOOLONG;
     struct looking at = {in->dir, path, in->levels - 1, in->left, in->rights};
     return look(&at);

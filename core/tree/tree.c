@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/tree/tree.h"
 
+#include "core/base/grow.h"
+#include "core/base/hash.h"
 #include "core/base/util.h"
 #include "core/codec/stream.h"
 #include "core/tree/key.h"
@@ -26,10 +28,7 @@ static atomic_uint_fast64_t next_id = 1;
 
 static uint64_t hash_bytes(uint64_t h, const char *p, size_t len)
 {
-    h ^= 0xcbf29ce484222325;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ (uint8_t)p[i]) * 0x100000001b3;
-    return ckpt_mix(h);
+    return ckpt_mix(ckpt_fnv(h ^ CKPT_FNV_BEGIN, p, len));
 }
 
 static int set_grow(struct set *s, uint64_t (*hash)(void *, uint32_t), void *arg)
@@ -112,14 +111,8 @@ int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t
 static int new_node(struct ckpt_tree *t, uint32_t *ret)
 {
     struct builder *b = t->builder;
-    if (t->count == t->cap) {
-        uint32_t cap = t->cap ? t->cap + t->cap / 2 : 16;
-        struct ckpt_node *nodes = realloc(t->nodes, cap * sizeof *nodes);
-        if (!nodes)
-            return -ENOMEM;
-        t->nodes = nodes;
-        t->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(t->nodes, t->count, t->cap))
+        return -ENOMEM;
     if (t->count >= b->depth_cap) {
         uint8_t *depth = realloc(b->depth_of_dir, t->cap);
         if (!depth)
@@ -168,7 +161,7 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     if (r == -EFBIG)
         return ckpt_fail(err, EUCLEAN, "the keys are longer than a tree may hold");
     if (r < 0 || set_grow(&b->dirs, hash_dir, t) < 0)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     uint32_t at = 0;
     if (kind == CKPT_NODE_DIR && !t->exact) {
         at = (uint32_t)ckpt_mix((uint64_t)parent << 32 | string) & (b->dirs.size - 1);
@@ -185,7 +178,7 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     if (b->depth_of_dir[parent] + 1 >= CKPT_MAX_DEPTH)
         return ckpt_fail(err, EUCLEAN, "nested deeper than %d", CKPT_MAX_DEPTH);
     if (new_node(t, &node) < 0)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     struct ckpt_node *n = &t->nodes[node], *p = &t->nodes[parent];
     n->parent = parent;
     n->key = string;
@@ -205,7 +198,7 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
         t->nodes[p->last].next = node;
     p->last = node;
     if (b->note_names && note_name(t, node) < 0)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     *ret = node;
     return 0;
 }
@@ -321,7 +314,7 @@ int ckpt_tree_add_dotted(struct ckpt_tree *t, uint32_t parent, const char *key, 
 {
     int r = memchr(key, '.', len) ? can_split(t, parent, key, len, kind) : 0;
     if (r < 0)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     for (const char *dot; r == 1 && (dot = memchr(key, '.', len));) {
         int added = ckpt_tree_add(t, parent, key, (size_t)(dot - key), false, CKPT_NODE_DIR, &parent, err);
         if (added < 0)
@@ -361,12 +354,8 @@ void ckpt_tree_name(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *b
 
 static uint64_t hash_name(uint32_t parent, const char *name, size_t len, const char *suffix, size_t suffix_len)
 {
-    uint64_t h = (uint64_t)parent * 0x9e3779b97f4a7c15 ^ 0xcbf29ce484222325;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ (uint8_t)name[i]) * 0x100000001b3;
-    for (size_t i = 0; i < suffix_len; i++)
-        h = (h ^ (uint8_t)suffix[i]) * 0x100000001b3;
-    return ckpt_mix(h);
+    uint64_t begin = (uint64_t)parent * 0x9e3779b97f4a7c15 ^ CKPT_FNV_BEGIN;
+    return ckpt_mix(ckpt_fnv(ckpt_fnv(begin, name, len), suffix, suffix_len));
 }
 
 uint32_t ckpt_tree_lookup_suffix(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len,
@@ -462,7 +451,7 @@ int ckpt_tree_finish(struct ckpt_tree *t, struct ckpt_err *err)
         t->table_size *= 2;
     t->table = malloc(t->table_size * sizeof *t->table);
     if (!t->table)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     memset(t->table, 0xff, t->table_size * sizeof *t->table);
     struct ckpt_buf buf = CKPT_BUF_INIT;
     int r = name_nodes(t, &buf);
@@ -549,15 +538,9 @@ int ckpt_tree_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret
         if (t->layouts[t->layout_count - back] == a)
             at = t->layout_count - back;
     if (at == t->layout_count) {
-        if (t->layout_count == t->layout_cap) {
-            uint32_t cap = t->layout_cap ? t->layout_cap * 2 : 16;
-            struct ckpt_array **p = realloc(t->layouts, cap * sizeof *p);
-            if (!p) {
-                ckpt_array_unref(a);
-                return ckpt_fail(err, ENOMEM, "out of memory");
-            }
-            t->layouts = p;
-            t->layout_cap = cap;
+        if (!CKPT_ROOM_FOR_ONE(t->layouts, t->layout_count, t->layout_cap)) {
+            ckpt_array_unref(a);
+            return ckpt_no_memory(err);
         }
         t->layouts[t->layout_count++] = ckpt_array_ref(a);
     }

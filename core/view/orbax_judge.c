@@ -5,6 +5,7 @@
  */
 #include "core/view/orbax_private.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 #include "core/io/json.h"
 
@@ -15,20 +16,16 @@
 
 int ckpt_orbax_maker_no_memory(const struct maker *m)
 {
-    return ckpt_fail(m->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(m->err);
 }
 
 int ckpt_orbax_maker_grow(const struct maker *m, void *items, size_t size, size_t count, size_t *cap)
 {
     void **p = items;
-    if (count < *cap)
-        return 0;
-    size_t more = *cap ? *cap + *cap / 2 : 64;
-    void *q = realloc(*p, more * size);
-    if (!q)
+    void *moved = ckpt_grow(*p, size, count, cap, SIZE_MAX);
+    if (!moved)
         return ckpt_orbax_maker_no_memory(m);
-    *p = q;
-    *cap = more;
+    *p = moved;
     return 0;
 }
 

@@ -61,7 +61,7 @@ int ckpt_rendering_get(struct ckpt_views *v, const struct ckpt_viewed *f, struct
         return 0;
     struct ckpt_rendering *r = ckpt_rendering_new(v->spill_dir);
     if (!r)
-        return ckpt_fail(err, ENOMEM, "out of memory");
+        return ckpt_no_memory(err);
     int e = makers[f->view](v, f, r, err);
     if (e == 0 && r->error)
         e = ckpt_fail(err, -r->error, "%s: %s", v->spill_dir, strerror(-r->error));

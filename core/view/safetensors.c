@@ -6,6 +6,7 @@
  * there is told in
  * `__metadata__`, a map of strings to strings, beside the members of the checkpoint's own metadata.
  */
+#include "core/base/grow.h"
 #include "core/base/util.h"
 #include "core/io/json.h"
 #include "core/view/rendering.h"
@@ -34,7 +35,7 @@ struct maker {
 
 static int no_memory(const struct maker *m)
 {
-    return ckpt_fail(m->err, ENOMEM, "out of memory");
+    return ckpt_no_memory(m->err);
 }
 
 /* --- which leaves there are --- */
@@ -97,14 +98,8 @@ static int collect_leaf(struct maker *m, uint32_t node)
     int r = tensor_size(m, node, &size);
     if (r < 0)
         return r;
-    if (m->count == m->cap) {
-        size_t cap = m->cap ? m->cap + m->cap / 2 : 64;
-        struct leaf *p = realloc(m->leaves, cap * sizeof *p);
-        if (!p)
-            return no_memory(m);
-        m->leaves = p;
-        m->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(m->leaves, m->count, m->cap))
+        return no_memory(m);
     m->leaves[m->count++] = (struct leaf){node, size};
     m->tensors += size > 0;
     return 0;

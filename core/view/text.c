@@ -104,7 +104,7 @@ static int describe_array(struct element_source *s, struct ckpt_buf *out)
     struct statistics st = {0};
     CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
     if (!block)
-        return ckpt_fail(s->err, ENOMEM, "out of memory");
+        return ckpt_no_memory(s->err);
     size_t step = BLOCK - BLOCK % a->itemsize;
     sampled -= sampled % a->itemsize;
     for (uint64_t off = 0; off < sampled; off += step) {

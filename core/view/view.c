@@ -352,7 +352,7 @@ ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t
     if (r < 0 || done >= 0)
         return r < 0 ? r : done;
     CKPT_AUTOFREE uint8_t *buf = malloc(len ? len : 1);
-    done = buf ? ckpt_view_read(v, f, buf, len, off, err) : ckpt_fail(err, ENOMEM, "out of memory");
+    done = buf ? ckpt_view_read(v, f, buf, len, off, err) : ckpt_no_memory(err);
     if (done < 0)
         return done;
     iov[0] = (struct iovec){buf, (size_t)done};

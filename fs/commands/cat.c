@@ -4,6 +4,7 @@
 #include "fs/commands/commands.h"
 #include "fs/commands/resolve.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -37,7 +38,7 @@ static int put(struct cat *c, const uint8_t *p, size_t len)
 static int cat_file(struct cat *c, const char *path, struct ckpt_err *err)
 {
     struct ckpt_attr at;
-    CKPT_AUTOFREE char *whole = fs_join(c->inside, path);
+    CKPT_AUTOFREE char *whole = ckpt_path_join(c->inside, path);
     int r = whole ? fs_walk(c->src, whole, &at, err) : ckpt_no_memory(err);
     if (r < 0)
         return r;

@@ -135,14 +135,6 @@ int fs_describe(struct ckpt_source *src, uint64_t id, cJSON **ret, struct ckpt_e
     return *ret ? 0 : ckpt_fail(err, ENOMEM, "what is known of it cannot be read");
 }
 
-char *fs_join(const char *dir, const char *name)
-{
-    char *path = malloc(strlen(dir) + strlen(name) + 2);
-    if (path)
-        sprintf(path, "%s%s%s", dir, *dir && *name ? "/" : "", name);
-    return path;
-}
-
 /* --- sums --- */
 
 struct summing {

@@ -31,8 +31,6 @@ typedef int fs_visit(void *arg, const struct ckpt_dirent *e);
 int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *arg, struct ckpt_err *err) CKPT_MUST_USE;
 /* ckpt_describe, parsed; to be deleted. */
 int fs_describe(struct ckpt_source *src, uint64_t id, cJSON **ret, struct ckpt_err *err) CKPT_MUST_USE;
-/* dir/name, to be freed; NULL when out of memory. */
-char *fs_join(const char *dir, const char *name);
 
 /* What is at and below a directory, from metadata alone. */
 struct fs_sum {

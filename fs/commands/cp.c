@@ -11,6 +11,7 @@
 #include "fs/commands/resolve.h"
 #include "fs/commands/transfer.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <fcntl.h>
@@ -189,7 +190,7 @@ static int run(struct cp *c, const char *source, const char *path, const char *d
     int r = fs_open_inside(source, &c->transfer.src, &inside, &err);
     if (r < 0)
         return fs_fail("cp", c->json, r, &err);
-    CKPT_AUTOFREE char *whole = fs_join(inside, path);
+    CKPT_AUTOFREE char *whole = ckpt_path_join(inside, path);
     r = whole ? fs_walk(c->transfer.src, whole, &at, &err) : ckpt_no_memory(&err);
     if (r < 0)
         return fs_fail("cp", c->json, r, &err);

@@ -6,6 +6,7 @@
 #include "fs/commands/elements.h"
 #include "fs/commands/resolve.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -520,7 +521,7 @@ static int visit(void *arg, const struct ckpt_dirent *e)
     struct walk *w = arg;
     struct diff *d = w->d;
     struct ckpt_err err[2] = {0};
-    CKPT_AUTOFREE char *path = fs_join(w->dirs->path, e->name);
+    CKPT_AUTOFREE char *path = ckpt_path_join(w->dirs->path, e->name);
     struct pair p = {.path = path};
     int own = w->side, other = !w->side;
     if (!path)

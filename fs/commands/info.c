@@ -4,6 +4,8 @@
 #include "fs/commands/commands.h"
 #include "fs/commands/resolve.h"
 
+#include "core/base/grow.h"
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -30,14 +32,8 @@ struct info {
 static int add_step(void *arg, const struct ckpt_step *s)
 {
     struct info *in = arg;
-    if (in->count == in->cap) {
-        size_t cap = in->cap ? in->cap * 2 : 64;
-        struct step *p = realloc(in->steps, cap * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        in->steps = p;
-        in->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(in->steps, in->count, in->cap))
+        return -ENOMEM;
     struct step *n = &in->steps[in->count++];
     *n = (struct step){strdup(s->root), strdup(s->name), strdup(s->format), s->number, s->mtime_ns, s->latest};
     if (!n->root || !n->name || !n->format)
@@ -137,7 +133,7 @@ static void json_row(const struct info *in, const struct step *s, const struct f
 static int examine(struct info *in, const struct step *s, struct fs_sum *sum, struct ckpt_err *err)
 {
     struct ckpt_attr at;
-    CKPT_AUTOFREE char *path = fs_join(s->root, s->name);
+    CKPT_AUTOFREE char *path = ckpt_path_join(s->root, s->name);
     if (!path)
         return ckpt_no_memory(err);
     int r = fs_walk(in->src, path, &at, err);

@@ -4,6 +4,8 @@
 #include "fs/commands/commands.h"
 #include "fs/commands/resolve.h"
 
+#include "core/base/grow.h"
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -28,14 +30,8 @@ static int add_name(void *arg, const struct ckpt_dirent *e)
     struct names *n = arg;
     if (e->name[0] == '.' && !n->all)
         return 0;
-    if (n->count == n->cap) {
-        size_t cap = n->cap ? n->cap * 2 : 64;
-        char **p = realloc(n->name, cap * sizeof *p);
-        if (!p)
-            return -ENOMEM;
-        n->name = p;
-        n->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(n->name, n->count, n->cap))
+        return -ENOMEM;
     char *p = malloc(strlen(e->name) + 2);
     if (!p)
         return -ENOMEM;
@@ -157,7 +153,7 @@ static void print_entry(struct ls *ls, struct entry *e)
 
 static void list_entry(struct ls *ls, uint64_t dir, const char *dir_path, const char *name)
 {
-    CKPT_AUTOFREE char *path = fs_join(dir_path, name);
+    CKPT_AUTOFREE char *path = ckpt_path_join(dir_path, name);
     struct entry e = {.name = name, .path = path ? path : name};
     if (!ls->lengthy && !ls->json) {
         fs_put_name(stdout, name);
@@ -179,7 +175,7 @@ static int list_dir(struct ls *ls, uint64_t id, const char *path, unsigned depth
 
 static void list_below(struct ls *ls, uint64_t dir, const char *dir_path, const char *name, unsigned depth)
 {
-    CKPT_AUTOFREE char *path = fs_join(dir_path, name);
+    CKPT_AUTOFREE char *path = ckpt_path_join(dir_path, name);
     struct ckpt_attr at = {0};
     struct ckpt_err err = {0};
     int r = path ? ckpt_lookup(ls->src, dir, name, &at, &err) : -ENOMEM;
@@ -264,7 +260,7 @@ static int run(struct ls *ls, const char *source, const char *given)
     struct ckpt_err err = {0};
     CKPT_AUTOFREE char *inside = NULL;
     int r = fs_open_inside(source, &ls->src, &inside, &err);
-    CKPT_AUTOFREE char *path = r == 0 ? fs_join(inside, strcmp(given, ".") ? given : "") : NULL;
+    CKPT_AUTOFREE char *path = r == 0 ? ckpt_path_join(inside, strcmp(given, ".") ? given : "") : NULL;
     if (r == 0 && !path)
         r = ckpt_no_memory(&err);
     if (r < 0)

@@ -8,6 +8,7 @@
 
 #include "fs/commands/cli.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <sys/stat.h>
@@ -50,7 +51,7 @@ static int shorten(char *path, char **rest)
     const char *name = slash ? slash + 1 : path;
     if (!*name || !strcmp(path, "."))
         return -ENOENT;
-    char *longer = fs_join(name, *rest);
+    char *longer = ckpt_path_join(name, *rest);
     if (!longer)
         return -ENOMEM;
     free(*rest);
@@ -170,7 +171,7 @@ static int name_latest(struct ckpt_source *src, char **rest)
     ckpt_forget(src, at.id, 1);
     if (r < 0)
         return 0; /* a directory of that name */
-    char *named = fs_join(target, *rest + n + ((*rest)[n] == '/'));
+    char *named = ckpt_path_join(target, *rest + n + ((*rest)[n] == '/'));
     if (!named)
         return -ENOMEM;
     free(*rest);
@@ -204,6 +205,6 @@ int fs_open_inside(const char *path, struct ckpt_source **ret, char **ret_inside
     }
     ckpt_source_close(CKPT_STEAL(*ret));
     /* The step's own directory, where there is one, says the same as if it had been named. */
-    CKPT_AUTOFREE char *named = r == 1 ? fs_join(part, rest) : NULL;
+    CKPT_AUTOFREE char *named = r == 1 ? ckpt_path_join(part, rest) : NULL;
     return named ? fs_open_inside(named, ret, ret_inside, err) : ckpt_no_memory(err);
 }

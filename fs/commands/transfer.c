@@ -4,6 +4,7 @@
 #include "fs/commands/transfer_private.h"
 
 #include "core/base/util.h"
+#include "core/base/path.h"
 #include "core/io/disk.h"
 
 #include <fcntl.h>
@@ -129,7 +130,7 @@ static int copy_entry(const struct fs_into *in, const char *name)
 {
     struct ckpt_source *src = in->t->src;
     struct ckpt_attr at;
-    CKPT_AUTOFREE char *path = fs_join(in->path, name);
+    CKPT_AUTOFREE char *path = ckpt_path_join(in->path, name);
     if (!path)
         return ckpt_no_memory(in->err);
     if (fs_interrupted())

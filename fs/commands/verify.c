@@ -4,6 +4,7 @@
 #include "fs/commands/commands.h"
 #include "fs/commands/resolve.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -68,7 +69,7 @@ static int match_number(void *arg, const struct ckpt_step *s)
     struct by_number *m = arg;
     if (s->number != m->number || m->path)
         return 0;
-    m->path = fs_join(s->root, s->name);
+    m->path = ckpt_path_join(s->root, s->name);
     return m->path ? 0 : -ENOMEM;
 }
 
@@ -95,7 +96,7 @@ static int run(struct verify *v, const char *source, const char *step)
     CKPT_AUTOFREE char *inside = NULL;
     int r = fs_open_inside(source, &v->src, &inside, &err);
     bool bad = r < 0 && fs_status(r) == FS_INTEGRITY;
-    CKPT_AUTOFREE char *whole = r == 0 ? fs_join(inside, step) : NULL;
+    CKPT_AUTOFREE char *whole = r == 0 ? ckpt_path_join(inside, step) : NULL;
     if (r == 0)
         r = whole ? find_step(v, whole, &path, &at, &err) : ckpt_no_memory(&err);
     if (r == 0 && *inside && at.view) {

@@ -3,6 +3,7 @@
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -39,7 +40,7 @@ static int consider(void *arg, const struct ckpt_step *s)
 
 static int tell(const struct wait *w)
 {
-    CKPT_AUTOFREE char *path = fs_join(w->root, w->name);
+    CKPT_AUTOFREE char *path = ckpt_path_join(w->root, w->name);
     char number[32];
     if (!path)
         return fs_fail("wait", w->json, -ENOMEM, NULL);

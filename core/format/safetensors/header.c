@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/safetensors/header.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 #include "core/format/named.h"
 
@@ -287,14 +288,8 @@ struct ranges {
 static int add_range(void *arg, const struct ckpt_buf *name, uint64_t place, const struct safetensors_tensor *tensor)
 {
     struct ranges *all = arg;
-    if (all->count == all->cap) {
-        size_t cap = all->cap ? all->cap + all->cap / 2 : 64;
-        struct range *p = realloc(all->ranges, cap * sizeof *p);
-        if (!p)
-            return ckpt_no_memory(all->err);
-        all->ranges = p;
-        all->cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(all->ranges, all->count, all->cap))
+        return ckpt_no_memory(all->err);
     all->ranges[all->count++] = (struct range){tensor->off, tensor->len};
     if (ckpt_name_set_add(&all->names, ckpt_name_hash(name->data ? (char *)name->data : "", name->len)) < 0)
         return ckpt_no_memory(all->err);
