@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/shards.h"
 
+#include "core/base/grow.h"
 #include "core/base/util.h"
 #include "core/format/named.h"
 #include "core/format/safetensors/index.h"
@@ -71,14 +72,8 @@ static int note_entry(void *arg, const struct ckpt_buf *tensor, const char *shar
         return ckpt_fail(reading->err, EUCLEAN, "a shard is the index itself");
     if (s->entry_count == MAX_ENTRIES)
         return ckpt_fail(reading->err, EOPNOTSUPP, "more than %u tensors", MAX_ENTRIES);
-    if (s->entry_count == s->entry_cap) {
-        uint32_t cap = s->entry_cap ? s->entry_cap + s->entry_cap / 2 : 64;
-        struct ckpt_shard_entry *p = realloc(s->entries, cap * sizeof *p);
-        if (!p)
-            return ckpt_no_memory(reading->err);
-        s->entries = p;
-        s->entry_cap = cap;
-    }
+    if (!CKPT_ROOM_FOR_ONE(s->entries, s->entry_count, s->entry_cap))
+        return ckpt_no_memory(reading->err);
     if (ckpt_tree_string(s->tree, shard, strlen(shard), &string) < 0)
         return ckpt_no_memory(reading->err);
     uint64_t hash = ckpt_name_hash(tensor->data ? (char *)tensor->data : "", tensor->len);
