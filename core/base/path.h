@@ -27,6 +27,13 @@ static inline char *ckpt_path_join(const char *dir, const char *name)
     return path;
 }
 
+/* What follows its last slash, or all of it. */
+static inline const char *ckpt_path_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 #define CKPT_FD_PATH 32
 
 /* The path by which a descriptor, which may be an O_PATH one, is opened again; ret. */

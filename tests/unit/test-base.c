@@ -59,6 +59,10 @@ static void test_paths(void)
     CHECK(ckpt_path_put(four, sizeof four, "a", "b"));
     CHECK(!ckpt_path_put(four, sizeof four, "a", "bc"));
 
+    CHECK_STR(ckpt_path_name("a/b"), "b");
+    CHECK_STR(ckpt_path_name("b"), "b");
+    CHECK_STR(ckpt_path_name("a/"), "");
+
     char path[CKPT_FD_PATH];
     CHECK_STR(ckpt_fd_path(path, 7), "/proc/self/fd/7");
     ckpt_fd_path(path, INT32_MAX);
