@@ -122,7 +122,7 @@ struct walk {
 
 enum ckpt_container ckpt_walk_container(int fd)
 {
-    static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
+    static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple", "object"};
     char text[16];
     ssize_t n = fgetxattr(fd, "user.ckpt.kind", text, sizeof text - 1);
     text[CKPT_MAX(n, 0)] = 0;

@@ -47,7 +47,7 @@ static const uint32_t required[CKPT_NODE_KINDS] = {
 };
 
 static const char *const kinds[CKPT_NODE_KINDS] = {"dir", "array", "value", "blob"};
-static const char *const containers[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
+static const char *const containers[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple", "object"};
 
 bool ckpt_manifest_name_ok(const char *name)
 {

@@ -31,8 +31,8 @@ static void copy_member(cJSON *all, const cJSON *meta, const char *name)
 
 static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
 {
-    static const char *const names[] = {"kind",   "dtype",    "shape",  "chunks", "codec",
-                                        "stored", "sharding", "format", "sha256", "prng_impl"};
+    static const char *const names[] = {"kind",     "dtype",  "shape",  "chunks",    "codec", "stored",
+                                        "sharding", "format", "sha256", "prng_impl", "class"};
     struct ckpt_buf json = CKPT_BUF_INIT;
     struct ckpt_err err = {0};
     size_t len;

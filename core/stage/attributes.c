@@ -179,12 +179,12 @@ static bool is_one_of(const char *value, size_t len, const char *const *words)
  * attribute can be. */
 static int check_kind(bool dir, const char *value, size_t len, struct ckpt_err *err)
 {
-    static const char *const containers[] = {"dict", "list", "tuple", "namedtuple", NULL};
+    static const char *const containers[] = {"dict", "list", "tuple", "namedtuple", "object", NULL};
     static const char *const leaves[] = {"array", "value", "blob", NULL};
     if (is_one_of(value, len, dir ? containers : leaves))
         return 0;
     return ckpt_fail(err, EINVAL,
-                     dir ? "user.ckpt.kind of a directory is dict, list, tuple or namedtuple"
+                     dir ? "user.ckpt.kind of a directory is dict, list, tuple, namedtuple or object"
                          : "user.ckpt.kind of a file is array, value or blob");
 }
 

@@ -66,7 +66,7 @@ static int restore_xattrs(int fd, const char *json, struct ckpt_err *err)
 
 static int copy_attrs(int fd, const struct ckpt_manifest_node *n, struct ckpt_err *err)
 {
-    static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
+    static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple", "object"};
     enum ckpt_dtype plain;
     bool big;
     int r = 0;

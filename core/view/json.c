@@ -60,7 +60,7 @@ static void add_file(const struct ckpt_tree *t, uint32_t top, uint32_t node, str
 
 static const char *kind_name(const struct ckpt_node *n)
 {
-    static const char *const containers[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple"};
+    static const char *const containers[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple", "object"};
     static const char *const kinds[CKPT_NODE_KINDS] = {
         [CKPT_NODE_ARRAY] = "array", [CKPT_NODE_VALUE] = "value", [CKPT_NODE_BLOB] = "blob"};
     return n->kind == CKPT_NODE_DIR ? containers[n->container] : kinds[n->kind];
@@ -211,7 +211,10 @@ int ckpt_render_tree(struct ckpt_views *v, const struct ckpt_viewed *f, struct c
             else {
                 ckpt_buf_adds(out, "{\"path\":");
                 add_path(t, f->node, node, out);
-                ckpt_buf_addf(out, ",\"kind\":\"%s\"}", kind_name(&t->nodes[node]));
+                ckpt_buf_addf(out, ",\"kind\":\"%s\"", kind_name(&t->nodes[node]));
+                if (t->nodes[node].container == CKPT_OBJECT && t->ops->describe)
+                    t->ops->describe(t, node, out);
+                ckpt_buf_addc(out, '}');
             }
             ckpt_rendering_flush(r);
         }

@@ -42,7 +42,7 @@ int fs_keep_kind(const struct fs_into *in, uint64_t id, const char *path, int fd
         return 0;
     ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.kind", NULL, kind, sizeof kind - 1);
     kind[CKPT_MAX(len, 0)] = 0;
-    if (strcmp(kind, "list") && strcmp(kind, "tuple")) /* a directory is a dict unless it says otherwise */
+    if (!*kind || !strcmp(kind, "dict")) /* a directory is a dict unless it says otherwise */
         return 0;
     return set_attribute(in, fd, path, "user.ckpt.kind", kind, (size_t)len);
 }

@@ -25,7 +25,7 @@ import xxhash
 HASH = re.compile(r"[0-9a-f]{64}")
 STEP = re.compile(rb"(?:[^/]+_)?([0-9]+)", re.S)
 KINDS = ("dir", "array", "value", "blob")
-CONTAINERS = ("dict", "list", "tuple", "namedtuple")
+CONTAINERS = ("dict", "list", "tuple", "namedtuple", "object")
 CODECS = {1: "lz4", 2: "blosc", 3: "sparse"}
 MAX_CHUNK = 1 << 24
 BLOCK = 1 << 16  # of which the name of a sparse object is made

@@ -267,7 +267,7 @@ def test_bad_kind_and_dtype(writable):
         for value in b"", b"List", b"list\0", b"set", b"array":
             with fails(errno.EINVAL):
                 os.setxattr(path, "user.ckpt.kind", value)
-        for value in b"dict", b"list", b"tuple", b"namedtuple":
+        for value in b"dict", b"list", b"tuple", b"object", b"namedtuple":
             os.setxattr(path, "user.ckpt.kind", value)
             assert os.getxattr(path, "user.ckpt.kind") == value
     for value in b"", b"float9", b"int4\0", b"\xff", b"bfloat", b"FLOAT", b"<", b"x" * 5000:
