@@ -71,7 +71,7 @@ static bool has_opcodes(const uint8_t *head, size_t len, bool all, unsigned *ret
     size_t at = 0;
     *ret_stop = false;
     for (*ret_count = 0; *ret_count < LOOKED_AT && !*ret_stop; ++*ret_count) {
-        int r = ckpt_torch_op_next(head, len, &at, TORCH_SAVE, &op, NULL);
+        int r = ckpt_torch_op_next(head, len, &at, &op, NULL);
         bool cut = r == -EBADMSG || (r == -EUCLEAN && len - at < HEAD / 4);
         if (r < 0) /* one that is only refused is one nevertheless */
             return r == -EOPNOTSUPP || (cut && !all);

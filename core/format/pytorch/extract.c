@@ -15,7 +15,6 @@ struct extract {
     uint64_t off;
     uint8_t *bytes;
     size_t len, all; /* what has been read, and what may be */
-    enum torch_dialect dialect;
     struct ckpt_err *err;
 };
 
@@ -45,7 +44,7 @@ static int find_stop(struct extract *x, size_t *at)
     struct torch_op op = {0};
     while (op.code != OP_STOP) {
         bool all = x->len == x->all;
-        int r = x->len ? ckpt_torch_op_next(x->bytes, x->len, at, x->dialect, &op, all ? x->err : NULL) : -EBADMSG;
+        int r = x->len ? ckpt_torch_op_next(x->bytes, x->len, at, &op, all ? x->err : NULL) : -EBADMSG;
         if (r == 0)
             continue;
         if (all)
@@ -57,12 +56,11 @@ static int find_stop(struct extract *x, size_t *at)
     return 0;
 }
 
-int ckpt_torch_extract(struct ckpt_file *file, uint64_t off, uint64_t end, enum torch_dialect dialect, uint8_t **ret,
-                       size_t *ret_len, uint64_t *ret_next, struct ckpt_err *err)
+int ckpt_torch_extract(struct ckpt_file *file, uint64_t off, uint64_t end, uint8_t **ret, size_t *ret_len,
+                       uint64_t *ret_next, struct ckpt_err *err)
 {
     uint64_t left = end > off ? end - off : 0;
-    struct extract x = {
-        .file = file, .off = off, .all = (size_t)CKPT_MIN(left, TORCH_MAX_PICKLE), .dialect = dialect, .err = err};
+    struct extract x = {.file = file, .off = off, .all = (size_t)CKPT_MIN(left, TORCH_MAX_PICKLE), .err = err};
     size_t at = 0;
     int r = find_stop(&x, &at);
     if (r == -EBADMSG && x.all == TORCH_MAX_PICKLE)

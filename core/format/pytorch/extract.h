@@ -11,7 +11,7 @@
  * are looked at to find the end, and nothing else. -EBADMSG: there is no end; -EUCLEAN, -EOPNOTSUPP: of
  * ckpt_torch_op_next, or longer than TORCH_MAX_PICKLE.
  */
-int ckpt_torch_extract(struct ckpt_file *file, uint64_t off, uint64_t end, enum torch_dialect dialect, uint8_t **ret,
-                       size_t *ret_len, uint64_t *ret_next, struct ckpt_err *err) CKPT_MUST_USE;
+int ckpt_torch_extract(struct ckpt_file *file, uint64_t off, uint64_t end, uint8_t **ret, size_t *ret_len,
+                       uint64_t *ret_next, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -10,20 +10,25 @@
 
 #include <inttypes.h>
 
-#define MAX_WORDS ((uint32_t)20 << 20)
-#define MAX_STATE 64 /* keys */
+#define MAX_WORDS   ((uint32_t)20 << 20)
+#define MAX_OBJECTS (1u << 22)
+#define MAX_NAME    ((size_t)1024)         /* bytes of either half of a name that are told */
+#define MAX_STATE   64                     /* keys */
+#define MAX_ROOM    (2 * TORCH_MAX_PICKLE) /* of a pickle and what is appended to it */
 
 enum place { ATOM, NAME, RECORD, WORDS };
 
-enum tag { TUPLE, LIST, DICT, ORDERED_DICT, CALLED, OBJECT, STORAGE };
+enum tag { TUPLE, LIST, DICT, ORDERED_DICT, CALLED, OBJECT, STORAGE, NAMED };
 #define TAG_BITS 4
 
 /* Words of a list or dict. */
 enum { C_TAG, C_COUNT, C_FIRST, C_LAST, C_WORDS };
 /* Words of a block before its items. */
 enum { B_NEXT, B_COUNT, B_WORDS };
-/* Words of what is called, and of an object. */
-enum { O_TAG, O_GLOBAL, O_VALUE, O_WORDS };
+/* Words of what is called, and of an object, whose number is in its tag. */
+enum { O_TAG, O_CLASS, O_ARGS, O_CALL_WORDS, O_STATE = O_CALL_WORDS, O_PARTS, O_WORDS };
+/* Words of a name. */
+enum { N_TAG, N_MODULE, N_NAME, N_WORDS };
 /* Words of a storage. */
 enum { S_TAG, S_GLOBAL, S_KEY, S_SIZE = S_KEY + 2, S_START = S_SIZE + 2, S_LEN = S_START + 2, S_WORDS = S_LEN + 2 };
 
@@ -127,29 +132,101 @@ int ckpt_torch_append(struct torch_graph *g, torch_value container, const torch_
     return 0;
 }
 
-int ckpt_torch_new_call(struct torch_graph *g, uint32_t global, torch_value args, torch_value *ret)
+int ckpt_torch_new_call(struct torch_graph *g, torch_value callee, torch_value args, torch_value *ret)
 {
-    int r = new_object(g, O_WORDS, CALLED, 0, ret);
+    int r = new_object(g, O_CALL_WORDS, CALLED, 0, ret);
     if (r < 0)
         return r;
-    words_of(g, *ret)[O_GLOBAL] = global;
-    words_of(g, *ret)[O_VALUE] = args;
+    words_of(g, *ret)[O_CLASS] = callee;
+    words_of(g, *ret)[O_ARGS] = args;
     return 0;
 }
 
-int ckpt_torch_new_object(struct torch_graph *g, uint32_t global, torch_value *ret)
+int ckpt_torch_new_object(struct torch_graph *g, torch_value class, torch_value args, torch_value *ret)
 {
-    int r = new_object(g, O_WORDS, OBJECT, 0, ret);
+    int r = g->objects < MAX_OBJECTS ? new_object(g, O_WORDS, OBJECT, g->objects, ret) : -EFBIG;
     if (r < 0)
         return r;
-    words_of(g, *ret)[O_GLOBAL] = global;
-    words_of(g, *ret)[O_VALUE] = TORCH_NOTHING;
+    uint32_t *w = words_of(g, *ret);
+    w[O_CLASS] = class;
+    w[O_ARGS] = args;
+    w[O_STATE] = w[O_PARTS] = TORCH_NOTHING;
+    g->objects++;
     return 0;
 }
 
 void ckpt_torch_set_state(struct torch_graph *g, torch_value object, torch_value state)
 {
-    words_of(g, object)[O_VALUE] = state;
+    words_of(g, object)[O_STATE] = state;
+}
+
+int ckpt_torch_set_part(struct torch_graph *g, torch_value object, enum torch_part part, torch_value value)
+{
+    torch_value parts = words_of(g, object)[O_PARTS];
+    if (parts == TORCH_NOTHING) {
+        int r = ckpt_torch_new_tuple(g, TORCH_PARTS, &parts);
+        if (r < 0)
+            return r;
+        for (uint32_t i = 0; i < TORCH_PARTS; i++)
+            ckpt_torch_set_item(g, parts, i, TORCH_NOTHING);
+        words_of(g, object)[O_PARTS] = parts;
+    }
+    ckpt_torch_set_item(g, parts, part, value);
+    return 0;
+}
+
+int ckpt_torch_new_name(struct torch_graph *g, torch_value module, torch_value name, torch_value *ret)
+{
+    int r = new_object(g, N_WORDS, NAMED, 0, ret);
+    if (r < 0)
+        return r;
+    words_of(g, *ret)[N_MODULE] = module;
+    words_of(g, *ret)[N_NAME] = name;
+    return 0;
+}
+
+/* So many bytes at the end of what was appended. */
+static int append(struct torch_graph *g, size_t bytes, uint8_t **ret)
+{
+    if (bytes > MAX_ROOM - g->size)
+        return -EFBIG;
+    if (g->size + bytes > g->room) {
+        size_t room = CKPT_MIN(CKPT_MAX(g->size + bytes, g->size + g->size / 4 + 256), MAX_ROOM);
+        uint8_t *p = realloc(g->pickle, room);
+        if (!p)
+            return -ENOMEM;
+        g->pickle = p;
+        g->room = room;
+    }
+    *ret = g->pickle + g->size;
+    g->size += bytes;
+    return 0;
+}
+
+int ckpt_torch_new_literal(struct torch_graph *g, enum torch_kind kind, const void *bytes, size_t len, torch_value *ret)
+{
+    static const uint8_t opcodes[] = {
+        [TORCH_INT] = OP_LONG4, [TORCH_FLOAT] = OP_BINFLOAT, [TORCH_STR] = OP_BINUNICODE, [TORCH_BYTES] = OP_BINBYTES};
+    size_t before = kind == TORCH_BOOL || kind == TORCH_FLOAT ? 1 : 5, at = g->size;
+    uint32_t n = (uint32_t)len;
+    uint8_t opcode, *p;
+    if (kind == TORCH_BOOL) {
+        opcode = *(const uint8_t *)bytes ? OP_NEWTRUE : OP_NEWFALSE;
+        len = 0;
+    } else
+        opcode = opcodes[kind];
+    if (len > MAX_ROOM)
+        return -EFBIG;
+    int r = append(g, before + len, &p);
+    if (r < 0)
+        return r;
+    *p = opcode;
+    if (before > 1)
+        memcpy(p + 1, &n, sizeof n);
+    if (len)
+        memcpy(p + before, bytes, len);
+    *ret = value_at(ATOM, at);
+    return 0;
 }
 
 int ckpt_torch_new_storage(struct torch_graph *g, const struct torch_storage *s, torch_value *ret)
@@ -185,31 +262,37 @@ torch_value ckpt_torch_tensor_value(size_t record)
 
 static enum torch_kind kind_of_atom(uint8_t opcode)
 {
-    switch (opcode) {
-    case OP_NEWTRUE:
-    case OP_NEWFALSE:
-        return TORCH_BOOL;
-    case OP_BININT:
-    case OP_BININT1:
-    case OP_BININT2:
-    case OP_LONG1:
-        return TORCH_INT;
-    case OP_BINFLOAT:
-        return TORCH_FLOAT;
-    case OP_BINUNICODE:
-    case OP_SHORT_BINUNICODE:
-    case OP_SHORT_BINSTRING:
-        return TORCH_STR;
-    default:
-        return TORCH_NONE;
-    }
+    static const uint8_t kinds[256] = {
+        [OP_NEWTRUE] = TORCH_BOOL,
+        [OP_NEWFALSE] = TORCH_BOOL,
+        [OP_BININT] = TORCH_INT,
+        [OP_BININT1] = TORCH_INT,
+        [OP_BININT2] = TORCH_INT,
+        [OP_LONG1] = TORCH_INT,
+        [OP_LONG4] = TORCH_INT,
+        [OP_BINFLOAT] = TORCH_FLOAT,
+        [OP_BINUNICODE] = TORCH_STR,
+        [OP_SHORT_BINUNICODE] = TORCH_STR,
+        [OP_BINUNICODE8] = TORCH_STR,
+        [OP_SHORT_BINSTRING] = TORCH_STR,
+        [OP_BINSTRING] = TORCH_STR,
+        [OP_BINBYTES] = TORCH_BYTES,
+        [OP_SHORT_BINBYTES] = TORCH_BYTES,
+        [OP_BINBYTES8] = TORCH_BYTES,
+        [OP_BYTEARRAY8] = TORCH_BYTES,
+        [OP_NEXT_BUFFER] = TORCH_BYTES,
+        [OP_GLOBAL] = TORCH_GLOBAL,
+        [OP_INST] = TORCH_GLOBAL,
+    }; /* others: NONE */
+    _Static_assert(TORCH_NONE == 0, "the kind of what is not in the table");
+    return (enum torch_kind)kinds[opcode];
 }
 
 enum torch_kind ckpt_torch_kind(const struct torch_graph *g, torch_value v)
 {
     static const enum torch_kind kinds[] = {
-        [TUPLE] = TORCH_TUPLE, [LIST] = TORCH_LIST,     [DICT] = TORCH_DICT,      [ORDERED_DICT] = TORCH_DICT,
-        [CALLED] = TORCH_CALL, [OBJECT] = TORCH_OBJECT, [STORAGE] = TORCH_STORAGE};
+        [TUPLE] = TORCH_TUPLE, [LIST] = TORCH_LIST,     [DICT] = TORCH_DICT,       [ORDERED_DICT] = TORCH_DICT,
+        [CALLED] = TORCH_CALL, [OBJECT] = TORCH_OBJECT, [STORAGE] = TORCH_STORAGE, [NAMED] = TORCH_GLOBAL};
     switch (place_of(v)) {
     case ATOM:
         return kind_of_atom(g->pickle[v >> 2]);
@@ -232,8 +315,31 @@ static const uint8_t *int_bytes(const struct torch_graph *g, torch_value v, size
 {
     const uint8_t *p = g->pickle + (v >> 2);
     *ret_unsigned = *p == OP_BININT1 || *p == OP_BININT2;
-    *ret_len = *p == OP_LONG1 ? p[1] : *p == OP_BININT1 ? 1 : *p == OP_BININT2 ? 2 : 4;
-    return p + 1 + (*p == OP_LONG1);
+    switch (*p) {
+    case OP_LONG1:
+        *ret_len = p[1];
+        return p + 2;
+    case OP_LONG4:
+        *ret_len = ckpt_le32(p + 1);
+        return p + 5;
+    case OP_BININT1:
+        *ret_len = 1;
+        return p + 1;
+    case OP_BININT2:
+        *ret_len = 2;
+        return p + 1;
+    default:
+        *ret_len = 4;
+        return p + 1;
+    }
+}
+
+size_t ckpt_torch_int_width(const struct torch_graph *g, torch_value v)
+{
+    size_t len;
+    bool positive;
+    (void)int_bytes(g, v, &len, &positive);
+    return len;
 }
 
 bool ckpt_torch_int(const struct torch_graph *g, torch_value v, int64_t *ret)
@@ -252,10 +358,21 @@ bool ckpt_torch_int(const struct torch_graph *g, torch_value v, int64_t *ret)
     return true;
 }
 
+/* In place, of a number in two's complement. */
+static void negate(uint32_t *limb, size_t count)
+{
+    uint64_t carry = 1;
+    for (size_t i = 0; i < count; i++) {
+        carry += (uint32_t)~limb[i];
+        limb[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+}
+
 void ckpt_torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt_buf *buf)
 {
-    uint32_t limb[64] = {0}; /* 255 bytes at most */
-    uint8_t digits[640];
+    enum { LIMBS = TORCH_MAX_INT / 4 + 1, GROUP = 1000000000 };
+    uint32_t limb[LIMBS] = {0}, groups[LIMBS * 2]; /* of nine digits, the lowest first */
     size_t len, count = 0;
     bool positive;
     int64_t small;
@@ -264,30 +381,29 @@ void ckpt_torch_int_text(const struct torch_graph *g, torch_value v, struct ckpt
         return;
     }
     const uint8_t *p = int_bytes(g, v, &len, &positive);
+    len = CKPT_MIN(len, TORCH_MAX_INT);
     bool negative = p[len - 1] & 0x80;
     if (negative)
         memset(limb, 0xff, sizeof limb);
     memcpy(limb, p, len);
-    for (size_t i = 0, carry = 1; negative && i < sizeof limb / sizeof *limb; i++) {
-        uint64_t sum = (uint64_t)(uint32_t)~limb[i] + carry;
-        limb[i] = (uint32_t)sum;
-        carry = sum >> 32;
-    }
-    for (size_t top = sizeof limb / sizeof *limb; top > 0;) {
+    if (negative)
+        negate(limb, LIMBS);
+    for (size_t top = LIMBS; top > 0;) {
         uint64_t rest = 0;
         for (size_t i = top; i-- > 0;) {
             rest = rest << 32 | limb[i];
-            limb[i] = (uint32_t)(rest / 10);
-            rest %= 10;
+            limb[i] = (uint32_t)(rest / GROUP);
+            rest %= GROUP;
         }
-        digits[count++] = (uint8_t)('0' + rest);
+        groups[count++] = (uint32_t)rest;
         while (top > 0 && !limb[top - 1])
             top--;
     }
-    if (negative)
-        ckpt_buf_addc(buf, '-');
+    while (count > 1 && !groups[count - 1])
+        count--;
+    ckpt_buf_addf(buf, "%s%u", negative ? "-" : "", groups[--count]);
     while (count > 0)
-        ckpt_buf_addc(buf, (char)digits[--count]);
+        ckpt_buf_addf(buf, "%09u", groups[--count]);
 }
 
 double ckpt_torch_float(const struct torch_graph *g, torch_value v)
@@ -300,12 +416,39 @@ double ckpt_torch_float(const struct torch_graph *g, torch_value v)
     return d;
 }
 
+/* What follows an opcode that has its length in front. */
+static const uint8_t *counted(const uint8_t *p, size_t *ret_len)
+{
+    switch (*p) {
+    case OP_SHORT_BINUNICODE:
+    case OP_SHORT_BINSTRING:
+    case OP_SHORT_BINBYTES:
+        *ret_len = p[1];
+        return p + 2;
+    case OP_BINUNICODE8:
+    case OP_BINBYTES8:
+    case OP_BYTEARRAY8:
+        *ret_len = (size_t)ckpt_le64(p + 1);
+        return p + 9;
+    default:
+        *ret_len = ckpt_le32(p + 1);
+        return p + 5;
+    }
+}
+
 const char *ckpt_torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len)
 {
+    return (const char *)counted(g->pickle + (v >> 2), ret_len);
+}
+
+const uint8_t *ckpt_torch_bytes(const struct torch_graph *g, torch_value v, size_t *ret_len)
+{
     const uint8_t *p = g->pickle + (v >> 2);
-    bool wide = *p == OP_BINUNICODE;
-    *ret_len = wide ? ckpt_le32(p + 1) : p[1];
-    return (const char *)p + (wide ? 5 : 2);
+    if (*p == OP_NEXT_BUFFER) {
+        *ret_len = 0;
+        return NULL;
+    }
+    return counted(p, ret_len);
 }
 
 bool ckpt_torch_same_str(const struct torch_graph *g, torch_value a, torch_value b)
@@ -324,21 +467,45 @@ bool ckpt_torch_str_is(const struct torch_graph *g, torch_value v, const char *t
     return len == strlen(text) && !memcmp(p, text, len);
 }
 
+torch_value ckpt_torch_class(const struct torch_graph *g, torch_value v)
+{
+    return words_of(g, v)[O_CLASS];
+}
+
+void ckpt_torch_add_name(const struct torch_graph *g, torch_value global, struct ckpt_buf *buf)
+{
+    size_t len;
+    const char *text;
+    if (place_of(global) == NAME) {
+        const struct torch_global *known = ckpt_torch_global(global >> 2);
+        ckpt_buf_addf(buf, "%s.%s", known->module, known->name);
+        return;
+    }
+    if (place_of(global) == WORDS) {
+        text = ckpt_torch_str(g, words_of(g, global)[N_MODULE], &len);
+        ckpt_buf_add(buf, text, CKPT_MIN(len, MAX_NAME));
+        ckpt_buf_addc(buf, '.');
+        text = ckpt_torch_str(g, words_of(g, global)[N_NAME], &len);
+        ckpt_buf_add(buf, text, CKPT_MIN(len, MAX_NAME));
+        return;
+    }
+    text = (const char *)g->pickle + (global >> 2) + 1; /* two lines */
+    len = strcspn(text, "\n");
+    ckpt_buf_add(buf, text, len);
+    ckpt_buf_addc(buf, '.');
+    ckpt_buf_add(buf, text + len + 1, strcspn(text + len + 1, "\n"));
+}
+
 uint32_t ckpt_torch_global_number(const struct torch_graph *g, torch_value v)
 {
     if (v == TORCH_NOTHING)
         return TORCH_NO_GLOBAL;
-    switch (ckpt_torch_kind(g, v)) {
-    case TORCH_GLOBAL:
-        return v >> 2;
-    case TORCH_CALL:
-    case TORCH_OBJECT:
-        return words_of(g, v)[O_GLOBAL];
-    case TORCH_STORAGE:
+    enum torch_kind kind = ckpt_torch_kind(g, v);
+    if (kind == TORCH_STORAGE)
         return words_of(g, v)[S_GLOBAL];
-    default:
-        return TORCH_NO_GLOBAL;
-    }
+    if (kind == TORCH_CALL || kind == TORCH_OBJECT)
+        v = words_of(g, v)[O_CLASS];
+    return place_of(v) == NAME ? v >> 2 : TORCH_NO_GLOBAL;
 }
 
 const struct torch_global *ckpt_torch_global_of(const struct torch_graph *g, torch_value v)
@@ -370,14 +537,25 @@ bool ckpt_torch_ordered(const struct torch_graph *g, torch_value dict)
     return tag_of(g, dict) == ORDERED_DICT;
 }
 
-torch_value ckpt_torch_args(const struct torch_graph *g, torch_value call)
+torch_value ckpt_torch_args(const struct torch_graph *g, torch_value v)
 {
-    return words_of(g, call)[O_VALUE];
+    return words_of(g, v)[O_ARGS];
 }
 
 torch_value ckpt_torch_state(const struct torch_graph *g, torch_value object)
 {
-    return words_of(g, object)[O_VALUE];
+    return words_of(g, object)[O_STATE];
+}
+
+torch_value ckpt_torch_part(const struct torch_graph *g, torch_value object, enum torch_part part)
+{
+    torch_value parts = words_of(g, object)[O_PARTS];
+    return parts == TORCH_NOTHING ? TORCH_NOTHING : ckpt_torch_item(g, parts, part);
+}
+
+uint32_t ckpt_torch_object_number(const struct torch_graph *g, torch_value object)
+{
+    return *words_of(g, object) >> TAG_BITS;
 }
 
 void ckpt_torch_storage_of(const struct torch_graph *g, torch_value v, struct torch_storage *ret)

@@ -45,6 +45,53 @@ static int complex_layout(struct ckpt_array **ret, struct ckpt_err *err)
     return *ret ? ckpt_array_settle(*ret, NULL) : ckpt_no_memory(err);
 }
 
+/* The type of an array by NumPy's name for it. */
+static int named_layout(const struct ckpt_tree *t, const struct torch_numpy *np, struct ckpt_array **ret,
+                        struct ckpt_err *err)
+{
+    struct ckpt_npy npy;
+    size_t len;
+    int r = ckpt_npy_parse_descr(ckpt_tree_text(t, np->descr, &len), &npy, err);
+    if (r < 0)
+        return r;
+    npy.fortran = false;
+    npy.header = 0;
+    npy.ndim = np->ndim;
+    memcpy(npy.shape, np->shape, sizeof np->shape);
+    r = ckpt_npy_settle(&npy, err);
+    if (r < 0)
+        return r;
+    r = ckpt_array_of_npy(&npy, ret);
+    return r == -ENOMEM ? ckpt_no_memory(err) : r < 0 ? ckpt_fail(err, -r, "its shape is impossible") : 0;
+}
+
+static int numpy_layout(struct ckpt_tree *t, size_t record, struct ckpt_array **ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_numpy np;
+    struct ckpt_array *a;
+    unsigned order[CKPT_MAX_DIMS];
+    ckpt_torch_get_numpy(&torch->records, record, &np);
+    if (np.dtype == CKPT_DT_OTHER) {
+        int r = named_layout(t, &np, &a, err);
+        if (r < 0)
+            return r;
+    } else {
+        a = ckpt_array_new(np.dtype, np.ndim, np.shape);
+        if (!a)
+            return ckpt_no_memory(err);
+        a->big_endian = np.big_endian;
+    }
+    for (unsigned i = 0; i < np.ndim; i++)
+        order[i] = np.order[i];
+    if (!a->unsupported && ckpt_array_settle(a, order) < 0) {
+        ckpt_array_unref(a);
+        return ckpt_fail(err, EUCLEAN, "its shape is impossible");
+    }
+    *ret = a;
+    return 0;
+}
+
 /* A piece could not be opened when the tree was made, so that it is not known what is in it. */
 static int piece_layout(struct ckpt_tree *t, size_t record, struct ckpt_err *err)
 {
@@ -70,6 +117,9 @@ int ckpt_torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
         break;
     case TORCH_R_SHARDED:
         r = ckpt_torch_boxes_layout(t, record, ret, err);
+        break;
+    case TORCH_R_NUMPY:
+        r = numpy_layout(t, record, ret, err);
         break;
     default:
         return piece_layout(t, record, err);
@@ -101,44 +151,6 @@ static int tensor_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *
     r = ckpt_torch_archive_chunk(&archive, &tensor, ret, err);
     ckpt_torch_archive_close(&archive);
     return r;
-}
-
-int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
-                     struct ckpt_extent *ret, struct ckpt_err *err)
-{
-    struct torch *torch = t->priv;
-    size_t record = record_of(t, node);
-    switch (ckpt_torch_record_kind(&torch->records, record)) {
-    case TORCH_R_TENSOR:
-        return tensor_chunk(t, record, ret, err);
-    case TORCH_R_COMPLEX:
-        return complex_chunk(torch, record, ret, err);
-    default:
-        return ckpt_torch_boxes_chunk(t, record, ret, err);
-    }
-}
-
-int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
-                      struct ckpt_err *err)
-{
-    struct torch *torch = t->priv;
-    struct torch_tensor tensor;
-    struct torch_archive archive;
-    *ret = a ? a->nbytes : 0;
-    if (t->nodes[node].kind != CKPT_NODE_ARRAY ||
-        ckpt_torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
-        return 0;
-    ckpt_torch_get_tensor(&torch->records, record_of(t, node), &tensor);
-    if (tensor.fault) {
-        *ret = 0;
-        return 0;
-    }
-    int r = archive_of(t, &tensor, &archive, err);
-    if (r < 0)
-        return r;
-    *ret = ckpt_torch_archive_stored(&archive, &tensor, a);
-    ckpt_torch_archive_close(&archive);
-    return 0;
 }
 
 /* --- bytes that are kept in the tree's strings, as a file: they may be many, and are read piece by piece --- */
@@ -182,6 +194,58 @@ static int open_kept(struct ckpt_tree *t, const char *bytes, size_t len, struct 
     f->tree = ckpt_tree_ref(t);
     f->bytes = bytes;
     *ret = (struct ckpt_extent){.file = &f->base, .len = len};
+    return 0;
+}
+
+static int numpy_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    const struct torch *torch = t->priv;
+    struct torch_numpy np;
+    size_t len;
+    ckpt_torch_get_numpy(&torch->records, record, &np);
+    const char *data = ckpt_tree_text(t, np.data, &len);
+    return open_kept(t, data, len, ret, err);
+}
+
+/* --- leaves --- */
+
+int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t index,
+                     struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    size_t record = record_of(t, node);
+    switch (ckpt_torch_record_kind(&torch->records, record)) {
+    case TORCH_R_TENSOR:
+        return tensor_chunk(t, record, ret, err);
+    case TORCH_R_COMPLEX:
+        return complex_chunk(torch, record, ret, err);
+    case TORCH_R_NUMPY:
+        return numpy_chunk(t, record, ret, err);
+    default:
+        return ckpt_torch_boxes_chunk(t, record, ret, err);
+    }
+}
+
+int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
+                      struct ckpt_err *err)
+{
+    struct torch *torch = t->priv;
+    struct torch_tensor tensor;
+    struct torch_archive archive;
+    *ret = a ? a->nbytes : 0;
+    if (t->nodes[node].kind != CKPT_NODE_ARRAY ||
+        ckpt_torch_record_kind(&torch->records, record_of(t, node)) != TORCH_R_TENSOR)
+        return 0;
+    ckpt_torch_get_tensor(&torch->records, record_of(t, node), &tensor);
+    if (tensor.fault) {
+        *ret = 0;
+        return 0;
+    }
+    int r = archive_of(t, &tensor, &archive, err);
+    if (r < 0)
+        return r;
+    *ret = ckpt_torch_archive_stored(&archive, &tensor, a);
+    ckpt_torch_archive_close(&archive);
     return 0;
 }
 
@@ -236,10 +300,43 @@ static void describe_boxes(const struct ckpt_tree *t, size_t record, struct ckpt
     ckpt_buf_addc(json, ']');
 }
 
+/* The keys down to a node, as one string. */
+static void describe_place(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
+{
+    uint32_t path[CKPT_MAX_DEPTH + 1];
+    unsigned depth = 0;
+    size_t len;
+    for (; node && depth < sizeof path / sizeof *path; node = t->nodes[node].parent)
+        path[depth++] = node;
+    ckpt_buf_adds(json, ",\"same_as\":[");
+    while (depth-- > 0) {
+        const char *key = ckpt_tree_text(t, t->nodes[path[depth]].key, &len);
+        ckpt_buf_add_json_string(json, key, len);
+        if (depth)
+            ckpt_buf_addc(json, ',');
+    }
+    ckpt_buf_addc(json, ']');
+}
+
+/* Its class, and of one that is not shown again, where it is. */
+static void describe_object(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
+{
+    bool elsewhere = t->nodes[node].mark == TORCH_SAME_MARK;
+    uint32_t shown = elsewhere ? t->nodes[node].ref : node;
+    size_t len;
+    const char *class = ckpt_tree_text(t, t->nodes[shown].ref, &len);
+    ckpt_buf_adds(json, ",\"class\":");
+    ckpt_buf_add_json_string(json, class, len);
+    if (elsewhere)
+        describe_place(t, shown, json);
+}
+
 void ckpt_torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
 {
     const struct torch *torch = t->priv;
     struct torch_tensor tensor;
+    if (t->nodes[node].kind == CKPT_NODE_DIR && t->nodes[node].container == CKPT_OBJECT)
+        describe_object(t, node, json);
     if (t->nodes[node].kind != CKPT_NODE_ARRAY)
         return;
     switch (ckpt_torch_record_kind(&torch->records, record_of(t, node))) {

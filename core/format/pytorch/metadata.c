@@ -148,14 +148,21 @@ static void table_clear(struct table *t)
 
 /* --- what the pickle holds --- */
 
-/* The state of an object of that class; TORCH_NOTHING: it is none, or has no such state. */
-static torch_value state_of(const struct torch_graph *g, torch_value v, const char *class, enum torch_kind kind)
+/* The state of an object; TORCH_NOTHING: it is none, or has no such state. Classes are known by what is in them: others
+ * than PyTorch have their own, which are those with more in them. */
+static torch_value state_of(const struct torch_graph *g, torch_value v, enum torch_kind kind)
 {
-    const struct torch_global *global = ckpt_torch_global_of(g, v);
-    if (!global || ckpt_torch_kind(g, v) != TORCH_OBJECT || strcmp(global->name, class))
+    if (v == TORCH_NOTHING || ckpt_torch_kind(g, v) != TORCH_OBJECT)
         return TORCH_NOTHING;
     torch_value state = ckpt_torch_state(g, v);
     return state != TORCH_NOTHING && ckpt_torch_kind(g, state) == kind ? state : TORCH_NOTHING;
+}
+
+/* A value of the state of an object that has one. */
+static torch_value member(const struct torch_graph *g, torch_value object, const char *name)
+{
+    torch_value state = state_of(g, object, TORCH_DICT);
+    return state == TORCH_NOTHING ? TORCH_NOTHING : ckpt_torch_get(g, state, name);
 }
 
 static bool absent(const struct torch_graph *g, torch_value v)
@@ -193,7 +200,7 @@ static int load_places(struct loader *l, torch_value storage)
     int r = table_init(l, &l->places, ckpt_torch_count(g, storage));
     ckpt_torch_walk_init(&w, g, storage);
     while (r == 0 && ckpt_torch_walk_next(&w, &index) && ckpt_torch_walk_next(&w, &e.value)) {
-        torch_value state = state_of(g, index, "MetadataIndex", TORCH_DICT);
+        torch_value state = state_of(g, index, TORCH_DICT);
         e.name = state == TORCH_NOTHING ? TORCH_NOTHING : ckpt_torch_get(g, state, "fqn");
         if (!is_name(g, e.name))
             return malformed(l, "storage_data has a key that is no index");
@@ -225,7 +232,7 @@ static int load_piece(struct loader *l, torch_value name, torch_value offsets, s
     *ret = (struct torch_piece){0};
     if (info == TORCH_NOTHING)
         return 0;
-    torch_value state = state_of(g, info, "_StorageInfo", TORCH_DICT);
+    torch_value state = state_of(g, info, TORCH_DICT);
     torch_value path = state == TORCH_NOTHING ? state : ckpt_torch_get(g, state, "relative_path");
     size_t len;
     if (!is_name(g, path))
@@ -259,7 +266,7 @@ static bool numbers(const struct torch_graph *g, torch_value size, unsigned ndim
 static int load_properties(struct loader *l, torch_value properties, struct torch_sharded *s)
 {
     const struct torch_graph *g = &l->g;
-    torch_value state = state_of(g, properties, "TensorProperties", TORCH_TUPLE);
+    torch_value state = state_of(g, properties, TORCH_TUPLE);
     if (state == TORCH_NOTHING || ckpt_torch_count(g, state) < 2 ||
         !ckpt_torch_is(g, ckpt_torch_item(g, state, 0), TORCH_GLOBAL, TORCH_IS_DTYPE))
         return malformed(l, "a tensor has no type");
@@ -286,7 +293,7 @@ static int load_boxes(struct loader *l, torch_value name, torch_value chunks, st
         struct torch_box box;
         if (!l->boxes_left--)
             return malformed(l, "the tensors have more pieces than it describes");
-        torch_value state = state_of(g, chunk, "ChunkStorageMetadata", TORCH_DICT);
+        torch_value state = state_of(g, chunk, TORCH_DICT);
         torch_value offsets = state == TORCH_NOTHING ? state : ckpt_torch_get(g, state, "offsets");
         if (state == TORCH_NOTHING || !numbers(g, offsets, s->ndim, box.low, &s->fault) ||
             !numbers(g, ckpt_torch_get(g, state, "sizes"), s->ndim, box.size, &s->fault))
@@ -331,15 +338,13 @@ static int load_tensor(struct loader *l, torch_value name, torch_value state, to
 static int load_leaf(struct loader *l, torch_value name, torch_value metadata, torch_value *ret)
 {
     const struct torch_graph *g = &l->g;
-    const struct torch_global *class = ckpt_torch_global_of(g, metadata);
     struct torch_piece piece;
     struct torch_tensor faulty = {0};
     if (!is_name(g, name))
         return malformed(l, "the name of a leaf is no string, or a very long one");
-    torch_value state = state_of(g, metadata, "TensorStorageMetadata", TORCH_DICT);
-    if (state != TORCH_NOTHING)
-        return load_tensor(l, name, state, ret);
-    if (ckpt_torch_kind(g, metadata) != TORCH_OBJECT || strcmp(class->name, "BytesStorageMetadata"))
+    if (member(g, metadata, "chunks") != TORCH_NOTHING)
+        return load_tensor(l, name, ckpt_torch_state(g, metadata), ret);
+    if (ckpt_torch_kind(g, metadata) != TORCH_OBJECT)
         return malformed(l, "a leaf is neither a tensor nor bytes");
     int r = load_piece(l, name, TORCH_NOTHING, &piece, &faulty.fault);
     if (r < 0)
@@ -407,7 +412,7 @@ static int load_leaves(struct loader *l, torch_value leaves)
 static int load(struct loader *l)
 {
     const struct torch_graph *g = &l->g;
-    torch_value state = state_of(g, g->top, "Metadata", TORCH_DICT);
+    torch_value state = state_of(g, g->top, TORCH_DICT);
     torch_value leaves = state == TORCH_NOTHING ? state : ckpt_torch_get(g, state, "state_dict_metadata");
     if (leaves == TORCH_NOTHING || ckpt_torch_kind(g, leaves) != TORCH_DICT)
         return ckpt_fail(l->err, EUCLEAN, ".metadata is not that of a distributed checkpoint");

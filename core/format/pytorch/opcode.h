@@ -1,31 +1,51 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The opcodes of pickles (Python's pickletools), and which of them are read. Constant; any thread. */
+/* The opcodes of pickles of all protocols (Python's pickletools), and where each of them ends. Constant; any thread. */
 #ifndef CKPT_FORMAT_PYTORCH_OPCODE_H
 #define CKPT_FORMAT_PYTORCH_OPCODE_H
 
 #include "core/base/err.h"
-#include "core/format/pytorch/global.h"
+
+#include <stddef.h>
+#include <stdint.h>
 
 enum torch_opcode {
     OP_MARK = '(',
     OP_EMPTY_TUPLE = ')',
     OP_STOP = '.',
+    OP_POP = '0',
+    OP_POP_MARK = '1',
+    OP_DUP = '2',
+    OP_BINBYTES = 'B',
+    OP_SHORT_BINBYTES = 'C',
+    OP_FLOAT = 'F',
     OP_BINFLOAT = 'G',
+    OP_INT = 'I',
     OP_BININT = 'J',
     OP_BININT1 = 'K',
+    OP_LONG = 'L',
     OP_BININT2 = 'M',
     OP_NONE = 'N',
+    OP_PERSID = 'P',
     OP_BINPERSID = 'Q',
     OP_REDUCE = 'R',
+    OP_STRING = 'S',
+    OP_BINSTRING = 'T',
     OP_SHORT_BINSTRING = 'U',
+    OP_UNICODE = 'V',
     OP_BINUNICODE = 'X',
     OP_EMPTY_LIST = ']',
     OP_APPEND = 'a',
     OP_BUILD = 'b',
     OP_GLOBAL = 'c',
+    OP_DICT = 'd',
     OP_APPENDS = 'e',
+    OP_GET = 'g',
     OP_BINGET = 'h',
+    OP_INST = 'i',
     OP_LONG_BINGET = 'j',
+    OP_LIST = 'l',
+    OP_OBJ = 'o',
+    OP_PUT = 'p',
     OP_BINPUT = 'q',
     OP_LONG_BINPUT = 'r',
     OP_SETITEM = 's',
@@ -34,29 +54,41 @@ enum torch_opcode {
     OP_EMPTY_DICT = '}',
     OP_PROTO = 0x80,
     OP_NEWOBJ = 0x81,
+    OP_EXT1 = 0x82,
+    OP_EXT2 = 0x83,
+    OP_EXT4 = 0x84,
     OP_TUPLE1 = 0x85,
     OP_TUPLE2 = 0x86,
     OP_TUPLE3 = 0x87,
     OP_NEWTRUE = 0x88,
     OP_NEWFALSE = 0x89,
     OP_LONG1 = 0x8a,
+    OP_LONG4 = 0x8b,
     OP_SHORT_BINUNICODE = 0x8c,
+    OP_BINUNICODE8 = 0x8d,
+    OP_BINBYTES8 = 0x8e,
     OP_EMPTY_SET = 0x8f,
+    OP_ADDITEMS = 0x90,
+    OP_FROZENSET = 0x91,
+    OP_NEWOBJ_EX = 0x92,
     OP_STACK_GLOBAL = 0x93,
     OP_MEMOIZE = 0x94,
     OP_FRAME = 0x95,
+    OP_BYTEARRAY8 = 0x96,
+    OP_NEXT_BUFFER = 0x97,
+    OP_READONLY_BUFFER = 0x98,
 };
 
 struct torch_op {
     uint8_t code;
     size_t at;          /* of the opcode */
-    const uint8_t *arg; /* without its length */
+    const uint8_t *arg; /* without its length, or the end of its line; of two lines, with both ends */
     size_t len;
 };
 
-/* The opcode at *at, which is moved behind it and its argument. -EBADMSG: the pickle ends; -EUCLEAN, -EOPNOTSUPP: it
- * may not be there. */
-int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, enum torch_dialect dialect, struct torch_op *ret,
+/* The opcode at *at, which is moved behind it and its argument. -EBADMSG: the pickle ends; -EUCLEAN: no such opcode, or
+ * an argument that cannot be; -EOPNOTSUPP: a known one that cannot be read. */
+int ckpt_torch_op_next(const uint8_t *pickle, size_t len, size_t *at, struct torch_op *ret,
                        struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -42,28 +42,38 @@ static int read_view(const struct torch_graph *g, torch_value v, struct torch_st
     return 0;
 }
 
+static bool is_storage_id(const struct torch_graph *g, torch_value id)
+{
+    if (ckpt_torch_kind(g, id) != TORCH_TUPLE || ckpt_torch_count(g, id) < 5 || ckpt_torch_count(g, id) > 6)
+        return false;
+    return ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") &&
+           ckpt_torch_kind(g, ckpt_torch_item(g, id, 1)) == TORCH_GLOBAL &&
+           ckpt_torch_kind(g, ckpt_torch_item(g, id, 2)) == TORCH_STR &&
+           ckpt_torch_kind(g, ckpt_torch_item(g, id, 4)) == TORCH_INT;
+}
+
 /* ('storage', class, key, location, number of elements[, view]) */
 int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret,
                                struct ckpt_err *err)
 {
-    uint32_t items = ckpt_torch_kind(g, id) == TORCH_TUPLE ? ckpt_torch_count(g, id) : 0;
-    if ((items != 5 && items != 6) || !ckpt_torch_str_is(g, ckpt_torch_item(g, id, 0), "storage") ||
-        !ckpt_torch_is(g, ckpt_torch_item(g, id, 1), TORCH_GLOBAL, TORCH_IS_STORAGE) ||
-        ckpt_torch_kind(g, ckpt_torch_item(g, id, 2)) != TORCH_STR ||
-        ckpt_torch_kind(g, ckpt_torch_item(g, id, 3)) != TORCH_STR ||
-        ckpt_torch_kind(g, ckpt_torch_item(g, id, 4)) != TORCH_INT)
+    if (!is_storage_id(g, id))
         return malformed(err, "a persistent id is not that of a storage");
     size_t len;
     int64_t count;
+    torch_value class = ckpt_torch_item(g, id, 1);
     const char *key = ckpt_torch_str(g, ckpt_torch_item(g, id, 2), &len);
-    *ret = (struct torch_storage){.global = ckpt_torch_global_number(g, ckpt_torch_item(g, id, 1))};
+    bool is_known = ckpt_torch_is(g, class, TORCH_GLOBAL, TORCH_IS_STORAGE);
+    *ret = (struct torch_storage){.global = is_known ? ckpt_torch_global_number(g, class) : TORCH_NO_GLOBAL};
     if (!ckpt_torch_digits(key, len, &ret->key))
         ret->fault = TORCH_BAD_KEY;
+    else if (!is_known)
+        ret->fault = TORCH_ODD_STORAGE;
     else if (!ckpt_torch_int(g, ckpt_torch_item(g, id, 4), &count) || count < 0 ||
              ckpt_mul((uint64_t)count, ckpt_torch_global(ret->global)->itemsize, &ret->size))
         ret->fault = TORCH_BAD_SIZE;
     ret->len = ret->size;
-    return items == 6 && !ret->fault ? read_view(g, ckpt_torch_item(g, id, 5), ret, err) : 0;
+    bool has_view = ckpt_torch_count(g, id) == 6 && !ret->fault;
+    return has_view ? read_view(g, ckpt_torch_item(g, id, 5), ret, err) : 0;
 }
 
 /* The numbers of a size or stride, of which the record keeps CKPT_MAX_DIMS. */
@@ -143,28 +153,36 @@ static void place_in_storage(struct torch_tensor *t, const struct torch_storage 
     t->size = s->size;
 }
 
-/* (storage, offset, size, stride, requires_grad, hooks[, dtype][, metadata]) */
-int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *t,
-                              struct ckpt_err *err)
+/* The type that the tensor has of its own, or from its storage. False: none. */
+static bool read_type(const struct torch_graph *g, torch_value v, struct torch_tensor *t)
 {
-    uint32_t count = ckpt_torch_count(g, args), fixed = v3 ? 7 : 6;
+    const struct torch_global *type = ckpt_torch_global_of(g, v);
+    bool is_type = ckpt_torch_is(g, v, TORCH_GLOBAL, TORCH_IS_DTYPE) || ckpt_torch_kind(g, v) == TORCH_STORAGE;
+    if (!is_type || (!type && ckpt_torch_kind(g, v) != TORCH_STORAGE))
+        return false;
+    t->dtype = type ? (enum ckpt_dtype)type->dtype : CKPT_DT_OTHER;
+    t->type = type && t->dtype == CKPT_DT_OTHER ? ckpt_torch_global_number(g, v) : 0;
+    return true;
+}
+
+/* (storage, offset, size, stride[, requires_grad, hooks[, dtype][, metadata]]) */
+int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, enum torch_meaning meaning,
+                              struct torch_tensor *t, struct ckpt_err *err)
+{
+    bool v3 = meaning == TORCH_IS_TENSOR_V3;
+    uint32_t count = ckpt_torch_count(g, args), fixed = v3 ? 7 : meaning == TORCH_IS_TENSOR_V2 ? 6 : 4;
     unsigned strides;
     int64_t offset;
     if (count != fixed && count != fixed + 1)
         return malformed(err, "a tensor has too few or too many arguments");
-    torch_value storage = ckpt_torch_item(g, args, 0),
-                type = v3 ? ckpt_torch_item(g, args, 6) : ckpt_torch_item(g, args, 0);
-    if (ckpt_torch_kind(g, storage) != TORCH_STORAGE)
-        return malformed(err, "a tensor has no storage");
+    torch_value storage = ckpt_torch_item(g, args, 0);
     if (ckpt_torch_kind(g, ckpt_torch_item(g, args, 1)) != TORCH_INT)
         return malformed(err, "the offset of a tensor is no integer");
-    if (v3 && !ckpt_torch_is(g, type, TORCH_GLOBAL, TORCH_IS_DTYPE))
-        return malformed(err, "the type of a tensor is none");
     struct torch_storage s;
     ckpt_torch_storage_of(g, storage, &s);
     *t = (struct torch_tensor){.fault = (enum torch_fault)s.fault, .archive = g->archive, .key = s.key, .size = s.len};
-    t->dtype = (enum ckpt_dtype)ckpt_torch_global_of(g, type)->dtype;
-    t->type = t->dtype == CKPT_DT_OTHER ? ckpt_torch_global_number(g, type) : 0;
+    if (!read_type(g, v3 ? ckpt_torch_item(g, args, 6) : storage, t))
+        return malformed(err, "the type of a tensor is none");
     if (!ckpt_torch_int(g, ckpt_torch_item(g, args, 1), &offset) || offset < 0)
         t->fault = TORCH_BAD_NUMBER;
     t->offset = (uint64_t)offset;

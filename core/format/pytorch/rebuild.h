@@ -12,8 +12,8 @@
 bool ckpt_torch_digits(const char *p, size_t len, uint64_t *ret);
 int ckpt_torch_rebuild_storage(const struct torch_graph *g, torch_value id, struct torch_storage *ret,
                                struct ckpt_err *err) CKPT_MUST_USE;
-/* v3: with a type of its own. */
-int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, bool v3, struct torch_tensor *ret,
-                              struct ckpt_err *err) CKPT_MUST_USE;
+/* meaning: TORCH_IS_TENSOR_V1, V2 or V3. The first argument must be a storage. */
+int ckpt_torch_rebuild_tensor(const struct torch_graph *g, torch_value args, enum torch_meaning meaning,
+                              struct torch_tensor *ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 #endif

@@ -20,7 +20,12 @@ static const struct {
     [TORCH_QUANTISED] = {EOPNOTSUPP, "quantised tensors are not supported"},
     [TORCH_NEGATED] = {EOPNOTSUPP, "a negated view of a type without a sign bit is not supported"},
     [TORCH_TRANSFORMED] = {EOPNOTSUPP, "it was saved through a transform (compressed, say), which is not supported"},
-    [TORCH_LONG] = {EOPNOTSUPP, "a value whose text is longer than 4 MiB is not shown"},
+    [TORCH_LONG] = {EOPNOTSUPP, "a value whose text is longer than 4 MiB, or a number of more than 4900 digits, is not "
+                                "shown"},
+    [TORCH_ODD_STORAGE] = {EOPNOTSUPP, "its storage is of a class that is not known"},
+    [TORCH_BAD_DATA] = {EUCLEAN, "its data have another length than its shape and type make"},
+    [TORCH_ELSEWHERE] = {EOPNOTSUPP, "its data were kept outside of the pickle (an out-of-band buffer)"},
+    [TORCH_ODD_ARRAY] = {EOPNOTSUPP, "its type is one that .npy files do not have"},
 };
 _Static_assert(CKPT_MAX_DIMS == 32, "faults[] says how many dimensions are shown");
 
@@ -194,4 +199,33 @@ void ckpt_torch_box_next(const struct ckpt_buf *b, unsigned ndim, size_t *at, st
         ret->size[i] = get(b, at);
     }
     take_piece(b, at, &ret->piece);
+}
+
+size_t ckpt_torch_add_numpy(struct ckpt_buf *b, const struct torch_numpy *a)
+{
+    size_t at = begin(b, TORCH_R_NUMPY);
+    put(b, a->dtype);
+    put(b, a->big_endian);
+    put(b, a->descr);
+    put(b, a->data);
+    put(b, a->ndim);
+    for (unsigned i = 0; i < a->ndim; i++) {
+        put(b, a->shape[i]);
+        put(b, a->order[i]);
+    }
+    return at;
+}
+
+void ckpt_torch_get_numpy(const struct ckpt_buf *b, size_t at, struct torch_numpy *ret)
+{
+    at++;
+    ret->dtype = (enum ckpt_dtype)get(b, &at);
+    ret->big_endian = get(b, &at);
+    ret->descr = (uint32_t)get(b, &at);
+    ret->data = (uint32_t)get(b, &at);
+    ret->ndim = (unsigned)get(b, &at);
+    for (unsigned i = 0; i < ret->ndim; i++) {
+        ret->shape[i] = get(b, &at);
+        ret->order[i] = (uint8_t)get(b, &at);
+    }
 }

@@ -13,6 +13,7 @@ enum torch_record {
     TORCH_R_COMPLEX, /* a Python complex number */
     TORCH_R_SHARDED, /* of a distributed checkpoint: boxes that tile it */
     TORCH_R_PIECE,   /* of a distributed checkpoint: any object, as an archive of its own in a file */
+    TORCH_R_NUMPY,   /* an array or scalar of NumPy whose elements are in the pickle */
 };
 
 /* Why a tensor cannot be shown. */
@@ -29,7 +30,11 @@ enum torch_fault {
     TORCH_QUANTISED,
     TORCH_NEGATED,
     TORCH_TRANSFORMED,
-    TORCH_LONG, /* no tensor: a string or set */
+    TORCH_LONG,        /* no tensor: a string, set or number */
+    TORCH_ODD_STORAGE, /* of a class that is not known */
+    TORCH_BAD_DATA,    /* an array with more or less data than it must have */
+    TORCH_ELSEWHERE,   /* an array of a buffer that is not in the pickle */
+    TORCH_ODD_ARRAY,   /* of a type that NumPy has, and an .npy file has not */
     TORCH_FAULTS
 };
 
@@ -72,10 +77,22 @@ struct torch_sharded {
     uint32_t boxes;
 };
 
+/* An array whose elements are kept in the tree's strings. */
+struct torch_numpy {
+    enum ckpt_dtype dtype;
+    bool big_endian;
+    uint32_t descr; /* of CKPT_DT_OTHER: NumPy's name of the type, in the tree's strings */
+    uint32_t data;  /* the elements, in the tree's strings; there are none at 0 */
+    unsigned ndim;
+    uint64_t shape[CKPT_MAX_DIMS];
+    uint8_t order[CKPT_MAX_DIMS]; /* dimensions as they are stored, the outermost first */
+};
+
 /* Each appends a record, and returns where it begins. Whether there was room, the buffer tells. */
 size_t ckpt_torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
 size_t ckpt_torch_add_complex(struct ckpt_buf *records, double re, double im);
 size_t ckpt_torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
+size_t ckpt_torch_add_numpy(struct ckpt_buf *records, const struct torch_numpy *a);
 size_t ckpt_torch_add_sharded(struct ckpt_buf *records,
                               const struct torch_sharded *s); /* s->boxes of ckpt_torch_add_box follow */
 void ckpt_torch_add_box(struct ckpt_buf *records, unsigned ndim, const struct torch_box *b);
@@ -87,6 +104,7 @@ int ckpt_torch_fault_layout(enum torch_fault fault, uint32_t type, struct ckpt_a
 enum torch_record ckpt_torch_record_kind(const struct ckpt_buf *records, size_t at);
 void ckpt_torch_get_tensor(const struct ckpt_buf *records, size_t at, struct torch_tensor *ret);
 void ckpt_torch_get_complex(const struct ckpt_buf *records, size_t at, uint8_t ret[16]); /* as complex128 */
+void ckpt_torch_get_numpy(const struct ckpt_buf *records, size_t at, struct torch_numpy *ret);
 void ckpt_torch_get_piece(const struct ckpt_buf *records, size_t at, struct torch_piece *ret);
 /* *ret_at: of the first box. */
 void ckpt_torch_get_sharded(const struct ckpt_buf *records, size_t at, struct torch_sharded *ret, size_t *ret_at);

@@ -11,10 +11,12 @@
 #define TORCH_PAYLOADS    1024
 #define TORCH_FILE_MARK   1 /* of blobs that are files */
 #define TORCH_MEMBER_MARK 2 /* of blobs that are members of the archive */
+#define TORCH_SAME_MARK   3 /* of objects that are shown elsewhere */
 
 struct torch {
-    /* A node's ref: of an array, where its record begins; of a blob, its bytes in the strings, or with TORCH_FILE_MARK
-     * the path of its file, with TORCH_MEMBER_MARK its member. */
+    /* A node's ref: of an array, and of a value without text, where its record begins; of a blob, its bytes in the
+     * strings, or with TORCH_FILE_MARK the path of its file, with TORCH_MEMBER_MARK its member; of an object, its class
+     * in the strings, or with TORCH_SAME_MARK the node where it is shown. */
     struct ckpt_buf records;
     struct ckpt_layouts *layouts;
     struct torch_archive archive; /* of a checkpoint that is a file */
