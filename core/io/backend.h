@@ -81,6 +81,12 @@ int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct 
  */
 int ckpt_backend_hide(struct ckpt_backend *posix, const char *path) CKPT_MUST_USE;
 
+/* A directory of a name in another one, which alone is kept open: each call looks the name up again, so that it sees
+ * what has the name now. What is opened, and what `sub` gives, stays what it was. hidden: as of ckpt_backend_hide();
+ * NULL: nothing. */
+int ckpt_backend_open_named(const char *parent, const char *name, const char *hidden, struct ckpt_backend **ret,
+                            struct ckpt_err *err) CKPT_MUST_USE;
+
 /* A table in memory, for fuzzing and unit tests. Bytes are borrowed. Add files before sharing it. */
 struct ckpt_backend *ckpt_backend_new_memory(void);
 int ckpt_backend_memory_add(struct ckpt_backend *b, const char *path, const void *data, size_t len);

@@ -4,7 +4,7 @@
  * no symlink of an untrusted checkpoint leads outside. A sub-backend holds its directory by a descriptor: what it
  * names survives a rename of the directory.
  */
-#include "core/io/backend.h"
+#include "core/io/posix.h"
 
 #include "core/base/path.h"
 #include "core/base/util.h"
@@ -310,14 +310,17 @@ int ckpt_backend_hide(struct ckpt_backend *base, const char *path)
     return b->hidden ? 0 : -ENOMEM;
 }
 
-int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err)
+int ckpt_posix_open_at(int dir, const char *path, struct ckpt_backend **ret)
 {
-    CKPT_AUTOFD int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
+    CKPT_AUTOFD int fd = openat(dir, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        int error = errno;
+        ckpt_count_shortage(-error);
+        return -error;
+    }
     struct posix_backend *b = calloc(1, sizeof *b + 1);
     if (!b)
-        return ckpt_no_memory(err);
+        return -ENOMEM;
     b->base.ops = &posix_ops;
     atomic_init(&b->base.refs, 1);
     b->root = b;
@@ -325,6 +328,12 @@ int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct 
     fd = -1;
     *ret = &b->base;
     return 0;
+}
+
+int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err)
+{
+    int r = ckpt_posix_open_at(AT_FDCWD, path, ret);
+    return r < 0 ? ckpt_fail(err, -r, "%s: %s", path, strerror(-r)) : 0;
 }
 
 static const struct ckpt_backend_ops posix_ops = {

@@ -416,5 +416,5 @@ int ckpt_fsyncdir(struct ckpt_source *src, uint64_t id, const struct ckpt_caller
 
 int ckpt_statfs(struct ckpt_source *src, struct statvfs *ret)
 {
-    return statvfs(src->path, ret) < 0 ? -errno : 0;
+    return fstatvfs(src->place, ret) < 0 ? -errno : 0;
 }

@@ -46,7 +46,7 @@ static int walk_listings(const struct listing_walk *w, const char *path, unsigne
 static int walk_source(struct ckpt_source *src, const struct ckpt_caller *who, listing_fn *visit, void *arg)
 {
     const struct listing_walk w = {src, who, visit, arg};
-    return src->root->kind == NODE_DIR ? walk_listings(&w, "", 0) : 0;
+    return !src->top ? walk_listings(&w, "", 0) : 0;
 }
 
 struct step_walk {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What an id names, and references to ids. */
 #include "core/base/util.h"
-#include "core/source/source.h"
+#include "core/source/top.h"
 
 bool ckpt_source_is_reserved(uint64_t parent, const char *name)
 {
@@ -51,6 +51,8 @@ static int enter_at_id(struct ckpt_source *src, uint64_t id, struct target *ret,
 int ckpt_source_target(struct ckpt_source *src, uint64_t id, struct target *ret, struct ckpt_err *err)
 {
     *ret = (struct target){.id = id};
+    if (id == CKPT_ROOT)
+        ckpt_source_look(src, false);
     pthread_mutex_lock(&src->lock);
     ret->node = ckpt_node_of_id(&src->nodes, id);
     if (ret->node)

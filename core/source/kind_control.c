@@ -12,7 +12,9 @@ int ckpt_source_lookup_control(struct ckpt_source *src, const char *name, const 
 {
     uint8_t *content;
     size_t len;
+    pthread_mutex_lock(&src->lock);
     struct ckpt_stat st = src->root->st;
+    pthread_mutex_unlock(&src->lock);
     st.mode &= 0444;
     int r = ckpt_source_control(src, name, who, &content, &len, err);
     if (r < 0)

@@ -389,7 +389,7 @@ static int files_view_remove(struct ckpt_source *src, struct target *t, const ch
                              const struct ckpt_caller *who, struct ckpt_err *err)
 {
     char path[4096];
-    if (!t->node->files || !src->opt.write || !src->root->stages)
+    if (!t->node->files || !src->opt.write || !source_stages(src))
         return 1;
     int r = ckpt_source_join(t->node->inside, name, path);
     return r < 0 ? r : remove_file((struct step_files *)t->node->files, path, is_dir);

@@ -151,7 +151,7 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
     if (r < 0)
         ckpt_forget(src, id, 1);
     /* Directly under the mount's top nothing is immutable: the checkpoint that is the source may itself be replaced. */
-    if (dir->node == src->root && parent == 0)
+    if (node_is_top(dir->node) && parent == 0)
         ret->immutable = false;
     return r;
 }
@@ -323,7 +323,7 @@ static int tree_open_dir(struct ckpt_dir *d, bool *ret_immutable, struct ckpt_er
     if (!ckpt_viewed_is_dir(&d->target.file))
         return ckpt_fail(err, ENOTDIR, "not a directory");
     d->next = tree_next;
-    *ret_immutable = d->target.node != d->src->root;
+    *ret_immutable = !node_is_top(d->target.node);
     return 0;
 }
 

@@ -556,3 +556,93 @@ bool ckpt_listing_current(struct ckpt_backend *source, const char *path, const s
     }
     return true;
 }
+
+/* --- a checkpoint that is the source --- */
+
+static int new_top(struct maker *m, const char *path)
+{
+    struct ckpt_listing *l = calloc(1, sizeof *l);
+    if (!l)
+        return -ENOMEM;
+    m->l = l;
+    atomic_init(&l->refs, 1);
+    l->taken_ns = ckpt_realtime_ns();
+    l->latest = SIZE_MAX;
+    return add_name(m, path, CKPT_FT_FILE);
+}
+
+int ckpt_listing_of_top(const char *path, const struct ckpt_stat *st, const struct ckpt_format *format,
+                        struct ckpt_listing **ret)
+{
+    struct maker m = {.path = ""};
+    int r = new_top(&m, path);
+    if (r < 0) {
+        ckpt_listing_unref(m.l);
+        return r;
+    }
+    struct ckpt_entry *e = m.l->entries;
+    e->st = *st;
+    e->format = format;
+    e->bits = 64;
+    e->settled = true;
+    e->kind = CKPT_ENTRY_TREE;
+    *ret = m.l;
+    return 0;
+}
+
+static int probe_top_file(struct maker *m, struct ckpt_entry *e)
+{
+    if (e->st.type != CKPT_FT_FILE)
+        return hide(m->l, e, "it was a file, and is none any more: mount it again");
+    int r = probe_file(m, e, e->name);
+    if (r < 0 || e->kind == CKPT_ENTRY_HIDDEN)
+        return r;
+    if (!e->bits)
+        return hide(m->l, e, "the file is no checkpoint any more");
+    e->kind = CKPT_ENTRY_TREE;
+    return 0;
+}
+
+static int probe_top_dir(struct maker *m, struct ckpt_entry *e)
+{
+    e->kind = CKPT_ENTRY_DIR;
+    int r = probe_entry(m, e, "");
+    if (r < 0 || e->kind != CKPT_ENTRY_DIR)
+        return r;
+    bool is_checkpoint = e->bits > 1 && !e->weak;
+    return is_checkpoint ? settle_dir(m->l, e) : hide(m->l, e, "the directory is no finished checkpoint");
+}
+
+static bool is_absence(int r)
+{
+    return r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EXDEV;
+}
+
+int ckpt_listing_make_top(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old,
+                          struct ckpt_listing **ret)
+{
+    struct maker m = {.source = source, .path = "", .old = old};
+    unsigned shortages = ckpt_shortages();
+    int r = new_top(&m, path);
+    struct ckpt_entry *e = r == 0 ? m.l->entries : NULL;
+    if (r == 0) {
+        r = ckpt_backend_stat(source, path, &e->st);
+        if (is_absence(r))
+            r = hide(m.l, e, "");
+        else if (r == 0)
+            r = *path ? probe_top_file(&m, e) : probe_top_dir(&m, e);
+    }
+    if (shortages != ckpt_shortages()) /* what it is may be wrong */
+        r = -EMFILE;
+    if (r < 0)
+        ckpt_listing_unref(m.l);
+    else
+        *ret = m.l;
+    return r;
+}
+
+bool ckpt_listing_top_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l)
+{
+    const struct ckpt_entry *e = l->entries;
+    return e->kind == CKPT_ENTRY_TREE && is_dir_unchanged(source, path, &e->st, l->taken_ns);
+}

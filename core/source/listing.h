@@ -45,6 +45,17 @@ struct ckpt_listing {
     size_t latest; /* entry of the highest step; SIZE_MAX: none, or a file of that name is there */
 };
 
+/*
+ * Of a checkpoint that is itself the source, one entry: under `path`, a file, or the backend's own top (""). It is a
+ * TREE, or HIDDEN with the reason why it cannot be shown now: as a step of a root, but for its name, which says
+ * nothing. What is known of it when it is opened; what it is now; and whether that can be another.
+ */
+int ckpt_listing_of_top(const char *path, const struct ckpt_stat *st, const struct ckpt_format *format,
+                        struct ckpt_listing **ret) CKPT_MUST_USE;
+int ckpt_listing_make_top(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old,
+                          struct ckpt_listing **ret) CKPT_MUST_USE;
+bool ckpt_listing_top_current(struct ckpt_backend *source, const char *path, const struct ckpt_listing *l);
+
 /* old (may be NULL) is what was known before: probes of what has not changed are taken from it. */
 int ckpt_listing_make(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old,
                       struct ckpt_listing **ret);

@@ -115,15 +115,20 @@ void ckpt_node_insert(struct node_table *t, struct node *n, uint64_t id)
     }
 }
 
-static void take_out(struct node_table *t, struct node *n)
+static void take_id(struct node_table *t, struct node *n)
 {
-    ckpt_node_unname(t, n);
     struct node **link = id_bucket(t, n->id);
     while (*link != n)
         link = &(*link)->next_id;
     *link = n->next_id;
+}
+
+static void take_out(struct node_table *t, struct node *n)
+{
+    ckpt_node_unname(t, n);
+    take_id(t, n);
     if (n->serial) {
-        link = serial_bucket(t, n->serial);
+        struct node **link = serial_bucket(t, n->serial);
         while (*link != n)
             link = &(*link)->next_serial;
         *link = n->next_serial;
@@ -214,6 +219,23 @@ struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n)
     src->kept_files -= n->kind == NODE_FILE && n->opened && n->opened->file;
     take_out(&src->nodes, n);
     return n;
+}
+
+struct node *ckpt_node_replace_top(struct ckpt_source *src, struct node *fresh)
+{
+    struct node_table *t = &src->nodes;
+    struct node *old = src->root;
+    ckpt_node_unname(t, old);
+    take_id(t, old);
+    old->id = t->next_id++;
+    struct node **b = id_bucket(t, old->id);
+    old->next_id = *b;
+    *b = old;
+    ckpt_node_insert(t, fresh, CKPT_ROOT);
+    src->root = fresh;
+    fresh->uses++; /* never reaped, as long as it is the top */
+    old->uses--;
+    return ckpt_node_reap(src, old);
 }
 
 /* Another object under the same name is another inode; so is a checkpoint that was changed. */

@@ -54,6 +54,7 @@ struct opened {
     struct slice **slices; /* by their numbers; NULL: the number is free */
     uint32_t slice_count;
     uint32_t slice_free; /* no lower number is free */
+    uint8_t told;        /* a former top: in how many sweeps its names were told */
     uint32_t renamed_count;
     char **renamed; /* paths since it was made; somebody may still look at the earlier ones */
 };
@@ -89,7 +90,7 @@ struct node {
     struct ckpt_backend *files; /* FILES_VIEW, FILE of a step of a store: what it is read from, under `inside` */
     uint32_t content_len;
     bool top_attributes; /* the step of a store that it is was written with attributes of its own directory */
-    char *content;       /* CONTROL: its bytes; LINK: its target */
+    char *content;       /* CONTROL: its bytes; LINK: its target; TREE that is the top: why it is not there */
     char own[];          /* the path that it was made with, and the name if that does not end it */
 };
 
@@ -125,6 +126,18 @@ static inline struct ckpt_backend *node_blob(const struct node *n)
     return n->opened ? n->opened->blob : NULL;
 }
 
+/* It is the source itself, or was. */
+static inline bool node_is_top(const struct node *n)
+{
+    return n->parent == 0;
+}
+
+/* Why there is no checkpoint to be shown where the source is one; NULL: there is. */
+static inline const char *node_absence(const struct node *n)
+{
+    return n->kind == NODE_TREE ? n->content : NULL;
+}
+
 /* One thread at a time lists a directory or opens a checkpoint, to the end of the scope. Without the source's lock. */
 struct loading {
     struct ckpt_source *src;
@@ -150,6 +163,10 @@ void ckpt_node_insert(struct node_table *t, struct node *n, uint64_t id);
 void ckpt_node_unname(struct node_table *t, struct node *n);
 /* Take a node that nothing refers to out of the table; the caller frees it. NULL: it stays. */
 struct node *ckpt_node_reap(struct ckpt_source *src, struct node *n) CKPT_MUST_USE;
+
+/* `fresh` is the top from now on. The one that was goes on under an id of its own; to be freed if it is returned. Under
+ * the lock. */
+struct node *ckpt_node_replace_top(struct ckpt_source *src, struct node *fresh) CKPT_MUST_USE;
 
 /* One use less; a node that nothing refers to any more is freed. Without the lock. */
 void ckpt_node_release(struct ckpt_source *src, struct node *n);

@@ -334,6 +334,8 @@ static bool keep_tree(struct ckpt_source *src, struct opened *o, struct ckpt_tre
 int ckpt_source_tree(struct ckpt_source *src, struct node *n, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct opened *o;
+    if (node_absence(n))
+        return ckpt_fail(err, ENOENT, "%s", node_absence(n));
     *ret = open_already(src, n, &o);
     if (*ret)
         return 0;

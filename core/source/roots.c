@@ -109,5 +109,5 @@ int ckpt_source_stages(struct ckpt_source *src, struct node *n, struct ckpt_stag
 
 bool ckpt_source_writable(const struct ckpt_source *src)
 {
-    return src->opt.write && (src->root->stages || src->lazy);
+    return src->opt.write && (source_stages(src) || src->lazy);
 }

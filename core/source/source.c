@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The life of a source. */
 #include "core/source/kind.h"
+#include "core/source/top.h"
 
 #include "core/base/util.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -26,7 +28,7 @@ static size_t note_held(struct ckpt_source *src, struct held **ret)
     for (struct opened *o = src->newest; o; o = o->older) {
         const struct node *n = o->node;
         char manifest[NODE_PATH];
-        if (o->blob || n == src->root)
+        if (o->blob || node_is_top(n))
             continue;
         if (count == cap) {
             cap = cap ? cap * 2 : 64;
@@ -60,6 +62,8 @@ static bool has_gone(struct ckpt_source *src, const struct held *h)
 void ckpt_sweep(struct ckpt_source *src, void (*gone)(void *arg, uint64_t parent, const char *name), void *arg)
 {
     struct held *held;
+    ckpt_source_look(src, true);
+    ckpt_source_tell_former(src, gone, arg);
     size_t count = note_held(src, &held);
     for (size_t i = 0; i < count; i++) {
         if (has_gone(src, &held[i]))
@@ -105,6 +109,74 @@ static int open_root_tree(struct ckpt_source *src, struct ckpt_err *err)
     if (r < 0)
         return ckpt_fail_in(err, -r, "%s", src->path);
     ckpt_tree_unref(t);
+    return ckpt_source_watch(src) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+/* Looking into the mount would ask the very process that looks. *ret: its path in a directory, to be freed; NULL: it
+ * does not lie there. It may be the directory itself: *ret_over. */
+static int mount_below(const struct ckpt_source *src, const char *dir, char **ret, bool *ret_over, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *top = src->opt.hidden ? realpath(dir, NULL) : NULL,
+                       *hidden = top ? realpath(src->opt.hidden, NULL) : NULL;
+    size_t n = hidden ? strlen(top) : 0;
+    *ret = NULL;
+    *ret_over = hidden && !strcmp(hidden, top);
+    n -= n == 1; /* "/" */
+    if (!hidden || strncmp(hidden, top, n) != 0 || hidden[n] != '/')
+        return 0;
+    *ret = strdup(hidden + n + 1);
+    return *ret ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
+}
+
+static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *hidden = NULL;
+    bool over;
+    int r = mount_below(src, dir, &hidden, &over, err);
+    if (r < 0 || !hidden)
+        return r;
+    return ckpt_backend_hide(src->backend, hidden) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+/* The directory of a path, and the name in it. */
+static void split_path(const char *path, char dir[PATH_MAX], char name[PATH_MAX])
+{
+    snprintf(dir, PATH_MAX, "%s", path);
+    char *slash = strrchr(dir, '/');
+    if (!slash) {
+        snprintf(name, PATH_MAX, "%s", path);
+        strcpy(dir, ".");
+        return;
+    }
+    snprintf(name, PATH_MAX, "%s", slash + 1);
+    if (slash == dir)
+        slash++;
+    *slash = 0;
+}
+
+/* A checkpoint that is a directory is found by its name from now on. One that is mounted over keeps the directory that
+ * it is: its name leads to the mount. */
+static int follow_name(struct ckpt_source *src, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *real = NULL, *hidden = NULL;
+    char dir[PATH_MAX], name[PATH_MAX];
+    bool over;
+    int r = mount_below(src, src->path, &hidden, &over, err);
+    if (r < 0 || over)
+        return r;
+    split_path(src->path, dir, name);
+    if (!strcmp(name, ".") || !strcmp(name, "..")) {
+        real = realpath(src->path, NULL);
+        split_path(real ? real : "", dir, name);
+    }
+    if (!*name) /* the top of all */
+        return 0;
+    struct ckpt_backend *named;
+    r = ckpt_backend_open_named(dir, name, hidden, &named, NULL);
+    if (r < 0) /* where its parent cannot be reached, it is not seen that it is replaced */
+        return r == -ENOMEM ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
+    ckpt_backend_unref(src->backend);
+    src->backend = named;
     return 0;
 }
 
@@ -140,6 +212,8 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
         src->root->inside = src->file;
     }
     r = add_top_nodes(src, &st, err);
+    if (r == 0 && tree && !*file)
+        r = follow_name(src, err);
     return r == 0 && tree ? open_root_tree(src, err) : r;
 }
 
@@ -165,34 +239,6 @@ static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
     if (r < 0 && err)
         *err = own;
     return r;
-}
-
-/* Looking into the mount would ask the very process that looks. */
-static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err *err)
-{
-    CKPT_AUTOFREE char *top = src->opt.hidden ? realpath(dir, NULL) : NULL,
-                       *hidden = top ? realpath(src->opt.hidden, NULL) : NULL;
-    size_t n = hidden ? strlen(top) : 0;
-    n -= n == 1; /* "/" */
-    if (!hidden || strncmp(hidden, top, n) != 0 || hidden[n] != '/')
-        return 0;
-    return ckpt_backend_hide(src->backend, hidden + n + 1) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
-}
-
-/* The directory of a path, and the name in it. */
-static void split_path(const char *path, char dir[PATH_MAX], char name[PATH_MAX])
-{
-    snprintf(dir, PATH_MAX, "%s", path);
-    char *slash = strrchr(dir, '/');
-    if (!slash) {
-        snprintf(name, PATH_MAX, "%s", path);
-        strcpy(dir, ".");
-        return;
-    }
-    snprintf(name, PATH_MAX, "%s", slash + 1);
-    if (slash == dir)
-        slash++;
-    *slash = 0;
 }
 
 /* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own
@@ -245,6 +291,14 @@ static int fail_to_find(const char *path, int error, struct ckpt_err *err)
     return ckpt_fail(err, error, "%s: %s", path, strerror(error));
 }
 
+static int open_place(const char *path, bool is_dir)
+{
+    char dir[PATH_MAX], name[PATH_MAX];
+    split_path(path, dir, name);
+    int fd = open(is_dir ? path : dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 static int open_source(struct ckpt_source *src, const char *path, struct ckpt_err *err)
 {
     struct stat st;
@@ -257,6 +311,9 @@ static int open_source(struct ckpt_source *src, const char *path, struct ckpt_er
         return ckpt_fail(err, -r, "%s", strerror(-r));
     if (stat(path, &st) < 0)
         return fail_to_find(path, errno, err);
+    src->place = open_place(path, S_ISDIR(st.st_mode));
+    if (src->place < 0)
+        return ckpt_fail(err, -src->place, "%s: %s", path, strerror(-src->place));
     r = open_backend(src, S_ISDIR(st.st_mode), err);
     if (r == 0 && src->opt.write)
         r = open_for_writing(src, err);
@@ -270,8 +327,10 @@ int ckpt_source_open(const char *path, const struct ckpt_options *options, struc
     if (!src)
         return ckpt_fail(err, ENOMEM, "out of memory");
     src->kinds = ckpt_source_kinds;
+    src->place = -1;
     src->opt = *options;
     pthread_mutex_init(&src->lock, NULL);
+    pthread_mutex_init(&src->look_lock, NULL);
     pthread_cond_init(&src->loaded, NULL);
     const char *tmp = options->spill_dir ? options->spill_dir : getenv("TMPDIR");
     src->spill_dir = strdup(tmp && *tmp ? tmp : "/var/tmp");
@@ -316,7 +375,11 @@ void ckpt_source_close(struct ckpt_source *src)
     ckpt_cache_free(src->cache);
     ckpt_backend_unref(src->backend);
     pthread_cond_destroy(&src->loaded);
+    pthread_mutex_destroy(&src->look_lock);
     pthread_mutex_destroy(&src->lock);
+    ckpt_listing_unref(src->top);
+    if (src->place >= 0)
+        close(src->place);
     free(src->spill_dir);
     free(src->file);
     free(src->path);

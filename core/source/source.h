@@ -8,8 +8,8 @@
  * steps: 23 bits which root's, and 40 bits of its own (core/stage/stage.h).
  *
  * Locks, in this order: loading a node (NODE_LOADING: one at a time, held while its listing or tree is read; of a tree
- * that is a leaf of another one first, then of that one), then src->lock (tables, counts, pointers; never held across
- * input or output).
+ * that is a leaf of another one first, then of that one), then look_lock, then src->lock (tables, counts, pointers;
+ * never held across input or output).
  */
 #ifndef CKPT_SOURCE_SOURCE_H
 #define CKPT_SOURCE_SOURCE_H
@@ -43,6 +43,7 @@ struct ckpt_source {
     char *spill_dir;
     char *path;
     char *file; /* the source is a file: its name */
+    int place;  /* the source's directory, or that of the file: its path may lead to the mount by now */
     struct ckpt_pool *pool;
     struct ckpt_cache *cache;
     struct ckpt_views views;
@@ -56,7 +57,10 @@ struct ckpt_source {
     atomic_uint removals; /* nodes of which something is removed */
     struct source_told told[SOURCE_TOLD];
     atomic_int_fast64_t told_until_ns; /* the last of them */
-    struct node *root;
+    struct node *root;         /* of a checkpoint that is the source, another one when that is replaced (top.c) */
+    pthread_mutex_t look_lock; /* held while it is looked what has the source's name */
+    struct ckpt_listing *top;  /* what was there at the last look; NULL: the source is no checkpoint */
+    atomic_int_fast64_t looked_ns;
     struct node *sets[CKPT_SETS]; /* native roots with staged steps, by the number in their ids */
     unsigned set_count;
     bool closing;
@@ -182,6 +186,12 @@ int ckpt_source_outer_attr(struct ckpt_source *src, struct target *t, struct ckp
 /* Who may read a node of a target's tree; whole: and all that is in it. */
 int ckpt_source_rights(const struct target *t, uint32_t node, bool whole, struct ckpt_rights *ret,
                        struct ckpt_err *err) CKPT_MUST_USE;
+
+/* The staged steps of the source, where it is a native root that is written; NULL. */
+static inline struct ckpt_stages *source_stages(const struct ckpt_source *src)
+{
+    return src->top ? NULL : src->root->stages; /* a checkpoint that is the top may be freed meanwhile */
+}
 
 /* A name directly under the mount's top that belongs to the mount. */
 bool ckpt_source_is_reserved(uint64_t parent, const char *name);
