@@ -32,7 +32,7 @@ struct ckpt_ocdbt {
     pthread_cond_t arrived;
     struct slot *buckets[BUCKETS];
     struct slot *newest, *oldest;
-    size_t bytes;
+    size_t bytes, max;
 };
 
 static char *path_join(const char *dir, const char *name)
@@ -106,6 +106,7 @@ int ckpt_ocdbt_open(struct ckpt_pins *pins, const char *dir, struct ckpt_ocdbt *
     pthread_mutex_init(&db->lock, NULL);
     pthread_cond_init(&db->arrived, NULL);
     db->pins = pins;
+    db->max = CACHE_BYTES;
     db->dir = strdup(dir);
     int r = db->dir ? manifest_load(db, err) : ckpt_fail(err, ENOMEM, "out of memory");
     if (r < 0) {
@@ -243,7 +244,7 @@ static int node_get(struct ckpt_ocdbt *db, const struct ckpt_ocdbt_ref *ref, str
         s->node = ckpt_ocdbt_node_ref(node);
         lru_push(db, s);
         db->bytes += node->bytes;
-        while (db->bytes > CACHE_BYTES && db->oldest != s)
+        while (db->bytes > db->max && db->oldest != s)
             slot_remove(db, db->oldest);
         *ret = node;
     }
@@ -646,6 +647,14 @@ static int pin_files(struct ckpt_ocdbt *db, const struct ckpt_ocdbt_node *node, 
         ckpt_file_unref(file);
     }
     return missing;
+}
+
+void ckpt_ocdbt_share_cache(struct ckpt_ocdbt *db, unsigned count)
+{
+    CKPT_GUARD(&db->lock);
+    db->max = CACHE_BYTES / CKPT_MAX(count, 1u);
+    while (db->bytes > db->max && db->oldest)
+        slot_remove(db, db->oldest);
 }
 
 size_t ckpt_ocdbt_memory(struct ckpt_ocdbt *db)

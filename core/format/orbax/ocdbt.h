@@ -31,6 +31,8 @@ int ckpt_ocdbt_each(struct ckpt_ocdbt *db, const void *prefix, size_t prefix_len
 /* Pin all data files that the tree names, so far as its nodes have been read or can be with one node (the root) more.
  */
 int ckpt_ocdbt_pin(struct ckpt_ocdbt *db, struct ckpt_err *err) CKPT_MUST_USE;
+/* Keep 1/count of the nodes that it may, where there are so many databases. Before it is shared. */
+void ckpt_ocdbt_share_cache(struct ckpt_ocdbt *db, unsigned count);
 /* Bytes of memory that cached nodes take. */
 size_t ckpt_ocdbt_memory(struct ckpt_ocdbt *db);
 /* Read the whole tree and check every checksum and bound it has; progress(arg, bytes) for each node, with its stored

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a directory is, told by its own content: an item, a step, or neither; and whether it is finished. */
 #include "core/format/orbax/item.h"
+#include "core/format/orbax/legacy.h"
 
 #include "core/base/util.h"
 #include "core/io/json.h"
@@ -10,6 +11,7 @@
 
 #define MARKER         ".orbax-checkpoint-tmp"
 #define PROBED_SUBDIRS 64
+#define MAX_BARE       65536 /* arrays of an item without metadata */
 
 bool ckpt_orbax_unfinished_name(const char *name, size_t *ret_len)
 {
@@ -96,6 +98,36 @@ static bool has_file(struct ckpt_backend *dir, const char *sub, const char *name
 static bool is_array(struct ckpt_backend *dir, const char *sub)
 {
     return has_file(dir, sub, ".zarray") || has_file(dir, sub, "zarr.json");
+}
+
+bool ckpt_orbax_has_aggregate(struct ckpt_backend *dir, const char *sub)
+{
+    char path[4096];
+    return join_path(path, sizeof path, sub, "checkpoint") && is_msgpack(dir, path);
+}
+
+struct bare {
+    struct ckpt_backend *dir;
+    unsigned arrays;
+};
+
+static int is_not_bare(void *arg, const char *name, enum ckpt_ftype type)
+{
+    static const char *const own[] = {"commit_success.txt", "orbax.checkpoint", "descriptor",
+                                      "_sharding",          "_strings.json",    "array_metadatas"};
+    struct bare *b = arg;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (!strcmp(name, own[i]))
+            return 0;
+    bool array = type == CKPT_FT_DIR && b->arrays < MAX_BARE && is_array(b->dir, name);
+    b->arrays += array;
+    return !array;
+}
+
+bool ckpt_orbax_is_bare_item(struct ckpt_backend *dir)
+{
+    struct bare b = {.dir = dir};
+    return ckpt_backend_list(dir, "", is_not_bare, &b) == 0 && b.arrays;
 }
 
 /* An item without any metadata of its own: some directory in it is an array. */
@@ -204,10 +236,7 @@ static bool is_item_itself(struct ckpt_backend *dir, const struct content *c)
         return true;
     if (c->checkpoint && is_msgpack(dir, "checkpoint"))
         return true;
-    for (size_t i = 0; i < c->count && !c->step_metadata; i++)
-        if (is_array(dir, c->subdirs[i]))
-            return true;
-    return false;
+    return !c->step_metadata && ckpt_orbax_is_bare_item(dir);
 }
 
 int ckpt_orbax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
