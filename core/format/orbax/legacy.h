@@ -7,7 +7,7 @@
 
 /* Is the msgpack file `checkpoint` in a directory? */
 bool ckpt_orbax_has_aggregate(struct ckpt_backend *dir, const char *sub);
-/* Nothing but directories that are arrays, and Orbax's own files: their names are joined with dots. */
+/* Nothing but directories that are arrays, with names that are joined with dots, and Orbax's own files. */
 bool ckpt_orbax_is_bare_item(struct ckpt_backend *dir);
 
 #endif

@@ -2,6 +2,7 @@
 /* What a directory is, told by its own content: an item, a step, or neither; and whether it is finished. */
 #include "core/format/orbax/item.h"
 #include "core/format/orbax/legacy.h"
+#include "core/format/step.h"
 
 #include "core/base/util.h"
 #include "core/io/json.h"
@@ -108,7 +109,7 @@ bool ckpt_orbax_has_aggregate(struct ckpt_backend *dir, const char *sub)
 
 struct bare {
     struct ckpt_backend *dir;
-    unsigned arrays;
+    unsigned arrays, joined; /* the latter have a dot in their names */
 };
 
 static int is_not_bare(void *arg, const char *name, enum ckpt_ftype type)
@@ -121,13 +122,14 @@ static int is_not_bare(void *arg, const char *name, enum ckpt_ftype type)
             return 0;
     bool array = type == CKPT_FT_DIR && b->arrays < MAX_BARE && is_array(b->dir, name);
     b->arrays += array;
+    b->joined += array && strchr(name, '.');
     return !array;
 }
 
 bool ckpt_orbax_is_bare_item(struct ckpt_backend *dir)
 {
     struct bare b = {.dir = dir};
-    return ckpt_backend_list(dir, "", is_not_bare, &b) == 0 && b.arrays;
+    return ckpt_backend_list(dir, "", is_not_bare, &b) == 0 && b.joined;
 }
 
 /* An item without any metadata of its own: some directory in it is an array. */
@@ -155,14 +157,11 @@ bool ckpt_orbax_is_item(struct ckpt_backend *dir, const char *sub)
     return holds_arrays(dir, sub);
 }
 
-/* Like PREFIX_12 or 12, which is rather the name of a step than of an item. */
+/* Like PREFIX_12, PREFIX-12 or 12, which is rather the name of a step than of an item. */
 static bool numbered(const char *name)
 {
-    const char *underscore = strrchr(name, '_'), *number = name;
-    if (underscore && underscore != name)
-        number = underscore + 1;
-    size_t digits = strspn(number, "0123456789");
-    return digits && !number[digits];
+    double number;
+    return ckpt_step_number(name, false, &number);
 }
 
 /* A directory that holds something of its own, rather than being an item of a step: a single save, or a root with
