@@ -9,7 +9,7 @@
  *            in front of the root in the same file, so that interior nodes have something to refer to.
  * Bodies get a true length and checksum, or nothing would come past those.
  */
-#include "core/format/orbax/ocdbt.h"
+#include "core/format/ocdbt/ocdbt.h"
 
 #include "core/base/buf.h"
 #include "core/base/util.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Databases written here byte by byte, whole and damaged, and the real ones of tests/data/orbax. */
-#include "core/format/orbax/ocdbt.h"
+#include "core/format/ocdbt/ocdbt.h"
 
 #include "core/base/buf.h"
 #include "core/base/util.h"

@@ -5,7 +5,7 @@
 
 #include "core/format/flax/state.h"
 #include "core/format/format.h"
-#include "core/format/orbax/ocdbt.h"
+#include "core/format/ocdbt/ocdbt.h"
 #include "core/format/zarr.h"
 
 #define ORBAX_MAX_ITEMS 250

@@ -6,6 +6,7 @@
  */
 #include "core/format/zarrs/zarrs_private.h"
 
+#include "core/base/log.h"
 #include "core/base/util.h"
 
 #include <stdio.h>
@@ -158,6 +159,14 @@ static bool has_parts(struct walk *w, const struct names *n)
     return false;
 }
 
+static void keep_files(struct ckpt_ocdbt *db)
+{
+    struct ckpt_err err = {0};
+    if (ckpt_ocdbt_pin(db, &err) < 0) /* the leaves that it concerns will say so */
+        ckpt_log(CKPT_LOG_DEBUG, "%s", err.text);
+    ckpt_ocdbt_share_cache(db, MAX_BASES); /* there may be many: what each may keep is known later */
+}
+
 /* The database of a directory, or those of its processes where nobody has joined them. */
 static int add_base(struct walk *w, uint32_t node, const struct names *n)
 {
@@ -167,8 +176,8 @@ static int add_base(struct walk *w, uint32_t node, const struct names *n)
         r = n->manifest ? open_part(w, b) : add_parts(w, n, b);
     if (r == 0)
         r = ckpt_zarrs_add_keys(w->z, w->z->base_count - 1, w->err);
-    for (unsigned i = 0; r == 0 && i < b->count; i++) /* there may be many: what each may keep is known later */
-        ckpt_ocdbt_share_cache(b->parts[i], MAX_BASES);
+    for (unsigned i = 0; r == 0 && i < b->count; i++)
+        keep_files(b->parts[i]);
     return r;
 }
 

@@ -19,13 +19,11 @@
 #define MAX_LEVELS  32
 #define NAME_SIZE   256
 
+/* What of a directory's names tells something, of the first so many. */
 struct content {
-    bool foreign; /* another format's */
-    bool marked;  /* by a trainer */
-    bool orbax;   /* left of a checkpoint of Orbax */
-    bool manifest, processes;
     unsigned names, count;
     char (*subdirs)[NAME_SIZE];
+    bool index; /* of shards of another format */
 };
 
 static void content_clear(struct content *c)
@@ -35,16 +33,13 @@ static void content_clear(struct content *c)
 
 #define AUTO_CONTENT __attribute__((cleanup(content_clear)))
 
-static bool is_one_of(const char *name, const char *const *names)
+static int note(void *arg, const char *name, enum ckpt_ftype type)
 {
-    while (*names && strcmp(name, *names) != 0)
-        names++;
-    return *names;
-}
-
-static int note_subdir(struct content *c, const char *name)
-{
-    if (c->count == MAX_SUBDIRS || strlen(name) >= NAME_SIZE)
+    struct content *c = arg;
+    if (++c->names > MAX_NAMES)
+        return 1;
+    c->index |= ckpt_has_suffix(name, ".index.json");
+    if (type != CKPT_FT_DIR || c->count == MAX_SUBDIRS || strlen(name) >= NAME_SIZE)
         return 0;
     if (!c->subdirs)
         c->subdirs = malloc(MAX_SUBDIRS * sizeof *c->subdirs);
@@ -54,32 +49,46 @@ static int note_subdir(struct content *c, const char *name)
     return 0;
 }
 
-static int note(void *arg, const char *name, enum ckpt_ftype type)
-{
-    static const char *const foreign[] = {"_METADATA", "_CHECKPOINT_METADATA", ".metadata", ".ckptstore", NULL};
-    /* axlearn; Levanter; jax.experimental.array_serialization */
-    static const char *const marks[] = {"index", "metadata.json", "pytreedef.json", NULL};
-    static const char *const orbax[] = {"_sharding", "_strings.json", "array_metadatas", "commit_success.txt", NULL};
-    struct content *c = arg;
-    if (++c->names > MAX_NAMES)
-        return 1;
-    c->foreign |= is_one_of(name, foreign);
-    c->orbax |= is_one_of(name, orbax);
-    c->marked |= type == CKPT_FT_FILE && is_one_of(name, marks);
-    c->manifest |= type == CKPT_FT_FILE && !strcmp(name, "manifest.ocdbt");
-    c->processes |= type == CKPT_FT_DIR && !strncmp(name, "ocdbt.process_", 14);
-    return type == CKPT_FT_DIR ? note_subdir(c, name) : 0;
-}
-
 static int take_content(struct ckpt_backend *dir, const char *sub, struct content *ret)
 {
     int r = ckpt_backend_list(dir, sub, note, ret);
     return r > 0 ? 0 : r;
 }
 
+static bool has_any(struct ckpt_backend *dir, const char *sub, const char *const *names)
+{
+    char path[4352];
+    struct ckpt_stat st;
+    for (; *names; names++) {
+        bool fits = snprintf(path, sizeof path, "%s%s%s", sub, *sub ? "/" : "", *names) < (int)sizeof path;
+        if (fits && ckpt_backend_stat(dir, path, &st) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Another format's checkpoint. */
 static bool is_foreign(struct ckpt_backend *dir, const char *sub, const struct content *c)
 {
-    return c->foreign || ckpt_orbax_has_aggregate(dir, sub);
+    static const char *const foreign[] = {"_METADATA", "_CHECKPOINT_METADATA", ".metadata", ".ckptstore", NULL};
+    return c->index || has_any(dir, sub, foreign) || ckpt_orbax_has_aggregate(dir, sub);
+}
+
+/* What Orbax leaves beside its metadata: without those nobody knows the tree. */
+static bool is_of_orbax(struct ckpt_backend *dir)
+{
+    static const char *const orbax[] = {"_sharding", "_strings.json", "array_metadatas", "commit_success.txt", NULL};
+    return has_any(dir, "", orbax);
+}
+
+/* Files of trainers: axlearn; Levanter; jax.experimental.array_serialization. */
+static bool is_marked(struct ckpt_backend *dir)
+{
+    static const char *const marks[] = {"index", "metadata.json", "pytreedef.json", NULL};
+    bool marked = false;
+    for (size_t i = 0; marks[i] && !marked; i++)
+        marked = ckpt_zarrs_has_file(dir, "", marks[i]);
+    return marked;
 }
 
 /* --- farther down --- */
@@ -148,30 +157,27 @@ static bool has_array(struct ckpt_backend *dir, const struct content *c)
 
 static bool is_database(struct ckpt_backend *dir, const struct content *c)
 {
-    char path[NAME_SIZE + 32];
-    for (unsigned i = 0; i < c->count && !c->manifest; i++) {
-        snprintf(path, sizeof path, "%s", c->subdirs[i]);
-        if (ckpt_zarrs_is_process(path) && ckpt_zarrs_has_file(dir, path, "manifest.ocdbt"))
+    for (unsigned i = 0; i < c->count; i++) {
+        const char *name = c->subdirs[i];
+        if (ckpt_zarrs_is_process(name) && ckpt_zarrs_has_file(dir, name, "manifest.ocdbt"))
             return true;
     }
-    return c->manifest;
+    return false;
 }
 
 /* --- all of it --- */
 
 static unsigned bits_of(struct ckpt_backend *dir, const struct content *c, struct ckpt_probe *ret)
 {
-    enum zarrs_kind kind = ckpt_zarrs_look(dir, "");
-    if (is_database(dir, c))
-        return 80;
-    if (kind == ZARRS_GROUP || ckpt_zarrs_is_array(kind))
+    if (ckpt_zarrs_look(dir, "") != ZARRS_FOLDER || is_database(dir, c))
         return 80;
     if (has_array(dir, c))
         return ckpt_orbax_is_bare_item(dir) || has_foreign(dir, c) ? 0 : 72;
-    struct search s = {.dir = dir, .left = c->marked ? MAX_SEARCH : MAX_LOOKS};
+    bool marked = is_marked(dir);
+    struct search s = {.dir = dir, .left = marked ? MAX_SEARCH : MAX_LOOKS};
     if (has_steps(c) || !search(&s, MAX_LEVELS) || has_foreign(dir, c))
         return 0;
-    ret->weak = !c->marked;
+    ret->weak = !marked;
     return 40;
 }
 
@@ -179,7 +185,8 @@ int ckpt_zarrs_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     AUTO_CONTENT struct content c = {0};
     int r = take_content(dir, "", &c);
-    if (r == 0 && !c.orbax && !is_foreign(dir, "", &c))
+    bool may_be = r == 0 && !is_of_orbax(dir) && !is_foreign(dir, "", &c);
+    if (may_be)
         ret->bits = bits_of(dir, &c, ret);
     return r;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/format/zarrs/zarrs.h"
 
-#include "core/base/log.h"
 #include "core/base/util.h"
 #include "core/format/zarrs/zarrs_private.h"
 #include "core/tree/rights.h"
@@ -43,26 +42,12 @@ static int take_attributes(struct ckpt_tree *t)
     return 0;
 }
 
-/* Keeps the files of the databases open. */
-static void pin_databases(struct zarrs *z)
-{
-    for (uint32_t i = 0; i < z->base_count; i++)
-        for (unsigned part = 0; part < z->bases[i].count; part++) {
-            struct ckpt_err err = {0};
-            if (ckpt_ocdbt_pin(z->bases[i].parts[part], &err) < 0) /* the leaves that it concerns will say so */
-                ckpt_log(CKPT_LOG_DEBUG, "%s", err.text);
-        }
-}
-
 static int load(struct zarrs *z, struct ckpt_err *err)
 {
     int r = ckpt_zarrs_add_folder(z, err);
     if (r == 0 && take_attributes(z->tree) < 0)
         r = ckpt_no_memory(err);
-    if (r < 0)
-        return r;
-    pin_databases(z);
-    return ckpt_tree_finish(z->tree, err);
+    return r < 0 ? r : ckpt_tree_finish(z->tree, err);
 }
 
 static int zarrs_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)

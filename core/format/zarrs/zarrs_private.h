@@ -7,7 +7,7 @@
 #define CKPT_FORMAT_ZARRS_ZARRS_PRIVATE_H
 
 #include "core/format/format.h"
-#include "core/format/orbax/ocdbt.h"
+#include "core/format/ocdbt/ocdbt.h"
 #include "core/format/zarr.h"
 #include "core/format/zarr_layouts.h"
 

@@ -4,8 +4,8 @@
  * (TensorStore's documentation: kvstore/ocdbt, "storage format"). The manifest is read on open, nodes on demand;
  * decoded nodes are kept in a bounded cache. Internally locked.
  */
-#ifndef CKPT_FORMAT_ORBAX_OCDBT_H
-#define CKPT_FORMAT_ORBAX_OCDBT_H
+#ifndef CKPT_FORMAT_OCDBT_OCDBT_H
+#define CKPT_FORMAT_OCDBT_OCDBT_H
 
 #include "core/io/extent.h"
 #include "core/io/pins.h"

@@ -1,21 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/format/orbax/ocdbt_node.h"
+#include "core/format/ocdbt/node.h"
 
 #include "core/base/util.h"
 #include "core/codec/crc32c.h"
 #include "core/codec/zstd.h"
 #include "core/io/backend.h"
 
-#define OFFSET_MAX ((uint64_t)INT64_MAX)
-
-static int fail_short(struct ckpt_err *err)
+int ckpt_ocdbt_fail_short(struct ckpt_err *err)
 {
     return ckpt_fail(err, EUCLEAN, "a column ends too early, or a number in it is out of range");
-}
-
-static int fail_memory(struct ckpt_err *err)
-{
-    return ckpt_fail(err, ENOMEM, "out of memory");
 }
 
 uint64_t ckpt_ocdbt_varint(struct ckpt_ocdbt_reader *r, uint64_t max)
@@ -92,7 +85,7 @@ int ckpt_ocdbt_envelope(const uint8_t *data, size_t len, enum ckpt_ocdbt_magic m
     struct ckpt_ocdbt_reader r = {data + 12, data + len - 4, false};
     uint64_t version = ckpt_ocdbt_varint(&r, UINT64_MAX), compression = ckpt_ocdbt_varint(&r, UINT64_MAX);
     if (r.bad)
-        return fail_short(err);
+        return ckpt_ocdbt_fail_short(err);
     if (version != 0)
         return ckpt_fail(err, EOPNOTSUPP, "format version %llu", (unsigned long long)version);
     if (compression > 1)
@@ -104,7 +97,7 @@ int ckpt_ocdbt_envelope(const uint8_t *data, size_t len, enum ckpt_ocdbt_magic m
         return ckpt_fail(err, EUCLEAN, "a body of %zu bytes", body_len);
     uint8_t *body = malloc(body_len ? body_len : 1);
     if (!body)
-        return fail_memory(err);
+        return ckpt_no_memory(err);
     memcpy(body, r.p, body_len);
     *ret = body;
     *ret_len = body_len;
@@ -158,21 +151,22 @@ int ckpt_ocdbt_files_parse(struct ckpt_ocdbt_reader *r, const char *transitive, 
     int e = 0;
     uint64_t total = 0;
     if (!prefix || !suffix || !files.path || !files.base)
-        e = fail_memory(err);
+        e = ckpt_no_memory(err);
     if (e == 0) {
         column16(r, prefix + 1, n - 1);
         column16(r, suffix, n);
         column16(r, files.base, n);
-        e = r->bad ? fail_short(err) : paths_measure(prefix, suffix, files.base, n, transitive_len, &total, err);
+        e = r->bad ? ckpt_ocdbt_fail_short(err)
+                   : paths_measure(prefix, suffix, files.base, n, transitive_len, &total, err);
     }
     if (e == 0 && !(files.heap = malloc(total)))
-        e = fail_memory(err);
+        e = ckpt_no_memory(err);
     char *out = files.heap;
     const char *before = NULL;
     for (uint32_t i = 0; e == 0 && i < n; i++) {
         const uint8_t *tail = ckpt_ocdbt_take(r, suffix[i]);
         if (!tail) {
-            e = fail_short(err);
+            e = ckpt_ocdbt_fail_short(err);
             break;
         }
         files.path[i] = (uint32_t)(out - files.heap);
@@ -277,6 +271,22 @@ int ckpt_ocdbt_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t 
     return c ? c : (a_len > b_len) - (a_len < b_len);
 }
 
+int ckpt_ocdbt_compare_joined(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len, const uint8_t *c,
+                              size_t c_len)
+{
+    if (c_len <= a_len) {
+        int r = memcmp(a, c, c_len);
+        return r ? r : a_len + b_len > c_len;
+    }
+    int r = memcmp(a, c, a_len);
+    return r ? r : ckpt_ocdbt_compare(b, b_len, c + a_len, c_len - a_len);
+}
+
+bool ckpt_ocdbt_begins_with(const uint8_t *key, size_t len, const uint8_t *prefix, size_t prefix_len)
+{
+    return len >= prefix_len && memcmp(key, prefix, prefix_len) == 0;
+}
+
 uint32_t ckpt_ocdbt_lower_bound(const struct ckpt_ocdbt_node *node, const uint8_t *key, size_t len)
 {
     uint32_t lo = 0, hi = node->count;
@@ -302,13 +312,13 @@ static int parse_keys(struct ckpt_ocdbt_node *node, struct ckpt_ocdbt_reader *r,
     if (node->ref.height)
         node->common = calloc(n, sizeof *node->common);
     if (!prefix || !suffix || !node->key || (node->ref.height && !node->common))
-        return fail_memory(err);
+        return ckpt_no_memory(err);
     column16(r, prefix + 1, n - 1);
     column16(r, suffix, n);
     if (node->common)
         column16(r, node->common, n);
     if (r->bad)
-        return fail_short(err);
+        return ckpt_ocdbt_fail_short(err);
 
     uint64_t total = 0;
     uint32_t before = 0;
@@ -326,11 +336,11 @@ static int parse_keys(struct ckpt_ocdbt_node *node, struct ckpt_ocdbt_reader *r,
     }
     node->keys = malloc(total ? total : 1);
     if (!node->keys)
-        return fail_memory(err);
+        return ckpt_no_memory(err);
     for (uint32_t i = 0; i < n; i++) {
         const uint8_t *tail = ckpt_ocdbt_take(r, suffix[i]);
         if (!tail)
-            return fail_short(err);
+            return ckpt_ocdbt_fail_short(err);
         uint8_t *key = node->keys + node->key[i];
         if (i) {
             const uint8_t *last = node->keys + node->key[i - 1];
@@ -350,7 +360,7 @@ static int check_place(const struct ckpt_ocdbt_node *node, uint32_t i, struct ck
     uint64_t end;
     if (node->file[i] >= node->files.count || !*ckpt_ocdbt_path(&node->files, node->file[i]))
         return ckpt_fail(err, EUCLEAN, "entry %u: there is no data file %u", i, node->file[i]);
-    if (ckpt_add(node->pos[i], node->len[i], &end) || end > OFFSET_MAX)
+    if (ckpt_add(node->pos[i], node->len[i], &end) || end > CKPT_OCDBT_OFFSET_MAX)
         return ckpt_fail(err, EUCLEAN, "entry %u: offset and length are out of range", i);
     return 0;
 }
@@ -361,7 +371,7 @@ static int parse_leaf(struct ckpt_ocdbt_node *node, struct ckpt_ocdbt_reader *r,
     column64(r, node->len, n);
     const uint8_t *kind = ckpt_ocdbt_take(r, n);
     if (!kind)
-        return fail_short(err);
+        return ckpt_ocdbt_fail_short(err);
     for (uint32_t i = 0; i < n; i++) {
         if (kind[i] > 1)
             return ckpt_fail(err, EUCLEAN, "entry %u: value kind %u", i, kind[i]);
@@ -370,7 +380,7 @@ static int parse_leaf(struct ckpt_ocdbt_node *node, struct ckpt_ocdbt_reader *r,
     uint64_t values = 0;
     for (uint32_t i = 0; i < n && !r->bad; i++) {
         if (kind[i]) {
-            node->pos[i] = ckpt_ocdbt_varint(r, OFFSET_MAX);
+            node->pos[i] = ckpt_ocdbt_varint(r, CKPT_OCDBT_OFFSET_MAX);
             int e = r->bad ? 0 : check_place(node, i, err);
             if (e < 0)
                 return e;
@@ -383,7 +393,7 @@ static int parse_leaf(struct ckpt_ocdbt_node *node, struct ckpt_ocdbt_reader *r,
         values += node->len[i];
     }
     if (r->bad)
-        return fail_short(err);
+        return ckpt_ocdbt_fail_short(err);
     if (values != (uint64_t)(r->end - r->p))
         return ckpt_fail(err, EUCLEAN, "%zu bytes of inline values, where the lengths say %llu",
                          (size_t)(r->end - r->p), (unsigned long long)values);
@@ -405,7 +415,7 @@ static int parse_interior(struct ckpt_ocdbt_node *node, struct ckpt_ocdbt_reader
     for (uint64_t i = 0; i < (uint64_t)n * 3; i++)
         ckpt_ocdbt_varint(r, UINT64_MAX); /* statistics: keys, tree bytes, value bytes */
     if (r->bad)
-        return fail_short(err);
+        return ckpt_ocdbt_fail_short(err);
     if (r->p != r->end)
         return ckpt_fail(err, EUCLEAN, "%zu bytes are left over", (size_t)(r->end - r->p));
     return 0;
@@ -430,16 +440,16 @@ int ckpt_ocdbt_node_parse(const struct ckpt_ocdbt_ref *ref, uint8_t *taken, size
     struct ckpt_ocdbt_reader r = {body, body + len, false};
     struct ckpt_ocdbt_node *node = calloc(1, sizeof *node);
     if (!node)
-        return fail_memory(err);
+        return ckpt_no_memory(err);
     atomic_init(&node->refs, 1);
     int e = ckpt_ocdbt_ref_copy(&node->ref, ref);
     if (e < 0) {
         free(node);
-        return fail_memory(err);
+        return ckpt_no_memory(err);
     }
     unsigned height = ckpt_ocdbt_u8(&r);
     if (r.bad)
-        e = fail_short(err);
+        e = ckpt_ocdbt_fail_short(err);
     else if (height != ref->height)
         e = ckpt_fail(err, EUCLEAN, "height %u, where the reference to it says %u", height, ref->height);
     if (e == 0)
@@ -457,7 +467,7 @@ int ckpt_ocdbt_node_parse(const struct ckpt_ocdbt_ref *ref, uint8_t *taken, size
         node->pos = calloc(node->count, sizeof *node->pos);
         node->len = calloc(node->count, sizeof *node->len);
         if (!node->file || !node->pos || !node->len)
-            e = fail_memory(err);
+            e = ckpt_no_memory(err);
     }
     if (e == 0)
         e = height ? parse_interior(node, &r, err) : parse_leaf(node, &r, err);
@@ -471,127 +481,5 @@ int ckpt_ocdbt_node_parse(const struct ckpt_ocdbt_ref *ref, uint8_t *taken, size
     if (!height && r.p != r.end)
         keep_values(node, &body, &r);
     *ret = node;
-    return 0;
-}
-
-/* ---- manifest ---- */
-
-#define ARITY_LOG2_MAX 16
-#define NO_ROOT        UINT64_MAX
-
-static void skip_varints(struct ckpt_ocdbt_reader *r, uint64_t count)
-{
-    for (uint64_t i = 0; i < count && !r->bad; i++)
-        ckpt_ocdbt_varint(r, UINT64_MAX);
-}
-
-/* Returns the last of a column. */
-static uint64_t last_varint(struct ckpt_ocdbt_reader *r, uint64_t count, uint64_t max)
-{
-    uint64_t last = 0;
-    for (uint64_t i = 0; i < count && !r->bad; i++)
-        last = ckpt_ocdbt_varint(r, max);
-    return last;
-}
-
-/* All columns but for the last version only have to be there: nothing is ever read through the older ones. */
-static int parse_versions(struct ckpt_ocdbt_reader *r, const struct ckpt_ocdbt_files *files, unsigned arity_log2,
-                          struct ckpt_ocdbt_manifest *ret, struct ckpt_err *err)
-{
-    uint64_t n = ckpt_ocdbt_varint(r, (uint64_t)1 << ARITY_LOG2_MAX);
-    if (r->bad || n == 0)
-        return ckpt_fail(err, EUCLEAN, "the number of versions is out of range");
-    uint64_t generation = 0;
-    for (uint64_t i = 0; i < n && !r->bad; i++) {
-        uint64_t next = ckpt_ocdbt_varint(r, UINT64_MAX);
-        if (!r->bad && next <= generation)
-            return ckpt_fail(err, EUCLEAN, "the generations of its versions do not rise");
-        generation = next;
-    }
-    if (!r->bad && n > ((generation - 1) & (((uint64_t)1 << arity_log2) - 1)) + 1)
-        return ckpt_fail(err, EUCLEAN, "%llu versions up to generation %llu", (unsigned long long)n,
-                         (unsigned long long)generation);
-    const uint8_t *height = ckpt_ocdbt_take(r, n);
-    uint64_t file = last_varint(r, n, files->count ? files->count - 1 : 0);
-    uint64_t off = last_varint(r, n, UINT64_MAX);
-    uint64_t len = last_varint(r, n, UINT64_MAX);
-    skip_varints(r, n * 3);    /* keys, tree bytes, value bytes */
-    ckpt_ocdbt_take(r, n * 8); /* commit times */
-    if (r->bad || !height)
-        return fail_short(err);
-    if (off == NO_ROOT && len == NO_ROOT) {
-        ret->empty = true;
-        return 0;
-    }
-    uint64_t end;
-    if (file >= files->count || !*ckpt_ocdbt_path(files, (uint32_t)file) || ckpt_add(off, len, &end) ||
-        end > OFFSET_MAX)
-        return ckpt_fail(err, EUCLEAN, "its root lies nowhere (data file %llu, offset %llu)", (unsigned long long)file,
-                         (unsigned long long)off);
-    if (ckpt_ocdbt_ref_init(&ret->root, ckpt_ocdbt_path(files, (uint32_t)file), files->base[file], off, len,
-                            height[n - 1], NULL, 0, NULL, 0) < 0)
-        return fail_memory(err);
-    return 0;
-}
-
-/* They lead to older versions only. */
-static void skip_version_tree(struct ckpt_ocdbt_reader *r)
-{
-    uint64_t n = ckpt_ocdbt_varint(r, (uint64_t)(r->end - r->p));
-    skip_varints(r, n * 5);    /* generation, file, offset, length, number of generations */
-    ckpt_ocdbt_take(r, n * 8); /* commit times */
-    ckpt_ocdbt_take(r, n);     /* heights */
-}
-
-static int parse_body(struct ckpt_ocdbt_reader *r, struct ckpt_ocdbt_manifest *ret, struct ckpt_err *err)
-{
-    ckpt_ocdbt_take(r, 16); /* uuid */
-    unsigned kind = ckpt_ocdbt_u8(r);
-    skip_varints(r, 2); /* limits that concern writers: inline values, decoded nodes */
-    unsigned arity_log2 = ckpt_ocdbt_u8(r);
-    uint64_t compression = ckpt_ocdbt_varint(r, UINT32_MAX);
-    if (r->bad)
-        return fail_short(err);
-    if (kind > 1)
-        return ckpt_fail(err, EOPNOTSUPP, "manifest kind %u", kind);
-    if (compression > 1)
-        return ckpt_fail(err, EOPNOTSUPP, "compression method %llu", (unsigned long long)compression);
-    if (arity_log2 < 1 || arity_log2 > ARITY_LOG2_MAX)
-        return ckpt_fail(err, EUCLEAN, "version tree arity 2^%u", arity_log2);
-    if (compression == 1)
-        ckpt_ocdbt_take(r, 4); /* level */
-    ret->numbered = kind == 1;
-    if (!ret->numbered) {
-        struct ckpt_ocdbt_files files = {0};
-        int e = ckpt_ocdbt_files_parse(r, "", 0, &files, err);
-        if (e == 0)
-            e = parse_versions(r, &files, arity_log2, ret, err);
-        ckpt_ocdbt_files_clear(&files);
-        if (e < 0)
-            return e;
-        skip_version_tree(r);
-    }
-    if (r->bad)
-        return fail_short(err);
-    if (r->p != r->end)
-        return ckpt_fail(err, EUCLEAN, "%zu bytes are left over in the manifest", (size_t)(r->end - r->p));
-    return 0;
-}
-
-int ckpt_ocdbt_manifest_parse(const uint8_t *data, size_t len, struct ckpt_ocdbt_manifest *ret, struct ckpt_err *err)
-{
-    CKPT_AUTOFREE uint8_t *body = NULL;
-    size_t body_len;
-    struct ckpt_ocdbt_manifest manifest = {0};
-    int e = ckpt_ocdbt_envelope(data, len, CKPT_OCDBT_MANIFEST, &body, &body_len, err);
-    if (e < 0)
-        return e;
-    struct ckpt_ocdbt_reader r = {body, body + body_len, false};
-    e = parse_body(&r, &manifest, err);
-    if (e < 0) {
-        ckpt_ocdbt_ref_clear(&manifest.root);
-        return e;
-    }
-    *ret = manifest;
     return 0;
 }

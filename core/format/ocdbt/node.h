@@ -4,8 +4,8 @@
  * immutable; its arrays hold entries column by column, so that 200,000 entries are a handful of allocations and a
  * search touches only key offsets and keys.
  */
-#ifndef CKPT_FORMAT_ORBAX_OCDBT_NODE_H
-#define CKPT_FORMAT_ORBAX_OCDBT_NODE_H
+#ifndef CKPT_FORMAT_OCDBT_NODE_H
+#define CKPT_FORMAT_OCDBT_NODE_H
 
 #include "core/base/err.h"
 
@@ -15,7 +15,8 @@
 #include <stdint.h>
 
 #define CKPT_OCDBT_BODY_MAX     ((size_t)512 << 20)
-#define CKPT_OCDBT_ENVELOPE_MIN 18                    /* magic, length, version, compression, crc */
+#define CKPT_OCDBT_ENVELOPE_MIN 18 /* magic, length, version, compression, crc */
+#define CKPT_OCDBT_OFFSET_MAX   ((uint64_t)INT64_MAX)
 #define CKPT_OCDBT_KEY_MAX      65535                 /* of a whole key */
 #define CKPT_OCDBT_PATH_MAX     65535                 /* of a whole path */
 #define CKPT_OCDBT_ENTRIES_MAX  ((uint32_t)1 << 20)   /* of a node, and of a data file table */
@@ -31,6 +32,7 @@ struct ckpt_ocdbt_reader {
 };
 uint64_t ckpt_ocdbt_varint(struct ckpt_ocdbt_reader *r, uint64_t max);
 uint8_t ckpt_ocdbt_u8(struct ckpt_ocdbt_reader *r);
+int ckpt_ocdbt_fail_short(struct ckpt_err *err);                         /* what a bad reader comes to */
 const uint8_t *ckpt_ocdbt_take(struct ckpt_ocdbt_reader *r, size_t len); /* NULL when so many are not there */
 
 /* A data file table: whole paths, the transitive path in front. */
@@ -95,6 +97,10 @@ static inline const uint8_t *ckpt_ocdbt_key(const struct ckpt_ocdbt_node *node, 
 /* The first entry whose key is >= the given one (relative to the node's prefix), or count. */
 uint32_t ckpt_ocdbt_lower_bound(const struct ckpt_ocdbt_node *node, const uint8_t *key, size_t len);
 int ckpt_ocdbt_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len);
+/* a ++ b against c. */
+int ckpt_ocdbt_compare_joined(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len, const uint8_t *c,
+                              size_t c_len);
+bool ckpt_ocdbt_begins_with(const uint8_t *key, size_t len, const uint8_t *prefix, size_t prefix_len);
 
 /* What a database's manifest says of its newest version. */
 struct ckpt_ocdbt_manifest {
