@@ -7,13 +7,15 @@
  *  bit 5:    for 1 and 3, the body is zstd-compressed.
  *  bit 6:    for 3, the body is preceded by a second one: a u16le length, that many bytes of a leaf node, which lies
  *            in front of the root in the same file, so that interior nodes have something to refer to.
- * Bodies get a true length and checksum, or nothing would come past those.
+ * The database is looked at by itself, and then as a tree of its keys. Bodies get a true length and checksum, or
+ * nothing would come past those.
  */
 #include "core/format/ocdbt/ocdbt.h"
 
 #include "core/base/buf.h"
-#include "core/base/util.h"
 #include "core/codec/crc32c.h"
+#include "core/format/zarrs/zarrs.h"
+#include "tests/fuzz/look.h"
 
 #include <zstd.h>
 
@@ -141,6 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         ckpt_backend_memory_add(b, "d/r", file.data ? file.data : (uint8_t *)"", file.len) < 0)
         abort();
     use(b);
+    look_at(&ckpt_zarrs_format, b, "");
     ckpt_backend_unref(b);
     ckpt_buf_clear(&manifest);
     ckpt_buf_clear(&file);
