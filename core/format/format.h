@@ -17,6 +17,14 @@ struct ckpt_probe {
     char unfinished[160]; /* why it is not finished; empty: it is */
 };
 
+/* How a file begins, from which a format says whether it is one of its own. */
+#define CKPT_CONTENT_HEAD 512
+struct ckpt_content {
+    struct ckpt_file *file;
+    size_t len; /* of head: all of a smaller file */
+    uint8_t head[CKPT_CONTENT_HEAD];
+};
+
 /* Where a checkpoint is. */
 struct ckpt_opening {
     struct ckpt_pins *pins; /* of its directory */
@@ -28,11 +36,18 @@ struct ckpt_opening {
 struct ckpt_format {
     const char *name;
     int (*probe)(struct ckpt_backend *dir, struct ckpt_probe *ret); /* NULL: none of its checkpoints is a directory */
-    /*
-     * Whether a regular file is one, by the last part of its path and, only where that leaves it open, by its content:
-     * bits stays 0, or becomes at least 2. A file of the format's own suffix is one, whatever is in it. NULL: no
-     * checkpoint is a file.
-     */
+    /* Suffixes of names that the format has for itself, in lower case, NULL behind them. NULL: it has none. */
+    const char *const *suffixes;
+    /* Whether a file begins like one, whatever it is called: 0, or at least 2 bits. NULL: none of its checkpoints is a
+     * file. */
+    unsigned (*begins)(const struct ckpt_content *c);
+    /* The same of a file with one of the suffixes, which no format's `begins` knows: true of one that is damaged where
+     * it begins, or was cut to nothing. NULL: never. */
+    bool (*is_damaged)(const struct ckpt_content *c);
+    /* Of files with a suffix: weak, and known by the suffix alone where they are not the source. */
+    bool weak;
+    /* Whether a regular file is one, where the last part of its path means something without a suffix: bits stays 0, or
+     * becomes at least 2. NULL: no names do. */
     int (*probe_file)(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret);
     int (*open)(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err);
     /* True for a name that this format gives to what is not finished; *ret_len: of the final name in it. NULL: it has
@@ -46,8 +61,9 @@ struct ckpt_format {
 /* The format whose probe verifies most, and its probe; NULL for a directory that is no checkpoint. An error of the
  * medium is returned. */
 int ckpt_probe_dir(struct ckpt_backend *dir, const struct ckpt_format **ret_format, struct ckpt_probe *ret);
-/* The same for a file. */
-int ckpt_probe_file(struct ckpt_backend *dir, const char *path, const struct ckpt_format **ret_format,
+/* The same for a file, by what is in it. Only where any_name is true, since somebody named that very file, may it have
+ * any name; else one that checkpoints have: a suffix of a format or one of many uses, or none at all. */
+int ckpt_probe_file(struct ckpt_backend *dir, const char *path, bool any_name, const struct ckpt_format **ret_format,
                     struct ckpt_probe *ret);
 /* For a step that is one by its name alone. */
 const struct ckpt_format *ckpt_empty_format(void);

@@ -226,7 +226,7 @@ static int take_blob(struct ckpt_source *src, struct target *dir, const char *na
         ckpt_forget(src, at.id, 1);
         return -ENOMEM;
     }
-    r = ckpt_probe_file(blob, name, &e.format, &probe);
+    r = ckpt_probe_file(blob, name, false, &e.format, &probe);
     bool is_tree = r == 0 && e.format && !probe.weak && !*probe.unfinished;
     if (!is_tree) {
         ckpt_backend_unref(blob);

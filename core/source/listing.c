@@ -184,10 +184,12 @@ static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
     struct ckpt_probe probe = {0};
     bool was_shown = old && old->kind != CKPT_ENTRY_HIDDEN && old->st.type == CKPT_FT_FILE;
     int r;
+    if (m->plain)
+        return 0;
     if (was_shown && ckpt_stat_same(&old->st, &e->st))
         r = take_old(m->l, e, old);
     else {
-        r = ckpt_probe_file(m->source, path, &format, &probe);
+        r = ckpt_probe_file(m->source, path, false, &format, &probe);
         if (r != -ENOMEM)
             r = take_probe(m->l, e, format, &probe);
     }

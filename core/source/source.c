@@ -188,7 +188,7 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     const struct ckpt_format *format;
     int r = ckpt_backend_stat(src->backend, file, &st);
     if (r == 0)
-        r = *file ? ckpt_probe_file(src->backend, file, &format, &probe)
+        r = *file ? ckpt_probe_file(src->backend, file, true, &format, &probe)
                   : ckpt_probe_dir(src->backend, &format, &probe);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r));

@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 
 def test_what_is_a_step(mount, folder):
-    """Only a file that has a step's name and begins like a state dict opens up."""
+    """A file that has a step's name, or no suffix, and begins like a state dict opens up."""
     pickle, text = b"\x80\x04\x95\x10\0", "שלום".encode()
     m = mount(
         folder(
@@ -54,9 +54,9 @@ def test_what_is_a_step(mount, folder):
         )
     )
     trees = {name for name in os.listdir(m.top) if (m / name).is_dir() and not (m / name).is_symlink()}
-    assert trees == {"checkpoint_3", "checkpoint_10", "checkpoint_2.5", "checkpoint_7"}
+    assert trees == {"checkpoint_3", "checkpoint_10", "checkpoint_2.5", "checkpoint_7", "12"}
     assert (m / "checkpoint_3/a.json").read_text() == "5\n" and os.listdir(m / "checkpoint_7") == []
-    assert os.readlink(m / "latest") == "checkpoint_10"
+    assert os.readlink(m / "latest") == "12"
     assert (
         (m / "checkpoint_4").read_bytes() == pickle
         and (m / "checkpoint_5").read_bytes() == text

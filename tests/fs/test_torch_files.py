@@ -315,6 +315,8 @@ def test_which_files(mount, source):
     (source / "raw.bin").write_bytes(b"PK\3\4 not really")
     (source / "empty.ckpt").write_bytes(b"")
     (source / "broken.pt").write_bytes(b"x")
+    (source / "empty.pth").write_bytes(b"")
+    (source / "begun.pt").write_bytes(b"PK\3\4 cut")
     (source / "cut.pt").write_bytes((source / "real.bin").read_bytes()[:100])
     (source / "cut.bin").write_bytes((source / "real.bin").read_bytes()[:100])
     for name in ("a.th", "b.pyth", "c.PTH", "best.pth.tar", "d.pkl", "e.jit"):
@@ -329,6 +331,8 @@ def test_which_files(mount, source):
         "raw.bin": False,
         "empty.ckpt": False,
         "broken.pt": False,
+        "empty.pth": True,
+        "begun.pt": True,
         "cut.pt": True,
         "cut.bin": True,
         "a.th": True,

@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         look_expect(ckpt_backend_memory_add(b, names[i], data, size) == 0, "no memory");
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
         struct ckpt_probe probe = {.settled = true};
-        look_expect(ckpt_flax_format.probe_file(b, names[i], &probe) == 0, "a probe fails");
+        const struct ckpt_format *format;
+        look_expect(ckpt_probe_file(b, names[i], true, &format, &probe) == 0, "a probe fails");
         look_expect(!*probe.unfinished || probe.bits, "unfinished, but no checkpoint");
     }
     look_at(&ckpt_flax_format, b, names[0]);

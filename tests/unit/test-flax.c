@@ -458,9 +458,6 @@ static void test_probe(void)
         size_t len;
         char want; /* 'c': a checkpoint, 'u': an unfinished one, 0: none */
     } files[] = {
-        {"x.msgpack", "anything", 8, 'c'},
-        {"x.msgpackx", "\x81\xa1", 2, 0},
-        {"d/.msgpack", "\x81\xa1", 2, 0},
         {"d/checkpoint_5",
          "\x81\xa1"
          "a",

@@ -235,27 +235,11 @@ static void test_npy(void)
     }
 }
 
-static void test_probes(void)
-{
-    static const struct {
-        const char *path;
-        unsigned npy, npz;
-    } cases[] = {{"a.npy", 2, 0},  {"d/a.npz", 0, 2},   {".npy", 0, 0},
-                 {"d/.npz", 0, 0}, {"a.npy.bak", 0, 0}, {"npz", 0, 0}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct ckpt_probe p = {0}, q = {0};
-        CHECK(ckpt_npy_format.probe_file(NULL, cases[i].path, &p) == 0 && p.bits == cases[i].npy &&
-              p.weak == (p.bits > 0));
-        CHECK(ckpt_npz_format.probe_file(NULL, cases[i].path, &q) == 0 && q.bits == cases[i].npz && !q.weak);
-    }
-}
-
 int main(void)
 {
     test_lazy();
     test_crowd();
     test_which_open();
     test_npy();
-    test_probes();
     return 0;
 }

@@ -79,6 +79,9 @@ static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
 
 const struct ckpt_format ckpt_flax_format = {
     .name = "flax-msgpack",
+    .suffixes = ckpt_flax_suffixes,
+    .begins = ckpt_flax_begins,
+    .is_damaged = ckpt_flax_is_damaged,
     .probe_file = ckpt_flax_probe_file,
     .open = flax_open,
     .plain_name = ckpt_flax_plain_name,

@@ -100,21 +100,107 @@ static int probe_temporary(struct ckpt_backend *dir, const char *path, const cha
     return r == -ENOMEM ? r : 0;
 }
 
-/* --- all of them --- */
+/* --- by content alone --- */
+
+/* A map's or text's bytes before what is in it; *ret_count: of its pairs or bytes. 0: it is none. */
+static size_t map_head(const uint8_t *p, size_t n, uint32_t *ret_count)
+{
+    size_t head = (*p & 0xf0) == 0x80 ? 1 : *p == 0xde ? 3 : *p == 0xdf ? 5 : 0;
+    *ret_count = *p & 0x0f;
+    for (size_t i = 1; i < head && i < n; i++)
+        *ret_count = (i == 1 ? 0 : *ret_count << 8) | p[i];
+    return head;
+}
+
+static size_t text_head(const uint8_t *p, size_t n, uint32_t *ret_len)
+{
+    size_t head = (*p & 0xe0) == 0xa0 ? 1 : *p >= 0xd9 && *p <= 0xdb ? (size_t)1 + (1u << (*p - 0xd9)) : 0;
+    *ret_len = *p & 0x1f;
+    for (size_t i = 1; i < head && i < n; i++)
+        *ret_len = (i == 1 ? 0 : *ret_len << 8) | p[i];
+    return head;
+}
+
+/* A key that somebody may have given: text without control bytes, as far as it is there. */
+static bool is_name(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0, len; i < n; i += len) {
+        len = ckpt_utf8_length(p + i, n - i);
+        if (!len && n - i >= 4)
+            return false;
+        if (!len)
+            return true; /* cut by the end of what is looked at */
+        if (p[i] < 0x20 || p[i] == 0x7f)
+            return false;
+    }
+    return n > 0;
+}
+
+/* An array's or number's payload is itself an array of three, or of two. */
+static bool is_array(const uint8_t *p, size_t n)
+{
+    size_t head = *p >= 0xd4 && *p <= 0xd8 ? 2 : *p == 0xc7 ? 3 : *p == 0xc8 ? 4 : *p == 0xc9 ? 6 : 0;
+    if (!head || n < head)
+        return head;
+    bool known = p[head - 1] >= FLAX_EXT_NDARRAY && p[head - 1] <= FLAX_EXT_TUPLE;
+    return known && (n == head || (p[head] & 0xf0) == 0x90);
+}
+
+static bool is_ext(uint8_t c)
+{
+    return (c >= 0xc7 && c <= 0xc9) || (c >= 0xd4 && c <= 0xd8);
+}
+
+/* Down the first key of each map: other files may begin like one, but hardly go on so. */
+unsigned ckpt_flax_begins(const struct ckpt_content *c)
+{
+    const uint8_t *p = c->head;
+    size_t n = c->len;
+    if (!begins_so(p, n, c->file->st.size))
+        return 0;
+    while (n && !is_ext(*p)) {
+        uint32_t count, len;
+        size_t head = map_head(p, n, &count);
+        if (!head || !count)
+            return *p != 0xc1 ? 16 : 0;
+        if (n <= head)
+            return 0;
+        p += head;
+        n -= head;
+        head = text_head(p, n, &len);
+        if (!head || n <= head || !is_name(p + head, CKPT_MIN(n - head, (size_t)len)))
+            return 0;
+        p += CKPT_MIN(n, head + len);
+        n -= CKPT_MIN(n, head + len);
+    }
+    return !n || is_array(p, n) ? 16 : 0;
+}
+
+/* A text file begins with a number, which would have to be all there is; a PNG or HDF5 file with a map of numbers. */
+bool ckpt_flax_is_damaged(const struct ckpt_content *c)
+{
+    if (c->len <= 1)
+        return true;
+    uint8_t first = c->head[0];
+    bool map = first > 0x80 && first <= 0x8f;
+    bool other = (first >= 0x90 && first <= 0xbf) || (first >= 0xc4 && first <= 0xdf);
+    return map ? c->head[1] >= 0x80 : other;
+}
+
+const char *const ckpt_flax_suffixes[] = {".msgpack", NULL};
+
+/* --- by name --- */
 
 int ckpt_flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    if (ckpt_has_suffix(path, ".msgpack"))
-        ret->bits = 64;
-    else if (ckpt_has_suffix(path, TEMPORARY))
+    if (ckpt_has_suffix(path, TEMPORARY))
         return probe_temporary(dir, path, name, ret);
-    else if (is_step(name)) {
-        int r = looks_so(dir, path);
-        ret->bits = r == 1 ? 8 : 0;
-        return r < 0 ? r : 0;
-    }
-    return 0;
+    if (!is_step(name))
+        return 0;
+    int r = looks_so(dir, path);
+    ret->bits = r == 1 ? 8 : 0;
+    return r < 0 ? r : 0;
 }
 
 bool ckpt_flax_plain_name(const char *name)

@@ -5,6 +5,9 @@
 
 #include "core/format/format.h"
 
+extern const char *const ckpt_flax_suffixes[];
+unsigned ckpt_flax_begins(const struct ckpt_content *c);
+bool ckpt_flax_is_damaged(const struct ckpt_content *c);
 int ckpt_flax_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret);
 bool ckpt_flax_plain_name(const char *name);
 

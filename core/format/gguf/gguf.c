@@ -174,14 +174,28 @@ static int gguf_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struc
     return 0;
 }
 
-static int gguf_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+static const char *const gguf_suffixes[] = {".gguf", NULL};
+
+static unsigned gguf_begins(const struct ckpt_content *c)
 {
-    ret->bits = ckpt_has_suffix(path, ".gguf") ? 16 : 0;
-    return 0;
+    return c->len >= 4 && !memcmp(c->head, "GGUF", 4) ? 32 : 0;
+}
+
+/* Cut before the end of its magic number, or with a version behind one that is damaged. */
+static bool gguf_is_damaged(const struct ckpt_content *c)
+{
+    if (c->len < 8)
+        return !memcmp(c->head, "GGUF", CKPT_MIN(c->len, (size_t)4));
+    uint32_t version = ckpt_le32(c->head + 4);
+    bool little = version && version <= 3;
+    bool big = version && !(version & 0xffffff) && version >> 24 <= 3;
+    return little || big;
 }
 
 const struct ckpt_format ckpt_gguf_format = {
     .name = "gguf",
-    .probe_file = gguf_probe_file,
+    .suffixes = gguf_suffixes,
+    .begins = gguf_begins,
+    .is_damaged = gguf_is_damaged,
     .open = gguf_open,
 };

@@ -15,6 +15,7 @@
 #define RECENT    64         /* layouts among which one is looked for that another leaf can share */
 #define TRIED     64         /* members of which one must be readable */
 #define HEAD      1024       /* bytes: more than a header mostly has */
+#define ZIP_LEAST 22         /* bytes of an archive without members */
 #define MAX_NODES (5u << 19) /* members and directories: one name can make hundreds of directories */
 
 struct numpy {
@@ -260,7 +261,7 @@ static int check_arrays(struct ckpt_tree *t, struct ckpt_err *err)
     return first.code && tried < TRIED ? ckpt_fail(err, first.code, "%s", first.text) : 0;
 }
 
-/* The leaf that the file itself is, under its very name. */
+/* The leaf that the file itself is, under its very name if that is one of such files. */
 static int npy_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
@@ -272,9 +273,11 @@ static int npy_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
         return r;
     ((struct numpy *)t->priv)->file = file;
     t->exact = true;
-    r = ckpt_tree_add(t, 0, name, strlen(name) - strlen(SUFFIX), false, CKPT_NODE_ARRAY, &node, err);
-    if (r == 0)
-        r = ckpt_tree_set_name(t, node, name, strlen(name), err);
+    size_t len = strlen(name);
+    bool named_so = is_npy(name, len); /* else it is listed as any array */
+    r = ckpt_tree_add(t, 0, name, named_so ? len - strlen(SUFFIX) : len, false, CKPT_NODE_ARRAY, &node, err);
+    if (r == 0 && named_so)
+        r = ckpt_tree_set_name(t, node, name, len, err);
     if (r == 0)
         r = ckpt_tree_finish(t, err);
     return ckpt_tree_give(t, r < 0 ? r : check_arrays(t, err), ret);
@@ -321,27 +324,69 @@ static int npz_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
     return ckpt_tree_give(t, r < 0 ? r : check_arrays(t, err), ret);
 }
 
-static int npy_probe(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+static const char *const npy_suffixes[] = {SUFFIX, NULL};
+
+static unsigned npy_begins(const struct ckpt_content *c)
 {
-    ret->weak = ckpt_has_suffix(path, SUFFIX); /* in a folder it is a file, with views */
-    ret->bits = ret->weak ? 2 : 0;
-    return 0;
+    return c->len >= 6 && !memcmp(c->head, "\x93NUMPY", 6) ? 32 : 0;
 }
 
-static int npz_probe(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+static bool npy_is_damaged(const struct ckpt_content *c)
 {
-    ret->bits = ckpt_has_suffix(path, ".npz") ? 2 : 0;
-    return 0;
+    return true; /* what is wrong with it is told when it is opened */
+}
+
+static const char *const npz_suffixes[] = {".npz", NULL};
+
+/* In the order of their sections a local header begins an archive, an end record one without members. */
+static bool begins_zip(const struct ckpt_content *c)
+{
+    return c->len >= 4 && (!memcmp(c->head, "PK\3\4", 4) || !memcmp(c->head, "PK\5\6", 4));
+}
+
+static bool has_arrays(struct ckpt_file *file)
+{
+    struct ckpt_zip *zip;
+    bool found = false;
+    if (ckpt_zip_open(file, 0, file->st.size, &zip, NULL) < 0)
+        return false;
+    for (uint32_t i = 0, n = ckpt_zip_count(zip); i < n && !found; i++) {
+        struct ckpt_zip_member m = ckpt_zip_member(zip, i);
+        found = is_npy(m.name, m.name_len);
+    }
+    ckpt_zip_unref(zip);
+    return found;
+}
+
+/* An archive with arrays in it; the first member's name, behind its local header, mostly tells. */
+static unsigned npz_begins(const struct ckpt_content *c)
+{
+    if (!begins_zip(c))
+        return 0;
+    size_t len = c->len > 30 ? c->head[26] | (size_t)c->head[27] << 8 : 0;
+    bool first = len && 30 + len <= c->len && is_npy((const char *)c->head + 30, len);
+    return first || has_arrays(c->file) ? 16 : 0;
+}
+
+/* An archive without arrays, or too short to be one. */
+static bool npz_is_damaged(const struct ckpt_content *c)
+{
+    return begins_zip(c) || c->file->st.size < ZIP_LEAST;
 }
 
 const struct ckpt_format ckpt_npy_format = {
     .name = "npy",
-    .probe_file = npy_probe,
+    .suffixes = npy_suffixes,
+    .begins = npy_begins,
+    .is_damaged = npy_is_damaged,
+    .weak = true, /* in a folder it is a file, with views */
     .open = npy_open,
 };
 
 const struct ckpt_format ckpt_npz_format = {
     .name = "npz",
-    .probe_file = npz_probe,
+    .suffixes = npz_suffixes,
+    .begins = npz_begins,
+    .is_damaged = npz_is_damaged,
     .open = npz_open,
 };

@@ -8,59 +8,26 @@
 #include "core/format/pytorch/script.h"
 #include "core/format/pytorch/torch.h"
 
-#include <strings.h>
+/* Files of these names are of PyTorch, if they are checkpoints. */
+static const char *const suffixes[] = {".pt", ".pth", ".pth.tar", ".th", ".pyth", ".jit", NULL};
 
-/* Whatever its suffix is written like. */
-static bool has_suffix(const char *path, const char *suffix)
+static unsigned begins(const struct ckpt_content *c)
 {
-    size_t n = strlen(path), len = strlen(suffix);
-    return n > len && path[n - len - 1] != '/' && !strcasecmp(path + n - len, suffix);
-}
-
-static bool has_any(const char *path, const char *const *suffixes, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (has_suffix(path, suffixes[i]))
-            return true;
-    return false;
-}
-
-/* Files of these names are of PyTorch, if they are checkpoints; of the others only what begins so is. */
-static const char *const own[] = {".pt", ".pth", ".pth.tar", ".th", ".pyth", ".jit"};
-static const char *const shared[] = {".bin", ".ckpt", ".pkl", ".pickle"};
-
-static bool is_damaged(struct ckpt_file *f)
-{
-    uint8_t magic[2];
-    return !f->st.size ||
-           (ckpt_file_read(f, magic, sizeof magic, 0) == sizeof magic && !memcmp(magic, "PK", sizeof magic));
-}
-
-static unsigned bits_of(struct ckpt_file *f, bool is_own)
-{
-    switch (ckpt_torch_content(f)) {
+    switch (ckpt_torch_content(c->file)) {
     case TORCH_CONTENT_ZIP:
     case TORCH_CONTENT_STREAM:
         return 64;
     case TORCH_CONTENT_TAR:
         return 32;
     default:
-        return is_own && is_damaged(f) ? 32 : 0;
+        return 0;
     }
 }
 
-static int probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+/* An archive of something else, or a file that was cut to nothing. */
+static bool is_damaged(const struct ckpt_content *c)
 {
-    struct ckpt_file *f;
-    bool is_own = has_any(path, own, sizeof own / sizeof *own);
-    if (!is_own && !has_any(path, shared, sizeof shared / sizeof *shared))
-        return 0;
-    int r = ckpt_backend_open(dir, path, &f);
-    if (r < 0)
-        return r;
-    ret->bits = bits_of(f, is_own);
-    ckpt_file_unref(f);
-    return 0;
+    return !c->len || (c->len >= 2 && !memcmp(c->head, "PK", 2));
 }
 
 static int pytorch_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg,
@@ -116,6 +83,8 @@ static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, st
 
 const struct ckpt_format ckpt_pytorch_format = {
     .name = "pytorch",
-    .probe_file = probe_file,
+    .suffixes = suffixes,
+    .begins = begins,
+    .is_damaged = is_damaged,
     .open = pytorch_open,
 };

@@ -239,15 +239,35 @@ static int safetensors_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
     return r;
 }
 
-static int safetensors_probe_file(struct ckpt_backend *dir, const char *path, struct ckpt_probe *ret)
+static const char *const safetensors_suffixes[] = {".safetensors", ".sft", NULL};
+
+/* The length of a header that the file has room for, and a JSON object of members. */
+static unsigned safetensors_begins(const struct ckpt_content *c)
 {
-    ret->bits = ckpt_has_suffix(path, ".safetensors") ? 16 : 0;
-    return 0;
+    if (c->len < 10 || c->head[8] != '{' || !strchr("\"} \t\r\n", c->head[9]))
+        return 0;
+    uint64_t len = ckpt_le64(c->head);
+    return len >= 2 && len <= SAFETENSORS_MAX_HEADER && len <= c->file->st.size - 8 ? 32 : 0;
+}
+
+/* A length or a header as they should be; text has neither, and most binary files have not. */
+static bool safetensors_is_damaged(const struct ckpt_content *c)
+{
+    uint8_t first[8] = {0};
+    memcpy(first, c->head, CKPT_MIN(c->len, sizeof first));
+    uint64_t len = ckpt_le64(first);
+    if (c->len < sizeof first)
+        return len <= SAFETENSORS_MAX_HEADER;
+    if (c->len > sizeof first && c->head[8] == '{')
+        return true;
+    return len <= SAFETENSORS_MAX_HEADER && len <= c->file->st.size - 8;
 }
 
 const struct ckpt_format ckpt_safetensors_format = {
     .name = "safetensors",
     .probe = safetensors_probe,
-    .probe_file = safetensors_probe_file,
+    .suffixes = safetensors_suffixes,
+    .begins = safetensors_begins,
+    .is_damaged = safetensors_is_damaged,
     .open = safetensors_open,
 };
