@@ -26,9 +26,10 @@ void ckpt_store_close(struct ckpt_store *s);
 
 /* 32 hex digits. */
 const char *ckpt_store_id(const struct ckpt_store *s);
-/* A name that a step can be committed under: digits, or a prefix, '_' and digits; at most 240 bytes, no '/'.
- * ret_number may be NULL. */
+/* A name that a step can be committed under: digits, or a prefix that ends in '_', '-' or '=', and digits; without a
+ * dot; at most 240 bytes, no '/'. ret_number may be NULL. */
 bool ckpt_step_name(const char *name, double *ret_number);
+#define CKPT_STEP_RULE "digits are wanted, or a prefix that ends in '_', '-' or '=', and digits"
 /* Is there a step of that name, committed or beside the store? */
 bool ckpt_store_has_step(const struct ckpt_store *s, const char *name);
 

@@ -54,9 +54,8 @@ static int commit_begin(struct commit *c, const struct ckpt_commit *in, struct c
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->done, NULL);
     c->cancel = in->interrupted ? in->interrupted : &c->failed;
-    if (!ckpt_step_name(in->name, NULL))
-        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits",
-                         in->name);
+    if (!ckpt_step_is_stored(in->name, NULL))
+        return ckpt_fail(err, EINVAL, "%s is not a step's name: " CKPT_STEP_RULE, in->name);
     int r = ckpt_commit_allowed(c, err);
     if (r < 0)
         return r;

@@ -348,6 +348,9 @@ static int name_manifest(struct commit *c, const char *manifest)
 
 int ckpt_commit_publish(struct commit *c, const char *manifest, mode_t allowed, struct ckpt_err *err)
 {
+    int allows = c->in->put ? 0 : ckpt_store_allow_name(c->store, c->in->name, err);
+    if (allows < 0)
+        return allows;
     /* Two that change one step must not both find that it is still what they changed. */
     CKPT_AUTOFD int lock = ckpt_store_lock(c->store, c->in->base_id && !c->in->overwrite);
     if (lock < 0)

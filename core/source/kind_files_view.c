@@ -286,7 +286,7 @@ int ckpt_source_step_files(struct ckpt_source *src, struct node *dir, const char
     int r = ckpt_source_manifest_path(dir->path, name, manifest);
     if (r < 0)
         return r;
-    r = ckpt_step_name(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
+    r = ckpt_step_is_stored(name, NULL) ? ckpt_backend_stat(src->backend, manifest, &st) : -ENOENT;
     if (r == 0)
         r = ckpt_source_join(dir->path, name, path);
     if (r < 0)

@@ -198,7 +198,7 @@ static int rename_once(struct ckpt_source *src, struct place *p, const char *fro
     if (kind == STEP_FOREIGN)
         return ckpt_fail(err, EROFS, "%s is not a step of the store", from);
     if (!ckpt_step_name(to, &number))
-        return ckpt_fail(err, EPERM, "a committed step needs a step's name: digits, or a prefix, '_' and digits");
+        return ckpt_fail(err, EPERM, "a committed step needs a step's name: " CKPT_STEP_RULE);
     r = rename_stored(src, root, from, to, replace, err);
     ckpt_source_root_changed(root, NULL);
     return r;

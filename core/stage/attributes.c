@@ -83,7 +83,7 @@ static ssize_t give_base_pin(const struct stage_step *step, char *buf, size_t le
 static ssize_t give_number(const struct stage_step *step, char *buf, size_t len)
 {
     double number;
-    if (!ckpt_step_name(step->name, &number))
+    if (!ckpt_stage_number(step, &number))
         return -ENODATA;
     struct ckpt_buf shown = CKPT_BUF_INIT;
     ckpt_add_json_number(&shown, number);

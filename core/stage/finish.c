@@ -124,7 +124,7 @@ bool ckpt_stage_is_settled(struct stage_step *step)
     double number;
     if (!step->touched || step->write_failed || step->open_writes)
         return false;
-    if (!ckpt_step_name(step->name, &number))
+    if (!ckpt_stage_number(step, &number))
         return false;
     int64_t quiet_ns = ckpt_monotonic_ns() - step->changed_ns;
     return quiet_ns >= (int64_t)(step->set->opt.settle * 1e9) && ckpt_stage_processes_ended(step);
@@ -263,6 +263,24 @@ static int fsync_dir(const struct stage_inode *n)
     return ckpt_disk_fsync(step->hold); /* files in it may share content, which the step holds there */
 }
 
+/* It is on the disk, and no step: whoever asked for that may have meant a commit. */
+static void tell_uncommitted(struct stage_step *step)
+{
+    struct ckpt_err err = {0};
+    CKPT_GUARD(&step->set->lock);
+    if (step->told_name)
+        return;
+    ckpt_fail(&err, EINVAL,
+              "%s stays staged, since that is not a step's name: rename it to one to commit it; " CKPT_STEP_RULE,
+              step->name);
+    ckpt_log(CKPT_LOG_WARN, "%s: sync: %s", step->set->store->path, err.text);
+    if (step->write_failed) /* which is told already, and worse */
+        return;
+    free(step->error);
+    step->error = strdup(err.text);
+    step->told_name = step->error;
+}
+
 int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_caller *who, struct ckpt_err *err)
 {
     struct stage_inode *n;
@@ -272,11 +290,14 @@ int ckpt_stage_fsyncdir(struct ckpt_stages *set, uint64_t id, const struct ckpt_
         return r;
     struct stage_step *step = n->step;
     pthread_mutex_lock(&set->lock);
-    bool commit = n == step->top && ckpt_step_name(step->name, &number);
+    bool is_top = n == step->top && !step->files_view;
+    bool commit = is_top && ckpt_stage_number(step, &number);
     step->uses++;
     pthread_mutex_unlock(&set->lock);
     if (!commit)
         r = fsync_dir(n);
+    if (r == 0 && is_top && !commit)
+        tell_uncommitted(step);
     ckpt_stage_unuse(n);
     if (commit) {
         r = ckpt_stage_may_commit(step, who, err);

@@ -69,6 +69,7 @@ struct stage_step {
     unsigned process_count, process_room;
     pid_t last_pid; /* of these, to be quick */
     char *error;    /* why the last commit failed */
+    bool told_name; /* `error` says that it cannot be committed under its name. Under the set's lock */
 };
 
 /*
@@ -226,6 +227,8 @@ void ckpt_stage_leave_inode(struct stage_inode *n, const struct ckpt_caller *who
 void ckpt_stage_touch(struct stage_step *step, const struct ckpt_caller *who);
 /* A write to it has failed, with a negative errno: what it has is not what its writer wanted. */
 void ckpt_stage_write_failed(struct stage_step *step, int r);
+/* It has a name that it can be committed under, and the number in it. Under the set's lock, or freeze. */
+bool ckpt_stage_number(const struct stage_step *step, double *ret);
 /* Why it was not committed; NULL or no code: nothing is wrong. */
 void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err);
 

@@ -362,7 +362,7 @@ int ckpt_stages_open(struct ckpt_store *store, struct ckpt_cache *cache, const s
 static void mark_ready(struct stage_step *step)
 {
     double number;
-    if (step->set->opt.explicit_commit || !ckpt_step_name(step->name, &number))
+    if (step->set->opt.explicit_commit || !ckpt_stage_number(step, &number))
         return;
     if (!step->touched || step->write_failed || step->open_writes)
         return;

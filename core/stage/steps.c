@@ -333,6 +333,9 @@ static int relabel(struct stage_step *step, const char *to)
         CKPT_GUARD(&step->set->lock);
         free(step->name);
         step->name = CKPT_STEAL(name);
+        if (step->told_name) /* of the other name */
+            free(CKPT_STEAL(step->error));
+        step->told_name = false;
     }
     pthread_rwlock_unlock(&step->freeze);
     return r;

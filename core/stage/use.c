@@ -105,11 +105,19 @@ void ckpt_stage_write_failed(struct stage_step *step, int r)
     ckpt_stage_set_error(step, &err);
 }
 
+bool ckpt_stage_number(const struct stage_step *step, double *ret)
+{
+    if (*step->base_id) /* a changed step keeps its name, whatever version gave it */
+        return ckpt_step_is_stored(step->name, ret);
+    return ckpt_step_name(step->name, ret);
+}
+
 void ckpt_stage_set_error(struct stage_step *step, const struct ckpt_err *err)
 {
     CKPT_GUARD(&step->set->lock);
     free(step->error);
     step->error = err && err->code ? strdup(err->text) : NULL;
+    step->told_name = false;
 }
 
 void ckpt_stage_end_awaited_locked(struct stage_step *step, pid_t thread)

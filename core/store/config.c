@@ -16,6 +16,7 @@
 #define CONFIG_MAX  ((size_t)1 << 20)
 #define COUNT_MAX   1000000000000000ull /* what a JSON number can say exactly, as cJSON writes it */
 #define SECONDS_MAX 1e11                /* three thousand years */
+#define STEP_NAMES  "step_names" /* in `required` */
 #define KEYS        "codec, keep_last, keep_period, keep_newer, best_metric, best_mode, keep_best"
 
 /* --- one setting, as text --- */
@@ -168,6 +169,21 @@ static int malformed(struct ckpt_err *err, const char *what)
     return ckpt_fail(err, EUCLEAN, "store.json is malformed: %s", what);
 }
 
+static int parse_required(const cJSON *required, struct ckpt_store_config *c, struct ckpt_err *err)
+{
+    const cJSON *item;
+    if (required && !cJSON_IsArray(required))
+        return ckpt_fail(err, EOPNOTSUPP, "this store needs something that this program does not have");
+    cJSON_ArrayForEach(item, required)
+    {
+        const char *name = cJSON_IsString(item) ? item->valuestring : "something";
+        if (strcmp(name, STEP_NAMES))
+            return ckpt_fail(err, EOPNOTSUPP, "this store needs %s, which this program does not have", name);
+        c->step_names = true;
+    }
+    return 0;
+}
+
 static int parse_head(const cJSON *json, struct ckpt_store_config *c, struct ckpt_err *err)
 {
     const cJSON *format = ckpt_json_get(json, "format"), *required = ckpt_json_get(json, "required"),
@@ -180,11 +196,9 @@ static int parse_head(const cJSON *json, struct ckpt_store_config *c, struct ckp
     if (version != CKPT_STORE_VERSION)
         return ckpt_fail(err, EOPNOTSUPP, "this store has format version %llu, this program knows version %d only",
                          (unsigned long long)version, CKPT_STORE_VERSION);
-    if (required && (!cJSON_IsArray(required) || cJSON_GetArraySize(required))) {
-        const cJSON *first = cJSON_GetArrayItem(required, 0);
-        return ckpt_fail(err, EOPNOTSUPP, "this store needs %s, which this program does not have",
-                         cJSON_IsString(first) ? first->valuestring : "something");
-    }
+    int r = parse_required(required, c, err);
+    if (r < 0)
+        return r;
     if (!cJSON_IsString(id) || strlen(id->valuestring) != 32 || strspn(id->valuestring, "0123456789abcdef") != 32)
         return malformed(err, "its id is not 32 hex digits");
     strcpy(c->id, id->valuestring);
@@ -328,6 +342,10 @@ static int print(cJSON *all, const struct ckpt_store_config *c, struct ckpt_buf 
     cJSON *retention = cJSON_GetObjectItemCaseSensitive(all, "retention");
     if (!retention)
         retention = cJSON_AddObjectToObject(all, "retention");
+    if (c->step_names) {
+        const char *names[] = {STEP_NAMES};
+        put(all, "required", true, cJSON_CreateStringArray(names, 1));
+    }
     put(all, "codec", true, cJSON_CreateString(ckpt_object_codec_name(c->codec)));
     put(retention, "keep_last", r->keep_last, cJSON_CreateNumber((double)r->keep_last));
     put(retention, "keep_period", r->keep_period, cJSON_CreateNumber((double)r->keep_period));
@@ -358,19 +376,13 @@ int ckpt_store_config_new(struct ckpt_buf *text)
     return r == 0 && parse((char *)text->data, text->len, &back, NULL) < 0 ? -ENOMEM : r;
 }
 
-static int change(struct ckpt_store *s, const char *key, const char *value, struct ckpt_store_config *ret,
-                  struct ckpt_err *err)
+/* What was read as `old`, with what *ret says; that is what is there then. */
+static int rewrite(struct ckpt_store *s, const uint8_t *old, size_t len, struct ckpt_store_config *ret,
+                   struct ckpt_err *err)
 {
-    CKPT_AUTOFREE uint8_t *old = NULL;
-    size_t len;
     struct ckpt_buf text = CKPT_BUF_INIT;
-    int r = load(s, &old, &len, ret, err);
-    if (r == 0)
-        r = set(ret, key, value, err);
-    if (r < 0)
-        return r;
     cJSON *all = cJSON_CreateObject();
-    r = all ? split(old, len, all, err) : ckpt_no_memory(err);
+    int r = all ? split(old, len, all, err) : ckpt_no_memory(err);
     if (r == 0)
         r = print(all, ret, &text);
     if (r == 0 && (r = parse((char *)text.data, text.len, ret, err)) == 0)
@@ -384,8 +396,32 @@ static int change(struct ckpt_store *s, const char *key, const char *value, stru
     return r;
 }
 
+static void note(struct ckpt_store *s, const struct ckpt_store_config *c)
+{
+    CKPT_GUARD(&s->lock);
+    s->config = *c;
+}
+
+int ckpt_store_require_names(struct ckpt_store *s, struct ckpt_err *err)
+{
+    CKPT_AUTOFREE uint8_t *old = NULL;
+    size_t len;
+    struct ckpt_store_config c;
+    int r = load(s, &old, &len, &c, err);
+    if (r < 0 || c.step_names)
+        return r;
+    c.step_names = true;
+    r = rewrite(s, old, len, &c, err);
+    if (r < 0)
+        return r;
+    note(s, &c);
+    return c.step_names ? 0 : ckpt_fail(err, ENOMEM, "out of memory"); /* it was left out for want of that */
+}
+
 int ckpt_store_config_set(struct ckpt_store *s, const char *key, const char *value, struct ckpt_err *err)
 {
+    CKPT_AUTOFREE uint8_t *old = NULL;
+    size_t len;
     struct ckpt_store_config c;
     int r = ckpt_store_config_check(key, value, err);
     if (r < 0)
@@ -393,10 +429,12 @@ int ckpt_store_config_set(struct ckpt_store *s, const char *key, const char *val
     CKPT_AUTOFD int lock = ckpt_store_lock(s, true);
     if (lock < 0)
         return ckpt_fail(err, -lock, "%s: the lock cannot be taken: %s", s->path, strerror(-lock));
-    r = change(s, key, value, &c, err);
-    if (r == 0) {
-        CKPT_GUARD(&s->lock);
-        s->config = c;
-    }
+    r = load(s, &old, &len, &c, err);
+    if (r == 0)
+        r = set(&c, key, value, err);
+    if (r == 0)
+        r = rewrite(s, old, len, &c, err);
+    if (r == 0)
+        note(s, &c);
     return r;
 }

@@ -69,13 +69,35 @@ int ckpt_text_at(int dir, const char *path, size_t max, char **ret, size_t *ret_
     return 0;
 }
 
+static int open_there(int dir, const char *name)
+{
+    int fd = openat(dir, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Where both are there, or neither, it is `lock`, unless that is a directory. */
+static int open_lock(struct ckpt_store *s)
+{
+    int fd = open_there(s->dir, "lock");
+    bool is_second = fd == -EISDIR;
+    if (fd == -ENOENT) { /* a copy of a store may lack an empty directory */
+        fd = open_there(s->dir, CKPT_STORE_LOCK_2);
+        if (fd == -EISDIR)
+            fd = -ENOENT;
+    } else if (is_second)
+        fd = open_there(s->dir, CKPT_STORE_LOCK_2);
+    if (fd != -ENOENT)
+        return fd;
+    const char *name = is_second ? CKPT_STORE_LOCK_2 : "lock";
+    fd = ckpt_disk_open(s->dir, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, LOCK_MODE);
+    if (fd >= 0)
+        ckpt_store_give(s, s->dir, name);
+    return fd;
+}
+
 int ckpt_store_lock(struct ckpt_store *s, bool exclusive)
 {
-    int fd = openat(s->dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT)
-        fd = ckpt_disk_open(s->dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, LOCK_MODE);
-    else if (fd < 0)
-        fd = -errno;
+    int fd = open_lock(s);
     if (fd < 0)
         return fd;
     while (flock(fd, exclusive ? LOCK_EX : LOCK_SH) < 0)

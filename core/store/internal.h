@@ -9,6 +9,8 @@
 /* "NAME.json" below steps/. */
 #define CKPT_STEP_FILE  (CKPT_STEP_NAME + 16)
 #define CKPT_TRASH_KEEP 60 /* seconds */
+/* The lock of a store whose `lock` is a directory. */
+#define CKPT_STORE_LOCK_2 "lock2"
 
 /* bytes random bytes as hex digits, with a NUL. */
 void ckpt_random_hex(char *ret, size_t bytes);
@@ -25,6 +27,16 @@ int ckpt_text_at(int dir, const char *path, size_t max, char **ret, size_t *ret_
 
 /* What a new store has, as text. */
 int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;
+
+/* Version 0.1.0 does not take it for a step's name. */
+bool ckpt_step_needs_mark(const char *name);
+/*
+ * Before a manifest gets such a name, without the lock: from then on version 0.1.0 does not open the store, and where it
+ * has it open it cannot take the lock. It would take the step's objects for garbage. Nothing happens for other names.
+ */
+int ckpt_store_allow_name(struct ckpt_store *s, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
+/* store.json says so, durably; by a caller that holds the lock exclusively. */
+int ckpt_store_require_names(struct ckpt_store *s, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* steps/NAME.json for reading. */
 int ckpt_store_manifest(struct ckpt_store *s, const char *step, struct ckpt_file **ret,

@@ -21,8 +21,8 @@
 
 static int step_file(const char *step, const char *suffix, char ret[CKPT_STEP_FILE], struct ckpt_err *err)
 {
-    if (!ckpt_step_name(step, NULL))
-        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits", step);
+    if (!ckpt_step_is_stored(step, NULL))
+        return ckpt_fail(err, EINVAL, "%s is not a step's name: " CKPT_STEP_RULE, step);
     snprintf(ret, CKPT_STEP_FILE, "%s%s", step, suffix);
     return 0;
 }
@@ -317,6 +317,8 @@ int ckpt_store_rename(struct ckpt_store *s, const char *from, const char *to, bo
     int r = step_file(from, ".json", file, err);
     if (r == 0)
         r = step_file(to, ".json", file, err);
+    if (r == 0)
+        r = ckpt_store_allow_name(s, to, err);
     if (r < 0)
         return r;
     CKPT_AUTOFD int held = lock(s, false, err);

@@ -42,28 +42,6 @@ int ckpt_objects_each(struct ckpt_store *s, int (*visit)(void *arg, int dir, con
     return ckpt_names_each(s->dir, "objects", visit_folder, &f);
 }
 
-bool ckpt_step_of_file(const char *file, char ret[CKPT_STEP_NAME + 1], double *ret_number)
-{
-    size_t n = strlen(file);
-    if (n < 6 || n - 5 > CKPT_STEP_NAME || strcmp(file + n - 5, ".json") != 0)
-        return false;
-    snprintf(ret, CKPT_STEP_NAME + 1, "%.*s", (int)(n - 5), file);
-    return ckpt_step_name(ret, ret_number);
-}
-
-bool ckpt_step_name(const char *name, double *ret_number)
-{
-    const char *p = strrchr(name, '_');
-    if (p == name || strlen(name) > CKPT_STEP_NAME || strchr(name, '/'))
-        return false;
-    p = p ? p + 1 : name;
-    if (!*p || p[strspn(p, "0123456789")])
-        return false;
-    if (ret_number)
-        *ret_number = strtod(p, NULL);
-    return true;
-}
-
 /* --- init --- */
 
 /* What init makes is the root's owner's from the first on. */
@@ -118,7 +96,7 @@ static int add_directories(int dir, const struct stat *owner)
         if (made && r == 0)
             give(owner, dir, directories[i]);
     }
-    if (faccessat(dir, "lock", F_OK, 0) == 0)
+    if (faccessat(dir, "lock", F_OK, 0) == 0 || faccessat(dir, CKPT_STORE_LOCK_2, F_OK, 0) == 0)
         return 0;
     CKPT_AUTOFD int lock = ckpt_disk_open(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
     if (lock >= 0)

@@ -30,6 +30,7 @@ struct ckpt_retention {
 
 struct ckpt_store_config {
     char id[33];                  /* of the store, 32 hex digits */
+    bool step_names; /* it requires that: there may be steps of names that version 0.1.0 does not know */
     enum ckpt_object_codec codec; /* of what is written; AUTO by default */
     struct ckpt_retention retention;
 };
@@ -56,6 +57,9 @@ int ckpt_store_config_each(const struct ckpt_store_config *c,
                            int (*visit)(void *arg, const char *key, const char *value), void *arg);
 
 #define CKPT_STEP_NAME 240 /* bytes of a step's name */
+
+/* A name that a committed step may have: as of ckpt_step_name(), and what version 0.1.0 gave, with a dot in it. */
+bool ckpt_step_is_stored(const char *name, double *ret_number);
 
 /* The step of a manifest's file name in steps/ ("7.json"); false for a file that is none. ret_number may be NULL. */
 bool ckpt_step_of_file(const char *file, char ret[CKPT_STEP_NAME + 1], double *ret_number);

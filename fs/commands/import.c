@@ -72,8 +72,7 @@ static int open_to(struct import *m, char *path, struct ckpt_err *err)
     char *slash = strrchr(path, '/');
     m->step = slash ? slash + 1 : path;
     if (!ckpt_step_name(m->step, NULL))
-        return ckpt_fail(err, EINVAL, "%s is not a step's name: digits are wanted, or a prefix, '_' and digits",
-                         m->step);
+        return ckpt_fail(err, EINVAL, "%s is not a step's name: " CKPT_STEP_RULE, m->step);
     if (slash)
         *slash = 0;
     m->root = ".";

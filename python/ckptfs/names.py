@@ -11,7 +11,7 @@ SUFFIX = {"array": ".npy", "value": ".json"}
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f/%]")
 _SEQUENCE = re.compile(rb"%[0-9A-F]{2}")
 _SLICE = re.compile(r"@(?=[-0-9:,.\s]+$)")  # the key of an array would be taken for a piece
-_STEP = re.compile(r"(?:(?P<prefix>.+)_)?(?P<number>[0-9]+)")
+_STEP = re.compile(r"(?:[^./]+(?:[_=]|-(?<![_=-]-)(?<![0-9][eE]-)))?(?P<number>[0-9]+)")  # a "-" that is no minus
 
 
 def _hex(match: re.Match) -> str:
@@ -59,7 +59,7 @@ def unescape(name: str) -> str:
 
 
 def step_number(name: str) -> int | None:
-    """7 of "7", "step_7" and "step_000007"; None of what is no step's name."""
+    """7 of "7", "step_000007", "step-7" and "epoch=3-step=7"; None of what is no step's name."""
     match = _STEP.fullmatch(name)
     return int(match["number"]) if match else None
 

@@ -160,7 +160,7 @@ def save(
     """Write a pytree as a step, and commit it: when this returns, the step is on stable storage and seen by all, whole.
     Until then by nobody.
 
-    path       MOUNT/STEP; STEP is digits, or a prefix, "_" and digits.
+    path       MOUNT/STEP; STEP is digits, or a prefix that ends in "_", "-" or "=", and digits.
     target     a pytree, see restore(). Arrays become KEY.npy; int, float, bool, str and None KEY.json; bytes the file
                KEY. Arrays of JAX with several shards are written as pieces, shard by shard, one replica of each.
     metrics    a dict of numbers, written as metrics.json, which retention and best_step() go by.
@@ -189,7 +189,7 @@ def commit(
     path = os.path.normpath(os.fspath(path))
     folder, name = os.path.split(path)
     if names.step_number(name) is None:
-        raise ValueError(f'{path}: a step is named by digits, or by a prefix, "_" and digits')
+        raise ValueError(f'{path}: a step is named by digits, or a prefix that ends in "_", "-" or "=", and digits')
     if together is None:
         jax = jax_module()
         together = bool(jax) and jax.process_count() > 1

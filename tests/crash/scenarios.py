@@ -351,6 +351,13 @@ SCENARIOS = [
     Scenario("overwrite", stage_and_rename(".new", content(7), "2"), options=(EXPLICIT, "overwrite")),
     Scenario("delete", [Op("rm", lambda c: c.remove_tree("1"), change={"1": None})], touched=tuple(frozen(content(1)))),
     Scenario("move", [Op("mv", lambda c: c.rename("2", "5"), change={"2": None, "5": frozen(content(2))})], every=1),
+    # Names that version 0.1.0 does not know: the store is marked before.
+    Scenario("mark", write_and_sync("step-7", little(7)), every=1),
+    Scenario(
+        "mark_move",
+        [Op("mv", lambda c: c.rename("2", "step=2"), change={"2": None, "step=2": frozen(content(2))})],
+        every=1,
+    ),
     Scenario(
         "share",
         [

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import re
 import time
 
 import pytest
@@ -26,6 +27,7 @@ COMMANDS = int(os.environ.get("CRASH_EVERY", 12))
 RANDOM = 6  # outcomes at each point
 MOUNTS = 6
 SEED = 20260101
+OLD_NAME = re.compile("(?:.+_)?[0-9]+")  # a step's for version 0.1.0
 NOTHING = scenarios.Scenario("nothing", [])
 
 
@@ -103,6 +105,9 @@ def check_store(record, reader, k, tree):
     for name, holds in allowed.items():
         need(got.get(name) in holds, f"step {name}: {difference(got.get(name), holds)}")
     need(got.keys() <= allowed.keys(), f"unknown steps {got.keys() - allowed.keys()}")
+    if any(OLD_NAME.fullmatch(name) is None for name in got):  # version 0.1.0 must not open it, nor collect
+        need("step_names" in json.loads(store["store.json"].data).get("required", []), "store.json requires nothing")
+        need(isinstance(store["lock"], dict) and "lock2" in store, "the lock has not moved")
     moved = [op.change for op, began, ended in record.spans if op.name == "mv"]
     for change in moved:  # one rename: neither both nor none
         need(sum(name in got for name in change) == 1, f"of {list(change)} there are {sorted(got)}")

@@ -129,3 +129,21 @@ def test_two_mounts(mount, tmp_path):
         writer.save(step, {"n": step})
         assert util.wait_for(lambda: reader.latest_step() == step) and reader.restore() == {"n": step}
     util.wait_for(lambda: reader.all_steps() == [4, 5])
+
+
+def test_names_of_steps():
+    """The rule of the store (docs/format.md)."""
+    number = ckptfs.manager.names.step_number
+    for name in ("7", "0007", "step_7", "step-7", "step=7", "epoch=3-step=7", "a_1-7", "a-_7"):
+        assert number(name) == 7, name
+    for name in ("", "x", "_7", "-7", "=7", "x7", "7x", "step-", "1.5", "step-1.5", "v1.2-7", "lr=-7", "1e-7", "a--7"):
+        assert number(name) is None, name
+
+
+def test_steps_that_others_named(mnt):
+    """What is in the root under another name of the kind is a step of the manager's too."""
+    ckptfs.save(os.path.join(mnt, "checkpoint-5"), {"n": 5})
+    manager = ckptfs.CheckpointManager(mnt)
+    manager.save(6, {"n": 6})
+    assert manager.all_steps() == [5, 6] and manager.latest_step() == 6
+    assert manager.restore(5) == {"n": 5}

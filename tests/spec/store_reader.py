@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 HASH = re.compile(r"[0-9a-f]{64}")
-STEP = re.compile(rb"(?:[^/]+_)?([0-9]+)", re.S)
+STEP = re.compile(rb"(?:[^/]+_|[^./]+(?:=|-(?<![_=-]-)(?<![0-9][eE]-)))?([0-9]+)", re.S)
 KINDS = ("dir", "array", "value", "blob")
 CONTAINERS = ("dict", "list", "tuple", "namedtuple", "object")
 CODECS = {1: "lz4", 2: "blosc", 3: "sparse"}
@@ -72,10 +72,8 @@ def parse(text, what):
 def check_head(head, kind):
     must(head.get("format") == kind, f"its format is not {kind}")
     known(head.get("version") == 1, "another version")
-    known(
-        kind == "ckptfs-step" and set(head.get("required", [])) <= {"sparse"} or not head.get("required"),
-        "something is required",
-    )
+    features = {"ckptfs-step": {"sparse"}, "ckptfs-store": {"step_names"}}
+    known(set(head.get("required", [])) <= features[kind], "something is required")
     must(re.fullmatch("[0-9a-f]{32}", head.get("id", "")), "no id")
 
 
