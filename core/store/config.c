@@ -16,7 +16,7 @@
 #define CONFIG_MAX  ((size_t)1 << 20)
 #define COUNT_MAX   1000000000000000ull /* what a JSON number can say exactly, as cJSON writes it */
 #define SECONDS_MAX 1e11                /* three thousand years */
-#define STEP_NAMES  "step_names" /* in `required` */
+#define STEP_NAMES  "step_names"        /* in `required` */
 #define KEYS        "codec, keep_last, keep_period, keep_newer, best_metric, best_mode, keep_best"
 
 /* --- one setting, as text --- */

@@ -7,9 +7,9 @@
  *   2. `lock` becomes a directory, and the lock is `lock2`, the same file: what 0.1.0 does in a store that it has open
  *      already (it collects without a look at store.json) fails, since it cannot open `lock`.
  *
- * Both happen with the lock held exclusively. Whoever had the lock's file open by then, and waits for it, gets it before
- * the step is committed. A crash between the two leaves a store that 0.1.0 does not open, and the next such step does
- * the rest.
+ * Both happen with the lock held exclusively. Whoever had the lock's file open by then, and waits for it, gets it
+ * before the step is committed. A crash between the two leaves a store that 0.1.0 does not open, and the next such step
+ * does the rest.
  */
 #include "core/store/internal.h"
 

@@ -31,8 +31,9 @@ int ckpt_store_config_new(struct ckpt_buf *text) CKPT_MUST_USE;
 /* Version 0.1.0 does not take it for a step's name. */
 bool ckpt_step_needs_mark(const char *name);
 /*
- * Before a manifest gets such a name, without the lock: from then on version 0.1.0 does not open the store, and where it
- * has it open it cannot take the lock. It would take the step's objects for garbage. Nothing happens for other names.
+ * Before a manifest gets such a name, without the lock: from then on version 0.1.0 does not open the store, and where
+ * it has it open it cannot take the lock. It would take the step's objects for garbage. Nothing happens for other
+ * names.
  */
 int ckpt_store_allow_name(struct ckpt_store *s, const char *name, struct ckpt_err *err) CKPT_MUST_USE;
 /* store.json says so, durably; by a caller that holds the lock exclusively. */

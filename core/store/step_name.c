@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Names of steps of a store. Version 0.1.0 had another rule than this one: what it named is a step still, though none is
- * given such a name any more; and what it would not know is given a name in a store only that it does not open
+ * Names of steps of a store. Version 0.1.0 had another rule than this one: what it named is a step still, though none
+ * is given such a name any more; and what it would not know is given a name in a store only that it does not open
  * (fence.c).
  */
 #include "core/store/internal.h"

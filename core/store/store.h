@@ -30,7 +30,7 @@ struct ckpt_retention {
 
 struct ckpt_store_config {
     char id[33];                  /* of the store, 32 hex digits */
-    bool step_names; /* it requires that: there may be steps of names that version 0.1.0 does not know */
+    bool step_names;              /* it requires that: there may be steps of names that version 0.1.0 does not know */
     enum ckpt_object_codec codec; /* of what is written; AUTO by default */
     struct ckpt_retention retention;
 };

@@ -258,12 +258,12 @@ static void test_config_refused(void)
 
 static void test_names(void)
 {
-    static const char *const good[] = {"0",     "7",        "0007",           "step_7",   "a_b_7",
+    static const char *const good[] = {"0",      "7",         "0007",           "step_7",   "a_b_7",
                                        "step-7", "step=0007", "epoch=3-step=7", "epoch-3_7"};
     static const char *const marked[] = {"step-7", "checkpoint=7", "epoch=3-step=7", "a_1-7"};
     static const char *const old[] = {"._1", "v1.2_7", ".new_7"};
-    static const char *const bad[] = {"",    "_7",  "x",   "7x",       "x_",    "7.tmp",  ".new", "a/7",  "-7",
-                                      "=7",  "1.5", "7 ",  "step-1.5", "1e-5",  "lr=-1",  "x7",   "a/b-7", "v1.2-500"};
+    static const char *const bad[] = {"",   "_7",  "x",  "7x",       "x_",   "7.tmp", ".new", "a/7",   "-7",
+                                      "=7", "1.5", "7 ", "step-1.5", "1e-5", "lr=-1", "x7",   "a/b-7", "v1.2-500"};
     char name[300];
     double n;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
