@@ -864,3 +864,59 @@ def test_tar(mount, source):
             os.listdir(m / name)
         assert e.value.errno == errno.EOPNOTSUPP
         assert "tar archive" in os.getxattr(m / name, "user.ckpt.error").decode()
+
+
+# --- folders of shards
+
+
+def save_folder(folder, shards, places=None, save=torch_files.save):
+    """Shards as transformers saves them, and the index that joins them."""
+    folder.mkdir(parents=True)
+    names = [f"pytorch_model-{i + 1:05}-of-{len(shards):05}.bin" for i in range(len(shards))]
+    for name, tree in zip(names, shards):
+        save(folder / name, tree)
+    places = places or {key: names[i] for i, tree in enumerate(shards) for key in tree}
+    index = {"metadata": {"total_size": 7}, "weight_map": places}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text("{}")
+    return names
+
+
+@pytest.mark.parametrize("save", [torch_files.save, torch_files.save_before_zip])
+def test_folder(mount, source, save):
+    """One tree of all shards, each of which can be opened by itself too."""
+    arrays = {f"model.layers.{i}.w": np.full((3, 2), i, "f4") for i in range(100)} | {"head": np.arange(5, dtype="i8")}
+    shards = [{key: a for i, (key, a) in enumerate(arrays.items()) if i % 70 == n} for n in range(70)]
+    names = save_folder(source / "f", shards, save=save)
+    m = mount(source)
+    assert sorted(os.listdir(m / "f")) == ["config.json", "head.npy", "model"]
+    for key, array in arrays.items():
+        same(m / "f" / (key.replace(".", "/") + ".npy"), array)
+    meta = json.loads((m / "f/model/layers/3/w.meta.json").read_text())
+    assert meta["shard"] == names[3] and meta["storage"].startswith("data/"), meta
+    assert json.loads(util.ckptfs("verify", "--json", source / "f").stdout)["faults"] == []
+    assert util.ckptfs("ls", source / "f" / names[3]).stdout == "model\n"
+    flat = mount(source / "f", "flat")
+    assert set(os.listdir(flat.top)) == {f"{key}.npy" for key in arrays} | {"config.json"}
+
+
+def test_folder_with_damage(mount, source):
+    """A shard that is missing or damaged spoils its own tensors; what the index does not have is not shown."""
+    shards = [{"a.w": np.ones(2)}, {"b": np.ones(3)}, {"c": np.ones(4)}, {"d": np.ones(5), "x": np.ones(6)}]
+    names = save_folder(source / "f", shards, {"a.w": "", "b": "", "c": "", "d": "", "e": ""})
+    places = dict(zip("abcd", names)) | {"e": names[3]}
+    places["a.w"] = places.pop("a")
+    (source / "f/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    (source / "f" / names[0]).unlink()
+    (source / "f" / names[1]).write_bytes(b"PK\3\4 damaged")
+    m = mount(source)
+    assert sorted(os.listdir(m / "f")) == ["a", "b.npy", "c.npy", "config.json", "d.npy", "e.npy"]
+    same(m / "f/c.npy", np.ones(4))
+    same(m / "f/d.npy", np.ones(5))
+    for name, code in (("a/w.npy", errno.EIO), ("b.npy", errno.EBADMSG), ("e.npy", errno.ENODATA)):
+        with pytest.raises(OSError) as e:
+            (m / "f" / name).read_bytes()
+        assert e.value.errno == code, name
+    done = json.loads(util.ckptfs("verify", "--json", source / "f", check=4).stdout)
+    assert sorted(f["path"] for f in done["faults"]) == ["a/w.npy", "b.npy", "e.npy"], done
+    assert names[0] in str(done) and "is missing" in str(done)

@@ -136,7 +136,7 @@ static int load_member(const struct torch_archive *a, const char *name, struct c
 int ckpt_torch_archive_load(const struct torch_archive *a, struct ckpt_buf *records, uint64_t number,
                             struct torch_graph *ret, struct ckpt_err *err)
 {
-    return a->stream ? ckpt_torch_stream_load(a->stream, records, ret, err)
+    return a->stream ? ckpt_torch_stream_load(a->stream, records, number, ret, err)
                      : load_member(a, "data.pkl", records, number, ret, err);
 }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "core/format/pytorch/folder.h"
 #include "core/format/pytorch/script.h"
 #include "core/format/pytorch/torch.h"
 
@@ -15,7 +16,10 @@ static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, st
 {
     struct torch *torch = t->priv;
     struct torch_piece piece;
-    if (tensor->archive && tensor->archive != TORCH_CONSTANTS) {
+    bool own = !tensor->archive || tensor->archive == TORCH_CONSTANTS;
+    if (!own && tensor->archive >= TORCH_SHARD)
+        return ckpt_torch_folder_archive(t, (uint32_t)(tensor->archive - TORCH_SHARD), ret, err);
+    if (!own) {
         ckpt_torch_get_piece(&torch->records, tensor->archive - 1, &piece);
         return ckpt_torch_piece_open(t, &piece, ret, err);
     }
@@ -121,6 +125,8 @@ int ckpt_torch_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
     case TORCH_R_NUMPY:
         r = numpy_layout(t, record, ret, err);
         break;
+    case TORCH_R_LOST:
+        return ckpt_torch_folder_lost(t, ckpt_torch_get_lost(&torch->records, record), err);
     default:
         return piece_layout(t, record, err);
     }
@@ -265,7 +271,7 @@ int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
     return 0;
 }
 
-static void describe_tensor(const struct torch_tensor *t, struct ckpt_buf *json)
+static void describe_tensor(const struct torch *torch, const struct torch_tensor *t, struct ckpt_buf *json)
 {
     ckpt_buf_addf(json, ",\"storage\":\"%s/%llu\",\"storage_offset\":%llu,\"stride\":[",
                   t->archive == TORCH_CONSTANTS ? "constants" : "data", (unsigned long long)t->key,
@@ -273,6 +279,11 @@ static void describe_tensor(const struct torch_tensor *t, struct ckpt_buf *json)
     for (unsigned i = 0; i < t->ndim; i++)
         ckpt_buf_addf(json, "%s%llu", i ? "," : "", (unsigned long long)t->stride[i]);
     ckpt_buf_addc(json, ']');
+    if (t->archive < TORCH_SHARD || t->archive == TORCH_CONSTANTS)
+        return;
+    const char *shard = ckpt_shard_name(&torch->shards, (uint32_t)(t->archive - TORCH_SHARD));
+    ckpt_buf_adds(json, ",\"shard\":");
+    ckpt_buf_add_json_string(json, shard, strlen(shard));
 }
 
 /* How many pieces, and the first of them. */
@@ -343,7 +354,7 @@ void ckpt_torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *js
     case TORCH_R_TENSOR:
         ckpt_torch_get_tensor(&torch->records, record_of(t, node), &tensor);
         if (!tensor.fault)
-            describe_tensor(&tensor, json);
+            describe_tensor(torch, &tensor, json);
         return;
     case TORCH_R_SHARDED:
         describe_boxes(t, record_of(t, node), json);
@@ -353,17 +364,29 @@ void ckpt_torch_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *js
     }
 }
 
+static size_t shards_memory(const struct torch *torch)
+{
+    size_t sum = ckpt_shards_memory(&torch->shards);
+    for (uint32_t i = 0; torch->archives && i < torch->shards.count; i++)
+        sum += sizeof *torch->archives + ckpt_torch_archive_memory(&torch->archives[i]);
+    return sum;
+}
+
 size_t ckpt_torch_memory(const struct ckpt_tree *t)
 {
     const struct torch *torch = t->priv;
     return sizeof *torch + torch->records.cap + ckpt_layouts_memory(torch->layouts) +
-           ckpt_torch_archive_memory(&torch->archive);
+           ckpt_torch_archive_memory(&torch->archive) + shards_memory(torch);
 }
 
 void ckpt_torch_close(struct ckpt_tree *t)
 {
     struct torch *torch = t->priv;
     ckpt_torch_archive_close(&torch->archive);
+    for (uint32_t i = 0; torch->archives && i < torch->shards.count; i++)
+        ckpt_torch_archive_close(&torch->archives[i]);
+    free(torch->archives);
+    ckpt_shards_clear(&torch->shards);
     ckpt_layouts_free(torch->layouts);
     ckpt_buf_clear(&torch->records);
     pthread_mutex_destroy(&torch->lock);

@@ -75,6 +75,12 @@ static int key_text(struct torch_nodes_walk *w, const struct torch_graph *g, tor
     return 0;
 }
 
+static bool is_wanted(const struct torch_nodes_walk *w, const struct ckpt_buf *key)
+{
+    const char *text = key->len ? (char *)key->data : "";
+    return !w->n->wanted || w->n->wanted(w->n->wanted_arg, text, key->len);
+}
+
 /* Keys without a dot and what is in them come first: those with one give way to them. */
 static int add_dict(struct torch_nodes_walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
 {
@@ -89,6 +95,8 @@ static int add_dict(struct torch_nodes_walk *w, const struct torch_graph *g, tor
             if (has_dot(w, g, key) != dotted)
                 continue;
             r = key_text(w, g, key, i, &text);
+            if (r == 0 && !node && !is_wanted(w, &text))
+                continue;
             if (r == 0)
                 r = add_value(
                     w, g, value,

@@ -15,6 +15,8 @@ struct torch_nodes {
      * but -ENOMEM makes it an array that cannot be read. NULL: there are none. */
     int (*piece)(void *arg, size_t record, struct torch_graph *ret, uint64_t *ret_cost, struct ckpt_err *err);
     void *arg;
+    bool (*wanted)(void *arg, const char *key, size_t len); /* keys of the top; NULL: all */
+    void *wanted_arg;
 };
 
 /* Everything from the graph's top on, into the tree's top. */

@@ -4,6 +4,7 @@
 
 #include "core/base/util.h"
 #include "core/format/pytorch/content.h"
+#include "core/format/pytorch/folder.h"
 #include "core/format/pytorch/nodes.h"
 #include "core/format/pytorch/script.h"
 #include "core/format/pytorch/torch.h"
@@ -70,9 +71,19 @@ static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_e
     return r < 0 ? r : ckpt_tree_finish(t, err);
 }
 
+static int probe_folder(struct ckpt_backend *dir, struct ckpt_probe *ret)
+{
+    bool has_index;
+    int r = ckpt_shards_probe(dir, TORCH_INDEX, &has_index);
+    ret->bits = r == 0 && has_index ? 8 : 0; /* the same in safetensors files counts more */
+    return r;
+}
+
 static int pytorch_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_tree *t;
+    if (!*o->name)
+        return ckpt_torch_folder_open(o, ret, err);
     int r = ckpt_torch_tree_new(&pytorch_ops, o->pins, &t, err);
     if (r < 0)
         return r;
@@ -86,5 +97,6 @@ const struct ckpt_format ckpt_pytorch_format = {
     .suffixes = suffixes,
     .begins = begins,
     .is_damaged = is_damaged,
+    .probe = probe_folder,
     .open = pytorch_open,
 };

@@ -144,6 +144,19 @@ static void take_piece(const struct ckpt_buf *b, size_t *at, struct torch_piece 
     ret->len = get(b, at);
 }
 
+size_t ckpt_torch_add_lost(struct ckpt_buf *b, uint32_t entry)
+{
+    size_t at = begin(b, TORCH_R_LOST);
+    put(b, entry);
+    return at;
+}
+
+uint32_t ckpt_torch_get_lost(const struct ckpt_buf *b, size_t at)
+{
+    at++;
+    return (uint32_t)get(b, &at);
+}
+
 size_t ckpt_torch_add_piece(struct ckpt_buf *b, const struct torch_piece *p)
 {
     size_t at = begin(b, TORCH_R_PIECE);

@@ -12,6 +12,7 @@ enum torch_record {
     TORCH_R_TENSOR,  /* a view of a storage */
     TORCH_R_COMPLEX, /* a Python complex number */
     TORCH_R_SHARDED, /* of a distributed checkpoint: boxes that tile it */
+    TORCH_R_LOST,    /* of a folder with an index: nothing, since its shard does not have it */
     TORCH_R_PIECE,   /* of a distributed checkpoint: any object, as an archive of its own in a file */
     TORCH_R_NUMPY,   /* an array or scalar of NumPy whose elements are in the pickle */
 };
@@ -38,7 +39,9 @@ enum torch_fault {
     TORCH_FAULTS
 };
 
-#define TORCH_CONSTANTS UINT64_MAX /* the archive of a tensor: the checkpoint's own, under constants/ */
+/* Archives of tensors. */
+#define TORCH_SHARD     ((uint64_t)1 << 40) /* and its number: of a folder with an index */
+#define TORCH_CONSTANTS UINT64_MAX          /* the checkpoint's own, under constants/ */
 
 /* A strided view. Strides of dimensions with fewer than two elements mean nothing. */
 struct torch_tensor {
@@ -46,8 +49,8 @@ struct torch_tensor {
     uint32_t type;          /* TORCH_ODD_TYPE: its global */
     enum ckpt_dtype dtype;
     uint8_t flip;     /* CKPT_FLIP_* */
-    uint64_t archive; /* 0, TORCH_CONSTANTS: the checkpoint's own; else 1 + where the record of the piece is that it
-                         lies in */
+    uint64_t archive; /* 0, TORCH_CONSTANTS: the checkpoint's own; from TORCH_SHARD on: of a shard; else 1 + where the
+                         record of the piece is that it lies in */
     uint64_t key;     /* of the storage */
     uint64_t size;    /* of the storage, in bytes */
     uint64_t offset;  /* of the first element, in elements */
@@ -91,6 +94,7 @@ struct torch_numpy {
 /* Each appends a record, and returns where it begins. Whether there was room, the buffer tells. */
 size_t ckpt_torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
 size_t ckpt_torch_add_complex(struct ckpt_buf *records, double re, double im);
+size_t ckpt_torch_add_lost(struct ckpt_buf *records, uint32_t entry); /* of the index */
 size_t ckpt_torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
 size_t ckpt_torch_add_numpy(struct ckpt_buf *records, const struct torch_numpy *a);
 size_t ckpt_torch_add_sharded(struct ckpt_buf *records,
@@ -105,6 +109,7 @@ enum torch_record ckpt_torch_record_kind(const struct ckpt_buf *records, size_t 
 void ckpt_torch_get_tensor(const struct ckpt_buf *records, size_t at, struct torch_tensor *ret);
 void ckpt_torch_get_complex(const struct ckpt_buf *records, size_t at, uint8_t ret[16]); /* as complex128 */
 void ckpt_torch_get_numpy(const struct ckpt_buf *records, size_t at, struct torch_numpy *ret);
+uint32_t ckpt_torch_get_lost(const struct ckpt_buf *records, size_t at);
 void ckpt_torch_get_piece(const struct ckpt_buf *records, size_t at, struct torch_piece *ret);
 /* *ret_at: of the first box. */
 void ckpt_torch_get_sharded(const struct ckpt_buf *records, size_t at, struct torch_sharded *ret, size_t *ret_at);

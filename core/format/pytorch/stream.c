@@ -259,10 +259,10 @@ void ckpt_torch_stream_unref(struct torch_stream *s)
     free(s);
 }
 
-int ckpt_torch_stream_load(struct torch_stream *s, struct ckpt_buf *records, struct torch_graph *ret,
+int ckpt_torch_stream_load(struct torch_stream *s, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret,
                            struct ckpt_err *err)
 {
-    int r = ckpt_torch_pickle_load_noting(CKPT_STEAL(s->pickle), s->len, TORCH_SAVE, records, 0, &s->storages, ret,
+    int r = ckpt_torch_pickle_load_noting(CKPT_STEAL(s->pickle), s->len, TORCH_SAVE, records, number, &s->storages, ret,
                                           err);
     if (r < 0)
         return r;

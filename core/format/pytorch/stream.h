@@ -20,7 +20,7 @@ struct torch_stream *ckpt_torch_stream_ref(struct torch_stream *s);
 void ckpt_torch_stream_unref(struct torch_stream *s);
 /* Its objects, as ckpt_torch_pickle_load has them, once; where the storages are is known from then on. -EBADMSG: the
  * file ends too early. */
-int ckpt_torch_stream_load(struct torch_stream *s, struct ckpt_buf *records, struct torch_graph *ret,
+int ckpt_torch_stream_load(struct torch_stream *s, struct ckpt_buf *records, uint64_t number, struct torch_graph *ret,
                            struct ckpt_err *err) CKPT_MUST_USE;
 /* The bytes of a storage, little-endian. False: there is none of that key. */
 bool ckpt_torch_stream_storage(const struct torch_stream *s, uint64_t key, struct ckpt_extent *ret);

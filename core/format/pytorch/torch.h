@@ -7,6 +7,7 @@
 #include "core/format/format.h"
 #include "core/format/pytorch/archive.h"
 #include "core/format/pytorch/pytorch.h"
+#include "core/format/shards.h"
 
 #define TORCH_PAYLOADS    1024
 #define TORCH_FILE_MARK   1 /* of blobs that are files */
@@ -19,9 +20,11 @@ struct torch {
      * in the strings, or with TORCH_SAME_MARK the node where it is shown. */
     struct ckpt_buf records;
     struct ckpt_layouts *layouts;
-    struct torch_archive archive; /* of a checkpoint that is a file */
-    struct ckpt_cache *cache;     /* of a TorchScript archive */
-    pthread_mutex_t lock;         /* what follows */
+    struct torch_archive archive;   /* of a checkpoint that is a file */
+    struct ckpt_cache *cache;       /* of a TorchScript archive */
+    struct ckpt_shards shards;      /* of a folder with an index */
+    struct torch_archive *archives; /* of the shards; one that is closed is opened for each read */
+    pthread_mutex_t lock;           /* what follows */
     struct torch_payload {
         size_t box;             /* where it is in the records; 0: none */
         uint64_t off;           /* of the elements in its file */
