@@ -7,6 +7,7 @@ import json
 import os
 import struct
 
+import numpy as np
 import pytest
 
 import util
@@ -253,3 +254,70 @@ def test_memory(mount, folder, make, want):
         assert e.errno == want and os.getxattr(m / "x.msgpack", "user.ckpt.error")
     assert util.SANITIZED or m.memory() < LIMIT, f"{m.memory() >> 20} MiB"
     assert (m / "good.msgpack/a.json").read_text() == "5\n"
+
+
+# --- folders of shards
+
+
+def packed(value):
+    """msgpack as Flax writes it, of dicts with short string keys, integers below 128 and NumPy arrays."""
+    if isinstance(value, dict):
+        pairs = b"".join(packed(k) + packed(v) for k, v in value.items())
+        return b"\xde" + len(value).to_bytes(2, "big") + pairs
+    if isinstance(value, str):
+        return b"\xd9" + bytes([len(value)]) + value.encode()
+    if isinstance(value, int):
+        return bytes([value])
+    shape = bytes([0x90 | value.ndim, *value.shape])
+    data = value.tobytes()
+    body = b"\x93" + shape + packed(value.dtype.name) + b"\xc5" + len(data).to_bytes(2, "big") + data
+    return b"\xc8" + len(body).to_bytes(2, "big") + b"\1" + body
+
+
+def leaves(tree, path=()):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield "/".join((*path, key)), value
+
+
+def flax_folder(shards, **more):
+    """As transformers saves it: nested dicts, and an index whose keys are joined with '/'."""
+    names = [f"flax_model-{i + 1:05}-of-{len(shards):05}.msgpack" for i in range(len(shards))]
+    places = {path: name for name, tree in zip(names, shards) for path, _ in leaves(tree)} | more
+    index = json.dumps({"metadata": {"total_size": 1}, "weight_map": places}).encode()
+    files = {f"f/{name}": packed(tree) for name, tree in zip(names, shards)}
+    return names, files | {"f/flax_model.msgpack.index.json": index, "f/config.json": b"{}"}
+
+
+def test_folder(mount, folder):
+    """One tree of all shards, more than are kept open; each shard can be opened by itself too."""
+    shards = [{"model": {f"layer{i}": {"w": np.full((2, 3), i, "f4")}, "n": {f"k{i}": i}}} for i in range(70)]
+    names, files = flax_folder(shards)
+    source = folder(files)
+    m = mount(source)
+    assert sorted(os.listdir(m / "f")) == ["config.json", "model"] and len(os.listdir(m / "f/model")) == 71
+    for i in range(70):
+        assert (np.load(m / f"f/model/layer{i}/w.npy") == i).all()
+        assert (m / f"f/model/n/k{i}.json").read_text() == f"{i}\n"
+    assert util.ckptfs("ls", source / "f" / names[69], "model").stdout == "layer69\nn\n"
+    assert json.loads(util.ckptfs("verify", "--json", source / "f").stdout)["faults"] == []
+
+
+def test_folder_with_damage(mount, folder):
+    """A shard that is missing or damaged spoils its own leaves alone."""
+    shards = [{"a": {"w": np.ones(2)}}, {"b": {"x": np.ones(3), "y": 1}}, {"a": {"z": np.ones(4)}}]
+    names, files = flax_folder(shards, **{"a/gone": "flax_model-00003-of-00003.msgpack"})
+    del files[f"f/{names[0]}"]
+    files[f"f/{names[1]}"] = files[f"f/{names[1]}"][:-1]
+    m = mount(folder(files))
+    assert sorted(os.listdir(m / "f/a")) == ["gone.npy", "w.npy", "z.npy"]
+    assert sorted(os.listdir(m / "f/b")) == ["x.npy", "y.npy"]
+    assert np.load(m / "f/a/z.npy").shape == (4,)
+    for name, code in (("a/w", errno.EIO), ("b/x", errno.EBADMSG), ("b/y", errno.EBADMSG), ("a/gone", errno.ENODATA)):
+        with pytest.raises(OSError) as e:
+            (m / f"f/{name}.npy").read_bytes()
+        assert e.value.errno == code, name
+    done = json.loads(util.ckptfs("verify", "--json", folder(files) / "f", check=4).stdout)
+    assert sorted(f["path"] for f in done["faults"]) == ["a/gone.npy", "a/w.npy", "b/x.npy", "b/y.npy"]

@@ -3,8 +3,10 @@
 #include "core/format/flax/flax.h"
 
 #include "core/base/util.h"
+#include "core/format/flax/folder.h"
 #include "core/format/flax/probe.h"
 #include "core/format/flax/state.h"
+#include "core/format/shards.h"
 
 static int flax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **ret, struct ckpt_err *err)
 {
@@ -56,11 +58,21 @@ static const struct ckpt_tree_ops flax_ops = {
     .close = flax_close,
 };
 
+static int flax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
+{
+    bool has_index;
+    int r = ckpt_shards_probe(dir, FLAX_INDEX, &has_index);
+    ret->bits = r == 0 && has_index ? 4 : 0; /* the same in files of PyTorch or safetensors counts more */
+    return r;
+}
+
 static int flax_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
     struct ckpt_file *f;
     struct flax_state *s;
     struct ckpt_tree *t;
+    if (!*o->name)
+        return ckpt_flax_folder_open(o, ret, err);
     int r = ckpt_pins_open(o->pins, o->name, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
@@ -82,6 +94,7 @@ const struct ckpt_format ckpt_flax_format = {
     .suffixes = ckpt_flax_suffixes,
     .begins = ckpt_flax_begins,
     .is_damaged = ckpt_flax_is_damaged,
+    .probe = flax_probe,
     .probe_file = ckpt_flax_probe_file,
     .open = flax_open,
     .plain_name = ckpt_flax_plain_name,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to the PyTorch readers: a folder of shards that PYTORCH.bin.index.json joins to one state dict. */
+/* Private to the PyTorch readers: a folder of shards that BASE.bin.index.json joins to one state dict. */
 #ifndef CKPT_FORMAT_PYTORCH_FOLDER_H
 #define CKPT_FORMAT_PYTORCH_FOLDER_H
 
