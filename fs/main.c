@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct fs_command *find(const char *name)
+static const struct fs_command *find_command(const char *name)
 {
     for (const struct fs_command *c = fs_commands; c->name; c++)
         if (!strcmp(c->name, name))
@@ -23,7 +23,7 @@ void fs_help(const struct fs_command *c, FILE *out)
 int fs_usage(const char *command, const char *fmt, ...)
 {
     va_list ap;
-    const struct fs_command *c = find(command);
+    const struct fs_command *c = find_command(command);
     va_start(ap, fmt);
     fprintf(stderr, "ckptfs %s: ", command);
     vfprintf(stderr, fmt, ap);
@@ -45,6 +45,11 @@ static int overview(FILE *out)
     return out == stdout ? FS_OK : FS_USAGE;
 }
 
+static bool asks_for_help(const char *word)
+{
+    return !strcmp(word, "--help") || !strcmp(word, "-h");
+}
+
 /* A word that is neither a path nor there is a command that was mistyped. */
 static bool is_source(const char *word)
 {
@@ -61,21 +66,19 @@ int main(int argc, char **argv)
 {
     if (argc < 2)
         return overview(stderr);
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+    if (asks_for_help(argv[1]) || !strcmp(argv[1], "help"))
         return overview(stdout);
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
         puts("ckptfs " CKPTFS_VERSION);
         return FS_OK;
     }
-    const struct fs_command *c = find(argv[1]);
-    if (!c && argc >= 3 && is_source(argv[1])) { /* SOURCE MOUNTPOINT, as mount(8) and fstab call it */
-        c = find("mount");
-        return c->run(argc, argv);
+    const struct fs_command *c = find_command(argv[1]);
+    if (!c) { /* SOURCE MOUNTPOINT, as mount(8) and fstab call it */
+        bool is_mount = argc >= 3 && is_source(argv[1]);
+        return is_mount ? find_command("mount")->run(argc, argv) : no_such_command(argv[1]);
     }
-    if (!c)
-        return no_such_command(argv[1]);
     for (int i = 2; i < argc && strcmp(argv[i], "--"); i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+        if (asks_for_help(argv[i])) {
             fs_help(c, stdout);
             return FS_OK;
         }

@@ -66,7 +66,8 @@ static void raise_read_ahead(const char *mountpoint)
     while (f && real && fgets(line, sizeof line, f)) {
         unsigned major, minor;
         char where[4096];
-        if (sscanf(line, "%*u %*u %u:%u %*s %4095s", &major, &minor, where) == 3 && !strcmp(where, real))
+        bool is_mount = sscanf(line, "%*u %*u %u:%u %*s %4095s", &major, &minor, where) == 3;
+        if (is_mount && !strcmp(where, real)) /* the last one is on top */
             snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", major, minor);
     }
     if (f)
@@ -76,8 +77,8 @@ static void raise_read_ahead(const char *mountpoint)
         ckpt_log(CKPT_LOG_DEBUG, "the kernel's read-ahead stays as it is");
 }
 
-/* --- the thread that tells the kernel which steps have gone, so that it lets go of their files. It holds no lock that
- * an operation needs: the notification may have to wait for one. --- */
+/* --- the sweeper: a thread that tells the kernel which steps have gone, so that the kernel forgets their files. It
+ * holds no lock that an operation needs: the notification may have to wait for one. --- */
 
 struct sweeper {
     struct fs_mount *mount;
@@ -109,57 +110,122 @@ static void announce(struct sweeper *s)
         close(s->mount->ready_fd);
 }
 
+/* False: the mount ends. */
+static bool rest(struct sweeper *s, double seconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += (time_t)seconds;
+    CKPT_GUARD(&s->lock);
+    int r = 0;
+    while (!s->ending && r == 0) /* it may wake without a reason */
+        r = pthread_cond_timedwait(&s->wake, &s->lock, &until);
+    return !s->ending;
+}
+
 static void *sweep(void *arg)
 {
     struct sweeper *s = arg;
     announce(s);
     double period = CKPT_MAX(s->mount->opt->core.refresh, 1.0);
-    for (;;) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += (time_t)period;
-        pthread_mutex_lock(&s->lock);
-        while (!s->ending && pthread_cond_timedwait(&s->wake, &s->lock, &until) == 0)
-            ;
-        bool ending = s->ending;
-        pthread_mutex_unlock(&s->lock);
-        if (ending)
-            return NULL;
+    while (rest(s, period)) {
         ckpt_sweep(s->mount->source, notify_gone, s);
         malloc_trim(1 << 20);
     }
+    return NULL;
 }
 
 /* --- serving --- */
 
+/* The -o of a session; libfuse's functions return -1 without memory. */
+static int add_options(const struct fs_mount *m, const struct fs_mount_options *o, char **ret)
+{
+    bool is_writable = m->writable || o->read_write;
+    CKPT_AUTOFREE char *real = realpath(o->source, NULL);
+    const char *source = real ? real : o->source;
+    CKPT_AUTOFREE char *fsname = malloc(strlen("fsname=") + strlen(source) + 1);
+    if (!fsname)
+        return -1;
+    sprintf(fsname, "fsname=%s", source);
+    int r = fuse_opt_add_opt(ret, "default_permissions,subtype=ckptfs");
+    if (r == 0 && !is_writable)
+        r = fuse_opt_add_opt(ret, "ro");
+    if (r == 0)
+        r = fuse_opt_add_opt_escaped(ret, fsname);
+    if (r == 0 && o->fuse)
+        r = fuse_opt_add_opt(ret, o->fuse);
+    return r;
+}
+
 static struct fuse_session *new_session(struct fs_mount *m, const struct fs_mount_options *o, struct ckpt_err *err)
 {
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-    char *mount_opts = NULL;
-    CKPT_AUTOFREE char *real = realpath(o->source, NULL);
-    CKPT_AUTOFREE char *fsname = malloc(strlen(real ? real : o->source) + 8);
     struct fuse_session *session = NULL;
-    if (fsname) {
-        sprintf(fsname, "fsname=%s", real ? real : o->source);
-        if (fuse_opt_add_arg(&args, "ckptfs") == 0 &&
-            fuse_opt_add_opt(&mount_opts, m->writable || o->read_write
-                                              ? "default_permissions,subtype=ckptfs"
-                                              : "ro,default_permissions,subtype=ckptfs") == 0 &&
-            fuse_opt_add_opt_escaped(&mount_opts, fsname) == 0 &&
-            (!o->fuse || fuse_opt_add_opt(&mount_opts, o->fuse) == 0) && fuse_opt_add_arg(&args, "-o") == 0 &&
-            fuse_opt_add_arg(&args, mount_opts) == 0 && (!o->debug || fuse_opt_add_arg(&args, "-d") == 0))
-            session = fuse_session_new(&args, &fs_operations, sizeof fs_operations, m);
-    }
+    char *options = NULL;
+    int r = add_options(m, o, &options);
+    if (r == 0)
+        r = fuse_opt_add_arg(&args, "ckptfs");
+    if (r == 0)
+        r = fuse_opt_add_arg(&args, "-o");
+    if (r == 0)
+        r = fuse_opt_add_arg(&args, options);
+    if (r == 0 && o->debug)
+        r = fuse_opt_add_arg(&args, "-d");
+    if (r == 0)
+        session = fuse_session_new(&args, &fs_operations, sizeof fs_operations, m);
     if (!session)
         ckpt_fail(err, EINVAL, "an option is not known: %s", o->fuse ? o->fuse : "");
     fuse_opt_free_args(&args);
-    free(mount_opts);
+    free(options);
     return session;
 }
 
 static int run_loop(struct fuse_session *session, const struct fs_mount_options *o)
 {
     return o->single_thread ? fuse_session_loop(session) : fs_loop_run(session);
+}
+
+static int mount_session(struct fuse_session *session, const struct fs_mount_options *o, struct ckpt_err *err)
+{
+    struct stat st;
+    bool is_other = stat(o->mountpoint, &st) == 0 && !S_ISDIR(st.st_mode);
+    if (is_other) /* libfuse would mount on it, and nothing could be reached */
+        return ckpt_fail(err, ENOTDIR, "%s: not a directory", o->mountpoint);
+    if (fuse_set_signal_handlers(session) == 0) {
+        if (fuse_session_mount(session, o->mountpoint) == 0)
+            return 0;
+        fuse_remove_signal_handlers(session);
+    }
+    bool is_for_others = o->fuse && strstr(o->fuse, "allow_");
+    return ckpt_fail(err, EIO,
+                     "%s: cannot be mounted: is it an empty directory of yours, is /dev/fuse there, and is fusermount3 "
+                     "installed?%s",
+                     o->mountpoint,
+                     is_for_others ? " allow_other and allow_root want user_allow_other in /etc/fuse.conf." : "");
+}
+
+/* Until it is unmounted, or a signal ends it: an exit status. */
+static int serve_mounted(struct fs_mount *m, const struct fs_mount_options *o, struct fuse_session *session)
+{
+    struct sweeper s = {
+        .mount = m, .session = session, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    /* Passthrough wants the handles that only a writable mount has. Tests that count what is written to disk want none
+     * of it. */
+    bool wanted = m->writable || o->passthrough;
+    if (wanted && geteuid() == 0 && !ckpt_disk_watched())
+        m->passthrough = fs_passthrough_new(session);
+    bool sweeping = pthread_create(&s.thread, NULL, sweep, &s) == 0;
+    if (!sweeping)
+        send_report(m->ready_fd, FS_MOUNT_FAILED, "no thread can be made");
+    int r = sweeping ? run_loop(session, o) : -EAGAIN;
+    pthread_mutex_lock(&s.lock);
+    s.ending = true;
+    pthread_cond_signal(&s.wake);
+    pthread_mutex_unlock(&s.lock);
+    fuse_session_unmount(session); /* first: it lets a notification under way return */
+    if (sweeping)
+        pthread_join(s.thread, NULL);
+    return r < 0 ? FS_MOUNT_FAILED : FS_OK; /* a signal ends it well */
 }
 
 static int serve(struct fs_mount *m, const struct fs_mount_options *o)
@@ -171,46 +237,12 @@ static int serve(struct fs_mount *m, const struct fs_mount_options *o)
         return FS_USAGE;
     }
     int status = FS_MOUNT_FAILED;
-    struct stat st;
     clear_dead_mount(o->mountpoint);
-    if (stat(o->mountpoint, &st) == 0 &&
-        !S_ISDIR(st.st_mode)) { /* libfuse would mount on it, and nothing could be reached */
-        ckpt_fail(&err, ENOTDIR, "%s: not a directory", o->mountpoint);
+    if (mount_session(session, o, &err) == 0) {
+        status = serve_mounted(m, o, session);
+        fuse_remove_signal_handlers(session);
+    } else
         send_report(m->ready_fd, FS_MOUNT_FAILED, err.text);
-        fuse_session_destroy(session);
-        return FS_MOUNT_FAILED;
-    }
-    if (fuse_set_signal_handlers(session) != 0 || fuse_session_mount(session, o->mountpoint) != 0) {
-        ckpt_fail(&err, EIO,
-                  "%s: cannot be mounted: is it an empty directory of yours, is /dev/fuse there, and is fusermount3 "
-                  "installed?%s",
-                  o->mountpoint,
-                  o->fuse && strstr(o->fuse, "allow_")
-                      ? " allow_other and allow_root want user_allow_other in /etc/fuse.conf."
-                      : "");
-        send_report(m->ready_fd, FS_MOUNT_FAILED, err.text);
-    } else {
-        /* Writing by the kernel itself wants the handles that only a writable mount has; tests that count what is
-         * written to disk want none. */
-        bool wanted = m->writable || o->passthrough;
-        if (wanted && geteuid() == 0 && !ckpt_disk_watched())
-            m->passthrough = fs_passthrough_new(session);
-        struct sweeper s = {
-            .mount = m, .session = session, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
-        bool sweeping = pthread_create(&s.thread, NULL, sweep, &s) == 0;
-        if (!sweeping)
-            send_report(m->ready_fd, FS_MOUNT_FAILED, "no thread can be made");
-        int r = sweeping ? run_loop(session, o) : -EAGAIN;
-        status = r < 0 ? FS_MOUNT_FAILED : FS_OK; /* a signal ends it well */
-        pthread_mutex_lock(&s.lock);
-        s.ending = true;
-        pthread_cond_signal(&s.wake);
-        pthread_mutex_unlock(&s.lock);
-        fuse_session_unmount(session); /* first: it lets a notification under way return */
-        if (sweeping)
-            pthread_join(s.thread, NULL);
-    }
-    fuse_remove_signal_handlers(session);
     fuse_session_destroy(session);
     fs_passthrough_free(m->passthrough);
     return status;
@@ -218,8 +250,15 @@ static int serve(struct fs_mount *m, const struct fs_mount_options *o)
 
 static int status_of(int error)
 {
-    return error == -EUCLEAN || error == -EBADMSG || error == -EOPNOTSUPP || error == -ENODATA ? FS_INTEGRITY
-                                                                                               : FS_UNREACHABLE;
+    switch (-error) {
+    case EUCLEAN:
+    case EBADMSG:
+    case EOPNOTSUPP:
+    case ENODATA:
+        return FS_INTEGRITY;
+    default:
+        return FS_UNREACHABLE;
+    }
 }
 
 /* In the daemon: open, mount, serve. ready_fd is where the parent waits, or -1. */
@@ -230,7 +269,10 @@ static int run_daemon(struct fs_mount_options *o, int ready_fd)
     o->core.write = !o->read_only;
     o->core.hidden = o->mountpoint;
     int r = fs_opens_new(&m.opens);
-    r = r < 0 ? ckpt_fail(&err, -r, "out of memory") : ckpt_source_open(o->source, &o->core, &m.source, &err);
+    if (r < 0)
+        ckpt_no_memory(&err);
+    else
+        r = ckpt_source_open(o->source, &o->core, &m.source, &err);
     if (r < 0) {
         fs_opens_free(m.opens);
         if (ready_fd < 0)
@@ -285,13 +327,39 @@ static void prepare_process(void)
 {
     signal(SIGIO, SIG_IGN); /* whoever breaks a lease of ours would end the daemon */
     struct rlimit rl;
-    if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max) { /* files of checkpoints are kept open */
+    bool may_raise = getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max;
+    if (may_raise) { /* files of checkpoints are kept open */
         rl.rlim_cur = rl.rlim_max;
         setrlimit(RLIMIT_NOFILE, &rl);
     }
     mallopt(M_ARENA_MAX, 2);            /* many threads, little memory */
     mallopt(M_MMAP_THRESHOLD, 4 << 20); /* chunks go back to the system when they are dropped */
     mallopt(M_TRIM_THRESHOLD, 16 << 20);
+}
+
+/* Returns in the parent when the mount works, and in the child when it has ended. */
+static int run_in_background(struct fs_mount_options *o)
+{
+    int pipes[2];
+    if (pipe2(pipes, O_CLOEXEC) < 0) {
+        perror("ckptfs: pipe");
+        return FS_MOUNT_FAILED;
+    }
+    pid_t child = fork();
+    if (child < 0) {
+        perror("ckptfs: fork");
+        return FS_MOUNT_FAILED;
+    }
+    if (child == 0) {
+        close(pipes[0]);
+        detach();
+        ckpt_log_setup(CKPT_LOG_INFO, 1);
+        return run_daemon(o, pipes[1]);
+    }
+    close(pipes[1]);
+    int status = await_daemon(pipes[0], child);
+    close(pipes[0]);
+    return status;
 }
 
 int fs_mount_main(int argc, char **argv)
@@ -301,7 +369,7 @@ int fs_mount_main(int argc, char **argv)
     if (fs_mount_options_parse(argc, argv, &o, &err) < 0)
         return fs_usage("mount", "%s", err.text);
     prepare_process();
-    int status, pipes[2];
+    int status;
     /* The daemon changes its folder. */
     CKPT_AUTOFREE char *source = realpath(o.source, NULL), *mountpoint = realpath(o.mountpoint, NULL);
     if (source)
@@ -311,63 +379,8 @@ int fs_mount_main(int argc, char **argv)
     if (o.foreground) {
         ckpt_log_setup(o.debug ? CKPT_LOG_DEBUG : CKPT_LOG_INFO, 0);
         status = run_daemon(&o, -1);
-    } else if (pipe2(pipes, O_CLOEXEC) < 0) {
-        perror("ckptfs: pipe");
-        status = FS_MOUNT_FAILED;
-    } else {
-        pid_t child = fork();
-        if (child < 0) {
-            perror("ckptfs: fork");
-            status = FS_MOUNT_FAILED;
-        } else if (child == 0) {
-            close(pipes[0]);
-            detach();
-            ckpt_log_setup(CKPT_LOG_INFO, 1);
-            status = run_daemon(&o, pipes[1]);
-        } else {
-            close(pipes[1]);
-            status = await_daemon(pipes[0], child);
-            close(pipes[0]);
-        }
-    }
+    } else
+        status = run_in_background(&o);
     fs_mount_options_clear(&o);
     return status;
-}
-
-/* --- umount --- */
-
-int fs_umount_main(int argc, char **argv)
-{
-    bool lazy = false, force = false;
-    const char *mountpoint = NULL;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--lazy") || !strcmp(argv[i], "-l"))
-            lazy = true;
-        else if (!strcmp(argv[i], "--force") || !strcmp(argv[i], "-f"))
-            force = true;
-        else if (argv[i][0] == '-' || mountpoint)
-            return fs_usage("umount", "unknown argument %s", argv[i]);
-        else
-            mountpoint = argv[i];
-    }
-    if (!mountpoint)
-        return fs_usage("umount", "the mount point is missing");
-    /* As root directly; else through fusermount3, which may. */
-    if (umount2(mountpoint, (lazy ? MNT_DETACH : 0) | (force ? MNT_FORCE : 0)) == 0)
-        return FS_OK;
-    int error = errno;
-    if (error == EPERM) {
-        pid_t pid = fork();
-        int status = 0;
-        if (pid == 0) {
-            execlp("fusermount3", "fusermount3", "-u", lazy ? "-z" : mountpoint, lazy ? mountpoint : NULL,
-                   (char *)NULL);
-            _exit(127);
-        }
-        if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status))
-            return WEXITSTATUS(status) == 0 ? FS_OK : FS_MOUNT_FAILED;
-    }
-    fprintf(stderr, "ckptfs: %s: %s%s\n", mountpoint, error == EINVAL ? "nothing is mounted there" : strerror(error),
-            error == EBUSY ? ": a program still uses it (see it with fuser -vm); --lazy unmounts when it ends" : "");
-    return FS_MOUNT_FAILED;
 }

@@ -20,15 +20,28 @@
 #define STAGED_ATTR 1.0                 /* seconds */
 #define INSIDE      ((uint64_t)1 << 40) /* ids from here on are inside of checkpoints */
 
+static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
+
+static mode_t shown_mode(const struct fs_mount *m, const struct ckpt_attr *a)
+{
+    if (a->type == CKPT_LINK)
+        return S_IFLNK | 0777;
+    return types[a->type] | (a->mode & ~(mode_t)m->opt->shown.umask);
+}
+
+static nlink_t shown_links(const struct ckpt_attr *a)
+{
+    if (a->nlink != CKPT_NLINK_UNKNOWN)
+        return a->nlink;
+    return a->type == CKPT_DIR ? 2 : 1;
+}
+
 void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct stat *st)
 {
-    static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
     *st = (struct stat){
         .st_ino = a->ino,
-        .st_mode = types[a->type] | (a->type == CKPT_LINK ? 0777 : a->mode & ~(mode_t)m->opt->shown.umask),
-        .st_nlink = a->nlink != CKPT_NLINK_UNKNOWN ? a->nlink
-                    : a->type == CKPT_DIR          ? 2
-                                                   : 1,
+        .st_mode = shown_mode(m, a),
+        .st_nlink = shown_links(a),
         .st_uid = m->opt->shown.set_uid ? m->opt->shown.uid : a->uid,
         .st_gid = m->opt->shown.set_gid ? m->opt->shown.gid : a->gid,
         .st_size = (off_t)a->size,
@@ -44,13 +57,22 @@ void fs_fill_stat(const struct fs_mount *m, const struct ckpt_attr *a, struct st
  * from them. */
 double fs_attr_timeout(const struct fs_mount *m, const struct ckpt_attr *a)
 {
-    return a->immutable || a->snapshot ? FOR_EVER : a->staged ? STAGED_ATTR : m->opt->core.refresh;
+    if (a->immutable || a->snapshot)
+        return FOR_EVER;
+    return a->staged ? STAGED_ATTR : m->opt->core.refresh;
+}
+
+static double entry_timeout(const struct fs_mount *m, const struct ckpt_attr *a)
+{
+    if (a->snapshot || a->uncached)
+        return 0;
+    return a->immutable || a->staged ? FOR_EVER : m->opt->core.refresh;
 }
 
 void fs_fill_entry(const struct fs_mount *m, const struct ckpt_attr *a, struct fuse_entry_param *e)
 {
     *e = (struct fuse_entry_param){.ino = a->id};
-    e->entry_timeout = a->snapshot || a->uncached ? 0 : a->immutable || a->staged ? FOR_EVER : m->opt->core.refresh;
+    e->entry_timeout = entry_timeout(m, a);
     e->attr_timeout = fs_attr_timeout(m, a);
     fs_fill_stat(m, a, &e->attr);
 }
@@ -71,7 +93,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct fuse_entry_param e = {0};
     struct ckpt_caller who = fs_caller(req);
     int r = ckpt_lookup_for(m->source, parent, name, &who, &a, NULL);
-    if (r == -ENOENT && parent >= INSIDE && !a.uncached) {
+    bool stays_away = r == -ENOENT && parent >= INSIDE && !a.uncached;
+    if (stays_away) {
         /* A committed step never gets another name; but where steps are changed, its directories stand for those of the
          * changed one. */
         e.entry_timeout = m->writable ? m->opt->core.refresh : FOR_EVER;
@@ -124,6 +147,26 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
         fuse_reply_readlink(req, target);
 }
 
+/* The descriptor by which the kernel may read and write the file itself, or -1. Of a handle it is the handle's own. */
+static int direct_fd(struct fs_mount *m, fuse_ino_t ino, struct ckpt_handle *handle)
+{
+    if (handle)
+        return ckpt_handle_fd(handle);
+    return m->opt->passthrough ? ckpt_backing_fd(m->source, ino) : -1;
+}
+
+static int reply_open(struct fs_mount *m, fuse_req_t req, fuse_ino_t ino, struct ckpt_handle *handle,
+                      struct fuse_file_info *fi)
+{
+    int fd = direct_fd(m, ino, handle);
+    int32_t backing = fs_passthrough_open(m->passthrough, ino, fd);
+    if (fd >= 0 && !handle)
+        close(fd);
+    if (backing && handle)
+        ckpt_handle_unseen(handle);
+    return backing ? fs_passthrough_reply_open(req, fi->fh, backing, fi->noflush) : fuse_reply_open(req, fi);
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct fs_mount *m = fs_mount_of(req);
@@ -151,17 +194,11 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (open)
         open->what = handle;
     fi->fh = (uintptr_t)open;
-    fi->keep_cache = a.immutable ||
-                     (a.staged &&
-                      !m->passthrough); /* what the kernel has written by itself is not in its cache of this file */
+    /* What the kernel writes by passthrough is not in its cache of this file. */
+    bool cache_is_current = a.staged && !m->passthrough;
+    fi->keep_cache = a.immutable || cache_is_current;
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
-    int fd = handle ? ckpt_handle_fd(handle) : m->opt->passthrough ? ckpt_backing_fd(m->source, ino) : -1;
-    int32_t backing = fs_passthrough_open(m->passthrough, ino, fd);
-    if (fd >= 0 && !handle)
-        close(fd);
-    if (backing && handle)
-        ckpt_handle_unseen(handle);
-    if ((backing ? fs_passthrough_reply_open(req, fi->fh, backing, fi->noflush) : fuse_reply_open(req, fi)) < 0) {
+    if (reply_open(m, req, ino, handle, fi) < 0) {
         fs_passthrough_release(m->passthrough, ino);
         ckpt_release(handle);
         fs_open_end(m->opens, open);
@@ -178,7 +215,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 {
     struct ckpt_handle *handle = fs_handle_of(fi);
     if (handle) {
-        CKPT_AUTOFREE char *buf = malloc(size ? size : 1);
+        CKPT_AUTOFREE char *buf = malloc(CKPT_MAX(size, (size_t)1));
         ssize_t n = buf ? ckpt_handle_read(handle, buf, size, (uint64_t)off, !(fi->flags & O_DIRECT)) : -ENOMEM;
         if (n < 0)
             fuse_reply_err(req, (int)-n);
@@ -197,8 +234,10 @@ static int seek(struct fs_mount *m, fuse_ino_t ino, struct ckpt_handle *handle, 
     struct ckpt_attr a;
     uint64_t end;
     int r = ckpt_getattr(m->source, ino, &a, NULL);
-    if (r < 0 || *off >= a.size)
-        return r < 0 ? r : -ENXIO;
+    if (r < 0)
+        return r;
+    if (*off >= a.size)
+        return -ENXIO;
     for (; *off < a.size; *off = CKPT_MIN(end, a.size)) {
         r = handle ? ckpt_handle_run(handle, *off, &end) : ckpt_run(m->source, ino, *off, &end, NULL);
         if (r < 0)
@@ -214,8 +253,8 @@ static int seek(struct fs_mount *m, fuse_ino_t ino, struct ckpt_handle *handle, 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
     uint64_t at = (uint64_t)off;
-    int r = whence == SEEK_DATA || whence == SEEK_HOLE ? seek(fs_mount_of(req), ino, fs_handle_of(fi), &at, whence)
-                                                       : -EINVAL;
+    bool is_known = whence == SEEK_DATA || whence == SEEK_HOLE; /* the kernel does the others */
+    int r = is_known ? seek(fs_mount_of(req), ino, fs_handle_of(fi), &at, whence) : -EINVAL;
     if (r < 0)
         fuse_reply_err(req, -r);
     else
@@ -265,41 +304,81 @@ static int next_dirent(struct ckpt_dir *dir, uint64_t pos, fuse_ino_t ino, struc
     return r;
 }
 
+/* A directory that is being listed into a buffer. */
+struct listing {
+    fuse_req_t req;
+    struct fs_mount *m;
+    struct ckpt_dir *dir;
+    fuse_ino_t ino;
+    bool plus; /* entries are looked up, too */
+    char *buf;
+    size_t size, used;
+};
+
+/* Fills *e, with a reference if it is found: 1, which the kernel then has; 0: it is not looked up; -ENOENT: it has gone
+ * since the directory was opened. */
+static int look_up_listed(const struct listing *l, const struct ckpt_dirent *d, struct fuse_entry_param *e)
+{
+    struct ckpt_attr a;
+    if (ckpt_dir_is_uncached(l->dir))
+        return 0;
+    int r = ckpt_lookup(l->m->source, l->ino, d->name, &a, NULL);
+    if (r < 0) {
+        bool is_gone = r == -ENOENT && !ckpt_dir_in_tree(l->dir);
+        return is_gone ? r : 0;
+    }
+    if (a.snapshot) { /* which is for who looks it up by name */
+        ckpt_forget(l->m->source, a.id, 1);
+        return 0;
+    }
+    fs_fill_entry(l->m, &a, e);
+    return 1;
+}
+
+/* False: there is no room for it. */
+static bool add_listed(struct listing *l, const struct ckpt_dirent *d, uint64_t pos)
+{
+    struct fuse_entry_param e = {.attr = {.st_ino = d->ino, .st_mode = types[d->type]}};
+    char *to = l->buf + l->used;
+    size_t n, left = l->size - l->used;
+    if (!l->plus) {
+        n = fuse_add_direntry(l->req, to, left, d->name, &e.attr, (off_t)d->next);
+        l->used += n <= left ? n : 0;
+        return n <= left;
+    }
+    bool is_dots = pos < 2;
+    int found = is_dots ? 0 : look_up_listed(l, d, &e);
+    if (found < 0)
+        return true;
+    n = fuse_add_direntry_plus(l->req, to, left, d->name, &e, (off_t)d->next);
+    if (n <= left) {
+        l->used += n;
+        return true;
+    }
+    if (found)
+        ckpt_forget(l->m->source, e.ino, 1);
+    return false;
+}
+
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
 {
-    static const mode_t types[] = {[CKPT_FILE] = S_IFREG, [CKPT_DIR] = S_IFDIR, [CKPT_LINK] = S_IFLNK};
-    struct fs_mount *m = fs_mount_of(req);
     CKPT_AUTOFREE char *buf = malloc(size);
-    size_t used = 0;
+    struct listing l = {req, fs_mount_of(req), fs_dir_of(fi), ino, plus, buf, size, 0};
     struct ckpt_dirent d;
-    int r = buf ? 0 : -ENOMEM;
-    for (uint64_t pos = (uint64_t)off; r >= 0 && (r = next_dirent(fs_dir_of(fi), pos, ino, &d)) == 1; pos = d.next) {
-        struct fuse_entry_param e = {.attr = {.st_ino = d.ino, .st_mode = types[d.type]}};
-        struct ckpt_attr a;
-        bool taken = false;
-        if (plus && pos >= 2 && !ckpt_dir_is_uncached(fs_dir_of(fi))) {
-            int l = ckpt_lookup(m->source, ino, d.name, &a, NULL);
-            if (l == -ENOENT && !ckpt_dir_in_tree(fs_dir_of(fi)))
-                continue;                  /* it has gone since the directory was opened */
-            taken = l == 0 && !a.snapshot; /* which is for who looks it up */
-            if (taken)
-                fs_fill_entry(m, &a, &e);
-            else if (l == 0)
-                ckpt_forget(m->source, a.id, 1);
-        }
-        size_t n = plus ? fuse_add_direntry_plus(req, buf + used, size - used, d.name, &e, (off_t)d.next)
-                        : fuse_add_direntry(req, buf + used, size - used, d.name, &e.attr, (off_t)d.next);
-        if (n > size - used) {
-            if (taken)
-                ckpt_forget(m->source, a.id, 1);
-            break;
-        }
-        used += n;
+    if (!buf) {
+        fuse_reply_err(req, ENOMEM);
+        return;
     }
-    if (r < 0 && !used)
+    uint64_t pos = (uint64_t)off;
+    int r = next_dirent(l.dir, pos, ino, &d);
+    while (r == 1 && add_listed(&l, &d, pos)) {
+        pos = d.next;
+        r = next_dirent(l.dir, pos, ino, &d);
+    }
+    if (r < 0 && !l.used)
         fuse_reply_err(req, -r);
     else
-        fuse_reply_buf(req, buf, used);
+        fuse_reply_buf(req, buf, l.used);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -325,15 +404,16 @@ static void reply_xattr(fuse_req_t req, ssize_t n, const char *buf, size_t size)
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
     struct ckpt_caller who = fs_caller(req);
-    CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
-    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_getxattr(fs_mount_of(req)->source, ino, name, &who, buf, size), buf,
-                size);
+    CKPT_AUTOFREE char *buf = malloc(size + 1); /* size 0 asks for the length */
+    ssize_t n = buf ? ckpt_getxattr(fs_mount_of(req)->source, ino, name, &who, buf, size) : -ENOMEM;
+    reply_xattr(req, n, buf, size);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-    CKPT_AUTOFREE char *buf = size ? malloc(size) : NULL;
-    reply_xattr(req, size && !buf ? -ENOMEM : ckpt_listxattr(fs_mount_of(req)->source, ino, buf, size), buf, size);
+    CKPT_AUTOFREE char *buf = malloc(size + 1);
+    ssize_t n = buf ? ckpt_listxattr(fs_mount_of(req)->source, ino, buf, size) : -ENOMEM;
+    reply_xattr(req, n, buf, size);
 }
 
 const struct fuse_lowlevel_ops fs_operations = {

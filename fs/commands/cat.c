@@ -35,6 +35,20 @@ static int put(struct cat *c, const uint8_t *p, size_t len)
     return 0;
 }
 
+static int put_file(struct cat *c, uint64_t id, const char *path, struct ckpt_err *err)
+{
+    uint64_t off = 0;
+    for (;;) {
+        ssize_t n = ckpt_read(c->src, id, c->block, BLOCK, off, err);
+        if (n < 0)
+            return ckpt_fail_in(err, (int)-n, "%s", path);
+        int r = put(c, c->block, (size_t)n);
+        if (r < 0 || n == 0)
+            return r;
+        off += (uint64_t)n;
+    }
+}
+
 static int cat_file(struct cat *c, const char *path, struct ckpt_err *err)
 {
     struct ckpt_attr at;
@@ -42,17 +56,8 @@ static int cat_file(struct cat *c, const char *path, struct ckpt_err *err)
     int r = whole ? fs_walk(c->src, whole, &at, err) : ckpt_no_memory(err);
     if (r < 0)
         return r;
-    if (at.type == CKPT_DIR)
-        r = ckpt_fail(err, EISDIR, "%s: a directory", path);
-    for (uint64_t off = 0; r == 0;) {
-        ssize_t n = ckpt_read(c->src, at.id, c->block, BLOCK, off, err);
-        if (n <= 0) {
-            r = n < 0 ? ckpt_fail_in(err, (int)-n, "%s", path) : 0;
-            break;
-        }
-        r = put(c, c->block, (size_t)n);
-        off += (uint64_t)n;
-    }
+    bool is_dir = at.type == CKPT_DIR;
+    r = is_dir ? ckpt_fail(err, EISDIR, "%s: a directory", path) : put_file(c, at.id, path, err);
     ckpt_forget(c->src, at.id, 1);
     return r;
 }

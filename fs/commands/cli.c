@@ -2,6 +2,7 @@
 #include "fs/commands/cli.h"
 
 #include "core/array/dtype.h"
+#include "core/base/path.h"
 #include "core/base/util.h"
 
 #include <getopt.h>
@@ -10,6 +11,7 @@
 
 #define FOREVER     86400.0
 #define PROGRESS_NS 100000000ll
+#define MAX_DEPTH   1024
 
 /* --- ending --- */
 
@@ -34,6 +36,12 @@ int fs_status(int error)
 const char *fs_reason(int error, const struct ckpt_err *err)
 {
     return err && err->code == -error && *err->text ? err->text : strerror(-error);
+}
+
+int fs_give_reason(struct ckpt_err *err, int error)
+{
+    bool has_reason = err && err->code == -error && *err->text;
+    return has_reason ? error : ckpt_fail(err, -error, "%s", strerror(-error));
 }
 
 int fs_fail(const char *command, bool json, int error, const struct ckpt_err *err)
@@ -76,18 +84,22 @@ int fs_open(const char *path, struct ckpt_source **ret, struct ckpt_err *err)
     return ckpt_source_open(path, &o, ret, err);
 }
 
+/* A text that begins with "name: ", without that. */
+static const char *without_name(const char *text, const char *name)
+{
+    size_t n = strlen(name);
+    bool has_name = n && !strncmp(text, name, n) && !strncmp(text + n, ": ", 2);
+    return has_name ? text + n + 2 : text;
+}
+
 int fs_walk(struct ckpt_source *src, const char *path, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct ckpt_err own = {0};
     int r = ckpt_walk(src, CKPT_ROOT, path, ret, &own);
     if (r == 0)
         return 0;
-    const char *last = strrchr(path, '/'), *text = fs_reason(r, &own);
-    last = last ? last + 1 : path;
-    size_t n = strlen(last);
-    if (n && !strncmp(text, last, n) && !strncmp(text + n, ": ", 2)) /* the last name is in the path already */
-        text += n + 2;
-    return ckpt_fail(err, -r, "%s%s%s", path, *path ? ": " : "", text);
+    const char *text = without_name(fs_reason(r, &own), ckpt_path_name(path));
+    return *path ? ckpt_fail(err, -r, "%s: %s", path, text) : ckpt_fail(err, -r, "%s", text);
 }
 
 int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *arg, struct ckpt_err *err)
@@ -95,11 +107,14 @@ int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *a
     struct ckpt_dir *dir;
     struct ckpt_dirent e;
     bool immutable;
-    int r = ckpt_opendir(src, id, &dir, &immutable, err), more = 0;
+    int r = ckpt_opendir(src, id, &dir, &immutable, err);
     if (r < 0)
         return r;
-    for (uint64_t pos = 0; r == 0 && (more = ckpt_readdir(dir, pos, &e)) == 1; pos = e.next)
+    int more = ckpt_readdir(dir, 0, &e);
+    while (r == 0 && more == 1) {
         r = visit(arg, &e);
+        more = ckpt_readdir(dir, e.next, &e);
+    }
     if (r == 0 && more < 0)
         r = ckpt_fail(err, -more, "%s", strerror(-more));
     ckpt_closedir(dir);
@@ -150,6 +165,27 @@ static void sum_fault(struct fs_sum *sum, const char *name, int error, const str
         ckpt_fail(&sum->err, -error, "%s: %s", name, fs_reason(error, err));
 }
 
+static int sum_entry(void *arg, const struct ckpt_dirent *e);
+
+static int sum_dir(const struct summing *s, const struct ckpt_attr *at, struct ckpt_err *err)
+{
+    struct summing below = {s->src, s->sum, at->id, s->depth + 1};
+    s->sum->containers++;
+    return s->depth < MAX_DEPTH ? fs_each_entry(s->src, at->id, sum_entry, &below, err) : 0;
+}
+
+static int sum_leaf(const struct summing *s, const struct ckpt_attr *at, struct ckpt_err *err)
+{
+    cJSON *meta = NULL;
+    s->sum->bytes += at->size;
+    s->sum->stored += at->stored;
+    if (at->size) /* a leaf that cannot be read is listed with size 0 */
+        return 0;
+    int r = fs_describe(s->src, at->id, &meta, err);
+    cJSON_Delete(meta);
+    return r == -ENODATA ? 0 : r; /* a file that belongs to no checkpoint */
+}
+
 static int sum_entry(void *arg, const struct ckpt_dirent *e)
 {
     struct summing *s = arg;
@@ -158,24 +194,12 @@ static int sum_entry(void *arg, const struct ckpt_dirent *e)
     if (e->type == CKPT_LINK)
         return 0;
     int r = ckpt_lookup(s->src, s->dir, e->name, &at, &err);
-    if (r == -ENOENT)
+    if (r == -ENOENT) /* it went while we looked */
         return 0;
-    s->sum->leaves += at.type == CKPT_FILE || r < 0;
-    if (r == 0 && at.type == CKPT_DIR) {
-        struct summing below = {s->src, s->sum, at.id, s->depth + 1};
-        s->sum->containers++;
-        if (s->depth < 1024)
-            r = fs_each_entry(s->src, at.id, sum_entry, &below, &err);
-    } else if (r == 0) {
-        cJSON *meta = NULL;
-        s->sum->bytes += at.size;
-        s->sum->stored += at.stored;
-        if (!at.size) /* a leaf that cannot be read is listed with size 0 */
-            r = fs_describe(s->src, at.id, &meta, &err);
-        if (r == -ENODATA)
-            r = 0; /* a file that belongs to no checkpoint */
-        cJSON_Delete(meta);
-    }
+    bool is_dir = r == 0 && at.type == CKPT_DIR;
+    s->sum->leaves += !is_dir && (r < 0 || at.type == CKPT_FILE);
+    if (r == 0)
+        r = is_dir ? sum_dir(s, &at, &err) : sum_leaf(s, &at, &err);
     if (r < 0)
         sum_fault(s->sum, e->name, r, &err);
     if (at.id)
@@ -199,9 +223,10 @@ void fs_put_name(FILE *out, const char *name)
         return;
     }
     for (const unsigned char *p = (const unsigned char *)name; *p; p++) {
-        bool c1 = *p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0; /* the same controls, in UTF-8 */
-        fputc(c1 || *p < 0x20 || *p == 0x7f ? '?' : *p, out);
-        p += c1;
+        bool is_c1 = *p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0; /* the controls beyond ASCII, in UTF-8 */
+        bool steers = is_c1 || *p < 0x20 || *p == 0x7f;
+        fputc(steers ? '?' : *p, out);
+        p += is_c1;
     }
 }
 
@@ -279,6 +304,11 @@ void fs_json_pair(FILE *out, const char *before, const char *key, const char *te
     fs_json_string(out, text);
 }
 
+void fs_json_count(FILE *out, const char *before, const char *key, uint64_t count)
+{
+    fprintf(out, "%s\"%s\":%llu", before, key, (unsigned long long)count);
+}
+
 void fs_json_error(FILE *out, int error, const struct ckpt_err *err)
 {
     const char *code = strerrorname_np(-error);
@@ -302,16 +332,35 @@ void fs_progress_begin(struct fs_progress *p)
 static void draw_bar(const struct fs_progress *p, char buf[64])
 {
     enum { WIDTH = 24 };
-    double part = p->total ? CKPT_MIN((double)p->done / (double)p->total, 1.0) : 0;
-    int full = (int)(part * WIDTH);
     buf[0] = 0;
-    if (p->total)
-        snprintf(buf, 64, "[%.*s%*s] %3d%% ", full, "########################", WIDTH - full, "", (int)(part * 100));
+    if (!p->total)
+        return;
+    double part = CKPT_MIN((double)p->done / (double)p->total, 1.0);
+    int full = (int)(part * WIDTH);
+    snprintf(buf, 64, "[%.*s%*s] %3d%% ", full, "########################", WIDTH - full, "", (int)(part * 100));
+}
+
+static int terminal_width(void)
+{
+    struct winsize ws;
+    bool is_known = ioctl(STDERR_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col;
+    return is_known ? ws.ws_col : 80;
+}
+
+/* The end of a path, which says most, in at most so many bytes; cut before a character. */
+static const char *path_end(const char *path, size_t keep)
+{
+    size_t n = strlen(path);
+    if (n <= keep)
+        return path;
+    path += n - keep;
+    while (((unsigned char)*path & 0xc0) == 0x80)
+        path++;
+    return path;
 }
 
 void fs_progress_add(struct fs_progress *p, const char *path, uint64_t bytes)
 {
-    struct winsize ws;
     char bar[64], size[32], rate[32], name[256];
     p->done += bytes;
     if (!p->on)
@@ -324,13 +373,9 @@ void fs_progress_add(struct fs_progress *p, const char *path, uint64_t bytes)
     draw_bar(p, bar);
     fs_human(p->done, size);
     fs_human((uint64_t)((double)p->done * 1e9 / (double)CKPT_MAX(now - p->begin_ns, (int64_t)1)), rate);
-    int cols = ioctl(STDERR_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col ? ws.ws_col : 80;
-    int room = cols - 1 - (int)(strlen(bar) + strlen(size) + strlen(rate) + 5);
-    size_t n = strlen(path), keep = room > 0 ? CKPT_MIN((size_t)room, sizeof name - 1) : 0;
-    path += n > keep ? n - keep : 0; /* its end says most */
-    while (n > keep && ((unsigned char)*path & 0xc0) == 0x80)
-        path++;
-    snprintf(name, sizeof name, "%s", path);
+    int room = terminal_width() - 1 - (int)(strlen(bar) + strlen(size) + strlen(rate) + 5);
+    size_t keep = CKPT_MIN((size_t)CKPT_MAX(room, 0), sizeof name - 1);
+    snprintf(name, sizeof name, "%s", path_end(path, keep));
     fprintf(stderr, "\r%s%s %s/s  ", bar, size, rate);
     fs_put_name(stderr, name);
     fputs("\033[K", stderr);

@@ -14,6 +14,8 @@
 int fs_status(int error);
 /* The text of err if it is about this error, a negative errno; otherwise the system's. */
 const char *fs_reason(int error, const struct ckpt_err *err);
+/* The same text, put into err, which may be NULL; the error. */
+int fs_give_reason(struct ckpt_err *err, int error);
 /* Say on stderr why a command ends, and with json on stdout as the one document {"error":{"code":...,"message":...}};
  * the exit status. */
 int fs_fail(const char *command, bool json, int error, const struct ckpt_err *err);
@@ -55,6 +57,8 @@ void fs_json_pair(FILE *out, const char *before, const char *key, const char *te
 /* {"code":"EUCLEAN","message":"..."} */
 void fs_json_error(FILE *out, int error, const struct ckpt_err *err);
 void fs_json_time(FILE *out, int64_t ns);
+/* before"key":number */
+void fs_json_count(FILE *out, const char *before, const char *key, uint64_t count);
 
 /* One line on stderr, if that is a terminal, at most ten times a second. */
 struct fs_progress {

@@ -15,7 +15,20 @@ static double distance64(bool is_signed, const uint8_t *a, const uint8_t *b)
 
 static enum ckpt_dtype part_of(enum ckpt_dtype complex)
 {
-    return complex == CKPT_DT_C32 ? CKPT_DT_F16 : complex == CKPT_DT_C64 ? CKPT_DT_F32 : CKPT_DT_F64;
+    switch (complex) {
+    case CKPT_DT_C32:
+        return CKPT_DT_F16;
+    case CKPT_DT_C64:
+        return CKPT_DT_F32;
+    default:
+        return CKPT_DT_F64;
+    }
+}
+
+/* NaN is NaN, and equal infinities have no distance. */
+static bool is_same_number(double x, double y)
+{
+    return x == y || (isnan(x) && isnan(y));
 }
 
 /* |a - b|, and |b|. */
@@ -31,27 +44,31 @@ static double distance(enum ckpt_dtype dt, const uint8_t *a, const uint8_t *b, d
         *ret_size = hypot(y, yi);
         return hypot(x - y, xi - yi);
     }
-    if ((info->klass == CKPT_DC_INT || info->klass == CKPT_DC_UINT) && info->size == 8)
-        return distance64(info->klass == CKPT_DC_INT, a, b);
-    if (isnan(x) && isnan(y))
-        return 0;
-    return x == y ? 0 : fabs(x - y); /* equal infinities have no distance */
+    bool is_signed = info->klass == CKPT_DC_INT, is_integer = is_signed || info->klass == CKPT_DC_UINT;
+    if (is_integer && info->size == 8)
+        return distance64(is_signed, a, b);
+    return is_same_number(x, y) ? 0 : fabs(x - y);
+}
+
+static void count_different(struct fs_compare *c, double d)
+{
+    c->different++;
+    if (isnan(d) || d > c->max)
+        c->max = d;
 }
 
 static void compare_element(struct fs_compare *c, const uint8_t *a, const uint8_t *b)
 {
-    double size, d;
+    double size;
     if (c->dtype == CKPT_DT_OTHER) {
-        c->max = NAN;
-        c->different++;
+        count_different(c, NAN);
         return;
     }
-    d = distance(c->dtype, a, b, &size);
-    if ((c->rtol > 0 || c->atol > 0) && d <= c->atol + c->rtol * size)
+    double d = distance(c->dtype, a, b, &size);
+    bool has_tolerance = c->rtol > 0 || c->atol > 0; /* without one, -0.0 is not 0.0 */
+    if (has_tolerance && d <= c->atol + c->rtol * size)
         return;
-    c->different++;
-    if (isnan(d) || d > c->max)
-        c->max = d;
+    count_different(c, d);
 }
 
 /* Elements larger than a block, of types without numbers: byte by byte. */
@@ -85,12 +102,9 @@ void fs_compare_mixed(struct fs_compare *c, const uint8_t *a, const uint8_t *b, 
     size_t step = ckpt_dtype_info(c->dtype)->size, other_step = ckpt_dtype_info(c->other)->size;
     for (size_t i = 0; i < n; i++) {
         double x = ckpt_dtype_to_double(c->dtype, a + i * step), y = ckpt_dtype_to_double(c->other, b + i * other_step);
-        bool is_equal = x == y || (isnan(x) && isnan(y));
         double d = fabs(x - y);
-        if (is_equal || d <= c->atol + c->rtol * fabs(y))
+        if (is_same_number(x, y) || d <= c->atol + c->rtol * fabs(y))
             continue;
-        c->different++;
-        if (isnan(d) || d > c->max)
-            c->max = d;
+        count_different(c, d);
     }
 }

@@ -5,11 +5,17 @@
 
 #include "core/base/util.h"
 
-static int print_setting(void *arg, const char *key, const char *value)
+static int print_text(void *arg, const char *key, const char *value)
 {
-    if (!arg)
-        printf("%s=%s\n", key, value);
-    else if (value[strspn(value, "0123456789")] || !strncmp(key, "best_m", 6))
+    printf("%s=%s\n", key, value);
+    return 0;
+}
+
+static int print_json(void *arg, const char *key, const char *value)
+{
+    bool is_text = !strncmp(key, "best_m", 6); /* best_metric and best_mode, also when a metric is called "7" */
+    bool has_digits_alone = !value[strspn(value, "0123456789")];
+    if (is_text || !has_digits_alone)
         fs_json_pair(stdout, ",", key, value);
     else
         printf(",\"%s\":%s", key, value);
@@ -18,11 +24,13 @@ static int print_setting(void *arg, const char *key, const char *value)
 
 static void print_config(struct fs_root_options *o, const struct ckpt_store *s)
 {
-    if (o->json)
-        fs_json_pair(stdout, "{", "id", ckpt_store_id(s));
-    ckpt_store_settings(s, print_setting, o->json ? o : NULL);
-    if (o->json)
-        puts("}");
+    if (!o->json) {
+        ckpt_store_settings(s, print_text, NULL);
+        return;
+    }
+    fs_json_pair(stdout, "{", "id", ckpt_store_id(s));
+    ckpt_store_settings(s, print_json, NULL);
+    puts("}");
 }
 
 /* k=v is cut at its '='. All are looked at before the first is set. */

@@ -9,6 +9,7 @@
 #include "fs/commands/resolve.h"
 #include "fs/commands/transfer.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/io/json.h"
 #include "core/io/disk.h"
@@ -76,6 +77,12 @@ static bool is_taken(int parent, const char *name)
     return entries > 2;
 }
 
+static bool is_new_name(const char *name)
+{
+    bool is_fixed = !strcmp(name, ".") || !strcmp(name, "..");
+    return *name && !is_fixed && strlen(name) <= 255;
+}
+
 /* DST by its folder and its name there: of one file also a directory, which then gets a model.safetensors. */
 static int split_destination(struct export *x, const char *path, struct ckpt_err *err)
 {
@@ -83,21 +90,26 @@ static int split_destination(struct export *x, const char *path, struct ckpt_err
     struct stat st;
     if (!folder)
         return ckpt_no_memory(err);
+    bool is_file = x->format->file;
+    if (is_file && stat(folder, &st) == 0 && S_ISDIR(st.st_mode)) {
+        x->name = strdup("model.safetensors");
+        x->folder = CKPT_STEAL(folder);
+        return x->name ? 0 : ckpt_no_memory(err);
+    }
     size_t n = strlen(folder);
-    bool into = x->format->file && n && stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
-    if (x->format->file && !into && n && folder[n - 1] == '/')
+    bool has_slash = n && folder[n - 1] == '/';
+    if (is_file && has_slash)
         return ckpt_fail(err, EINVAL, "%s: there is no such directory", path);
     while (n > 1 && folder[n - 1] == '/')
         folder[--n] = 0;
-    char *slash = into ? NULL : strrchr(folder, '/');
-    const char *name = into ? "model.safetensors" : slash ? slash + 1 : folder;
-    if (!*name || !strcmp(name, ".") || !strcmp(name, "..") || strlen(name) > 255)
-        return ckpt_fail(err, EINVAL, "%s: the name of a new %s is wanted", path,
-                         x->format->file ? "file" : "directory");
+    char *slash = strrchr(folder, '/');
+    const char *name = ckpt_path_name(folder);
+    if (!is_new_name(name))
+        return ckpt_fail(err, EINVAL, "%s: the name of a new %s is wanted", path, is_file ? "file" : "directory");
     x->name = strdup(name);
     if (slash)
-        slash[slash == folder] = 0;
-    x->folder = into || slash ? CKPT_STEAL(folder) : strdup(".");
+        slash[slash == folder] = 0; /* "/" is the folder of "/name" */
+    x->folder = slash ? CKPT_STEAL(folder) : strdup(".");
     return x->name && x->folder ? 0 : ckpt_no_memory(err);
 }
 
@@ -119,13 +131,15 @@ static int open_to(struct export *x, const char *path, struct ckpt_err *err)
 /* Under the temporary name: a descriptor. */
 static int make_directory(struct export *x, const char *path, struct ckpt_err *err)
 {
-    int r = ckpt_disk_mkdir(x->parent, x->temporary, (x->from.at.mode | 0700) & 0777);
-    int dir = r < 0 ? r : openat(x->parent, x->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (dir < 0) {
-        x->transfer.unwritable = true;
-        return ckpt_fail(err, r < 0 ? -r : errno, "%s cannot be made: %s", path, strerror(r < 0 ? -r : errno));
+    int dir = -1, r = ckpt_disk_mkdir(x->parent, x->temporary, (x->from.at.mode | 0700) & 0777);
+    if (r == 0) {
+        dir = openat(x->parent, x->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        r = dir < 0 ? -errno : 0;
     }
-    return dir;
+    if (r == 0)
+        return dir;
+    x->transfer.unwritable = true;
+    return ckpt_fail(err, -r, "%s cannot be made: %s", path, strerror(-r));
 }
 
 static int write_directory(struct export *x, const char *path, struct ckpt_err *err)
@@ -152,10 +166,23 @@ static void tell(struct export *x, const char *name, const char *why)
     x->left_out++;
 }
 
+/* One member of the metadata, its value as JSON. */
+static void tell_if_left_out(struct export *x, const char *name, const struct ckpt_buf *text)
+{
+    static const char left_out[] = "left out: ";
+    size_t n = strlen(left_out);
+    bool begins_so = text->len > n && !memcmp(text->data + 1, left_out, n); /* behind the quote */
+    if (!begins_so)
+        return;
+    cJSON *why = ckpt_json_parse((char *)text->data, text->len);
+    if (cJSON_IsString(why))
+        tell(x, name, why->valuestring + n);
+    cJSON_Delete(why);
+}
+
 /* What the file does not hold it says itself, in its metadata. */
 static int tell_left_out(struct export *x, struct ckpt_json_reader *json, struct ckpt_err *err)
 {
-    static const char left_out[] = "left out: ";
     struct ckpt_buf key = CKPT_BUF_INIT, text = CKPT_BUF_INIT;
     ckpt_json_seek(json, 8); /* behind the length */
     int r = ckpt_json_enter_object(json, err);
@@ -163,14 +190,13 @@ static int tell_left_out(struct export *x, struct ckpt_json_reader *json, struct
         r = ckpt_json_member(json, &key, err); /* __metadata__, which comes first */
     if (r == 1)
         r = ckpt_json_enter_object(json, err);
-    while (r == 0 && (r = ckpt_json_member(json, &key, err)) == 1) {
+    while (r == 0) {
+        r = ckpt_json_member(json, &key, err);
+        if (r != 1) /* the last one was there, or an error */
+            break;
         r = ckpt_json_value(json, &text, err);
-        if (r < 0 || text.len < sizeof left_out || memcmp(text.data + 1, left_out, strlen(left_out)) != 0)
-            continue;
-        cJSON *why = ckpt_json_parse((char *)text.data, text.len);
-        if (cJSON_IsString(why))
-            tell(x, (char *)key.data, why->valuestring + strlen(left_out));
-        cJSON_Delete(why);
+        if (r == 0)
+            tell_if_left_out(x, (char *)key.data, &text);
     }
     ckpt_buf_clear(&key);
     ckpt_buf_clear(&text);
@@ -278,7 +304,9 @@ static int finish(const struct export *x, int r, const struct ckpt_err *err)
 {
     if (r < 0) {
         int status = fs_fail("export", x->json, r, err);
-        return x->taken ? FS_USAGE : x->transfer.unwritable ? FS_PARTLY : status;
+        if (x->taken)
+            return FS_USAGE;
+        return x->transfer.unwritable ? FS_PARTLY : status;
     }
     if (x->json)
         printf("%s\"files\":%llu,\"bytes\":%llu}\n", x->left_out ? "]," : "{", (unsigned long long)x->transfer.files,

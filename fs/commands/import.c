@@ -92,12 +92,15 @@ static int read_attribute(struct import *m, const char *name, char **ret, struct
 {
     *ret = NULL;
     ssize_t n = ckpt_getxattr(m->from.src, m->from.at.id, name, NULL, NULL, 0);
-    CKPT_AUTOFREE char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
+    if (n == -ENODATA)
+        return 0;
+    CKPT_AUTOFREE char *text = malloc((size_t)CKPT_MAX(n, 0) + 1);
+    if (!text)
+        return ckpt_no_memory(err);
     if (n >= 0)
-        n = text ? ckpt_getxattr(m->from.src, m->from.at.id, name, NULL, text, (size_t)n) : -ENOMEM;
+        n = ckpt_getxattr(m->from.src, m->from.at.id, name, NULL, text, (size_t)n);
     if (n < 0)
-        return n == -ENODATA ? 0
-                             : ckpt_fail(err, (int)-n, "%s of the source cannot be read: %s", name, strerror((int)-n));
+        return ckpt_fail(err, (int)-n, "%s of the source cannot be read: %s", name, strerror((int)-n));
     text[n] = 0;
     *ret = CKPT_STEAL(text);
     return 0;
@@ -163,7 +166,8 @@ static int finish(struct import *m, bool json, int r, const struct ckpt_err *err
         int status = fs_fail("import", json, r, err);
         if (m->taken)
             return FS_USAGE;
-        return m->transfer.unwritable || (m->committing && status == FS_UNREACHABLE) ? FS_PARTLY : status;
+        bool is_of_root = m->transfer.unwritable || (m->committing && status == FS_UNREACHABLE);
+        return is_of_root ? FS_PARTLY : status;
     }
     if (json) {
         fs_json_pair(stdout, "{", "step", m->step);

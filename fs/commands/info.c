@@ -36,7 +36,8 @@ static int add_step(void *arg, const struct ckpt_step *s)
         return -ENOMEM;
     struct step *n = &in->steps[in->count++];
     *n = (struct step){strdup(s->root), strdup(s->name), strdup(s->format), s->number, s->mtime_ns, s->latest};
-    if (!n->root || !n->name || !n->format)
+    bool is_whole = n->root && n->name && n->format;
+    if (!is_whole)
         return -ENOMEM;
     in->root_width = CKPT_MAX(in->root_width, (int)strlen(n->root));
     in->name_width = CKPT_MAX(in->name_width, (int)strlen(n->name));
@@ -74,43 +75,58 @@ static void print_head(const struct info *in)
     puts("  TIME");
 }
 
-static void print_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error,
-                      const struct ckpt_err *err)
+/* What a checkpoint has, or why it does not open. */
+struct found {
+    struct fs_sum sum;
+    int error;
+    struct ckpt_err err;
+};
+
+static void print_sums(const struct found *f)
 {
-    char a[32], b[32];
+    char bytes[32], stored[32];
+    if (f->error)
+        printf(" %9s %11s %11s", "-", "-", "-");
+    else
+        printf(" %9llu %11s %11s", (unsigned long long)f->sum.leaves, fs_human(f->sum.bytes, bytes),
+               fs_human(f->sum.stored, stored));
+}
+
+static void print_row(const struct info *in, const struct step *s, const struct found *f)
+{
+    char text[32];
     if (in->root_width)
         put_padded(s->root, in->root_width);
-    printf("%9s  ", isnan(s->number) ? "-" : fs_number(s->number, a));
+    printf("%9s  ", isnan(s->number) ? "-" : fs_number(s->number, text));
     put_padded(s->name, in->name_width);
     printf("%-12s", s->format);
-    if (!in->fast && error)
-        printf(" %9s %11s %11s", "-", "-", "-");
-    else if (!in->fast)
-        printf(" %9llu %11s %11s", (unsigned long long)sum->leaves, fs_human(sum->bytes, a), fs_human(sum->stored, b));
-    printf("  %s%s", fs_time(s->mtime_ns, a), s->latest ? "  latest" : "");
-    if (error) {
+    if (!in->fast)
+        print_sums(f);
+    printf("  %s%s", fs_time(s->mtime_ns, text), s->latest ? "  latest" : "");
+    if (f->error) {
         fputs("  error: ", stdout);
-        fs_put_name(stdout, err->text);
-    } else if (sum->damaged) {
-        printf("  damaged: %llu, ", (unsigned long long)sum->damaged);
-        fs_put_name(stdout, sum->err.text);
+        fs_put_name(stdout, f->err.text);
+    } else if (f->sum.damaged) {
+        printf("  damaged: %llu, ", (unsigned long long)f->sum.damaged);
+        fs_put_name(stdout, f->sum.err.text);
     }
     putchar('\n');
 }
 
 static void json_sum(const struct fs_sum *sum)
 {
-    printf(",\"leaves\":%llu,\"containers\":%llu,\"bytes\":%llu,\"stored\":%llu,\"damaged\":%llu",
-           (unsigned long long)sum->leaves, (unsigned long long)sum->containers, (unsigned long long)sum->bytes,
-           (unsigned long long)sum->stored, (unsigned long long)sum->damaged);
+    fs_json_count(stdout, ",", "leaves", sum->leaves);
+    fs_json_count(stdout, ",", "containers", sum->containers);
+    fs_json_count(stdout, ",", "bytes", sum->bytes);
+    fs_json_count(stdout, ",", "stored", sum->stored);
+    fs_json_count(stdout, ",", "damaged", sum->damaged);
     if (sum->damaged) {
         fputs(",\"error\":", stdout);
         fs_json_error(stdout, -sum->err.code, &sum->err);
     }
 }
 
-static void json_row(const struct info *in, const struct step *s, const struct fs_sum *sum, int error,
-                     const struct ckpt_err *err)
+static void json_row(const struct info *in, const struct step *s, const struct found *f)
 {
     char number[32];
     fputs(s == in->steps ? "\n" : ",\n", stdout);
@@ -121,11 +137,11 @@ static void json_row(const struct info *in, const struct step *s, const struct f
     fputs(",\"time\":", stdout);
     fs_json_time(stdout, s->mtime_ns);
     printf(",\"latest\":%s", s->latest ? "true" : "false");
-    if (error) {
+    if (f->error) {
         fputs(",\"error\":", stdout);
-        fs_json_error(stdout, error, err);
+        fs_json_error(stdout, f->error, &f->err);
     } else if (!in->fast)
-        json_sum(sum);
+        json_sum(&f->sum);
     putchar('}');
 }
 
@@ -140,10 +156,8 @@ static int examine(struct info *in, const struct step *s, struct fs_sum *sum, st
     if (r < 0)
         return r;
     r = fs_sum(in->src, at.id, sum, err);
-    if (r < 0 && !err->code)
-        ckpt_fail(err, -r, "%s", strerror(-r));
     ckpt_forget(in->src, at.id, 1);
-    return r;
+    return r < 0 ? fs_give_reason(err, r) : 0;
 }
 
 static int list_steps(struct info *in)
@@ -153,29 +167,56 @@ static int list_steps(struct info *in)
     else if (in->count)
         print_head(in);
     for (size_t i = 0; i < in->count; i++) {
-        struct fs_sum sum = {0};
-        struct ckpt_err err = {0};
-        int r = in->fast ? 0 : examine(in, &in->steps[i], &sum, &err);
-        in->unopened += r < 0;
-        in->bad += r < 0 || sum.damaged;
-        (in->json ? json_row : print_row)(in, &in->steps[i], &sum, r, &err);
+        struct found f = {0};
+        if (!in->fast)
+            f.error = examine(in, &in->steps[i], &f.sum, &f.err);
+        in->unopened += f.error < 0;
+        in->bad += f.error < 0 || f.sum.damaged;
+        if (in->json)
+            json_row(in, &in->steps[i], &f);
+        else
+            print_row(in, &in->steps[i], &f);
     }
     if (in->json)
         puts("\n]}");
     else if (!in->count)
         fputs("ckptfs info: there are no checkpoints here\n", stderr);
-    return !in->bad ? FS_OK : in->unopened == in->count ? FS_INTEGRITY : FS_PARTLY;
+    if (!in->bad)
+        return FS_OK;
+    return in->unopened == in->count ? FS_INTEGRITY : FS_PARTLY;
 }
 
+/* To be freed; NULL: there is none. */
 static char *attribute(struct info *in, const char *name)
 {
     ssize_t n = ckpt_getxattr(in->src, in->top, name, NULL, NULL, 0);
-    char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
-    if (text) {
-        n = ckpt_getxattr(in->src, in->top, name, NULL, text, (size_t)n);
-        text[n > 0 ? n : 0] = 0;
-    }
+    if (n < 0)
+        return NULL;
+    char *text = malloc((size_t)n + 1);
+    if (!text)
+        return NULL;
+    n = ckpt_getxattr(in->src, in->top, name, NULL, text, (size_t)n);
+    text[CKPT_MAX(n, 0)] = 0;
     return text;
+}
+
+/* One checkpoint, as text. */
+static void print_summary(const char *format, const struct fs_sum *sum, int64_t mtime_ns, const char *metadata)
+{
+    char text[32];
+    printf("format:      %s\n", format);
+    printf("leaves:      %llu\n", (unsigned long long)sum->leaves);
+    printf("containers:  %llu\n", (unsigned long long)sum->containers);
+    printf("bytes:       %llu (%s)\n", (unsigned long long)sum->bytes, fs_human(sum->bytes, text));
+    printf("stored:      %llu (%s)\n", (unsigned long long)sum->stored, fs_human(sum->stored, text));
+    printf("time:        %s\nmetadata:    ", fs_time(mtime_ns, text));
+    fs_put_name(stdout, metadata);
+    putchar('\n');
+    if (!sum->damaged)
+        return;
+    printf("damaged:     %llu, ", (unsigned long long)sum->damaged);
+    fs_put_name(stdout, sum->err.text);
+    putchar('\n');
 }
 
 static int summarise(struct info *in, const char *source, const char *format)
@@ -183,8 +224,8 @@ static int summarise(struct info *in, const char *source, const char *format)
     struct fs_sum sum;
     struct ckpt_attr at;
     struct ckpt_err err = {0};
-    char text[32];
-    CKPT_AUTOFREE char *metadata = attribute(in, "user.ckpt.metadata");
+    CKPT_AUTOFREE char *attr = attribute(in, "user.ckpt.metadata");
+    const char *metadata = attr && *attr ? attr : "{}";
     int r = fs_sum(in->src, in->top, &sum, &err);
     if (r == 0)
         r = ckpt_getattr(in->src, in->top, &at, &err);
@@ -196,21 +237,9 @@ static int summarise(struct info *in, const char *source, const char *format)
         json_sum(&sum);
         fputs(",\"time\":", stdout);
         fs_json_time(stdout, at.mtime_ns);
-        printf(",\"metadata\":%s}\n", metadata && *metadata ? metadata : "{}");
-    } else {
-        printf("format:      %s\nleaves:      %llu\ncontainers:  %llu\n", format, (unsigned long long)sum.leaves,
-               (unsigned long long)sum.containers);
-        printf("bytes:       %llu (%s)\n", (unsigned long long)sum.bytes, fs_human(sum.bytes, text));
-        printf("stored:      %llu (%s)\n", (unsigned long long)sum.stored, fs_human(sum.stored, text));
-        printf("time:        %s\nmetadata:    ", fs_time(at.mtime_ns, text));
-        fs_put_name(stdout, metadata && *metadata ? metadata : "{}");
-        putchar('\n');
-        if (sum.damaged) {
-            printf("damaged:     %llu, ", (unsigned long long)sum.damaged);
-            fs_put_name(stdout, sum.err.text);
-            putchar('\n');
-        }
-    }
+        printf(",\"metadata\":%s}\n", metadata);
+    } else
+        print_summary(format, &sum, at.mtime_ns, metadata);
     return sum.damaged ? FS_PARTLY : FS_OK;
 }
 
@@ -220,7 +249,7 @@ static int run(struct info *in, const char *source)
     cJSON *meta = NULL;
     CKPT_AUTOFREE char *inside = NULL;
     struct ckpt_attr top;
-    int r = fs_open_inside(source, &in->src, &inside, &err), status;
+    int r = fs_open_inside(source, &in->src, &inside, &err);
     if (r == 0)
         r = fs_walk(in->src, inside, &top, &err); /* closing the source gives it back */
     if (r < 0)
@@ -229,7 +258,7 @@ static int run(struct info *in, const char *source)
     r = fs_describe(in->src, in->top, &meta, &err);
     if (r == 0) {
         const char *format = cJSON_GetStringValue(ckpt_json_get(meta, "format"));
-        status = summarise(in, source, format ? format : "");
+        int status = summarise(in, source, format ? format : "");
         cJSON_Delete(meta);
         return status;
     }

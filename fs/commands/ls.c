@@ -28,7 +28,8 @@ struct names {
 static int add_name(void *arg, const struct ckpt_dirent *e)
 {
     struct names *n = arg;
-    if (e->name[0] == '.' && !n->all)
+    bool is_hidden = e->name[0] == '.' && !n->all;
+    if (is_hidden)
         return 0;
     if (!CKPT_ROOM_FOR_ONE(n->name, n->count, n->cap))
         return -ENOMEM;
@@ -64,29 +65,38 @@ struct entry {
     struct ckpt_err err;
 };
 
+static const char *const types[] = {[CKPT_FILE] = "file", [CKPT_DIR] = "dir", [CKPT_LINK] = "link"};
+
+/* A member of what is known of the leaf; NULL: there is none. A view is not the leaf that it shows. */
+static const cJSON *known(const struct entry *e, const char *name)
+{
+    return e->at.view ? NULL : ckpt_json_get(e->meta, name);
+}
+
 static const char *kind_of(const struct entry *e)
 {
-    static const char *const types[] = {[CKPT_FILE] = "file", [CKPT_DIR] = "dir", [CKPT_LINK] = "link"};
-    const char *kind = cJSON_GetStringValue(ckpt_json_get(e->meta, "kind"));
-    return e->error ? "error" : kind && !e->at.view ? kind : types[e->at.type];
+    const char *kind = cJSON_GetStringValue(known(e, "kind"));
+    if (e->error)
+        return "error";
+    return kind ? kind : types[e->at.type];
 }
 
 static uint64_t bytes_of(const struct entry *e)
 {
     uint64_t n;
-    return !e->at.view && ckpt_json_u64(ckpt_json_get(e->meta, "bytes"), &n) ? n : e->at.size;
+    return ckpt_json_u64(known(e, "bytes"), &n) ? n : e->at.size;
 }
 
 static void print_line(const struct entry *e)
 {
     char shape[256], bytes[32] = "-", stored[32] = "-";
-    const char *dtype = e->at.view ? NULL : cJSON_GetStringValue(ckpt_json_get(e->meta, "dtype"));
+    const char *dtype = cJSON_GetStringValue(known(e, "dtype"));
     if (e->at.type == CKPT_FILE && !e->error) {
         snprintf(bytes, sizeof bytes, "%llu", (unsigned long long)bytes_of(e));
         snprintf(stored, sizeof stored, "%llu", (unsigned long long)e->at.stored);
     }
-    printf("%-6s %-19s %-14s %12s %12s  ", kind_of(e), dtype ? dtype : "-",
-           e->at.view ? "-" : fs_shape(ckpt_json_get(e->meta, "shape"), shape), bytes, stored);
+    printf("%-6s %-19s %-14s %12s %12s  ", kind_of(e), dtype ? dtype : "-", fs_shape(known(e, "shape"), shape), bytes,
+           stored);
     fs_put_name(stdout, e->name);
     if (e->at.type == CKPT_LINK) {
         fputs(" -> ", stdout);
@@ -102,15 +112,14 @@ static void print_line(const struct entry *e)
 
 static void print_member(const struct entry *e, const char *name)
 {
-    const cJSON *item = ckpt_json_get(e->meta, name);
-    CKPT_AUTOFREE char *text = item && !e->at.view ? cJSON_PrintUnformatted(item) : NULL;
+    const cJSON *item = known(e, name);
+    CKPT_AUTOFREE char *text = item ? cJSON_PrintUnformatted(item) : NULL;
     if (text)
         printf(",\"%s\":%s", name, text);
 }
 
 static void print_json(const struct ls *ls, const struct entry *e)
 {
-    static const char *const types[] = {[CKPT_FILE] = "file", [CKPT_DIR] = "dir", [CKPT_LINK] = "link"};
     fputs(ls->listed ? ",\n" : "\n", stdout);
     fs_json_pair(stdout, "{", "name", e->name);
     fs_json_pair(stdout, ",", "path", e->path);
@@ -119,10 +128,11 @@ static void print_json(const struct ls *ls, const struct entry *e)
     print_member(e, "format");
     print_member(e, "dtype");
     print_member(e, "shape");
-    if (e->at.type == CKPT_FILE)
-        printf(",\"bytes\":%llu,\"size\":%llu,\"stored\":%llu", (unsigned long long)bytes_of(e),
-               (unsigned long long)e->at.size, (unsigned long long)e->at.stored);
-    else if (e->at.type == CKPT_LINK)
+    if (e->at.type == CKPT_FILE) {
+        fs_json_count(stdout, ",", "bytes", bytes_of(e));
+        fs_json_count(stdout, ",", "size", e->at.size);
+        fs_json_count(stdout, ",", "stored", e->at.stored);
+    } else if (e->at.type == CKPT_LINK)
         fs_json_pair(stdout, ",", "target", e->link);
     fputs(",\"time\":", stdout);
     fs_json_time(stdout, e->at.mtime_ns);
@@ -151,27 +161,48 @@ static void print_entry(struct ls *ls, struct entry *e)
     cJSON_Delete(e->meta);
 }
 
+static bool has_names_alone(const struct ls *ls)
+{
+    return !ls->lengthy && !ls->json;
+}
+
+static void print_name(struct ls *ls, const char *name)
+{
+    fs_put_name(stdout, name);
+    putchar('\n');
+    ls->listed++;
+}
+
 static void list_entry(struct ls *ls, uint64_t dir, const char *dir_path, const char *name)
 {
+    if (has_names_alone(ls)) {
+        print_name(ls, name);
+        return;
+    }
     CKPT_AUTOFREE char *path = ckpt_path_join(dir_path, name);
     struct entry e = {.name = name, .path = path ? path : name};
-    if (!ls->lengthy && !ls->json) {
-        fs_put_name(stdout, name);
-        putchar('\n');
-    } else {
-        e.error = ckpt_lookup(ls->src, dir, name, &e.at, &e.err);
-        if (e.error == -ENOENT) /* it went while we looked */
-            return;
-        print_entry(ls, &e);
-        if (e.at.id)
-            ckpt_forget(ls->src, e.at.id, 1);
-    }
+    e.error = ckpt_lookup(ls->src, dir, name, &e.at, &e.err);
+    if (e.error == -ENOENT) /* it went while we looked */
+        return;
+    print_entry(ls, &e);
+    if (e.at.id)
+        ckpt_forget(ls->src, e.at.id, 1);
     ls->listed++;
 }
 
 /* --- directories --- */
 
 static int list_dir(struct ls *ls, uint64_t id, const char *path, unsigned depth, struct ckpt_err *err);
+
+/* The rest is listed all the same. */
+static void tell_fault(struct ls *ls, const char *path, int error, const struct ckpt_err *err)
+{
+    ls->failed++;
+    fflush(stdout);
+    fputs("ckptfs ls: ", stderr);
+    fs_put_name(stderr, path);
+    fprintf(stderr, ": %s\n", fs_reason(error, err));
+}
 
 static void list_below(struct ls *ls, uint64_t dir, const char *dir_path, const char *name, unsigned depth)
 {
@@ -181,22 +212,31 @@ static void list_below(struct ls *ls, uint64_t dir, const char *dir_path, const 
     int r = path ? ckpt_lookup(ls->src, dir, name, &at, &err) : -ENOMEM;
     if (r == -ENOENT)
         return;
-    if (r == 0 && !ls->json) {
+    if (r < 0) {
+        tell_fault(ls, path ? path : name, r, &err);
+        if (at.id) /* it is known all the same */
+            ckpt_forget(ls->src, at.id, 1);
+        return;
+    }
+    if (!ls->json) {
         putchar('\n');
         fs_put_name(stdout, path);
         fputs(":\n", stdout);
     }
-    if (r == 0)
-        r = list_dir(ls, at.id, path, depth + 1, &err);
-    if (r < 0) {
-        ls->failed++;
-        fflush(stdout);
-        fputs("ckptfs ls: ", stderr);
-        fs_put_name(stderr, path ? path : name);
-        fprintf(stderr, ": %s\n", err.code ? err.text : strerror(-r));
-    }
-    if (at.id)
-        ckpt_forget(ls->src, at.id, 1);
+    r = list_dir(ls, at.id, path, depth + 1, &err);
+    if (r < 0)
+        tell_fault(ls, path, r, &err);
+    ckpt_forget(ls->src, at.id, 1);
+}
+
+/* Each directory of those names, if they are wanted. */
+static void list_dirs(struct ls *ls, uint64_t id, const char *path, unsigned depth, const struct names *n)
+{
+    if (!ls->recursive || depth >= MAX_DEPTH)
+        return;
+    for (size_t i = 0; i < n->count; i++)
+        if (*n->name[i] == CKPT_DIR)
+            list_below(ls, id, path, n->name[i] + 1, depth);
 }
 
 static int list_dir(struct ls *ls, uint64_t id, const char *path, unsigned depth, struct ckpt_err *err)
@@ -206,15 +246,14 @@ static int list_dir(struct ls *ls, uint64_t id, const char *path, unsigned depth
     int r = fs_each_entry(ls->src, id, add_name, &n, err);
     if (r == 0 && id == CKPT_ROOT && ls->all)
         r = add_name(&n, &control);
-    if (r == 0 && n.count)
+    if (r == 0 && n.count) {
         qsort(n.name, n.count, sizeof *n.name, compare);
-    for (size_t i = 0; i < n.count && r == 0; i++)
-        list_entry(ls, id, path, n.name[i] + 1);
-    for (size_t i = 0; i < n.count && r == 0 && ls->recursive && depth < MAX_DEPTH; i++)
-        if (*n.name[i] == CKPT_DIR)
-            list_below(ls, id, path, n.name[i] + 1, depth);
+        for (size_t i = 0; i < n.count; i++)
+            list_entry(ls, id, path, n.name[i] + 1);
+        list_dirs(ls, id, path, depth, &n);
+    }
     names_clear(&n);
-    return r < 0 && err && !err->code ? ckpt_fail(err, -r, "%s", strerror(-r)) : r;
+    return r < 0 ? fs_give_reason(err, r) : 0;
 }
 
 static int list_path(struct ls *ls, const char *path, struct ckpt_err *err)
@@ -225,12 +264,10 @@ static int list_path(struct ls *ls, const char *path, struct ckpt_err *err)
         return r;
     if (at.type == CKPT_DIR)
         r = list_dir(ls, at.id, path, 0, err);
-    else if (!ls->lengthy && !ls->json) {
-        fs_put_name(stdout, path);
-        putchar('\n');
-    } else {
-        const char *name = strrchr(path, '/');
-        struct entry e = {.name = ls->json && name ? name + 1 : path, .path = path, .at = at};
+    else if (has_names_alone(ls))
+        print_name(ls, path);
+    else {
+        struct entry e = {.name = ls->json ? ckpt_path_name(path) : path, .path = path, .at = at};
         print_entry(ls, &e);
         ls->listed++;
     }
@@ -247,8 +284,11 @@ static int check_path(struct ls *ls, const char *path, struct ckpt_err *err)
     int r = fs_walk(ls->src, path, &at, err);
     if (r < 0)
         return r;
-    if (at.type == CKPT_DIR && (r = ckpt_opendir(ls->src, at.id, &dir, &immutable, err)) == 0)
-        ckpt_closedir(dir);
+    if (at.type == CKPT_DIR) {
+        r = ckpt_opendir(ls->src, at.id, &dir, &immutable, err);
+        if (r == 0)
+            ckpt_closedir(dir);
+    }
     if (r < 0 && *path)
         ckpt_fail_in(err, -r, "%s", path);
     ckpt_forget(ls->src, at.id, 1);
@@ -260,11 +300,11 @@ static int run(struct ls *ls, const char *source, const char *given)
     struct ckpt_err err = {0};
     CKPT_AUTOFREE char *inside = NULL;
     int r = fs_open_inside(source, &ls->src, &inside, &err);
-    CKPT_AUTOFREE char *path = r == 0 ? ckpt_path_join(inside, strcmp(given, ".") ? given : "") : NULL;
-    if (r == 0 && !path)
-        r = ckpt_no_memory(&err);
     if (r < 0)
         return fs_fail("ls", ls->json, r, &err);
+    CKPT_AUTOFREE char *path = ckpt_path_join(inside, strcmp(given, ".") ? given : "");
+    if (!path)
+        return fs_fail("ls", ls->json, -ENOMEM, NULL);
     for (size_t n = strlen(path); n && path[n - 1] == '/'; n--)
         path[n - 1] = 0;
     r = check_path(ls, path, &err);

@@ -14,8 +14,10 @@ static void tell_pruned(void *arg, const char *step)
 {
     struct pruning *p = arg;
     if (p->json) {
-        fputs(p->count++ ? "," : "", stdout);
+        if (p->count)
+            putchar(',');
         fs_json_string(stdout, step);
+        p->count++;
     } else {
         fs_put_name(stdout, step);
         putchar('\n');

@@ -151,8 +151,8 @@ int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
     if (!source)
         return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
     r = try_above(source, &rest, ret, err);
-    bool has_no_reason = r < 0 && err && err->code != -r;
-    return has_no_reason ? ckpt_fail(err, -r, "%s: %s", path, strerror(-r)) : r;
+    bool has_reason = r == 0 || (err && err->code == -r);
+    return has_reason ? r : ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
 }
 
 /* --- a source and what follows --- */

@@ -15,14 +15,15 @@ int fs_parse_root_options(const char *command, int argc, char **argv, struct fs_
     *ret = (struct fs_root_options){0};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, deletes ? "n" : "", options, NULL)) != -1;) {
+        bool is_known = o == 'j' || (o == 'n' && deletes) || (o == 'k' && collects);
+        if (!is_known)
+            return fs_bad_option(command, argv);
         if (o == 'j')
             ret->json = true;
-        else if (o == 'n' && deletes)
+        else if (o == 'n')
             ret->dry = true;
-        else if (o == 'k' && collects)
-            ret->trash_keep = optarg;
         else
-            return fs_bad_option(command, argv);
+            ret->trash_keep = optarg;
     }
     return optind < argc ? 0 : fs_usage(command, "a root is wanted");
 }

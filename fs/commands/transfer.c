@@ -25,8 +25,7 @@ int fs_left_out(const struct fs_into *in, const char *path, int error)
 {
     struct fs_transfer *t = in->t;
     if (!t->fault)
-        return *path ? ckpt_fail_in(in->err, -error, "%s", path)
-                     : ckpt_fail(in->err, -error, "%s", fs_reason(error, in->err));
+        return *path ? ckpt_fail_in(in->err, -error, "%s", path) : fs_give_reason(in->err, error);
     fs_progress_clear(&t->progress);
     t->fault(t->arg, path, error, in->err);
     *in->err = (struct ckpt_err){0}; /* the next one must not be told with this reason */

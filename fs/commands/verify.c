@@ -49,13 +49,12 @@ static void tell_fault(void *arg, const char *path, const struct ckpt_err *err)
 static int finish(struct verify *v)
 {
     char text[32];
+    unsigned long long files = v->files, bytes = v->progress.done, faults = v->faults;
     fs_progress_clear(&v->progress);
     if (v->json)
-        printf("%s],\"files\":%llu,\"bytes\":%llu}\n", v->faults ? "\n" : "", (unsigned long long)v->files,
-               (unsigned long long)v->progress.done);
+        printf("%s],\"files\":%llu,\"bytes\":%llu}\n", faults ? "\n" : "", files, bytes);
     else
-        printf("%llu files, %s read, %llu fault%s\n", (unsigned long long)v->files, fs_human(v->progress.done, text),
-               (unsigned long long)v->faults, v->faults == 1 ? "" : "s");
+        printf("%llu files, %s read, %llu fault%s\n", files, fs_human(bytes, text), faults, faults == 1 ? "" : "s");
     return fs_finish("verify", v->faults ? FS_INTEGRITY : FS_OK);
 }
 
@@ -73,17 +72,46 @@ static int match_number(void *arg, const struct ckpt_step *s)
     return m->path ? 0 : -ENOMEM;
 }
 
+/* The path of the step that has this number, to be freed; NULL: there is none, or it is no number. */
+static char *name_of_number(struct verify *v, const char *text)
+{
+    char *end;
+    struct by_number m = {.number = strtod(text, &end)};
+    bool is_number = end != text && !*end;
+    if (!is_number)
+        return NULL;
+    if (ckpt_each_step(v->src, match_number, &m, NULL) < 0)
+        free(CKPT_STEAL(m.path));
+    return m.path;
+}
+
 /* A path, or the number of a step of whatever name. */
 static int find_step(struct verify *v, const char *step, char **ret_path, struct ckpt_attr *ret, struct ckpt_err *err)
 {
-    char *end;
-    struct by_number m = {.number = strtod(step, &end)};
     int r = fs_walk(v->src, step, ret, err);
-    if (r == -ENOENT && end != step && !*end && ckpt_each_step(v->src, match_number, &m, NULL) == 0 && m.path)
-        r = fs_walk(v->src, m.path, ret, err);
-    if (r == 0 && !(*ret_path = m.path ? CKPT_STEAL(m.path) : strdup(step)))
-        r = ckpt_no_memory(err);
-    free(m.path);
+    CKPT_AUTOFREE char *named = r == -ENOENT ? name_of_number(v, step) : NULL;
+    if (named)
+        r = fs_walk(v->src, named, ret, err);
+    if (r < 0)
+        return r;
+    *ret_path = named ? CKPT_STEAL(named) : strdup(step);
+    return *ret_path ? 0 : ckpt_no_memory(err);
+}
+
+/* The source, and what is to be verified in it. */
+static int open_step(struct verify *v, const char *source, const char *step, char **ret_path, struct ckpt_attr *ret,
+                     struct ckpt_err *err)
+{
+    CKPT_AUTOFREE char *inside = NULL;
+    int r = fs_open_inside(source, &v->src, &inside, err);
+    if (r < 0)
+        return r;
+    CKPT_AUTOFREE char *whole = ckpt_path_join(inside, step);
+    r = whole ? find_step(v, whole, ret_path, ret, err) : ckpt_no_memory(err);
+    if (r == 0 && *inside && ret->view) {
+        ckpt_forget(v->src, ret->id, 1);
+        r = ckpt_fail(err, ENOENT, "%s: a view, not something that is stored", source);
+    }
     return r;
 }
 
@@ -93,16 +121,8 @@ static int run(struct verify *v, const char *source, const char *step)
     struct ckpt_attr at = {.id = CKPT_ROOT};
     struct ckpt_err err = {0};
     CKPT_AUTOFREE char *path = NULL;
-    CKPT_AUTOFREE char *inside = NULL;
-    int r = fs_open_inside(source, &v->src, &inside, &err);
-    bool bad = r < 0 && fs_status(r) == FS_INTEGRITY;
-    CKPT_AUTOFREE char *whole = r == 0 ? ckpt_path_join(inside, step) : NULL;
-    if (r == 0)
-        r = whole ? find_step(v, whole, &path, &at, &err) : ckpt_no_memory(&err);
-    if (r == 0 && *inside && at.view) {
-        ckpt_forget(v->src, at.id, 1);
-        r = ckpt_fail(&err, ENOENT, "%s: a view, not something that is stored", source);
-    }
+    int r = open_step(v, source, step, &path, &at, &err);
+    bool bad = r < 0 && !v->src && fs_status(r) == FS_INTEGRITY;
     if (r < 0 && !bad)
         return fs_fail("verify", v->json, r, &err);
     if (v->json)

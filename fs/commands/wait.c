@@ -27,7 +27,9 @@ static double now(void)
 static int consider(void *arg, const struct ckpt_step *s)
 {
     struct wait *w = arg;
-    if (!(s->number > w->after) || (w->name && s->number >= w->number))
+    bool is_after = s->number > w->after; /* no number, NaN, is after none */
+    bool is_next = !w->name || s->number < w->number;
+    if (!is_after || !is_next)
         return 0;
     free(w->root);
     free(w->name);
@@ -60,7 +62,7 @@ static int tell(const struct wait *w)
 
 static void nap(double seconds)
 {
-    struct timespec ts = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
+    struct timespec ts = ckpt_timespec((int64_t)(CKPT_MIN(seconds, 1e9) * 1e9));
     nanosleep(&ts, NULL);
 }
 
@@ -104,7 +106,8 @@ static bool parse_number(const char *text, double least, double *ret)
 {
     char *end;
     *ret = strtod(text, &end);
-    return end != text && !*end && *ret >= least && *ret <= 1e15;
+    bool is_number = end != text && !*end;
+    return is_number && *ret >= least && *ret <= 1e15;
 }
 
 int fs_wait_main(int argc, char **argv)
