@@ -56,7 +56,9 @@ static void take(struct ckpt_source *src, struct node *fresh)
         ckpt_node_free(src, fresh);
         return;
     }
-    ckpt_log(CKPT_LOG_INFO, "%s: %s", src->path, why ? why : "another checkpoint has the name now");
+    bool grows = !why && fresh->st.ino == src->root->st.ino && fresh->st.dev == src->root->st.dev;
+    if (!grows) /* one that is being written would fill the log */
+        ckpt_log(CKPT_LOG_INFO, "%s: %s", src->path, why ? why : "another checkpoint has the name now");
     pthread_mutex_lock(&src->lock);
     struct node *dead = ckpt_node_replace_top(src, fresh);
     pthread_mutex_unlock(&src->lock);
