@@ -46,6 +46,13 @@ class Flagged:
     flags: dict
 
 
+@dataclasses.dataclass
+class Pickled:
+    """A tree that is a pickle already, without storages."""
+
+    data: bytes
+
+
 def base_of(array):
     while array.base is not None and isinstance(array.base, np.ndarray):
         array = array.base
@@ -164,7 +171,10 @@ def archive(tree, names, big=False, deflate=False):
     """The bytes of a file that torch.save(tree, ...) writes."""
     out, data = io.BytesIO(), io.BytesIO()
     pickler = Pickler(data, names)
-    pickler.dump(tree)
+    if isinstance(tree, Pickled):
+        data.write(tree.data)
+    else:
+        pickler.dump(tree)
     how = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
     with zipfile.ZipFile(out, "w", how) as z:
         z.writestr("archive/data.pkl", data.getvalue())
@@ -210,6 +220,13 @@ def stream(tree, names, protocol=2, keys=None, version=VERSION, more=()):
 def save_before_zip(path, tree, **how):
     with torch_names() as names:
         Path(path).write_bytes(stream(tree, names, **how))
+
+
+def save_pickle(path, pickled, deflate=False):
+    """What torch.save would write around a pickle without storages."""
+    how = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", how, compresslevel=1) as z:
+        z.writestr("archive/data.pkl", pickled)
 
 
 # --- torch.distributed.checkpoint

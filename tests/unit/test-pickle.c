@@ -248,7 +248,7 @@ static void test_objects(void)
     OBJECT("cbuiltins\ngetattr\n(K\1X\1\0\0\0ctR.", "builtins.getattr", 2, -1, -1, TORCH_NONE);
     OBJECT("ca\nb\n)R)R.", "?", 0, -1, -1, TORCH_NONE);
     OBJECT("ctorch\nfloat32\n)R.", "torch.float32", 0, -1, -1, TORCH_NONE);
-    OBJECT("c__builtin__\nbytearray\nK\1\x85R.", "__builtin__.bytearray", 1, -1, -1, TORCH_NONE);
+    OBJECT("c__builtin__\nbytearray\nK\1\x85R.", "builtins.bytearray", 1, -1, -1, TORCH_NONE);
     OBJECT("c_codecs\nencode\nX\1\0\0\0aX\4\0\0\0zlib\x86R.", "_codecs.encode", 2, -1, -1, TORCH_NONE);
     OBJECT("ctorch._utils\n_rebuild_tensor_v2\nN\x85R.", "torch._utils._rebuild_tensor_v2", 1, -1, -1, TORCH_NONE);
 }

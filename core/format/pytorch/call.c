@@ -116,6 +116,30 @@ static int call_new_of_base(struct torch_machine *m, const struct call *c)
     return r < 0 ? r : done(push_object(m, c, c->arg[0], args));
 }
 
+/* A functools.partial of a class's __new__, with the state (function, arguments, arguments by name, attributes). */
+static int call_partial(struct torch_machine *m, const struct call *c)
+{
+    const struct torch_graph *g = &m->g;
+    torch_value state = ckpt_torch_state(g, c->callee), args;
+    if (c->count || kind_of(m, state) != TORCH_TUPLE || ckpt_torch_count(g, state) < 3)
+        return UNFIT;
+    torch_value function = ckpt_torch_item(g, state, 0), names = ckpt_torch_item(g, state, 2);
+    struct call inner = {function, ckpt_torch_item(g, state, 1), c->start};
+    bool is_new = ckpt_torch_is(g, function, TORCH_CALL, TORCH_IS_GETATTR) &&
+                  ckpt_torch_str_is(g, ckpt_torch_item(g, ckpt_torch_args(g, function), 1), "__new__");
+    if (!is_new || kind_of(m, inner.args) != TORCH_TUPLE || kind_of(m, names) != TORCH_DICT)
+        return UNFIT;
+    take_args(g, &inner);
+    if (!inner.count || !is_callable(m, inner.arg[0]))
+        return UNFIT;
+    int r = rest_of(m, &inner, &args);
+    if (r == 0)
+        r = push_object(m, &inner, inner.arg[0], args);
+    if (r == 0)
+        r = ckpt_machine_made(m, ckpt_torch_set_part(&m->g, m->stack[m->depth - 1].value, TORCH_KWARGS, names));
+    return done(r);
+}
+
 /* jax's function of NumPy's function, its arguments, the state of that array, and more. */
 static int call_jax_array(struct torch_machine *m, const struct call *c)
 {
@@ -361,9 +385,11 @@ static int call_known(struct torch_machine *m, const struct call *c, enum torch_
 
 static int call(struct torch_machine *m, struct call *c)
 {
-    const struct torch_global *known = ckpt_torch_kind(&m->g, c->callee) == TORCH_GLOBAL
-                                           ? ckpt_torch_global_of(&m->g, c->callee)
-                                           : NULL;
+    if (ckpt_torch_is(&m->g, c->callee, TORCH_OBJECT, TORCH_IS_PARTIAL))
+        return call_partial(m, c);
+    if (ckpt_torch_kind(&m->g, c->callee) != TORCH_GLOBAL)
+        return UNFIT;
+    const struct torch_global *known = ckpt_torch_global_of(&m->g, c->callee);
     return known ? call_known(m, c, known->meaning) : UNFIT;
 }
 

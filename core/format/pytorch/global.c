@@ -63,6 +63,7 @@ static const struct torch_global globals[] = {
     COPYREG("__newobj__", TORCH_IS_NEW),
     COPYREG("__newobj_ex__", TORCH_IS_NEW_BY_NAME),
     COPYREG("_reconstructor", TORCH_IS_NEW_OF_BASE),
+    CALL("functools", "partial", TORCH_IS_PARTIAL),
     PATHLIB("PosixPath", TORCH_IS_PATH),
     PATHLIB("PurePosixPath", TORCH_IS_PATH),
     PATHLIB("Path", TORCH_IS_PATH),

@@ -31,6 +31,7 @@ enum torch_meaning {
     TORCH_IS_NEW,         /* copyreg's functions, whose first argument is the class */
     TORCH_IS_NEW_BY_NAME, /* with arguments by name */
     TORCH_IS_NEW_OF_BASE, /* with a base class and its state */
+    TORCH_IS_PARTIAL,     /* an object, which can be called: before protocol 4 it has arguments by name */
     TORCH_IS_JAX_ARRAY,   /* NumPy's function, its arguments, the array's state, ... */
     /* called with arguments, become values */
     TORCH_IS_SIZE,

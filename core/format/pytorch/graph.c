@@ -472,28 +472,37 @@ torch_value ckpt_torch_class(const struct torch_graph *g, torch_value v)
     return words_of(g, v)[O_CLASS];
 }
 
+/* Protocols up to 2 have Python 2's name of the module of built-in names. */
+static void add_name(struct ckpt_buf *buf, const char *module, size_t module_len, const char *name, size_t name_len)
+{
+    static const char old[] = "__builtin__";
+    if (module_len == strlen(old) && !memcmp(module, old, module_len))
+        ckpt_buf_adds(buf, "builtins");
+    else
+        ckpt_buf_add(buf, module, CKPT_MIN(module_len, MAX_NAME));
+    ckpt_buf_addc(buf, '.');
+    ckpt_buf_add(buf, name, CKPT_MIN(name_len, MAX_NAME));
+}
+
 void ckpt_torch_add_name(const struct torch_graph *g, torch_value global, struct ckpt_buf *buf)
 {
-    size_t len;
-    const char *text;
+    const char *module, *name;
+    size_t module_len, name_len;
     if (place_of(global) == NAME) {
         const struct torch_global *known = ckpt_torch_global(global >> 2);
-        ckpt_buf_addf(buf, "%s.%s", known->module, known->name);
+        add_name(buf, known->module, strlen(known->module), known->name, strlen(known->name));
         return;
     }
     if (place_of(global) == WORDS) {
-        text = ckpt_torch_str(g, words_of(g, global)[N_MODULE], &len);
-        ckpt_buf_add(buf, text, CKPT_MIN(len, MAX_NAME));
-        ckpt_buf_addc(buf, '.');
-        text = ckpt_torch_str(g, words_of(g, global)[N_NAME], &len);
-        ckpt_buf_add(buf, text, CKPT_MIN(len, MAX_NAME));
-        return;
+        module = ckpt_torch_str(g, words_of(g, global)[N_MODULE], &module_len);
+        name = ckpt_torch_str(g, words_of(g, global)[N_NAME], &name_len);
+    } else { /* two lines of the pickle */
+        module = (const char *)g->pickle + (global >> 2) + 1;
+        module_len = strcspn(module, "\n");
+        name = module + module_len + 1;
+        name_len = strcspn(name, "\n");
     }
-    text = (const char *)g->pickle + (global >> 2) + 1; /* two lines */
-    len = strcspn(text, "\n");
-    ckpt_buf_add(buf, text, len);
-    ckpt_buf_addc(buf, '.');
-    ckpt_buf_add(buf, text + len + 1, strcspn(text + len + 1, "\n"));
+    add_name(buf, module, module_len, name, name_len);
 }
 
 uint32_t ckpt_torch_global_number(const struct torch_graph *g, torch_value v)

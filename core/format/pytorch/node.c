@@ -80,8 +80,8 @@ static int add_complex(struct torch_nodes_walk *w, const struct torch_graph *g, 
         w, p, CKPT_NODE_ARRAY, ckpt_torch_add_complex(w->n->records, ckpt_torch_float(g, re), ckpt_torch_float(g, im)));
 }
 
-/* What it takes to make the text of a value, in nodes. */
-static uint64_t cost(const struct torch_graph *g, torch_value v)
+/* What it takes to make the text of a literal, in nodes. */
+static uint64_t literal_cost(const struct torch_graph *g, torch_value v)
 {
     size_t len = 0;
     enum torch_kind kind = ckpt_torch_kind(g, v);
@@ -91,13 +91,24 @@ static uint64_t cost(const struct torch_graph *g, torch_value v)
         (void)ckpt_torch_bytes(g, v, &len);
     else if (kind == TORCH_INT)
         len = CKPT_MIN(ckpt_torch_int_width(g, v), TORCH_MAX_INT) * 8;
-    if (kind != TORCH_CALL || !ckpt_torch_count(g, ckpt_torch_args(g, v)))
-        return len / TORCH_PER_NODE;
-    torch_value first = ckpt_torch_item(g, ckpt_torch_args(g, v), 0);
-    kind = ckpt_torch_kind(g, first);
-    return kind == TORCH_TUPLE || kind == TORCH_LIST                        ? ckpt_torch_count(g, first)
-           : kind == TORCH_STR || kind == TORCH_CALL || kind == TORCH_BYTES ? cost(g, first)
-                                                                            : 0;
+    return len / TORCH_PER_NODE;
+}
+
+/* And that of a value: of its arguments, of which the first may be a sequence, or bytes that are a call themselves. */
+static uint64_t cost(const struct torch_graph *g, torch_value v)
+{
+    if (ckpt_torch_kind(g, v) != TORCH_CALL || !ckpt_torch_count(g, ckpt_torch_args(g, v)))
+        return literal_cost(g, v);
+    torch_value args = ckpt_torch_args(g, v), first = ckpt_torch_item(g, args, 0);
+    enum torch_kind kind = ckpt_torch_kind(g, first);
+    uint64_t sum = ckpt_torch_count(g, args);
+    for (uint32_t i = 0; i < ckpt_torch_count(g, args); i++)
+        sum += literal_cost(g, ckpt_torch_item(g, args, i));
+    if (kind == TORCH_TUPLE || kind == TORCH_LIST)
+        sum += ckpt_torch_count(g, first);
+    else if (kind == TORCH_CALL && ckpt_torch_count(g, ckpt_torch_args(g, first)))
+        sum += literal_cost(g, ckpt_torch_item(g, ckpt_torch_args(g, first), 0));
+    return sum;
 }
 
 static int add_fault(struct torch_nodes_walk *w, const struct torch_place *p, enum ckpt_node_kind kind,

@@ -228,7 +228,8 @@ static int add_members(struct torch_nodes_walk *w, const struct torch_graph *g, 
 static int fill_object(struct torch_nodes_walk *w, const struct torch_graph *g, torch_value v, uint32_t node)
 {
     struct torch_seen *seen = &w->in->seen[ckpt_torch_object_number(g, v)];
-    if (seen->node && (!seen->spent || seen->spent > w->again_left)) {
+    bool too_much = seen->node && seen->spent > w->again_left;
+    if (is_inside(w, v) || too_much) {
         w->n->tree->nodes[node].container = CKPT_OBJECT;
         w->n->tree->nodes[node].mark = TORCH_SAME_MARK;
         w->n->tree->nodes[node].ref = seen->node - 1;

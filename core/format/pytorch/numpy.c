@@ -176,8 +176,8 @@ static bool add_field_type(const struct torch_graph *g, torch_value v, struct ck
     bool is_list = *type.descr == '[';
     ckpt_buf_addf(descr, is_list ? "%s" : "'%s'", type.descr);
     *ret = type.itemsize;
-    if (!is_array)
-        return true;
+    if (!is_array || ckpt_buf_error(descr))
+        return !ckpt_buf_error(descr);
     ckpt_buf_adds(descr, ", ");
     return add_shape(g, shape, descr) && small_int(g, item(g, state, T_SIZE), INT32_MAX, &size) &&
            ((*ret = (uint64_t)size), true);

@@ -9,7 +9,7 @@
 /* An object of the graph. */
 struct torch_seen {
     uint32_t node;  /* 1 + that of its first place; 0: it was not met yet */
-    uint32_t spent; /* to show what is in it; 0: it is being shown */
+    uint32_t spent; /* to show what is in it, once it was shown */
 };
 
 /* What is being walked. */
