@@ -121,23 +121,109 @@ def tensor_info(name, dims, kind, offset):
     )
 
 
+def foreign(tensors, data, version=3):
+    """A file of (name, shape, type, offset)s."""
+    infos = b"".join(tensor_info(*t) for t in tensors)
+    head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), 0) + infos
+    return head + bytes(-len(head) % 32) + data
+
+
 def test_types_that_are_not_known(mount, tmp_path):
-    """They are listed, and take nothing else with them."""
-    infos = tensor_info("ok", [4], 0, 0) + tensor_info("new", [4], 99, 32) + tensor_info("scratch", [32, 2], 9, 64)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, 3, 0) + infos
-    (tmp_path / "x.gguf").write_bytes(
-        head + bytes(-len(head) % 32) + np.arange(4, dtype=np.float32).tobytes() + bytes(1000)
-    )
+    """Their bytes are those up to the next tensor, or to the end of the file."""
+    data = np.random.default_rng(1).bytes(1000)
+    tensors = [("ok", [4], 0, 0), ("late", [2], 4, 512), ("new", [4], 99, 32), ("scratch", [32, 2], 9, 64)]
+    (tmp_path / "x.gguf").write_bytes(foreign(tensors, data))
     m = mount(tmp_path / "x.gguf")
-    assert sorted(os.listdir(m.top)) == ["new.npy", "ok.npy", "scratch.npy"]
-    same_array(m / "ok.npy", np.arange(4, dtype=np.float32))
-    assert util.read_error(m / "new.npy") == util.read_error(m / "scratch.npy") == errno.EOPNOTSUPP
-    leaves = {leaf["path"][0]: leaf for leaf in json.loads((m / ".tree.json").read_text())["leaves"]}
-    assert (
-        leaves["new"]["dtype"] == "type 99"
-        and leaves["scratch"]["dtype"] == "Q8_1"
-        and leaves["scratch"]["shape"] == [2, 32]
-    )
+    assert sorted(os.listdir(m.top)) == ["late", "new", "ok.npy", "scratch"]
+    same_array(m / "ok.npy", np.frombuffer(data[:16], np.float32))
+    assert (m / "new").read_bytes() == data[32:64]
+    assert (m / "scratch").read_bytes() == data[64:512]
+    assert (m / "late").read_bytes() == data[512:]
+    meta = {name: json.loads((m / f"{name}.meta.json").read_text()) for name in ("late", "new", "scratch")}
+    assert {n: (x["dtype"], x["shape"]) for n, x in meta.items()} == {
+        "late": ("type 4", [2]),
+        "new": ("type 99", [4]),
+        "scratch": ("Q8_1", [2, 32]),
+    }
+    assert json.loads(util.ckptfs("verify", "--json", tmp_path / "x.gguf").stdout)["faults"] == []
+
+
+def test_only_types_that_are_not_known(mount, tmp_path):
+    """As other programs than llama.cpp have them."""
+    data = bytes(range(100))
+    (tmp_path / "x.gguf").write_bytes(foreign([("a.b", [7], 200, 64), ("a.c", [7, 1], 137, 0)], data))
+    m = mount(tmp_path / "x.gguf")
+    assert (m / "a/b").read_bytes() == data[64:] and (m / "a/c").read_bytes() == data[:64]
+
+
+# --- split models
+
+
+def split(folder, parts, name="big"):
+    """As llama.cpp splits: the metadata are in the first, and each says which one it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (tensors, blocks) in enumerate(parts):
+
+        def pairs(w, i=i):
+            if i == 0:
+                w.add_name("split one")
+            w.add_uint16("split.no", i)
+            w.add_uint16("split.count", len(parts))
+            w.add_int32("split.tensors.count", sum(len(t) + len(b) for t, b in parts))
+
+        write(folder / f"{name}-{i + 1:05}-of-{len(parts):05}.gguf", tensors, blocks, pairs=pairs)
+
+
+def test_split(mount, tmp_path):
+    """One tree of all parts, each of which can be opened by itself too."""
+    tensors, blocks = list(model().items()), list(quantised().items())
+    parts = [(dict(tensors[i::3]), dict(blocks[i::3])) for i in range(3)]
+    split(tmp_path / "f", parts)
+    (tmp_path / "f/README.md").write_text("hello")
+    m = mount(tmp_path)
+    compare(m / "f", paths(dict(tensors)), "split")
+    assert sum(len(files) for _, _, files in os.walk(m / "f")) == len(tensors) + len(blocks) + 1
+    for name, (_, data) in blocks:
+        assert (m / "f" / name.replace(".", "/")).read_bytes() == data.tobytes(), name
+    assert (m / "f/README.md").read_text() == "hello"
+    metadata = json.loads((m / "f/.tree.json").read_text())["metadata"]
+    assert metadata["general.name"] == "split one" and metadata["split.count"] == 3
+    first = next(iter(parts[1][0]))
+    meta = json.loads((m / "f" / f"{first.replace('.', '/')}.meta.json").read_text())
+    assert meta["shard"] == "big-00002-of-00003.gguf"
+    part = mount(tmp_path / "f/big-00002-of-00003.gguf")
+    compare(part.top, paths(parts[1][0]), "part")
+
+
+def test_split_with_damage(mount, tmp_path):
+    """A part that is gone or damaged is a file that cannot be read; the others are shown."""
+    arrays = [({f"a.w{i}": np.full(4, i, np.float32)}, {}) for i in range(4)]
+    split(tmp_path / "f", arrays)
+    (tmp_path / "f/big-00001-of-00004.gguf").unlink()
+    cut = tmp_path / "f/big-00003-of-00004.gguf"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    m = mount(tmp_path)
+    assert sorted(os.listdir(m / "f")) == ["a", "big-00001-of-00004.gguf", "big-00003-of-00004.gguf"]
+    assert sorted(os.listdir(m / "f/a")) == ["w1.npy", "w3.npy"]
+    same_array(m / "f/a/w3.npy", np.full(4, 3, np.float32))
+    assert util.read_error(m / "f/big-00001-of-00004.gguf") == errno.EIO
+    assert util.read_error(m / "f/big-00003-of-00004.gguf") == errno.EBADMSG
+    faults = json.loads(util.ckptfs("verify", "--json", tmp_path / "f", check=4).stdout)["faults"]
+    assert sorted(f["path"] for f in faults) == ["big-00001-of-00004.gguf", "big-00003-of-00004.gguf"]
+
+
+def test_several_models(mount, tmp_path):
+    """A folder of more than one model is no model: each file opens by itself."""
+    arrays = [({f"a.w{i}": np.full(4, i, np.float32)}, {}) for i in range(2)]
+    split(tmp_path / "two", arrays, "q4")
+    split(tmp_path / "two", arrays, "q8")
+    split(tmp_path / "beside", arrays)
+    write(tmp_path / "beside/other.gguf", {"b": np.ones(3)})
+    split(tmp_path / "one", arrays[:1])
+    m = mount(tmp_path)
+    assert len(os.listdir(m / "two")) == 4 and len(os.listdir(m / "beside")) == 3
+    assert os.listdir(m / "one/big-00001-of-00001.gguf/a") == ["w0.npy"]
+    assert os.listdir(m / "beside/big-00002-of-00002.gguf/a") == ["w1.npy"]
 
 
 @pytest.mark.parametrize("order", "<>")

@@ -48,8 +48,7 @@ struct gguf_header {
 
 /*
  * Reads and checks all of it; *metadata gets the key-value pairs as a JSON object. -EBADMSG: the file ends too early
- * for what it says; -EUCLEAN: malformed; -EOPNOTSUPP: another version, beyond a maximum, or not one tensor of a type
- * that is known.
+ * for what it says; -EUCLEAN: malformed; -EOPNOTSUPP: another version, or beyond a maximum.
  */
 int ckpt_gguf_header_open(struct ckpt_file *file, struct gguf_header *ret, struct ckpt_buf *metadata,
                           struct ckpt_err *err) CKPT_MUST_USE;
