@@ -42,6 +42,18 @@ static int by_name(const void *a, const void *b)
 
 static int add_dir(struct walk *w, uint32_t parent, const char *dir, unsigned level);
 
+static int add_subdir(struct walk *w, uint32_t node, const char *path, unsigned level)
+{
+    int found = w->b->below && !level ? w->b->below(ckpt_pins_dir(w->b->tree->pins), path) : 0;
+    if (found < 0)
+        return ckpt_no_memory(w->err);
+    if (found) {
+        w->b->tree->nodes[node].mark = CKPT_BELOW_MARK;
+        return 0;
+    }
+    return level + 1 < CKPT_MAX_BESIDE_LEVELS ? add_dir(w, node, path, level + 1) : 0;
+}
+
 static int add_entry(struct walk *w, uint32_t parent, const char *dir, enum ckpt_ftype type, const char *name,
                      unsigned level)
 {
@@ -60,7 +72,7 @@ static int add_entry(struct walk *w, uint32_t parent, const char *dir, enum ckpt
     enum ckpt_node_kind kind = type == CKPT_FT_DIR ? CKPT_NODE_DIR : CKPT_NODE_BLOB;
     int r = ckpt_tree_add(t, parent, name, strlen(name), false, kind, &node, w->err);
     if (r == 0 && kind == CKPT_NODE_DIR)
-        return level + 1 < CKPT_MAX_BESIDE_LEVELS ? add_dir(w, node, path, level + 1) : 0;
+        return add_subdir(w, node, path, level);
     uint32_t string;
     if (r == 0 && ckpt_tree_string(t, path, strlen(path), &string) < 0)
         r = ckpt_no_memory(w->err);

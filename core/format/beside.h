@@ -7,7 +7,7 @@
 #ifndef CKPT_FORMAT_BESIDE_H
 #define CKPT_FORMAT_BESIDE_H
 
-#include "core/tree/tree.h"
+#include "core/format/format.h"
 
 #define CKPT_MAX_BESIDE        65536 /* files and directories; more are left out */
 #define CKPT_MAX_BESIDE_LEVELS 8
@@ -16,7 +16,9 @@ struct ckpt_beside {
     struct ckpt_tree *tree;
     bool (*is_own)(void *arg, const char *name); /* a file of the format itself, right in the folder: it is not shown */
     void *arg;
-    uint8_t mark; /* of the blobs' nodes, whose ref is their path in the tree's strings */
+    uint8_t mark;         /* of the blobs' nodes, whose ref is their path in the tree's strings */
+    ckpt_below_fn *below; /* a directory right in the folder that has a checkpoint in it is a node with CKPT_BELOW_MARK;
+                             NULL: it is one with blobs */
 };
 
 int ckpt_add_beside(const struct ckpt_beside *b, struct ckpt_err *err) CKPT_MUST_USE;

@@ -25,12 +25,16 @@ struct ckpt_content {
     uint8_t head[CKPT_CONTENT_HEAD];
 };
 
+/* Whether a directory below a folder is a checkpoint, or has one in it: 1, 0, or -ENOMEM. */
+typedef int ckpt_below_fn(struct ckpt_backend *folder, const char *dir);
+
 /* Where a checkpoint is. */
 struct ckpt_opening {
     struct ckpt_pins *pins; /* of its directory */
     const char *name;       /* of the checkpoint in its directory, where it is a file or that holds several; else "" */
     struct ckpt_cache *cache; /* outlives the tree */
     bool flat;                /* names that the format joins with dots are kept whole */
+    ckpt_below_fn *below;     /* NULL: what is below the folder belongs to the checkpoint */
 };
 
 struct ckpt_format {

@@ -105,6 +105,58 @@ static int tree_attr(struct ckpt_source *src, struct target *t, struct ckpt_attr
 
 /* --- names --- */
 
+/* The node of a directory of the checkpoint's folder that is no part of it, but has checkpoints in it. `listed`: as the
+ * tree calls it. */
+static int take_below(struct ckpt_source *src, struct node *n, const char *real, const char *listed, struct node **ret,
+                      struct ckpt_err *err)
+{
+    struct ckpt_entry e = {.name = real};
+    struct ckpt_probe probe = {0};
+    struct ckpt_backend *dir;
+    struct ckpt_stat st;
+    char path[SOURCE_PATH];
+    int r = ckpt_source_join(n->path, real, path);
+    if (r == 0)
+        r = ckpt_backend_stat(src->backend, path, &st);
+    if (r == 0)
+        r = ckpt_backend_sub(src->backend, path, &dir);
+    if (r == 0) {
+        r = ckpt_probe_dir(dir, &e.format, &probe);
+        ckpt_backend_unref(dir);
+    }
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", real, strerror(-r));
+    bool is_checkpoint = probe.bits > 1 && !probe.weak && !*probe.unfinished;
+    e.is_step = is_checkpoint && (ckpt_step_number(real, true, &e.number) || ckpt_step_number_glued(real, &e.number));
+    return ckpt_node_take(src, n, real, listed, is_checkpoint ? NODE_TREE : NODE_DIR, &st, is_checkpoint ? &e : NULL,
+                          NULL, ret);
+}
+
+static int lookup_below(struct ckpt_source *src, const struct target *dir, uint32_t node, const char *name,
+                        enum ckpt_view view, struct ckpt_attr *ret, struct ckpt_err *err)
+{
+    static const char suffix[] = ".safetensors";
+    struct node *below;
+    size_t len;
+    const char *real = ckpt_tree_text(dir->tree, dir->tree->nodes[node].key, &len);
+    bool listed = view == CKPT_VIEW_LISTED;
+    if (!listed && !ckpt_has_suffix(name, suffix))
+        return -ENOENT;
+    CKPT_AUTOFREE char *base = strndup(name, strlen(name) - (listed ? 0 : strlen(suffix)));
+    int r = base ? take_below(src, dir->node, real, base, &below, err) : -ENOMEM;
+    if (r < 0)
+        return r;
+    if (!listed)
+        return ckpt_source_lookup_view(src, below, suffix, ret, err);
+    ckpt_source_attr_of_node(src, below, ret);
+    return 0;
+}
+
+static bool is_below(const struct ckpt_tree *t, uint32_t node)
+{
+    return t->nodes[node].kind == CKPT_NODE_DIR && t->nodes[node].mark == CKPT_BELOW_MARK;
+}
+
 static int lookup_inner(struct ckpt_source *src, struct target *dir, const char *name, struct ckpt_attr *ret,
                         struct ckpt_err *err)
 {
@@ -125,6 +177,8 @@ static int lookup_inner(struct ckpt_source *src, struct target *dir, const char 
         r = -ENOENT;
     if (r < 0)
         return r;
+    if (is_below(dir->tree, t.file.node))
+        return lookup_below(src, dir, t.file.node, name, t.file.view, ret, err);
     struct ckpt_selection sel;
     struct slice shown;
     if (slice) {

@@ -2,6 +2,7 @@
 /* What is opened of a node: a directory's listing, a checkpoint's files and its tree. It is closed again where there is
  * too much of it. */
 #include "core/base/util.h"
+#include "core/format/below.h"
 #include "core/source/source.h"
 
 #include <stdio.h>
@@ -261,7 +262,7 @@ static int open_tree(struct ckpt_source *src, struct node *n, struct opened *o, 
         return ckpt_fail(err, -r, "%s", strerror(-r));
     r = keep_file(src, n, o, &at, pins);
     if (r == 0)
-        r = n->format->open(&(struct ckpt_opening){pins, at.inside, src->cache, src->opt.flat}, ret, err);
+        r = n->format->open(&(struct ckpt_opening){pins, at.inside, src->cache, src->opt.flat, ckpt_below}, ret, err);
     ckpt_pins_unref(pins);
     if (shortages == ckpt_shortages())
         return r;

@@ -21,6 +21,9 @@ enum ckpt_container { CKPT_DICT, CKPT_LIST, CKPT_TUPLE, CKPT_NAMEDTUPLE, CKPT_OB
 #define CKPT_MAX_DEPTH 256
 #define CKPT_MAX_NODES (1u << 27)
 #define CKPT_NO_NODE   UINT32_MAX
+/* The mark of an empty container that stands for a directory of the checkpoint's folder which is no part of it: there
+ * are checkpoints in it. */
+#define CKPT_BELOW_MARK 0xff
 
 struct ckpt_node {
     uint32_t parent, next; /* next sibling */

@@ -410,3 +410,42 @@ def test_torch(mount, src, tmp_path):
     assert np.load(m / "model.safetensors/t/scalar.npy") == 1.5
     want = safetensors.numpy.load_file(src / "model.safetensors")["a.bias"]
     same_array(m / "model.safetensors/a/bias.npy", stored(want))
+
+
+def save_two_shards(folder, number):
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = {"a.w": np.full(3, number, "f4")}, {"b": np.full(2, number, "f4")}
+    names = [f"model-{i + 1:05}-of-00002.safetensors" for i in range(2)]
+    for name, tensors in zip(names, shards):
+        safetensors.numpy.save_file(tensors, folder / name)
+    index = {"metadata": {}, "weight_map": {key: name for name, t in zip(names, shards) for key in t}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_checkpoints_below(mount, tmp_path):
+    """A folder with an index, as a trainer leaves it, with the checkpoints of the way: each opens up for itself."""
+    run = tmp_path / "run"
+    save_two_shards(run, 3)
+    save_two_shards(run / "checkpoint-500", 1)
+    (run / "checkpoint-1000").mkdir()
+    safetensors.numpy.save_file({"x": np.ones(1)}, run / "checkpoint-1000/model.safetensors")
+    (run / "checkpoint-1000/trainer_state.json").write_text("[1]")
+    (run / "deep/er").mkdir(parents=True)
+    np.savez(run / "deep/er/state.npz", y=np.arange(2))
+    (run / "assets/x").mkdir(parents=True)
+    (run / "assets/x/vocab.txt").write_text("a")
+    for m in (mount(run), mount(tmp_path, "flat")):
+        top = m / "run" if (m / "run").exists() else m.top
+        assert {"assets", "b.npy", "checkpoint-1000", "checkpoint-500", "deep"} <= set(os.listdir(top))
+        assert np.load(top / "b.npy")[0] == 3
+        assert np.load(top / "checkpoint-500/b.npy")[0] == 1
+        assert sorted(os.listdir(top / "checkpoint-1000")) == ["model.safetensors", "trainer_state.json"]
+        assert np.load(top / "checkpoint-1000/model.safetensors/x.npy") == [1]
+        assert (np.load(top / "deep/er/state.npz/y.npy") == [0, 1]).all()
+        assert (top / "assets/x/vocab.txt").read_text() == "a"
+        assert os.getxattr(top / "checkpoint-500", "user.ckpt.step") == b"500"
+        assert sorted(safetensors.numpy.load_file(top / "checkpoint-500.safetensors")) in (["a.w", "b"], ["a/w", "b"])
+        assert not (top / "deep.safetensors").exists()
+    assert json.loads(util.ckptfs("verify", "--json", run).stdout)["files"] == 8
+    assert util.ckptfs("ls", run, "checkpoint-500").stdout == "a\nb.npy\n"
+    assert util.ckptfs("info", "--json", run / "checkpoint-500").stdout.count('"leaves":2') == 1

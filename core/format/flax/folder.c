@@ -277,7 +277,7 @@ static int add_lost(void *arg, const struct ckpt_buf *leaf, const char *shard)
 
 /* --- opening --- */
 
-static int load(struct ckpt_tree *t, struct ckpt_file *index, struct ckpt_err *err)
+static int load(struct ckpt_tree *t, struct ckpt_file *index, ckpt_below_fn *below, struct ckpt_err *err)
 {
     struct folder *f = t->priv;
     struct ckpt_buf metadata = {.max = SAFETENSORS_MAX_METADATA};
@@ -300,7 +300,7 @@ static int load(struct ckpt_tree *t, struct ckpt_file *index, struct ckpt_err *e
     if (r == 0)
         r = ckpt_safetensors_index_each(index, add_lost, &(struct adding){t, err}, NULL, err);
     if (r == 0)
-        r = ckpt_add_beside(&(struct ckpt_beside){t, ckpt_shards_own, &f->shards, FILE_MARK}, err);
+        r = ckpt_add_beside(&(struct ckpt_beside){t, ckpt_shards_own, &f->shards, FILE_MARK, below}, err);
     return r < 0 ? r : ckpt_tree_finish(t, err);
 }
 
@@ -320,7 +320,7 @@ int ckpt_flax_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, 
     strcpy(f->shards.index_name, index_name);
     r = r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : ckpt_shards_open_index(&f->shards, o->pins, &index, err);
     if (r == 0) {
-        r = load(t, index, err);
+        r = load(t, index, o->below, err);
         r = r < 0 ? ckpt_fail_in(err, -r, "%s", index_name) : 0;
         ckpt_file_unref(index);
     }

@@ -187,11 +187,11 @@ static bool is_part(void *arg, const char *name)
     return parse_name(name, &part);
 }
 
-static int load(struct splitting *s, struct ckpt_pins *pins, struct ckpt_err *err)
+static int load(struct splitting *s, const struct ckpt_opening *o, struct ckpt_err *err)
 {
     struct group group = {0};
     struct ckpt_name_set names = {0};
-    int r = ckpt_backend_list(ckpt_pins_dir(pins), "", note_name, &group);
+    int r = ckpt_backend_list(ckpt_pins_dir(o->pins), "", note_name, &group);
     if (r == 0 && !*group.name)
         r = -ENOENT;
     r = r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : name_parts(s, group.name, err);
@@ -208,7 +208,7 @@ static int load(struct splitting *s, struct ckpt_pins *pins, struct ckpt_err *er
     if (r == 0)
         r = add_lost(s, err);
     if (r == 0)
-        r = ckpt_add_beside(&(struct ckpt_beside){s->tree, is_part, NULL, GGUF_FILE_MARK}, err);
+        r = ckpt_add_beside(&(struct ckpt_beside){s->tree, is_part, NULL, GGUF_FILE_MARK, o->below}, err);
     if (r == 0 && s->metadata.len && !(s->tree->metadata = ckpt_buf_steal(&s->metadata, NULL)))
         r = ckpt_no_memory(err);
     return r < 0 ? r : ckpt_tree_finish(s->tree, err);
@@ -222,7 +222,7 @@ int ckpt_gguf_split_open(const struct ckpt_opening *o, struct ckpt_tree **ret, s
         return r;
     s.gguf = s.tree->priv;
     s.builder = (struct gguf_builder){.tree = s.tree, .flat = o->flat, .err = err};
-    r = load(&s, o->pins, err);
+    r = load(&s, o, err);
     ckpt_buf_clear(&s.metadata);
     return ckpt_tree_give(s.tree, r, ret);
 }

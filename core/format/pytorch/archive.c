@@ -3,8 +3,8 @@
 
 #include "core/array/layout.h"
 #include "core/base/util.h"
-#include "core/format/pytorch/content.h"
 #include "core/format/pytorch/pickle.h"
+#include "core/format/pytorch/tar.h"
 
 #include <stdio.h>
 

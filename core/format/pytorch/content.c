@@ -4,11 +4,10 @@
 #include "core/base/util.h"
 #include "core/format/pytorch/archive.h"
 #include "core/format/pytorch/opcode.h"
+#include "core/format/pytorch/tar.h"
 
 #define HEAD         ((size_t)4096)
 #define LOOKED_AT    32 /* opcodes */
-#define TAR_BLOCK    512
-#define TAR_HEADERS  8 /* that may come before the first file */
 #define LOCAL_HEADER 30
 
 /* --- zip --- */
@@ -30,36 +29,6 @@ static bool is_zip(struct ckpt_file *file, const uint8_t *head, size_t len)
     if (len < 4 || memcmp(head, "PK\3\4", 4) != 0)
         return false;
     return ckpt_torch_archive_probe(file) || begins_with_pickle(head, len);
-}
-
-/* --- tar --- */
-
-static uint64_t octal(const uint8_t *p, size_t len)
-{
-    uint64_t v = 0;
-    for (size_t i = 0; i < len && p[i] >= '0' && p[i] <= '7'; i++)
-        v = v * 8 + (uint64_t)(p[i] - '0');
-    return v;
-}
-
-bool ckpt_torch_is_tar(struct ckpt_file *file)
-{
-    static const char *const names[] = {"sys_info", "pickle", "storages", "tensors"};
-    uint8_t h[TAR_BLOCK];
-    uint64_t at = 0;
-    for (unsigned i = 0; i < TAR_HEADERS; i++) {
-        if (ckpt_file_read(file, h, sizeof h, at) != sizeof h || memcmp(h + 257, "ustar", 5) != 0)
-            return false;
-        bool describes_next = h[156] == 'x' || h[156] == 'g';
-        if (!describes_next) {
-            for (size_t n = 0; n < sizeof names / sizeof *names; n++)
-                if (!strcmp((char *)h, names[n]))
-                    return true;
-            return false;
-        }
-        at += TAR_BLOCK + (octal(h + 124, 12) + TAR_BLOCK - 1) / TAR_BLOCK * TAR_BLOCK;
-    }
-    return false;
 }
 
 /* --- pickles --- */

@@ -16,6 +16,5 @@ enum torch_content {
 
 /* A few small reads; of a zip archive its directory is read. */
 enum torch_content ckpt_torch_content(struct ckpt_file *file);
-bool ckpt_torch_is_tar(struct ckpt_file *file);
 
 #endif

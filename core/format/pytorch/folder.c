@@ -22,6 +22,7 @@ struct folder {
     struct torch *torch;
     struct ckpt_file *index;
     bool flat;
+    ckpt_below_fn *below;
     enum ckpt_name_round round;
     struct ckpt_err *err;
 };
@@ -208,14 +209,14 @@ static int load(struct folder *f)
     for (; f->round < CKPT_NAME_ROUNDS && r == 0; f->round++)
         r = ckpt_safetensors_index_each(f->index, add_lost, f, NULL, f->err);
     if (r == 0)
-        r = ckpt_add_beside(&(struct ckpt_beside){f->tree, ckpt_shards_own, &f->torch->shards, TORCH_FILE_MARK},
-                            f->err);
+        r = ckpt_add_beside(
+            &(struct ckpt_beside){f->tree, ckpt_shards_own, &f->torch->shards, TORCH_FILE_MARK, f->below}, f->err);
     return r < 0 ? r : ckpt_tree_finish(f->tree, f->err);
 }
 
 int ckpt_torch_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
-    struct folder f = {.flat = o->flat, .err = err};
+    struct folder f = {.flat = o->flat, .below = o->below, .err = err};
     char index_name[256];
     int r = ckpt_torch_tree_new(&folder_ops, o->pins, &f.tree, err);
     if (r < 0)

@@ -16,6 +16,7 @@ struct folder {
     struct ckpt_shards *shards;
     struct ckpt_file *index;
     bool flat;
+    ckpt_below_fn *below;
     enum ckpt_name_round round;
     struct ckpt_err *err;
 };
@@ -143,8 +144,8 @@ static int load(struct folder *f)
     for (; f->round < CKPT_NAME_ROUNDS && r == 0; f->round++) {
         r = ckpt_safetensors_index_each(f->index, add_tensor, f, NULL, f->err);
         if (r == 0 && f->round == CKPT_NAMES_PLAIN)
-            r = ckpt_add_beside(&(struct ckpt_beside){f->tree, ckpt_shards_own, f->shards, SAFETENSORS_FILE_MARK},
-                                f->err);
+            r = ckpt_add_beside(
+                &(struct ckpt_beside){f->tree, ckpt_shards_own, f->shards, SAFETENSORS_FILE_MARK, f->below}, f->err);
     }
     if (ckpt_buf_error(&metadata)) /* too long to be kept */
         ckpt_buf_clear(&metadata);
@@ -158,7 +159,7 @@ static int load(struct folder *f)
 
 int ckpt_safetensors_folder_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
-    struct folder f = {.flat = o->flat, .err = err};
+    struct folder f = {.flat = o->flat, .below = o->below, .err = err};
     char index_name[256] = "";
     int r = ckpt_safetensors_tree_new(o, &f.tree, err);
     if (r < 0)
