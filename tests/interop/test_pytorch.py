@@ -12,12 +12,14 @@ import os
 import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import check_fixtures
+import util
 from arrays import SLICES, random_slice
 
 SAVER = Path(__file__).parent / "torch_save.py"
@@ -167,14 +169,25 @@ def test_names(saved, module_mount, mount):
     ]
 
 
-@pytest.mark.parametrize("name, says", [("script.pt", "__torch__"), ("module.pt", "torch.nn.modules.linear.Linear")])
-def test_refused(saved, module_mount, name, says):
-    """What is no plain data does not open, and says why."""
-    path = module_mount(saved) / name
-    with pytest.raises(OSError) as e:
-        os.listdir(path)
-    assert e.value.errno == errno.EOPNOTSUPP
-    assert says in os.getxattr(path, "user.ckpt.error").decode()
+@pytest.mark.parametrize("name", ["script.pt", "traced.jit"])
+def test_script(saved, module_mount, name):
+    """TorchScript: tensors are leaves, constants of the program too; the program and the user's files are blobs."""
+    top = module_mount(saved) / name
+    for leaf in truth_of(saved)[name]:
+        compare_leaf(saved, file_of(top, leaf["path"]), leaf)
+    archive = zipfile.ZipFile(saved / name)
+    prefix = archive.namelist()[0].split("/")[0] + "/"
+    own = ("data", "constants", ".data/", "version", "byteorder", ".format_version", ".storage_alignment")
+    files = {n[len(prefix) :]: archive.read(n) for n in archive.namelist() if not n[len(prefix) :].startswith(own)}
+    assert any(n.startswith("code/") for n in files)
+    code = "%63ode" if (top / "%63ode").exists() else "code"  # a module may have an attribute of that name
+    for file, data in files.items():
+        assert (top / file.replace("code/", f"{code}/", 1)).read_bytes() == data, file
+    if name == "script.pt":
+        assert (top / "extra/note.txt").read_bytes() == b"hello" and code == "%63ode"
+        assert (top / "rates/x.json").read_text() == "1.5\n" and (top / "names/1.json").read_text() == '"b"\n'
+        assert [json.loads((top / f"sizes/{i}.json").read_text()) for i in range(3)] == [1, 2, 3]
+    assert util.ckptfs("verify", saved / name).returncode == 0
 
 
 def test_safetensors(saved, module_mount, torch_python, tmp_path):

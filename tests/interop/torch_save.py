@@ -291,6 +291,31 @@ def distributed(truth):
     truth.note("dcp", tree)
 
 
+class Scripted(nn.Module):
+    """With attributes of the types that TorchScript marks, one that is called as its folder, and a constant tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.code = nn.Linear(2, 3), nn.Linear(1, 1)
+        self.register_buffer("halves", torch.arange(4).half()[1:])
+        self.names, self.rates, self.sizes, self.pair = ["a", "b"], {"x": 1.5}, [1, 2, 3], (1, "z")
+        self.parts = [torch.ones(2), torch.zeros(1)]
+
+    def forward(self, x: torch.Tensor):
+        return self.linear(x) + self.code.weight.sum() + len(self.names) + self.sizes[0]
+
+
+def scripts(truth):
+    """TorchScript: a module that was compiled, and one that was traced, whose constants are tensors."""
+    module = Scripted()
+    state = dict(module.state_dict())
+    torch.jit.save(torch.jit.script(module), os.path.join(truth.folder, "script.pt"), {"note.txt": b"hello"})
+    truth.note("script.pt", state | {f"parts.{i}": t for i, t in enumerate(module.parts)})
+    constant = torch.tensor([[1.0, 2.0, 3.0]]).t()
+    torch.jit.trace(lambda x: x + constant, torch.ones(3, 1)).save(os.path.join(truth.folder, "traced.jit"))
+    truth.note("traced.jit", {"constants": [constant]})
+
+
 def save_before_zip(make, file):
     """In the format before PyTorch 1.6. False: it cannot hold such (a storage of two types)."""
     try:
@@ -309,7 +334,7 @@ def save(folder):
         truth.note(name, torch.load(file, weights_only=False))  # old versions forget that a view is conjugated
         if save_before_zip(make, os.path.join(folder, "old-" + name)):
             truth.note("old-" + name, torch.load(os.path.join(folder, "old-" + name), weights_only=False))
-    torch.jit.script(nn.Linear(2, 2)).save(os.path.join(folder, "script.pt"))
+    scripts(truth)
     torch.save(nn.Linear(2, 2), os.path.join(folder, "module.pt"))
     distributed(truth)
     truth.write()
