@@ -10,7 +10,7 @@
 #include "core/format/format.h"
 
 #define CKPT_MAX_BESIDE        65536 /* files and directories; more are left out */
-#define CKPT_MAX_BESIDE_LEVELS 8
+#define CKPT_MAX_BESIDE_LEVELS 64
 
 struct ckpt_beside {
     struct ckpt_tree *tree;

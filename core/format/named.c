@@ -25,11 +25,21 @@ static int by_value(const void *pa, const void *pb)
     return a < b ? -1 : a > b;
 }
 
+void ckpt_name_set_sort(struct ckpt_name_set *s)
+{
+    if (s->count)
+        qsort(s->hashes, s->count, sizeof *s->hashes, by_value);
+}
+
+bool ckpt_name_set_has(const struct ckpt_name_set *s, uint64_t hash)
+{
+    return s->count && bsearch(&hash, s->hashes, s->count, sizeof *s->hashes, by_value);
+}
+
 bool ckpt_name_set_has_twice(struct ckpt_name_set *s)
 {
     bool twice = false;
-    if (s->count)
-        qsort(s->hashes, s->count, sizeof *s->hashes, by_value);
+    ckpt_name_set_sort(s);
     for (size_t i = 1; i < s->count; i++)
         twice |= s->hashes[i] == s->hashes[i - 1];
     return twice;

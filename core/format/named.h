@@ -19,6 +19,9 @@ uint64_t ckpt_name_hash(const char *name, size_t len);
 int ckpt_name_set_add(struct ckpt_name_set *s, uint64_t hash);
 /* No more are added afterwards: the hashes are sorted. */
 bool ckpt_name_set_has_twice(struct ckpt_name_set *s);
+void ckpt_name_set_sort(struct ckpt_name_set *s);
+/* Of a sorted one. */
+bool ckpt_name_set_has(const struct ckpt_name_set *s, uint64_t hash);
 void ckpt_name_set_clear(struct ckpt_name_set *s);
 
 /*

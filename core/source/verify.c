@@ -55,15 +55,25 @@ static void verify_file(struct verifier *v, uint64_t id, const char *path)
     }
 }
 
-/* Once a checkpoint, at its top: the format's own checks. */
-static void verify_tree(struct verifier *v, uint64_t id, const char *path)
+/* What is wrong with a checkpoint whose leaves can be read all the same. */
+static void tell_fault(struct verifier *v, const struct ckpt_tree *t, const char *path)
+{
+    struct ckpt_err err = {0};
+    if (!t->fault)
+        return;
+    ckpt_fail(&err, EUCLEAN, "%s", t->fault);
+    fault(v, path, EUCLEAN, &err);
+}
+
+/* Once a checkpoint, at its top: the format's own checks. False: what is in it is not to be read. */
+static bool verify_tree(struct verifier *v, uint64_t id, const char *path)
 {
     struct target t;
     struct ckpt_err err = {0};
     uint32_t node;
     int r = ckpt_source_target(v->src, id, &t, &err);
     if (r < 0)
-        return;
+        return true;
     if (!t.tree && t.node->kind == NODE_TREE) {
         r = ckpt_source_enter(v->src, &t, &node, &err);
         v->path = path;
@@ -71,8 +81,11 @@ static void verify_tree(struct verifier *v, uint64_t id, const char *path)
             r = t.tree->ops->verify(t.tree, format_progress, v, &err);
         if (r < 0)
             fault(v, path, -r, &err);
+        else
+            tell_fault(v, t.tree, path);
     }
     ckpt_source_done(v->src, &t);
+    return r >= 0;
 }
 
 static int verify_dir(struct verifier *v, uint64_t id, const char *path, unsigned depth, struct ckpt_err *err)
@@ -102,9 +115,8 @@ static int verify_dir(struct verifier *v, uint64_t id, const char *path, unsigne
             continue;
         }
         if (at.type == CKPT_DIR) {
-            int faults = v->faults;
-            verify_tree(v, at.id, sub);
-            l = v->faults == faults && depth < 2 * CKPT_MAX_DEPTH ? verify_dir(v, at.id, sub, depth + 1, &own) : 0;
+            bool readable = verify_tree(v, at.id, sub);
+            l = readable && depth < 2 * CKPT_MAX_DEPTH ? verify_dir(v, at.id, sub, depth + 1, &own) : 0;
             if (l < 0 && l != -ENOENT)
                 fault(v, sub, -l, &own);
         } else
@@ -124,8 +136,7 @@ int ckpt_verify(struct ckpt_source *src, uint64_t id, const char *path, const st
         return ckpt_fail(err, ENOMEM, "out of memory");
     int r = ckpt_getattr(src, id, &at, err);
     if (r == 0 && at.type == CKPT_DIR) {
-        verify_tree(&v, id, path);
-        if (!v.faults) {
+        if (verify_tree(&v, id, path)) {
             struct ckpt_err own = {0};
             r = verify_dir(&v, id, path, 0, &own);
             if (r < 0)

@@ -119,6 +119,8 @@ static void describe_step(struct ckpt_source *src, struct target *t, const struc
         return;
     }
     set_string(all, "metadata", t->tree->metadata ? t->tree->metadata : "{}");
+    if (t->tree->fault)
+        set_string(all, "error", t->tree->fault);
     describe_inner(t->tree, 0, all);
 }
 

@@ -203,6 +203,21 @@ int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t 
     return 0;
 }
 
+uint32_t ckpt_tree_find_dir(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len)
+{
+    const struct set *s = &((struct builder *)t->builder)->dirs;
+    uint32_t string;
+    if (!s->size || ckpt_tree_string(t, key, len, &string) < 0)
+        return CKPT_NO_NODE;
+    uint32_t at = (uint32_t)ckpt_mix((uint64_t)parent << 32 | string) & (s->size - 1);
+    for (; s->slots[at] != CKPT_NO_NODE; at = (at + 1) & (s->size - 1)) {
+        const struct ckpt_node *n = &t->nodes[s->slots[at]];
+        if (n->parent == parent && n->key == string)
+            return s->slots[at];
+    }
+    return CKPT_NO_NODE;
+}
+
 int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, uint32_t *ret,
                         struct ckpt_err *err)
 {
@@ -494,6 +509,7 @@ void ckpt_tree_unref(struct ckpt_tree *t)
     free(t->strings);
     free(t->table);
     free(t->metadata);
+    free(t->fault);
     pthread_mutex_destroy(&t->lock);
     pthread_mutex_destroy(&t->rights_lock);
     free(t);

@@ -98,6 +98,7 @@ struct ckpt_tree {
     struct ckpt_pins *pins; /* the checkpoint's files; referenced */
     uint64_t id;            /* of this opening, for the chunk cache */
     char *metadata;         /* JSON of the user's, or NULL */
+    char *fault;            /* what is wrong with the checkpoint although it opens; NULL: nothing is known */
     bool exact; /* the format knows all names (ckpt_tree_set_name): none is changed, and two equal ones are an error */
     struct ckpt_node *nodes;
     uint32_t count, cap;
@@ -123,6 +124,8 @@ int ckpt_tree_string(struct ckpt_tree *t, const char *text, size_t len, uint32_t
  * limits. */
 int ckpt_tree_add(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, bool index,
                   enum ckpt_node_kind kind, uint32_t *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The container of a key, or CKPT_NO_NODE. Of a tree that is being built, and not exact. */
+uint32_t ckpt_tree_find_dir(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len);
 /* A container beside another one of the same key, as 1 and "1" of a Python dict are: it gets another name. */
 int ckpt_tree_add_other(struct ckpt_tree *t, uint32_t parent, const char *key, size_t len, uint32_t *ret,
                         struct ckpt_err *err) CKPT_MUST_USE;

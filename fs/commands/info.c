@@ -27,6 +27,7 @@ struct info {
     int root_width, name_width;
     size_t bad; /* checkpoints that do not open, or have damaged leaves */
     size_t unopened;
+    size_t lacking; /* checkpoints that open, though a part of them is missing */
 };
 
 static int add_step(void *arg, const struct ckpt_step *s)
@@ -145,6 +146,28 @@ static void json_row(const struct info *in, const struct step *s, const struct f
     putchar('}');
 }
 
+static char *attribute(struct info *in, uint64_t id, const char *name)
+{
+    ssize_t n = ckpt_getxattr(in->src, id, name, NULL, NULL, 0);
+    char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
+    if (text) {
+        n = ckpt_getxattr(in->src, id, name, NULL, text, (size_t)n);
+        text[n > 0 ? n : 0] = 0;
+    }
+    return text;
+}
+
+/* What is wrong with a checkpoint that opens counts as damage, and is told before that of leaves. */
+static void note_fault(struct info *in, uint64_t id, struct fs_sum *sum)
+{
+    CKPT_AUTOFREE char *fault = attribute(in, id, "user.ckpt.error");
+    if (!fault)
+        return;
+    sum->damaged++;
+    ckpt_fail(&sum->err, EUCLEAN, "%s", fault);
+    in->lacking++;
+}
+
 /* 0, or why the checkpoint does not open; -ENOENT when it has gone. */
 static int examine(struct info *in, const struct step *s, struct fs_sum *sum, struct ckpt_err *err)
 {
@@ -156,8 +179,17 @@ static int examine(struct info *in, const struct step *s, struct fs_sum *sum, st
     if (r < 0)
         return r;
     r = fs_sum(in->src, at.id, sum, err);
+    if (r == 0)
+        note_fault(in, at.id, sum);
     ckpt_forget(in->src, at.id, 1);
     return r < 0 ? fs_give_reason(err, r) : 0;
+}
+
+static int status_of(const struct info *in)
+{
+    if (!in->bad)
+        return FS_OK;
+    return in->lacking || in->unopened == in->count ? FS_INTEGRITY : FS_PARTLY;
 }
 
 static int list_steps(struct info *in)
@@ -181,23 +213,7 @@ static int list_steps(struct info *in)
         puts("\n]}");
     else if (!in->count)
         fputs("ckptfs info: there are no checkpoints here\n", stderr);
-    if (!in->bad)
-        return FS_OK;
-    return in->unopened == in->count ? FS_INTEGRITY : FS_PARTLY;
-}
-
-/* To be freed; NULL: there is none. */
-static char *attribute(struct info *in, const char *name)
-{
-    ssize_t n = ckpt_getxattr(in->src, in->top, name, NULL, NULL, 0);
-    if (n < 0)
-        return NULL;
-    char *text = malloc((size_t)n + 1);
-    if (!text)
-        return NULL;
-    n = ckpt_getxattr(in->src, in->top, name, NULL, text, (size_t)n);
-    text[CKPT_MAX(n, 0)] = 0;
-    return text;
+    return status_of(in);
 }
 
 /* One checkpoint, as text. */
@@ -224,13 +240,14 @@ static int summarise(struct info *in, const char *source, const char *format)
     struct fs_sum sum;
     struct ckpt_attr at;
     struct ckpt_err err = {0};
-    CKPT_AUTOFREE char *attr = attribute(in, "user.ckpt.metadata");
+    CKPT_AUTOFREE char *attr = attribute(in, in->top, "user.ckpt.metadata");
     const char *metadata = attr && *attr ? attr : "{}";
     int r = fs_sum(in->src, in->top, &sum, &err);
     if (r == 0)
         r = ckpt_getattr(in->src, in->top, &at, &err);
     if (r < 0)
         return fs_fail("info", in->json, r, &err);
+    note_fault(in, in->top, &sum);
     if (in->json) {
         fs_json_pair(stdout, "{", "source", source);
         fs_json_pair(stdout, ",", "format", format);
@@ -240,6 +257,8 @@ static int summarise(struct info *in, const char *source, const char *format)
         printf(",\"metadata\":%s}\n", metadata);
     } else
         print_summary(format, &sum, at.mtime_ns, metadata);
+    if (in->lacking)
+        return FS_INTEGRITY;
     return sum.damaged ? FS_PARTLY : FS_OK;
 }
 

@@ -3,104 +3,17 @@
  * A pytree item: the tree comes from `_METADATA`, entry by entry; from the msgpack file `checkpoint` of old versions;
  * or, where there is neither, from the names of the arrays. Strings are in `_strings.json`.
  */
-#include "core/format/orbax/item.h"
+#include "core/format/orbax/loading.h"
+#include "core/format/orbax/legacy.h"
 
+#include "core/base/log.h"
 #include "core/base/util.h"
-#include "core/io/json.h"
+#include "core/object/record.h"
 
 #include <stdio.h>
 
 #define MAX_ENTRY ((size_t)1 << 20)
-#define MAX_TEXT  ((size_t)64 << 20)
 #define MAX_KEY   65535
-
-static int open_in_item(struct orbax *o, struct orbax_item *item, const char *name, struct ckpt_file **ret)
-{
-    CKPT_AUTOFREE char *path = ckpt_orbax_path(item, name);
-    return path ? ckpt_pins_open(o->tree->pins, path, ret) : -ENOMEM;
-}
-
-struct loading {
-    struct orbax *o;
-    struct orbax_item *item;
-    struct ckpt_err *err;
-    cJSON *strings;            /* of _strings.json, read when first needed */
-    struct ckpt_tree *scratch; /* the msgpack file's tree, for leaves that it holds */
-    int ocdbt;                 /* of _METADATA: -1 = not said */
-};
-
-/* --- strings: RFC 6901 pointer "/" + PARAM --- */
-
-static int load_strings(struct loading *l)
-{
-    CKPT_AUTOFREE uint8_t *text = NULL;
-    CKPT_AUTOFILE struct ckpt_file *f = NULL;
-    size_t len;
-    if (l->strings)
-        return 0;
-    int r = open_in_item(l->o, l->item, "_strings.json", &f);
-    if (r == 0)
-        r = ckpt_file_read_all(f, MAX_TEXT, &text, &len);
-    if (r < 0)
-        return ckpt_fail(l->err, r == -EFBIG ? EUCLEAN : -r, "_strings.json: %s", strerror(-r));
-    l->strings = ckpt_json_parse((char *)text, len);
-    return cJSON_IsObject(l->strings) ? 0 : ckpt_fail(l->err, EUCLEAN, "_strings.json: not a JSON object");
-}
-
-/* One character of a part of the pointer, its escape undone; *i is left at its last byte. */
-static char pointer_character(const char *param, size_t len, size_t *i)
-{
-    char next = *i + 1 < len ? param[*i + 1] : 0;
-    bool escape = param[*i] == '~' && (next == '0' || next == '1');
-    if (!escape)
-        return param[*i];
-    ++*i;
-    return next == '0' ? '~' : '/';
-}
-
-static const cJSON *find_string(const cJSON *at, const char *param, size_t len)
-{
-    CKPT_AUTOFREE char *part = malloc(len + 1);
-    for (size_t i = 0, n = 0; part && at; i++) {
-        if (i < len && param[i] != '/') {
-            part[n++] = pointer_character(param, len, &i);
-            continue;
-        }
-        part[n] = 0;
-        n = 0;
-        at = ckpt_json_get(at, part);
-        if (i >= len)
-            return at;
-    }
-    return NULL;
-}
-
-static int set_text(struct ckpt_tree *t, uint32_t node, const char *text, size_t len)
-{
-    uint32_t string;
-    int r = ckpt_tree_string(t, text, len, &string);
-    if (r == 0)
-        t->nodes[node].text = string;
-    return r;
-}
-
-static int add_string(struct loading *l, uint32_t node)
-{
-    struct ckpt_tree *t = l->o->tree;
-    CKPT_AUTOBUF struct ckpt_buf param = CKPT_BUF_INIT, json = CKPT_BUF_INIT;
-    int r = load_strings(l);
-    if (r < 0)
-        return r;
-    ckpt_orbax_param(t, node, &param);
-    const char *name = param.data ? (char *)param.data : "";
-    const cJSON *s = ckpt_buf_error(&param) ? NULL : find_string(l->strings, name, param.len);
-    if (!cJSON_IsString(s))
-        return ckpt_fail(l->err, EUCLEAN, "_strings.json: the string of leaf %.*s is missing",
-                         (int)CKPT_MIN(param.len, (size_t)200), name);
-    ckpt_buf_add_json_string(&json, s->valuestring, strlen(s->valuestring));
-    r = ckpt_buf_error(&json);
-    return r < 0 ? r : set_text(t, node, (char *)json.data, json.len);
-}
 
 /* --- the msgpack file `checkpoint` of Orbax before 0.5.16: arrays that are stored apart are strings in it --- */
 
@@ -126,7 +39,7 @@ static int load_scratch(struct loading *l)
     struct ckpt_file *f;
     if (l->scratch)
         return 0;
-    int r = open_in_item(l->o, l->item, "checkpoint", &f);
+    int r = ckpt_orbax_open_in_item(l->o, l->item, "checkpoint", &f);
     if (r < 0)
         return ckpt_fail(l->err, r == -ENOENT ? EUCLEAN : -r, "checkpoint: %s", strerror(-r));
     r = ckpt_tree_new(t->ops, t->pins, &l->scratch);
@@ -189,7 +102,7 @@ static int take_from_scratch(struct loading *l, const cJSON *keys, const struct 
     size_t len;
     if (from->kind == CKPT_NODE_VALUE && from->text) {
         const char *text = ckpt_tree_text(s, from->text, &len);
-        r = set_text(t, node, text, len);
+        r = ckpt_orbax_set_text(t, node, text, len);
         if (r < 0)
             return r;
     }
@@ -221,7 +134,7 @@ static int add_leaf(struct loading *l, const cJSON *keys, const struct place *pl
             return add_empty(l, place, (enum ckpt_container)c);
     if (!strcmp(type, "None") || !strcmp(type, "NamedTuple")) {
         int r = add_at(l, place, CKPT_NODE_VALUE, &node);
-        return r < 0 ? r : set_text(l->o->tree, node, "null", 4);
+        return r < 0 ? r : ckpt_orbax_set_text(l->o->tree, node, "null", 4);
     }
     if (cJSON_IsTrue(skip))
         return take_from_scratch(l, keys, place);
@@ -230,7 +143,7 @@ static int add_leaf(struct loading *l, const cJSON *keys, const struct place *pl
     int r = add_at(l, place, scalar || string ? CKPT_NODE_VALUE : CKPT_NODE_ARRAY, &node);
     if (r < 0)
         return r;
-    return string ? add_string(l, node) : 0;
+    return string ? ckpt_orbax_add_string(l, node) : 0;
 }
 
 /* All children of one container have one type in sane files; any dict key makes it a dict. */
@@ -349,9 +262,34 @@ static int load_setting(struct loading *l, struct ckpt_json_reader *json, const 
     return 0;
 }
 
+/* JSON text within a string: it is for when the tree is there. */
+static int keep_types(struct loading *l, struct ckpt_json_reader *json)
+{
+    CKPT_AUTOBUF struct ckpt_buf text = {.max = ORBAX_MAX_TEXT};
+    int r = ckpt_json_value(json, &text, l->err);
+    if (r < 0)
+        return r;
+    struct ckpt_scan s = {(char *)text.data, (char *)text.data + text.len, NULL};
+    l->types.len = 0;
+    if (text.len && *text.data == '"' && ckpt_scan_string(&s, &l->types) < 0)
+        l->types.len = 0;
+    return 0;
+}
+
+/* The leaves are as good without it. */
+static void apply_types(struct loading *l)
+{
+    struct ckpt_err err = {0};
+    const char *text = (char *)l->types.data;
+    if (l->types.len && ckpt_orbax_types_apply(l->o->tree, l->item->root, text, l->types.len, &err) < 0)
+        ckpt_log(CKPT_LOG_WARN,
+                 "%s/_METADATA: value_metadata_tree is malformed: which containers are tuples is not known",
+                 l->item->dir);
+}
+
 static int load_members(struct loading *l, struct ckpt_json_reader *json)
 {
-    CKPT_AUTOBUF struct ckpt_buf key = {.max = MAX_ENTRY}, text = {.max = MAX_TEXT};
+    CKPT_AUTOBUF struct ckpt_buf key = {.max = MAX_ENTRY}, text = {.max = ORBAX_MAX_TEXT};
     bool seen = false;
     int r = ckpt_json_enter_object(json, l->err);
     while (r == 0) {
@@ -361,12 +299,19 @@ static int load_members(struct loading *l, struct ckpt_json_reader *json)
         const char *name = (char *)key.data;
         bool tree = !strcmp(name, "tree_metadata");
         seen |= tree;
-        r = tree ? load_tree_metadata(l, json) : load_setting(l, json, name, &text);
+        if (tree)
+            r = load_tree_metadata(l, json);
+        else if (!strcmp(name, "value_metadata_tree"))
+            r = keep_types(l, json);
+        else
+            r = load_setting(l, json, name, &text);
     }
     if (r == 0)
         r = ckpt_json_end(json, l->err);
     if (r == 0 && !seen)
         r = ckpt_fail(l->err, EUCLEAN, "there is no tree_metadata");
+    if (r == 0)
+        apply_types(l);
     return r;
 }
 
@@ -421,7 +366,7 @@ static int guess_leaf(void *arg, const char *name, enum ckpt_ftype type)
     }
 }
 
-/* --- all of it --- */
+/* --- what the tree says --- */
 
 /* A numpy scalar of complex type is no JSON value, but a 0-d array; the type is in its array's metadata. */
 static int settle_scalars(struct loading *l, uint32_t first)
@@ -445,31 +390,7 @@ static int settle_scalars(struct loading *l, uint32_t first)
     return 0;
 }
 
-/* Is there anything whose bytes are not in the tree itself? */
-static bool has_arrays(const struct ckpt_tree *t, uint32_t first)
-{
-    for (uint32_t node = first; node < t->count; node++) {
-        const struct ckpt_node *n = &t->nodes[node];
-        if (n->kind == CKPT_NODE_ARRAY || (n->kind == CKPT_NODE_VALUE && !n->text))
-            return true;
-    }
-    return false;
-}
-
-/* Orbax makes no database for a tree of strings, None and empty containers, though _METADATA says that there is one. */
-static int open_database(struct loading *l, uint32_t first)
-{
-    struct orbax_item *item = l->item;
-    CKPT_AUTOFILE struct ckpt_file *f = NULL;
-    int r = l->ocdbt == 0 ? -ENOENT : open_in_item(l->o, item, "manifest.ocdbt", &f);
-    if (r == -ENOENT) {
-        bool is_missing = l->ocdbt == 1 && has_arrays(l->o->tree, first);
-        return is_missing ? ckpt_fail(l->err, ENOENT, "manifest.ocdbt is missing") : 0;
-    }
-    if (r < 0)
-        return ckpt_fail(l->err, -r, "manifest.ocdbt: %s", strerror(-r));
-    return ckpt_ocdbt_open(l->o->tree->pins, item->dir, &item->db, l->err);
-}
+/* --- all of it --- */
 
 /* An item without _METADATA. */
 static int load_old(struct loading *l)
@@ -477,7 +398,7 @@ static int load_old(struct loading *l)
     struct orbax *o = l->o;
     struct ckpt_file *f;
     l->item->fill_missing = true;
-    int r = open_in_item(o, l->item, "checkpoint", &f);
+    int r = ckpt_orbax_open_in_item(o, l->item, "checkpoint", &f);
     if (r == 0)
         return load_aggregate(l, f, o->tree, l->item->root);
     if (r != -ENOENT && r != -EISDIR)
@@ -491,7 +412,8 @@ static int load_item(struct loading *l)
     CKPT_AUTOFILE struct ckpt_file *f = NULL;
     struct orbax *o = l->o;
     uint32_t first = o->tree->count;
-    int r = open_in_item(o, l->item, "_METADATA", &f);
+    l->item->has_aggregate = ckpt_orbax_has_aggregate(ckpt_pins_dir(o->tree->pins), l->item->dir);
+    int r = ckpt_orbax_open_in_item(o, l->item, "_METADATA", &f);
     bool has_metadata = r == 0;
     if (r == 0)
         r = load_metadata(l, f);
@@ -501,7 +423,11 @@ static int load_item(struct loading *l)
         r = ckpt_fail(l->err, -r, "_METADATA: %s", strerror(-r));
     if (r < 0)
         return r;
-    r = open_database(l, first);
+    r = ckpt_orbax_open_database(l, first);
+    if (r == 0 && l->ocdbt < 0)
+        r = ckpt_orbax_open_subs(l, first);
+    if (r == 0 && !has_metadata && l->item->aggregate)
+        r = ckpt_orbax_settle_strings(l, first);
     if (r < 0)
         return r;
     bool nothing = !has_metadata && !l->item->aggregate && o->tree->count == first;
@@ -516,6 +442,7 @@ int ckpt_orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_e
     int r = load_item(&l);
     cJSON_Delete(l.strings);
     ckpt_tree_unref(l.scratch);
+    ckpt_buf_clear(&l.types);
     if (r < 0 && *item->dir)
         return ckpt_fail_in(err, -r, "%s", item->dir);
     return r;

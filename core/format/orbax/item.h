@@ -5,6 +5,7 @@
 
 #include "core/format/flax/state.h"
 #include "core/format/format.h"
+#include "core/format/named.h"
 #include "core/format/ocdbt/ocdbt.h"
 #include "core/format/zarr.h"
 
@@ -30,15 +31,26 @@ struct orbax_item {
                                   tree's rights_lock */
     struct ckpt_rights all;
     bool rights_known, all_known;
-    struct flax_state *aggregate; /* the msgpack file `checkpoint`; NULL: there is none */
+    struct flax_state *aggregate; /* the msgpack file `checkpoint`; NULL: there is none, or it is not needed */
+    bool has_aggregate;           /* there is such a file */
+    struct orbax_sub *subs;       /* by their directories */
+    unsigned sub_count;
+};
+
+/* A database of its own in a directory of an item: Orbax 0.3.5 to 0.4.1 put an array a/b there, with the key b. */
+struct orbax_sub {
+    char *dir; /* below the item's */
+    struct ckpt_ocdbt *db;
 };
 
 struct orbax {
     struct ckpt_tree *tree; /* borrowed */
     struct orbax_item *items;
     unsigned count;
-    bool incomplete; /* something that belongs to it was not there when it was loaded */
-    bool guessed;    /* an item without any metadata: an old one, or what is left of one */
+    bool incomplete;         /* something that belongs to it was not there when it was loaded */
+    struct ckpt_buf missing; /* names of such items */
+    unsigned beside;         /* files and folders of others */
+    bool guessed;            /* an item without any metadata: an old one, or what is left of one */
     atomic_uint_fast64_t loaded_print, stable_print; /* see vanish.c; 0 = none yet */
     atomic_bool vanished;
     struct ckpt_zarr_cache *shards;
@@ -64,6 +76,16 @@ bool ckpt_orbax_is_item(struct ckpt_backend *dir, const char *sub);
 /* item.c */
 /* Fill the tree from an item's files; item->root and item->dir are set. */
 int ckpt_orbax_item_load(struct orbax *o, struct orbax_item *item, struct ckpt_err *err) CKPT_MUST_USE;
+void ckpt_orbax_item_clear(struct orbax_item *item);
+/* The database of arrays whose names begin with a path; NULL: they are in the item's own. */
+const struct orbax_sub *ckpt_orbax_find_sub(const struct orbax_item *item, const char *dir, size_t len);
+/* Its databases, from 0; *ret may be NULL. False behind the last. */
+bool ckpt_orbax_item_database(const struct orbax_item *item, unsigned i, struct ckpt_ocdbt **ret);
+
+/* types.c */
+/* Of the item's containers: what value_metadata_tree says of them. */
+int ckpt_orbax_types_apply(struct ckpt_tree *t, uint32_t root, const char *text, size_t len,
+                           struct ckpt_err *err) CKPT_MUST_USE;
 
 /* A path in the item's directory; NUL-terminated. */
 char *ckpt_orbax_path(const struct orbax_item *item, const char *name);
@@ -71,6 +93,32 @@ char *ckpt_orbax_path(const struct orbax_item *item, const char *name);
 struct orbax_item *ckpt_orbax_item_of(const struct ckpt_tree *t, uint32_t node);
 /* The name of a leaf's array: its keys below the item, joined with dots. */
 void ckpt_orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf *buf);
+
+/* item_name.c */
+int ckpt_orbax_open_in_item(struct orbax *o, struct orbax_item *item, const char *name,
+                            struct ckpt_file **ret) CKPT_MUST_USE;
+/* Is it an array, or a number in one, that is not in the msgpack file? */
+bool ckpt_orbax_is_apart(const struct ckpt_tree *t, uint32_t node);
+
+/* own.c: what is Orbax's own of all that is in an item's directory. */
+struct orbax_own {
+    const struct orbax_item *item;
+    struct ckpt_name_set paths; /* of directories of arrays, and of what leads to them */
+    bool bare;                  /* the item's directory is itself an array's */
+};
+enum orbax_whose { ORBAX_USERS, ORBAX_OWN, ORBAX_LEADS /* something of Orbax is in it */ };
+
+/* A file of a step, or of any item. */
+bool ckpt_orbax_own_file(const char *name);
+/* The nodes of the item are those from `first` on. */
+int ckpt_orbax_own_init(struct orbax_own *own, const struct orbax *o, const struct orbax_item *item,
+                        uint32_t first) CKPT_MUST_USE;
+void ckpt_orbax_own_clear(struct orbax_own *own);
+enum orbax_whose ckpt_orbax_own_whose(const struct orbax_own *own, const char *path, enum ckpt_ftype type);
+
+/* step.c */
+/* All that is in the checkpoint. */
+int ckpt_orbax_step_load(struct orbax *o, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* vanish.c. `array`: the directory of the array that something is missing of, or NULL. */
 /* A number for the state of the checkpoint's directories; 0 where they have no name any more. *ret_newest_ns (which may

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How an item's files and parameters are named. */
+/* How an item's files and parameters are named, and where they are. */
 #include "core/format/orbax/item.h"
 
 #include "core/base/util.h"
@@ -40,4 +40,17 @@ void ckpt_orbax_param(const struct ckpt_tree *t, uint32_t node, struct ckpt_buf 
         if (i)
             ckpt_buf_addc(buf, '.');
     }
+}
+
+int ckpt_orbax_open_in_item(struct orbax *o, struct orbax_item *item, const char *name, struct ckpt_file **ret)
+{
+    CKPT_AUTOFREE char *path = ckpt_orbax_path(item, name);
+    return path ? ckpt_pins_open(o->tree->pins, path, ret) : -ENOMEM;
+}
+
+bool ckpt_orbax_is_apart(const struct ckpt_tree *t, uint32_t node)
+{
+    const struct ckpt_node *n = &t->nodes[node];
+    bool number = n->kind == CKPT_NODE_VALUE && !n->text;
+    return (n->kind == CKPT_NODE_ARRAY || number) && !ckpt_flax_state_has(t, node);
 }

@@ -20,7 +20,8 @@
 struct array_store {
     struct ckpt_tree *tree;
     struct orbax_item *item;
-    struct ckpt_buf key; /* PARAM and a slash, where one belongs */
+    struct ckpt_ocdbt *db; /* NULL: files */
+    struct ckpt_buf key;   /* PARAM and a slash, where one belongs */
     size_t prefix;
 };
 
@@ -31,15 +32,30 @@ static void store_clear(struct array_store *s)
 
 #define AUTO_STORE __attribute__((cleanup(store_clear)))
 
+/* How much of the array's name leads to its database. */
+static size_t choose_database(struct array_store *s, const char *name, size_t len)
+{
+    const char *slash = s->item->sub_count ? memrchr(name, '/', len) : NULL;
+    const struct orbax_sub *sub = slash ? ckpt_orbax_find_sub(s->item, name, (size_t)(slash - name)) : NULL;
+    s->db = sub ? sub->db : s->item->db;
+    return sub ? (size_t)(slash - name) + 1 : 0;
+}
+
 static int store_init(struct array_store *s, struct ckpt_tree *t, uint32_t node)
 {
+    CKPT_AUTOBUF struct ckpt_buf param = CKPT_BUF_INIT;
     *s = (struct array_store){.tree = t, .item = ckpt_orbax_item_of(t, node)};
-    if (!s->item->db && *s->item->dir) {
+    ckpt_orbax_param(t, node, &param);
+    if (ckpt_buf_error(&param))
+        return -ENOMEM;
+    const char *name = param.len ? (char *)param.data : "";
+    size_t skip = choose_database(s, name, param.len);
+    if (!s->db && *s->item->dir) {
         ckpt_buf_adds(&s->key, s->item->dir);
         ckpt_buf_addc(&s->key, '/');
     }
     size_t before = s->key.len;
-    ckpt_orbax_param(t, node, &s->key);
+    ckpt_buf_add(&s->key, name + skip, param.len - skip);
     bool named = s->key.len > before;
     if (named && s->key.data[s->key.len - 1] != '/')
         ckpt_buf_addc(&s->key, '/');
@@ -79,8 +95,8 @@ static int store_get(void *arg, const char *name, struct ckpt_extent *ret, struc
     struct array_store *s = arg;
     if (store_set_key(s, name) < 0)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    if (s->item->db)
-        return ckpt_ocdbt_get(s->item->db, s->key.data, s->key.len, ret, err);
+    if (s->db)
+        return ckpt_ocdbt_get(s->db, s->key.data, s->key.len, ret, err);
     return store_get_file(s, ret, err);
 }
 
@@ -94,7 +110,7 @@ static int store_fail_in(const struct array_store *s, int r, struct ckpt_err *er
 /* A file of the array is missing. Those of a database are open already, so nothing of it can vanish. */
 static bool array_vanishes(struct orbax *o, const struct array_store *s)
 {
-    if (s->item->db)
+    if (s->db)
         return false;
     CKPT_AUTOFREE char *dir = strndup((char *)s->key.data, s->prefix ? s->prefix - 1 : 0);
     bool named = dir && *dir;
@@ -242,7 +258,7 @@ static int object_length(struct array_store *s, const char *name, uint64_t *ret,
     CKPT_AUTOEXTENT struct ckpt_extent e = {0};
     struct ckpt_stat st;
     *ret = 0;
-    if (s->item->db) {
+    if (s->db) {
         int r = store_get(s, name, &e, err);
         *ret = e.len;
         return r == -ENOENT ? 0 : r;
@@ -288,8 +304,8 @@ int ckpt_orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_arra
     if (r < 0)
         return r;
     uint64_t objects = ckpt_zarr_objects(a);
-    if (s.item->db && objects > LISTED_OBJECTS)
-        return ckpt_ocdbt_each(s.item->db, s.key.data, s.key.len, add_length, ret, err);
+    if (s.db && objects > LISTED_OBJECTS)
+        return ckpt_ocdbt_each(s.db, s.key.data, s.key.len, add_length, ret, err);
     return stored_by_object(&s, a, objects, ret, err);
 }
 

@@ -36,7 +36,7 @@ static struct ckpt_rights everybody(struct ckpt_tree *t)
 /* How far below an item's directory its own files are; whole: and those of its arrays. */
 static unsigned item_levels(const struct orbax_item *item, bool whole)
 {
-    if (whole)
+    if (whole || item->sub_count)
         return ITEM_LEVELS + ARRAY_LEVELS;
     return item->db ? ITEM_LEVELS : 1;
 }
@@ -95,7 +95,7 @@ static int other_rights(struct ckpt_tree *t, uint32_t node, struct ckpt_rights *
 {
     CKPT_AUTOBUF struct ckpt_buf path = CKPT_BUF_INIT;
     size_t len;
-    if (t->nodes[node].kind == CKPT_NODE_BLOB)
+    if (t->nodes[node].ref) /* a blob, or a folder of others */
         ckpt_buf_adds(&path, ckpt_tree_text(t, t->nodes[node].ref, &len));
     else
         add_dir_path(t, node, &path);
@@ -109,7 +109,7 @@ static int other_rights(struct ckpt_tree *t, uint32_t node, struct ckpt_rights *
 static bool is_apart(const struct ckpt_tree *t, const struct orbax_item *item, uint32_t node)
 {
     const struct ckpt_node *n = &t->nodes[node];
-    if (n->kind == CKPT_NODE_DIR || item->db || ckpt_flax_state_has(t, node))
+    if (n->kind == CKPT_NODE_DIR || item->db || item->sub_count || ckpt_flax_state_has(t, node))
         return false;
     bool text = n->kind == CKPT_NODE_VALUE && n->text; /* it is in the tree itself */
     return !text;
@@ -125,12 +125,18 @@ static struct orbax_item *item_around(const struct ckpt_tree *t, uint32_t node, 
     return t->nodes[node].mark ? &o->items[t->nodes[node].mark - 1] : NULL;
 }
 
+/* A folder of others, within an item or beside it. */
+static bool is_folder(const struct ckpt_tree *t, uint32_t node)
+{
+    return t->nodes[node].kind == CKPT_NODE_DIR && t->nodes[node].ref;
+}
+
 static int rights_of_node(struct ckpt_tree *t, struct orbax_item *item, uint32_t node, bool whole,
                           struct ckpt_rights *ret)
 {
     bool file = t->nodes[node].kind == CKPT_NODE_BLOB && !ckpt_flax_state_has(t, node);
     bool dir = t->nodes[node].kind == CKPT_NODE_DIR;
-    if (!item || file)
+    if (!item || file || is_folder(t, node))
         return other_rights(t, node, ret);
     int r = item_rights(t, item, whole && dir, ret);
     if (r == 0 && is_apart(t, item, node))
@@ -143,7 +149,7 @@ int ckpt_orbax_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct ckp
     uint32_t top;
     struct orbax_item *item = item_around(t, node, &top);
     bool dir = t->nodes[node].kind == CKPT_NODE_DIR;
-    if (whole && dir && !top) /* items may be anywhere below it, and files beside them */
+    if (whole && dir && (!top || is_folder(t, node))) /* items may be anywhere below it, and files beside them */
         return ckpt_rights_of_folder(t, node, whole, ret, err);
     int r = rights_of_node(t, item, node, whole, ret);
     return r < 0 ? ckpt_fail(err, -r, "who may read its files cannot be told: %s", strerror(-r)) : 0;
