@@ -51,6 +51,8 @@ struct ckpt_options {
     }
 
 enum ckpt_type { CKPT_FILE, CKPT_DIR, CKPT_LINK };
+/* What a file inside of a checkpoint is; NO_LEAF: it is in none, or is a view. */
+enum ckpt_leaf { CKPT_NO_LEAF, CKPT_LEAF_ARRAY, CKPT_LEAF_VALUE, CKPT_LEAF_BLOB };
 
 #define CKPT_NLINK_UNKNOWN UINT32_MAX
 
@@ -58,6 +60,7 @@ struct ckpt_attr {
     uint64_t id;  /* for the calls below */
     uint64_t ino; /* stable for the life of the source: the same file has the same, another file another */
     enum ckpt_type type;
+    enum ckpt_leaf leaf;
     uint64_t size;   /* bytes as read */
     uint64_t stored; /* bytes in the source */
     int64_t mtime_ns, atime_ns, ctime_ns;

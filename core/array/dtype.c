@@ -343,3 +343,128 @@ bool ckpt_dtype_add_json(struct ckpt_buf *buf, enum ckpt_dtype dt, const void *e
         return false;
     }
 }
+
+/* --- from JSON text --- */
+
+static bool is_whole(const char *text)
+{
+    return *text && strspn(text, "-0123456789") == strlen(text);
+}
+
+static bool is_float(const char *text)
+{
+    return *text && strchr("-0123456789NI", *text) && !is_whole(text);
+}
+
+static bool is_word(const char *text)
+{
+    return !strcmp(text, "true") || !strcmp(text, "false");
+}
+
+enum ckpt_dtype ckpt_dtype_for_json(const char *text)
+{
+    uint8_t element[16];
+    if (is_word(text))
+        return CKPT_DT_BOOL;
+    if (is_float(text))
+        return CKPT_DT_F64;
+    if (!is_whole(text))
+        return CKPT_DT_OTHER;
+    if (ckpt_dtype_of_json(CKPT_DT_I64, text, element))
+        return CKPT_DT_I64;
+    return ckpt_dtype_of_json(CKPT_DT_U64, text, element) ? CKPT_DT_U64 : CKPT_DT_OTHER;
+}
+
+static bool integer_of_json(const struct ckpt_dtype_info *info, const char *text, void *ret)
+{
+    bool is_signed = info->klass == CKPT_DC_INT;
+    char *end;
+    if (!is_whole(text) || (*text == '-' && !is_signed))
+        return false;
+    errno = 0;
+    uint64_t n = is_signed ? (uint64_t)strtoll(text, &end, 10) : strtoull(text, &end, 10);
+    if (errno || *end)
+        return false;
+    bool negative = is_signed && (int64_t)n < 0;
+    uint64_t magnitude = negative ? ~n : n; /* of a negative number as of the positive one before its opposite */
+    unsigned room = is_signed ? info->bits - 1u : info->bits;
+    if (room < 64 && magnitude >> room)
+        return false;
+    memcpy(ret, &n, info->size); /* little-endian, as everything is kept */
+    return true;
+}
+
+/* NaN is equal to NaN, and 0 is not to -0. */
+static bool same_number(double a, double b)
+{
+    if (isnan(a) || isnan(b))
+        return isnan(a) && isnan(b);
+    return a == b && !signbit(a) == !signbit(b);
+}
+
+/* All numbers of 8 bits are tried. */
+static bool byte_of_double(enum ckpt_dtype dt, double want, uint8_t *ret)
+{
+    for (unsigned code = 0; code < 256; code++) {
+        *ret = (uint8_t)code;
+        if (same_number(ckpt_dtype_to_double(dt, ret), want))
+            return true;
+    }
+    return false;
+}
+
+/* Codes of 16 bits without the sign stand in the order of their numbers, up to infinity; NaN comes last. */
+static bool half_of_double(enum ckpt_dtype dt, double want, uint8_t *ret)
+{
+    uint16_t low = 0, high = 0x7fff;
+    while (low < high) {
+        uint16_t middle = (uint16_t)(low + (high - low) / 2);
+        double have = ckpt_dtype_to_double(dt, &middle);
+        bool below = have < fabs(want) || (isnan(want) && !isnan(have));
+        low = below ? (uint16_t)(middle + 1) : low;
+        high = below ? high : middle;
+    }
+    low |= signbit(want) && !isnan(want) ? 0x8000 : 0;
+    memcpy(ret, &low, sizeof low);
+    return same_number(ckpt_dtype_to_double(dt, &low), want);
+}
+
+static bool float_of_json(enum ckpt_dtype dt, const char *text, uint8_t *ret)
+{
+    char *end;
+    if (!is_float(text))
+        return false;
+    double d = strtod(text, &end);
+    float f = (float)d;
+    if (*end)
+        return false;
+    switch (ckpt_dtype_info(dt)->size) {
+    case 1:
+        return byte_of_double(dt, d, ret);
+    case 2:
+        return half_of_double(dt, d, ret);
+    case 4:
+        memcpy(ret, &f, sizeof f);
+        return same_number(f, d);
+    default:
+        memcpy(ret, &d, sizeof d);
+        return true;
+    }
+}
+
+bool ckpt_dtype_of_json(enum ckpt_dtype dt, const char *text, void *ret_element)
+{
+    const struct ckpt_dtype_info *info = ckpt_dtype_info(dt);
+    switch (info->klass) {
+    case CKPT_DC_BOOL:
+        *(uint8_t *)ret_element = *text == 't';
+        return is_word(text);
+    case CKPT_DC_INT:
+    case CKPT_DC_UINT:
+        return integer_of_json(info, text, ret_element);
+    case CKPT_DC_FLOAT:
+        return float_of_json(dt, text, ret_element);
+    default:
+        return false;
+    }
+}

@@ -89,6 +89,11 @@ double ckpt_dtype_to_double(enum ckpt_dtype dt, const void *element);
 /* The element as JSON text: true, 12, 0.1 (shortest that reads back as the float64 value; always a point or an
  * exponent), NaN, Infinity, -Infinity. Complex and OTHER append nothing and return false. */
 bool ckpt_dtype_add_json(struct ckpt_buf *buf, enum ckpt_dtype dt, const void *element);
+/* The way back: the element whose JSON text this is. False: the type has none that is equal to it (any NaN is, to NaN).
+ */
+bool ckpt_dtype_of_json(enum ckpt_dtype dt, const char *text, void *ret_element);
+/* The type that NumPy would give it; OTHER: strings, null, and integers of more than 64 bits have none. */
+enum ckpt_dtype ckpt_dtype_for_json(const char *text);
 /* A double in that shortest form, exactly as Python's json.dumps writes it ("1.0", "1e-05", "1e+16", "NaN"). */
 void ckpt_add_json_double(struct ckpt_buf *buf, double value);
 /* The same for what is mostly an integer, such as the number of a step: without a point where it is one. */

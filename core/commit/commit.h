@@ -41,6 +41,13 @@ int ckpt_head_keep(int fd, const struct ckpt_ref *ref) CKPT_MUST_USE;
 size_t ckpt_head_kept(int fd, const struct ckpt_ref *ref, uint8_t ret[CKPT_HEAD]);
 
 /*
+ * What a manifest says of a leaf beside its bytes, kept with a file that has those (told.c). name: of the file, without
+ * its directory. _copy: from another file with the same content.
+ */
+int ckpt_told_keep(int fd, const struct ckpt_manifest_node *n, const char *name) CKPT_MUST_USE;
+int ckpt_told_copy(int from, int to) CKPT_MUST_USE;
+
+/*
  * The work area of one staged step: hold/ has hard links to the objects that it will need, and objects made for it that
  * are not in objects/ yet. `dir` is borrowed.
  */

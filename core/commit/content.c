@@ -218,6 +218,7 @@ static int content_file(void *arg, const struct walk_at *at, struct ckpt_err *er
     struct leaf_file f;
     if (atomic_load(c->cancel))
         return -ECANCELED;
+    c->whole |= at->whole;
     int r = ckpt_leaf_open(at->dir, at->name, &f, err);
     if (r == 0) {
         r = add_content(c, at, &f, err);

@@ -139,6 +139,9 @@ static int describe(struct writing *w, const struct walk_at *at, struct leaf_fil
         n->kind = CKPT_NODE_ARRAY;
     if (r >= 0)
         r = fill_leaf(w, n, f->size, err);
+    if (r >= 0 && ckpt_told_apply(f->fd, n) < 0)
+        r = ckpt_no_memory(err);
+    n->whole = at->whole && n->kind != CKPT_NODE_VALUE;
     return r < 0 ? r : fill_node(n, f->fd, &f->st, err);
 }
 
@@ -159,8 +162,8 @@ static int write_file(void *arg, const struct walk_at *at, struct ckpt_err *err)
     }
     if (r == 0)
         r = write_node(w, &n, NULL, err);
-    free(n.text);
-    free(n.xattrs);
+    n.name = NULL; /* borrowed */
+    ckpt_manifest_node_clear(&n);
     return r < 0 ? ckpt_fail_in(err, -r, "%s", at->path) : 0;
 }
 
@@ -196,6 +199,7 @@ static int begin_manifest(struct writing *w, int out, struct ckpt_err *err)
     struct ckpt_manifest_info info = {
         .name = (char *)c->in->name, .time_ns = (uint64_t)ckpt_realtime_ns(), .metadata = (char *)c->in->metadata};
     struct stat st;
+    info.whole = c->whole;
     for (size_t i = 0; i < c->leaf_count && !info.sparse; i++)
         info.sparse = c->leaves[i].codec == CKPT_OBJECT_SPARSE;
     if (c->in->id)

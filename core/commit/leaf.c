@@ -111,6 +111,7 @@ int ckpt_leaf_open(int dir, const char *name, struct leaf_file *ret, struct ckpt
         ckpt_leaf_close(&f);
         return r;
     }
+    f.is_blob = ckpt_told_blob(f.fd, name);
     *ret = f;
     return 0;
 }
@@ -233,6 +234,8 @@ int ckpt_leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret,
 {
     struct ckpt_err own = {0};
     bool read;
+    if (f->is_blob)
+        return 0;
     int r = read_header(c, f, ret, &read, &own);
     bool is_other = r == -EUCLEAN || r == -EOPNOTSUPP; /* something else than an array that this program knows */
     if (read && is_other)
@@ -252,7 +255,7 @@ int ckpt_leaf_array(struct commit *c, struct leaf_file *f, struct ckpt_npy *ret,
 
 int ckpt_leaf_value(struct commit *c, struct leaf_file *f, char **ret, struct ckpt_err *err)
 {
-    if (!f->size || f->size > CKPT_MANIFEST_TEXT_MAX)
+    if (f->is_blob || !f->size || f->size > CKPT_MANIFEST_TEXT_MAX)
         return 0;
     CKPT_AUTOFREE char *text = malloc(f->size + 1);
     if (!text)

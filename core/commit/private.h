@@ -101,6 +101,7 @@ struct commit {
     atomic_bool failed, *cancel; /* the caller's own where it gave one */
     struct ckpt_err failure;     /* of the first job that failed */
     unsigned next_temp;
+    bool whole;    /* a leaf is named like a piece */
     bool doubtful; /* the manifest may have its name though it should not */
 };
 
@@ -126,6 +127,7 @@ struct walk_at {
     const char *path;          /* from the step on, for people */
     uint32_t parent;           /* number of the directory */
     struct stat st;            /* not of pieces */
+    bool whole;                /* a file that is named like a piece, and is none */
     const char *const *pieces; /* names of the files that are the array's pieces; NULL: it is a file or directory */
     size_t piece_count;
 };
@@ -143,6 +145,15 @@ struct walk_visitor {
 int ckpt_walk_tree(const struct ckpt_commit *in, const struct walk_visitor *v, struct ckpt_err *err) CKPT_MUST_USE;
 enum ckpt_container ckpt_walk_container(int fd);
 
+/* --- told.c --- */
+
+/* What is told of a leaf whose kind, hash and content are in *n. */
+int ckpt_told_apply(int fd, struct ckpt_manifest_node *n) CKPT_MUST_USE;
+/* Is it a blob, though its name is that of an array or value? */
+bool ckpt_told_blob(int fd, const char *name);
+/* Of a file that is named like a piece of an array: is it a leaf of that very name? */
+bool ckpt_told_whole(int dir, const char *name);
+
 /* --- leaf.c --- */
 
 /* A staged file, open for reading, its bytes its own or stored already. */
@@ -151,6 +162,7 @@ struct leaf_file {
     uint64_t size;
     struct stat st;
     bool is_shared;
+    bool is_blob; /* whatever its name */
     struct ckpt_ref ref;
     struct ckpt_file *object; /* of a shared one, once it was read; a reference */
 };

@@ -19,6 +19,7 @@
 struct entry {
     uint32_t at;   /* in text, NUL-terminated */
     uint32_t stem; /* of a piece X@SLICE.npy: the length of X, else 0 */
+    bool whole;    /* it is named like a piece, and is none */
 };
 struct names {
     struct ckpt_buf text;
@@ -43,12 +44,15 @@ static int add_name(void *arg, int dir, const char *name)
 {
     struct names *n = arg;
     struct stat st;
-    size_t stem = n->apart ? 0 : ckpt_pieces_stem(name);
+    size_t stem = ckpt_pieces_stem(name);
     if (stem && (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode)))
+        stem = 0;
+    bool whole = stem && ckpt_told_whole(dir, name);
+    if (whole || n->apart)
         stem = 0;
     if (!CKPT_ROOM_FOR_ONE(n->entries, n->count, n->room))
         return -ENOMEM;
-    n->entries[n->count++] = (struct entry){(uint32_t)n->text.len, (uint32_t)stem};
+    n->entries[n->count++] = (struct entry){(uint32_t)n->text.len, (uint32_t)stem, whole};
     ckpt_buf_add(&n->text, name, strlen(name) + 1);
     return ckpt_buf_error(&n->text);
 }
@@ -203,6 +207,7 @@ static int visit_next(struct walk *w, const struct names *n, size_t *i, int fd, 
     char room[2][NAME_ROOM], path[SHOWN_ROOM];
     size_t first = *i, len, last = first + 1;
     struct walk_at at = {.dir = fd, .parent = number, .name = listed(n, &n->entries[first], room[0])};
+    at.whole = n->entries[first].whole;
     bool pieces = n->entries[first].stem;
     while (pieces && last < n->count && n->entries[last].stem &&
            !strcmp(listed(n, &n->entries[last], room[1]), at.name))

@@ -280,6 +280,25 @@ static int store_rights(struct ckpt_tree *t, uint32_t node, bool whole, struct c
     return r;
 }
 
+/* A value's type is told with its number. */
+static void describe_told(const struct ckpt_manifest_node *n, struct ckpt_buf *json)
+{
+    if (n->kind == CKPT_NODE_BLOB && n->type) {
+        ckpt_buf_adds(json, ",\"dtype\":");
+        ckpt_buf_add_json_string(json, n->type, strlen(n->type));
+    }
+    if (n->shaped) {
+        ckpt_buf_adds(json, ",\"shape\":[");
+        for (unsigned i = 0; i < n->npy.ndim; i++)
+            ckpt_buf_addf(json, "%s%llu", i ? "," : "", (unsigned long long)n->npy.shape[i]);
+        ckpt_buf_addc(json, ']');
+    }
+    if (n->prng_impl) {
+        ckpt_buf_adds(json, ",\"prng_impl\":");
+        ckpt_buf_add_json_string(json, n->prng_impl, strlen(n->prng_impl));
+    }
+}
+
 static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json)
 {
     struct ckpt_manifest_node n;
@@ -289,6 +308,7 @@ static void store_describe(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *
     if (n.kind == CKPT_NODE_BLOB) /* of an array it is told anyway */
         ckpt_buf_addf(json, ",\"codec\":\"%s\"",
                       n.codec == CKPT_OBJECT_AUTO ? "unknown" : ckpt_object_codec_name(n.codec));
+    describe_told(&n, json);
     ckpt_hash_hex(n.sha256, hex);
     if (!ckpt_manifest_is_sparse(&n))
         ckpt_buf_addf(json, ",\"sha256\":\"%s\"", hex);
@@ -432,6 +452,12 @@ static int set_text(struct builder *b, struct ckpt_node *n, const char *text)
     return ckpt_tree_string(b->tree, text, len, &n->text) < 0 ? ckpt_no_memory(b->err) : 0;
 }
 
+static uint8_t dtype_of(const char *type)
+{
+    enum ckpt_dtype dtype;
+    return ckpt_dtype_by_name(type, &dtype) ? (uint8_t)(dtype + 1) : 0;
+}
+
 static int add_node(void *arg, uint32_t number, const struct ckpt_manifest_node *m, uint64_t off, uint32_t len)
 {
     struct builder *b = arg;
@@ -458,7 +484,10 @@ static int add_node(void *arg, uint32_t number, const struct ckpt_manifest_node 
         return r;
     t->nodes[node].ref = m->check;
     t->nodes[node].mark = rights_of_node(b->store, m, m->kind == CKPT_NODE_DIR);
-    t->nodes[node].container = (uint8_t)m->container;
+    if (m->kind == CKPT_NODE_DIR)
+        t->nodes[node].container = (uint8_t)m->container;
+    if (m->kind == CKPT_NODE_VALUE && m->type)
+        t->nodes[node].dtype = dtype_of(m->type);
     return 0;
 }
 

@@ -235,6 +235,21 @@ cJSON *ckpt_json_parse(const char *text, size_t len)
     return item;
 }
 
+void ckpt_json_tame(char *text)
+{
+    static const char *const odd[] = {"\"value\":NaN", "\"value\":Infinity", "\"value\":-Infinity"};
+    for (char *p = text; (p = strchr(p, '\\')) && p[1]; p += 2)
+        if (!strncmp(p, "\\u0000", 6))
+            memcpy(p, "\\uFFFD", 6);
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        char *p = strstr(text, odd[i]); /* inside of a string its quotes would be escaped */
+        if (p) {
+            memset(p + strlen("\"value\":"), ' ', strlen(odd[i]) - strlen("\"value\":"));
+            p[strlen("\"value\":")] = '0';
+        }
+    }
+}
+
 const cJSON *ckpt_json_get(const cJSON *object, const char *key)
 {
     return cJSON_GetObjectItemCaseSensitive(object, key);

@@ -37,6 +37,10 @@ int ckpt_json_end(struct ckpt_json_reader *r, struct ckpt_err *err) CKPT_MUST_US
  * cut strings at. */
 cJSON *ckpt_json_parse(const char *text, size_t len);
 
+/* Of what Python's json writes and cJSON does not take make something like it, in the metadata of a leaf: only its
+ * value has that, for those who ask for the rest. NUL-terminated. */
+void ckpt_json_tame(char *text);
+
 static inline void ckpt_cleanup_cjson(cJSON **item)
 {
     cJSON_Delete(*item);

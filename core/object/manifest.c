@@ -15,6 +15,7 @@
 
 #define FORMAT "ckptfs-step"
 #define SPARSE "sparse" /* in `required`: a leaf may be a sparse object, without a SHA-256 */
+#define WHOLE  "whole"  /* a leaf may be named like a piece of an array, which it is not */
 #define WINDOW ((size_t)256 << 10)
 
 void ckpt_manifest_info_clear(struct ckpt_manifest_info *info)
@@ -33,7 +34,7 @@ static bool is_id(const char *id)
 /* --- writing --- */
 
 struct ckpt_manifest_writer {
-    bool sparse;
+    bool sparse, whole;
     int fd;
     struct ckpt_buf buf; /* not written yet */
     uint64_t off;
@@ -95,13 +96,20 @@ int ckpt_manifest_metadata_ok(const char *text, size_t len, struct ckpt_err *err
     return 0;
 }
 
+static void add_required(struct ckpt_buf *buf, const struct ckpt_manifest_info *info)
+{
+    if (!info->sparse && !info->whole)
+        return;
+    ckpt_buf_addf(buf, "\"required\":[%s%s%s],", info->sparse ? "\"" SPARSE "\"" : "",
+                  info->sparse && info->whole ? "," : "", info->whole ? "\"" WHOLE "\"" : "");
+}
+
 static int add_head(struct ckpt_buf *buf, const struct ckpt_manifest_info *info)
 {
     if (!ckpt_manifest_name_ok(info->name) || !is_id(info->id))
         return -EINVAL;
     ckpt_buf_addf(buf, "{\"format\":\"" FORMAT "\",\"version\":%d,", CKPT_MANIFEST_VERSION);
-    if (info->sparse)
-        ckpt_buf_adds(buf, "\"required\":[\"" SPARSE "\"],");
+    add_required(buf, info);
     ckpt_record_add_name(buf, info->name);
     ckpt_buf_addf(buf, ",\"id\":\"%s\",\"time\":%" PRIu64 ",", info->id, info->time_ns);
     int r = info->metadata ? add_metadata(buf, info->metadata) : 0;
@@ -121,6 +129,7 @@ int ckpt_manifest_write_begin(int fd, const struct ckpt_manifest_info *info, str
     w->fd = fd;
     w->count = 1;
     w->sparse = info->sparse;
+    w->whole = info->whole;
     w->sum = XXH3_createState();
     int r = w->sum ? add_head(&w->buf, info) : -ENOMEM;
     if (r < 0) {
@@ -138,7 +147,8 @@ int ckpt_manifest_write_node(struct ckpt_manifest_writer *w, const struct ckpt_m
     size_t begin = w->buf.len;
     if (w->error)
         return w->error;
-    if (n->parent >= w->count || w->count >= CKPT_MAX_NODES || (ckpt_manifest_is_sparse(n) && !w->sparse))
+    bool promised = (w->sparse || !ckpt_manifest_is_sparse(n)) && (w->whole || !n->whole);
+    if (n->parent >= w->count || w->count >= CKPT_MAX_NODES || !promised)
         return w->error = -EINVAL;
     if (w->count > 1)
         ckpt_buf_adds(&w->buf, ",\n");
@@ -241,7 +251,7 @@ static int next_line(struct lines *l, size_t max, const char **ret, size_t *ret_
 /* --- reading: the head --- */
 
 /* What a manifest needs its reader to know, beyond this version. */
-static int take_required(struct ckpt_scan *s, bool *ret_sparse)
+static int take_required(struct ckpt_scan *s, struct ckpt_manifest_info *ret)
 {
     if (!ckpt_scan_take(s, '['))
         return ckpt_scan_fail(s, "required is not an array");
@@ -253,7 +263,9 @@ static int take_required(struct ckpt_scan *s, bool *ret_sparse)
         if (r == 0)
             r = ckpt_scan_string(s, &feature);
         if (r == 0 && !strcmp((char *)feature.data, SPARSE))
-            *ret_sparse = true;
+            ret->sparse = true;
+        else if (r == 0 && !strcmp((char *)feature.data, WHOLE))
+            ret->whole = true;
         else if (r == 0)
             r = ckpt_fail(s->err, EOPNOTSUPP, "the manifest needs %.100s, which this program does not know",
                           (char *)feature.data);
@@ -307,7 +319,7 @@ static int take_head_member(struct ckpt_scan *s, struct ckpt_buf *text, struct h
                                (unsigned long long)version);
     }
     if (!strcmp(key, "required"))
-        return take_required(s, &ret->sparse);
+        return take_required(s, ret);
     if (!strcmp(key, "name") || !strcmp(key, "name_hex")) {
         bool hex = key[4];
         h->name = true;

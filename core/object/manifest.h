@@ -16,7 +16,8 @@
 #define CKPT_LEAF_MAX          ((uint64_t)1 << 62) /* bytes of a leaf's file */
 #define CKPT_MANIFEST_TEXT_MAX ((size_t)64 << 10)  /* bytes of a value's file; what has more is a blob */
 #define CKPT_MANIFEST_XATTRS_MAX                                                                                       \
-    ((size_t)256 << 10) /* bytes of a node's attributes, so that a record has less than a MiB */
+    ((size_t)256 << 10)                         /* bytes of a node's attributes, so that a record has less than a MiB */
+#define CKPT_MANIFEST_TOLD_MAX     ((size_t)63) /* bytes of what a leaf is told to be: the name of a type, or of a PRNG */
 #define CKPT_MANIFEST_LINE_MAX     ((uint32_t)1 << 20)
 #define CKPT_MANIFEST_HEAD_MAX     ((size_t)16 << 20)
 #define CKPT_MANIFEST_METADATA_MAX (CKPT_MANIFEST_HEAD_MAX / 2 - 4096)
@@ -41,12 +42,21 @@ struct ckpt_manifest_node {
     char *text;                   /* of a value: the very bytes of its file; no object then */
     /* arrays */
     struct ckpt_npy npy; /* of the header; the dtype is the true one, where descr does not tell it */
-    uint32_t check;      /* read: a sum of the record's bytes, to know them by when they are read again */
+    /* what the bytes do not tell */
+    char *type;      /* of a value: the dtype of its number; of a blob: what its bytes are ("Q4_0"); NULL: not told */
+    bool shaped;     /* of a blob with a type: npy has its shape */
+    char *prng_impl; /* of an array of random keys' data; NULL: it is none */
+    bool whole;      /* it is a leaf, though it is named like a piece of an array (X@SLICE.npy) */
+    uint32_t check;  /* read: a sum of the record's bytes, to know them by when they are read again */
 };
 
 void ckpt_manifest_node_clear(struct ckpt_manifest_node *n);
 /* Is it a leaf whose SHA-256 is not known, since it is mostly a hole? */
 bool ckpt_manifest_is_sparse(const struct ckpt_manifest_node *n);
+/* May a leaf be told to be this: a name of a type that is a blob's, or of a PRNG? Printable ASCII without spaces. */
+bool ckpt_told_ok(const char *text);
+/* Is a value's text the number of a type? */
+bool ckpt_told_fits(const char *type, const char *text);
 /* A name that a node may have: not empty, "." or "..", at most 255 bytes, no '/'. */
 bool ckpt_manifest_name_ok(const char *name);
 /* The bytes of a file that may be a value: one JSON null, bool, number or string, as UTF-8, NaN and infinities as
@@ -56,11 +66,12 @@ bool ckpt_manifest_text_ok(const char *text, size_t len);
 int ckpt_manifest_metadata_ok(const char *text, size_t len, struct ckpt_err *err) CKPT_MUST_USE;
 
 struct ckpt_manifest_info {
-    char *name;                    /* the step's, when it was committed */
-    uint64_t time_ns;              /* of the commit, since 1970 */
-    char id[CKPT_MANIFEST_ID];     /* 32 hex digits, random: another commit is another step */
-    char *metadata;                /* JSON object of the user's, or NULL */
-    bool sparse;                   /* there may be sparse leaves: its readers must know of them */
+    char *name;                /* the step's, when it was committed */
+    uint64_t time_ns;          /* of the commit, since 1970 */
+    char id[CKPT_MANIFEST_ID]; /* 32 hex digits, random: another commit is another step */
+    char *metadata;            /* JSON object of the user's, or NULL */
+    bool sparse;               /* there may be sparse leaves: its readers must know of them */
+    bool whole;                /* there may be leaves that are named like pieces: who changes it must know of them */
     struct ckpt_manifest_node top; /* the step's own directory */
     uint64_t count;                /* read to the end: nodes, the top counted */
 };

@@ -4,6 +4,7 @@
 #include "core/base/util.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
 #define MAX_MODE 07777
 
@@ -30,12 +31,15 @@ enum member {
     HEADER,
     FORTRAN,
     TEXT,
+    PRNG_IMPL,
+    WHOLE,
     XATTRS,
     MEMBERS
 };
 static const char *const members[MEMBERS] = {
-    "parent", "name",   "name_hex", "kind",   "container", "mode",  "uid",   "gid",    "mtime",   "size", "sha256",
-    "object", "offset", "codec",    "stored", "descr",     "dtype", "shape", "header", "fortran", "text", "xattrs",
+    "parent", "name",  "name_hex", "kind",    "container", "mode",      "uid",    "gid",
+    "mtime",  "size",  "sha256",   "object",  "offset",    "codec",     "stored", "descr",
+    "dtype",  "shape", "header",   "fortran", "text",      "prng_impl", "whole",  "xattrs",
 };
 #define BIT(m) (1u << (m))
 /* A member that belongs to another kind of node is as good as unknown. */
@@ -84,7 +88,39 @@ void ckpt_manifest_node_clear(struct ckpt_manifest_node *n)
     free(n->name);
     free(n->xattrs);
     free(n->text);
-    n->name = n->xattrs = n->text = NULL;
+    free(n->type);
+    free(n->prng_impl);
+    n->name = n->xattrs = n->text = n->type = n->prng_impl = NULL;
+}
+
+/* --- what is told --- */
+
+bool ckpt_told_ok(const char *text)
+{
+    size_t n = strlen(text);
+    if (!n || n > CKPT_MANIFEST_TOLD_MAX)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (text[i] <= ' ' || text[i] > '~')
+            return false;
+    return true;
+}
+
+static void trim(const char *text, char *ret, size_t size)
+{
+    static const char space[] = " \t\r\n";
+    text += strspn(text, space);
+    size_t len = strcspn(text, space);
+    snprintf(ret, size, "%.*s", (int)CKPT_MIN(len, size - 1), text);
+}
+
+bool ckpt_told_fits(const char *type, const char *text)
+{
+    enum ckpt_dtype dtype;
+    uint8_t element[16];
+    char number[400];
+    trim(text, number, sizeof number);
+    return ckpt_dtype_by_name(type, &dtype) && ckpt_dtype_of_json(dtype, number, element);
 }
 
 /* --- reading --- */
@@ -253,8 +289,8 @@ static int take_member(struct record *r, enum member m)
         e = ckpt_scan_string(r->s, &r->text);
         return e < 0 ? e : ckpt_npy_parse_descr((char *)r->text.data, a, r->s->err);
     case DTYPE: /* one that this program does not know is shown as its descr says */
-        e = ckpt_scan_string(r->s, &r->text);
-        if (e == 0 && !ckpt_dtype_by_name((char *)r->text.data, &r->dtype))
+        e = take_copy(r, &n->type);
+        if (e == 0 && !ckpt_dtype_by_name(n->type, &r->dtype))
             r->dtype = CKPT_DT_OTHER;
         return e;
     case SHAPE:
@@ -265,6 +301,10 @@ static int take_member(struct record *r, enum member m)
         return ckpt_scan_bool(r->s, &a->fortran);
     case TEXT:
         return take_copy(r, &n->text);
+    case PRNG_IMPL:
+        return take_copy(r, &n->prng_impl);
+    case WHOLE:
+        return ckpt_scan_bool(r->s, &n->whole);
     case XATTRS:
         return take_xattrs(r);
     default:
@@ -317,6 +357,26 @@ static bool has_its_text(const struct ckpt_manifest_node *n)
     return strlen(n->text) == n->size && ckpt_manifest_text_ok(n->text, n->size);
 }
 
+/* Frees a text that cannot be what it should be. */
+static void drop_unless(bool ok, char **text)
+{
+    if (!ok)
+        free(CKPT_STEAL(*text));
+}
+
+/* What is told of a leaf, and does not fit, is as good as not told. */
+static void check_told(struct record *r)
+{
+    struct ckpt_manifest_node *n = r->n;
+    bool number = n->kind == CKPT_NODE_VALUE && n->text, blob = n->kind == CKPT_NODE_BLOB;
+    if (n->type)
+        drop_unless((number && ckpt_told_fits(n->type, n->text)) || (blob && ckpt_told_ok(n->type)), &n->type);
+    if (n->prng_impl)
+        drop_unless(n->kind == CKPT_NODE_ARRAY && ckpt_told_ok(n->prng_impl), &n->prng_impl);
+    n->shaped = blob && n->type && r->seen & BIT(SHAPE);
+    n->whole = n->whole && (blob || n->kind == CKPT_NODE_ARRAY);
+}
+
 static int check_record(struct record *r, bool top)
 {
     struct ckpt_manifest_node *n = r->n;
@@ -334,6 +394,7 @@ static int check_record(struct record *r, bool top)
         memcpy(n->object, n->sha256, CKPT_SHA256);
     if (n->kind == CKPT_NODE_VALUE && !has_its_text(n))
         return ckpt_scan_fail(r->s, "a value is none");
+    check_told(r);
     return n->kind == CKPT_NODE_ARRAY ? check_array(r) : 0;
 }
 
@@ -442,6 +503,28 @@ static bool array_fits(const struct ckpt_manifest_node *n, struct ckpt_npy *a, s
     return dtype_fits(a->dtype, a) && a->header <= CKPT_NPY_HEADER_MAX + 12;
 }
 
+static void add_shape(struct ckpt_buf *buf, const struct ckpt_npy *a)
+{
+    ckpt_buf_adds(buf, ",\"shape\":[");
+    for (unsigned i = 0; i < a->ndim; i++)
+        ckpt_buf_addf(buf, i ? ",%" PRIu64 : "%" PRIu64, a->shape[i]);
+    ckpt_buf_addc(buf, ']');
+}
+
+/* Of an array the dtype has been told already, where it must. */
+static void add_told(struct ckpt_buf *buf, const struct ckpt_manifest_node *n)
+{
+    bool array = n->kind == CKPT_NODE_ARRAY;
+    if (n->type && !array)
+        add_string(buf, "dtype", n->type);
+    if (n->type && n->shaped)
+        add_shape(buf, &n->npy);
+    if (n->prng_impl && array)
+        add_string(buf, "prng_impl", n->prng_impl);
+    if (n->whole && n->kind != CKPT_NODE_VALUE)
+        ckpt_buf_adds(buf, ",\"whole\":true");
+}
+
 static int add_array(struct ckpt_buf *buf, const struct ckpt_manifest_node *n)
 {
     struct ckpt_npy a = n->npy, plain = {0};
@@ -450,10 +533,8 @@ static int add_array(struct ckpt_buf *buf, const struct ckpt_manifest_node *n)
     add_string(buf, "descr", a.descr);
     if (a.dtype != plain.dtype && a.dtype != CKPT_DT_OTHER)
         add_string(buf, "dtype", ckpt_dtype_info(a.dtype)->name);
-    ckpt_buf_adds(buf, ",\"shape\":[");
-    for (unsigned i = 0; i < a.ndim; i++)
-        ckpt_buf_addf(buf, i ? ",%" PRIu64 : "%" PRIu64, a.shape[i]);
-    ckpt_buf_addf(buf, "],\"header\":%u", a.header);
+    add_shape(buf, &a);
+    ckpt_buf_addf(buf, ",\"header\":%u", a.header);
     if (a.fortran)
         ckpt_buf_adds(buf, ",\"fortran\":true");
     return 0;
@@ -484,6 +565,18 @@ static bool content_fits(const struct ckpt_manifest_node *n)
     return true;
 }
 
+/* Only what is read again is written. */
+static bool told_fits(const struct ckpt_manifest_node *n)
+{
+    if (n->prng_impl && !ckpt_told_ok(n->prng_impl))
+        return false;
+    if (!n->type || n->kind == CKPT_NODE_ARRAY)
+        return true;
+    if (n->kind == CKPT_NODE_VALUE)
+        return ckpt_told_fits(n->type, n->text);
+    return ckpt_told_ok(n->type) && n->npy.ndim <= CKPT_MAX_DIMS;
+}
+
 static bool node_fits(const struct ckpt_manifest_node *n, bool top)
 {
     if ((unsigned)n->kind >= CKPT_NODE_KINDS || (unsigned)n->container >= CKPT_CONTAINERS)
@@ -494,7 +587,7 @@ static bool node_fits(const struct ckpt_manifest_node *n, bool top)
     if (top && !dir)
         return false;
     bool named = top || (n->name && name_fits(n->name, n->kind));
-    return named && (dir || content_fits(n));
+    return named && (dir || (content_fits(n) && told_fits(n)));
 }
 
 int ckpt_record_print(struct ckpt_buf *buf, const struct ckpt_manifest_node *n, bool top)
@@ -517,6 +610,8 @@ int ckpt_record_print(struct ckpt_buf *buf, const struct ckpt_manifest_node *n, 
         r = add_array(buf, n);
     if (n->kind == CKPT_NODE_VALUE)
         add_string(buf, "text", n->text);
+    if (n->kind != CKPT_NODE_DIR)
+        add_told(buf, n);
     if (r == 0 && n->xattrs)
         r = add_xattrs(buf, n->xattrs);
     ckpt_buf_addc(buf, '}');

@@ -114,43 +114,75 @@ int ckpt_backing_fd(struct ckpt_source *src, uint64_t id)
     return r;
 }
 
-/* What a file has of stored content that others may share. */
-static bool get_ref(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, struct ckpt_ref *ret)
+/* Where bytes come from. */
+struct origin {
+    struct ckpt_handle *from;       /* NULL: a committed file */
+    struct ckpt_manifest_node node; /* of a committed leaf of a store that is written here; name NULL: it is none */
+    struct ckpt_ref ref;            /* of stored content that others may share */
+    bool has_ref;
+};
+
+static struct origin find_origin(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id)
 {
-    struct ckpt_manifest_node node = {0};
-    if (from)
-        return ckpt_stage_handle_ref(from->staged, ret) == 1;
-    bool shared = ckpt_source_record_of(src, from_id, &node) == 0 && !node.text;
-    if (shared) {
-        *ret = (struct ckpt_ref){.size = node.size, .offset = node.offset, .stored = node.stored, .codec = node.codec};
-        memcpy(ret->sha256, node.sha256, CKPT_SHA256);
-        memcpy(ret->object, node.object, CKPT_SHA256);
+    struct origin o = {.from = from};
+    if (from) {
+        o.has_ref = ckpt_stage_handle_ref(from->staged, &o.ref) == 1;
+        return o;
     }
-    ckpt_manifest_node_clear(&node);
-    return shared;
+    if (ckpt_source_record_of(src, from_id, &o.node) < 0) {
+        o.node = (struct ckpt_manifest_node){0};
+        return o;
+    }
+    const struct ckpt_manifest_node *n = &o.node;
+    o.has_ref = !n->text;
+    o.ref = (struct ckpt_ref){.size = n->size, .offset = n->offset, .stored = n->stored, .codec = n->codec};
+    memcpy(o.ref.sha256, n->sha256, CKPT_SHA256);
+    memcpy(o.ref.object, n->object, CKPT_SHA256);
+    return o;
 }
 
-ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off,
-                        struct ckpt_handle *to, uint64_t to_off, uint64_t len, const struct ckpt_caller *who,
-                        struct ckpt_err *err)
+/* All of a file was copied: what is told of its content goes along. Returns r. */
+static ssize_t keep_told(const struct origin *o, struct ckpt_handle *to, ssize_t r)
 {
-    struct ckpt_ref ref;
-    bool from_begin = !from_off && !to_off;
-    bool whole = get_ref(src, from, from_id, &ref) && from_begin;
-    bool may_share = whole && len >= ref.size && ref.size <= INT64_MAX;
-    if (may_share && ckpt_stage_share(to->staged, &ref, who) == 0)
-        return (ssize_t)ref.size;
+    int e = 0;
+    if (o->from)
+        e = ckpt_stage_copy_told(o->from->staged, to->staged);
+    else if (o->node.name)
+        e = ckpt_stage_keep_told(to->staged, &o->node);
+    return e < 0 ? e : r;
+}
+
+/* The size of the file where that is known; else more than any. */
+static uint64_t size_of(const struct origin *o)
+{
+    if (o->has_ref)
+        return o->ref.size;
+    return o->node.name ? o->node.size : UINT64_MAX;
+}
+
+struct range {
+    uint64_t from_id, from_off, to_off, len;
+};
+
+static ssize_t copy_range(struct ckpt_source *src, const struct origin *o, const struct range *range,
+                          struct ckpt_handle *to, const struct ckpt_caller *who, struct ckpt_err *err)
+{
+    bool from_begin = !range->from_off && !range->to_off, may_share = o->has_ref && from_begin;
+    uint64_t done = 0, len = range->len;
+    may_share = may_share && len >= o->ref.size && o->ref.size <= INT64_MAX;
+    if (may_share && ckpt_stage_share(to->staged, &o->ref, who) == 0)
+        return (ssize_t)o->ref.size;
     CKPT_AUTOFREE uint8_t *buf = malloc(COPY);
-    uint64_t done = 0;
     if (!buf)
         return ckpt_fail(err, ENOMEM, "out of memory");
-    len = whole ? CKPT_MIN(len, ref.size) : CKPT_MIN(len, (uint64_t)64 << 20); /* the caller asks for the rest */
+    /* In one go, or else the caller asks for the rest. */
+    len = CKPT_MIN(len, o->has_ref && from_begin ? o->ref.size : (uint64_t)64 << 20);
     while (done < len) {
         size_t want = (size_t)CKPT_MIN((uint64_t)COPY, len - done);
-        ssize_t n = from ? ckpt_stage_read(from->staged, buf, want, from_off + done)
-                         : ckpt_read(src, from_id, buf, want, from_off + done, err);
+        ssize_t n = o->from ? ckpt_stage_read(o->from->staged, buf, want, range->from_off + done)
+                            : ckpt_read(src, range->from_id, buf, want, range->from_off + done, err);
         if (n > 0)
-            n = ckpt_stage_write(to->staged, buf, (size_t)n, to_off + done, who);
+            n = ckpt_stage_write(to->staged, buf, (size_t)n, range->to_off + done, who);
         if (n < 0)
             return done ? (ssize_t)done : n;
         if (n == 0)
@@ -158,4 +190,17 @@ ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint6
         done += (uint64_t)n;
     }
     return (ssize_t)done;
+}
+
+ssize_t ckpt_copy_range(struct ckpt_source *src, struct ckpt_handle *from, uint64_t from_id, uint64_t from_off,
+                        struct ckpt_handle *to, uint64_t to_off, uint64_t len, const struct ckpt_caller *who,
+                        struct ckpt_err *err)
+{
+    struct origin o = find_origin(src, from, from_id);
+    bool whole = !from_off && !to_off && len >= size_of(&o);
+    ssize_t n = copy_range(src, &o, &(struct range){from_id, from_off, to_off, len}, to, who, err);
+    if (n >= 0 && whole && (uint64_t)n == size_of(&o))
+        n = keep_told(&o, to, n);
+    ckpt_manifest_node_clear(&o.node);
+    return n;
 }

@@ -45,6 +45,13 @@ static int own_attr(const struct target *t, struct ckpt_attr *ret, struct ckpt_e
     return 0;
 }
 
+static enum ckpt_leaf leaf_of(const struct ckpt_node *n)
+{
+    static const enum ckpt_leaf leaves[CKPT_NODE_KINDS] = {
+        [CKPT_NODE_ARRAY] = CKPT_LEAF_ARRAY, [CKPT_NODE_VALUE] = CKPT_LEAF_VALUE, [CKPT_NODE_BLOB] = CKPT_LEAF_BLOB};
+    return leaves[n->kind];
+}
+
 static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t id, struct ckpt_attr *ret,
                       struct ckpt_err *err)
 {
@@ -63,6 +70,7 @@ static int inner_attr(struct ckpt_source *src, const struct target *t, uint64_t 
         return 0;
     }
     ret->type = CKPT_FILE;
+    ret->leaf = ret->view ? CKPT_NO_LEAF : leaf_of(&t->tree->nodes[t->file.node]);
     ret->mode &= n->writable && !ret->view ? 07777 : 0444;
     /* A leaf that cannot be read at all is listed, but not found by name: so opening it gives the error. */
     return ckpt_view_size(&src->views, &t->file, &ret->size, &ret->stored, err);

@@ -42,7 +42,10 @@ static void describe_inner(struct ckpt_tree *t, uint32_t node, cJSON *all)
     if (ckpt_view_meta(t, node, &json, &err) < 0)
         set_string(all, "error", err.text);
     else {
-        cJSON *meta = ckpt_json_parse((char *)json.data, json.len);
+        ckpt_buf_addc(&json, 0);
+        if (!ckpt_buf_error(&json))
+            ckpt_json_tame((char *)json.data);
+        cJSON *meta = ckpt_buf_error(&json) ? NULL : ckpt_json_parse((char *)json.data, json.len - 1);
         for (size_t i = 0; i < sizeof names / sizeof *names; i++)
             copy_member(all, meta, names[i]);
         cJSON_Delete(meta);

@@ -41,7 +41,8 @@ bool ckpt_stage_is_own_xattr(const char *name)
 
 static bool is_kept(const char *name)
 {
-    static const char *const ours[] = {PREFIX "kind", PREFIX "dtype", PREFIX "pinned"};
+    static const char *const ours[] = {PREFIX "kind",      PREFIX "dtype", PREFIX "shape",
+                                       PREFIX "prng_impl", PREFIX "key",   PREFIX "pinned"};
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
         if (!strcmp(name, ours[i]))
             return true;
@@ -206,7 +207,7 @@ static int check_dtype(const char *value, size_t len, struct ckpt_err *err)
     if (ckpt_dtype_by_name(name, &dtype) || ckpt_npy_parse_descr(name, &npy, NULL) == 0)
         return 1;
     if (is_block_type(name))
-        return 0;
+        return 1;
     return ckpt_fail(err, EINVAL,
                      "user.ckpt.dtype is the name of a type, as bfloat16, or one as NumPy writes it, as <f4");
 }
@@ -317,22 +318,70 @@ static int set_pinned(struct stage_inode *n, const struct setting *s, struct ckp
     return ckpt_store_pin(step->set->store, name, pinned, err);
 }
 
-/* Of a directory: what a file is follows from the file. */
+/* What a commit would make of a file by its name. */
+enum named { NAMED_BLOB, NAMED_ARRAY, NAMED_PIECE, NAMED_VALUE };
+
+static enum named named_of(struct stage_inode *n)
+{
+    CKPT_GUARD(&n->step->set->lock);
+    if (!n->name)
+        return NAMED_BLOB;
+    if (ckpt_pieces_stem(n->name))
+        return NAMED_PIECE;
+    if (ckpt_has_suffix(n->name, ".npy"))
+        return NAMED_ARRAY;
+    return ckpt_has_suffix(n->name, ".json") ? NAMED_VALUE : NAMED_BLOB;
+}
+
+/* Of a directory; what a file is follows from the file, but for a blob whose name is an array's or a value's. */
 static int set_kind(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
     int r = check_kind(n->dir, s->value, s->len, err);
-    return r == 0 && n->dir ? set_kept(n, s, err) : r;
+    if (r < 0)
+        return r;
+    return n->dir || named_of(n) != NAMED_BLOB ? set_kept(n, s, err) : 0;
 }
 
+/* Of a file that is no array, types of blocks too. */
 static int set_dtype(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
     int r = check_dtype(s->value, s->len, err);
-    if (r == 1)
-        return n->dir ? 0 : set_kept(n, s, err);
-    return r;
+    if (r < 0 || n->dir)
+        return CKPT_MIN(r, 0);
+    enum named named = named_of(n);
+    bool block = s->len < 64 && *s->value >= 'A' && *s->value <= 'Z';
+    bool array = named == NAMED_ARRAY || named == NAMED_PIECE;
+    return block && array ? 0 : set_kept(n, s, err);
 }
 
-/* Others of ours (key, shape, codec...) follow from the file: tools that copy attributes may set them, to no effect. */
+/* The shape of a blob's blocks; an array has its own. */
+static int set_shape(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
+{
+    bool ok = s->len <= 512;
+    for (size_t i = 0; i < s->len && ok; i++)
+        ok = s->value[i] && strchr("[]0123456789, ", s->value[i]);
+    if (!ok)
+        return ckpt_fail(err, EINVAL, "user.ckpt.shape is numbers with commas between them");
+    return !n->dir && named_of(n) == NAMED_BLOB ? set_kept(n, s, err) : 0;
+}
+
+static int set_prng_impl(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
+{
+    char name[CKPT_MANIFEST_TOLD_MAX + 1] = "";
+    if (s->len < sizeof name)
+        memcpy(name, s->value, s->len);
+    if (strlen(name) != s->len || !ckpt_told_ok(name))
+        return ckpt_fail(err, EINVAL, "user.ckpt.prng_impl is a name, as threefry2x32");
+    return !n->dir && named_of(n) == NAMED_ARRAY ? set_kept(n, s, err) : 0;
+}
+
+/* A leaf's key, where its file would be taken for a piece of an array. */
+static int set_key(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
+{
+    return !n->dir && named_of(n) == NAMED_PIECE ? set_kept(n, s, err) : 0;
+}
+
+/* Others of ours (codec, stored...) follow from the file: tools that copy attributes may set them, to no effect. */
 static int set_ours(struct stage_inode *n, const struct setting *s, struct ckpt_err *err)
 {
     const char *what = s->name + strlen(PREFIX);
@@ -342,6 +391,12 @@ static int set_ours(struct stage_inode *n, const struct setting *s, struct ckpt_
         return set_pinned(n, s, err);
     if (!strcmp(what, "kind"))
         return set_kind(n, s, err);
+    if (!strcmp(what, "shape"))
+        return set_shape(n, s, err);
+    if (!strcmp(what, "prng_impl"))
+        return set_prng_impl(n, s, err);
+    if (!strcmp(what, "key"))
+        return set_key(n, s, err);
     return strcmp(what, "dtype") ? 0 : set_dtype(n, s, err);
 }
 

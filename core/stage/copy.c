@@ -64,6 +64,15 @@ static int restore_xattrs(int fd, const char *json, struct ckpt_err *err)
     return r;
 }
 
+/* The type of an array is an attribute that its user may change. */
+static int keep_told(int fd, const struct ckpt_manifest_node *n, struct ckpt_err *err)
+{
+    struct ckpt_manifest_node rest = *n;
+    rest.npy.dtype = CKPT_DT_OTHER;
+    int r = ckpt_told_keep(fd, &rest, n->name);
+    return r < 0 ? ckpt_fail(err, -r, "what is known of it cannot be kept on this file system: %s", strerror(-r)) : 0;
+}
+
 static int copy_attrs(int fd, const struct ckpt_manifest_node *n, struct ckpt_err *err)
 {
     static const char *const kinds[CKPT_CONTAINERS] = {"dict", "list", "tuple", "namedtuple", "object"};
@@ -76,6 +85,8 @@ static int copy_attrs(int fd, const struct ckpt_manifest_node *n, struct ckpt_er
     if (dtype && n->npy.dtype != CKPT_DT_OTHER &&
         !(ckpt_dtype_by_descr(n->npy.descr, &plain, &big) && plain == n->npy.dtype))
         r = set_xattr(fd, "user.ckpt.dtype", dtype, strlen(dtype), err);
+    if (r == 0 && n->kind != CKPT_NODE_DIR)
+        r = keep_told(fd, n, err);
     if (r == 0 && n->xattrs)
         r = restore_xattrs(fd, n->xattrs, err);
     if (r < 0)
@@ -176,6 +187,22 @@ int ckpt_stage_link_leaf(struct stage_step *step, int dir, const char *name, con
     }
     atomic_store(&step->unsynced, true);
     return 0;
+}
+
+int ckpt_stage_keep_told(struct ckpt_stage_handle *h, const struct ckpt_manifest_node *n)
+{
+    struct stage_inode *inode = h->inode;
+    pthread_mutex_lock(&inode->step->set->lock);
+    CKPT_AUTOFREE char *name = strdup(inode->name ? inode->name : "");
+    pthread_mutex_unlock(&inode->step->set->lock);
+    if (!name)
+        return -ENOMEM;
+    return inode->step->files_view ? 0 : ckpt_told_keep(h->fd, n, name);
+}
+
+int ckpt_stage_copy_told(struct ckpt_stage_handle *from, struct ckpt_stage_handle *to)
+{
+    return to->inode->step->files_view ? 0 : ckpt_told_copy(from->fd, to->fd);
 }
 
 static int copy_node(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)

@@ -172,6 +172,9 @@ ssize_t ckpt_stage_write(struct ckpt_stage_handle *h, const void *buf, size_t le
                          const struct ckpt_caller *who) CKPT_MUST_USE;
 int ckpt_stage_allocate(struct ckpt_stage_handle *h, int mode, uint64_t off, uint64_t len,
                         const struct ckpt_caller *who) CKPT_MUST_USE;
+/* All of a committed leaf, or of another staged file, was copied to it: so is what is told of its content. */
+int ckpt_stage_keep_told(struct ckpt_stage_handle *h, const struct ckpt_manifest_node *n) CKPT_MUST_USE;
+int ckpt_stage_copy_told(struct ckpt_stage_handle *from, struct ckpt_stage_handle *to) CKPT_MUST_USE;
 /* Make an empty file that is open for writing the same as stored content. -EXDEV: it is not empty, or the kernel writes
  * to it; copy the bytes. */
 int ckpt_stage_share(struct ckpt_stage_handle *h, const struct ckpt_ref *ref,

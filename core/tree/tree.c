@@ -598,31 +598,12 @@ static int read_element(struct ckpt_tree *t, uint32_t node, struct ckpt_value *r
     return r;
 }
 
-/* A number in JSON text as the element of the type that NumPy would give it. */
-static void element_of_text(const char *text, struct ckpt_value *ret)
+/* A number in JSON text as the element of its type. */
+static void element_of_text(const struct ckpt_node *n, const char *text, struct ckpt_value *ret)
 {
-    char *end;
-    ret->dtype = CKPT_DT_OTHER;
-    if (!strcmp(text, "true") || !strcmp(text, "false")) {
-        ret->dtype = CKPT_DT_BOOL;
-        ret->element[0] = *text == 't';
-    } else if (strchr("-0123456789NI", *text) && (strpbrk(text, ".eEN") || strchr(text, 'I'))) {
-        double d = strtod(text, &end);
-        ret->dtype = CKPT_DT_F64;
-        memcpy(ret->element, &d, sizeof d);
-    } else if (strchr("-0123456789", *text)) {
-        errno = 0;
-        int64_t i = strtoll(text, &end, 10);
-        ret->dtype = CKPT_DT_I64;
-        if (errno == ERANGE && *text != '-') {
-            errno = 0;
-            i = (int64_t)strtoull(text, &end, 10);
-            ret->dtype = CKPT_DT_U64;
-        }
-        if (errno == ERANGE)
-            ret->dtype = CKPT_DT_OTHER;
-        memcpy(ret->element, &i, sizeof i);
-    }
+    ret->dtype = n->dtype ? (enum ckpt_dtype)(n->dtype - 1) : ckpt_dtype_for_json(text);
+    if (!ckpt_dtype_of_json(ret->dtype, text, ret->element))
+        ret->dtype = CKPT_DT_OTHER;
 }
 
 int ckpt_tree_value(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json, struct ckpt_value *ret,
@@ -636,7 +617,7 @@ int ckpt_tree_value(struct ckpt_tree *t, uint32_t node, struct ckpt_buf *json, s
         const char *text = ckpt_tree_text(t, n->text, &len);
         ckpt_buf_add(json, text, len);
         if (len && *text != '"')
-            element_of_text(text, &value);
+            element_of_text(n, text, &value);
     } else {
         r = read_element(t, node, &value, err);
         if (r == 0 && !ckpt_dtype_add_json(json, value.dtype, value.element))

@@ -38,11 +38,14 @@ struct ckpt_node {
             uint32_t layout; /* array, or value in an array: 1 + number of its layout, 0 = not known yet */
         };
     };
-    uint32_t ref;      /* the format's */
-    uint8_t kind;      /* enum ckpt_node_kind */
-    uint8_t container; /* enum ckpt_container */
-    uint8_t index;     /* the key is a sequence index */
-    uint8_t mark;      /* the format's */
+    uint32_t ref; /* the format's */
+    uint8_t kind; /* enum ckpt_node_kind */
+    union {
+        uint8_t container; /* of a container: enum ckpt_container */
+        uint8_t dtype;     /* of a value with a text: 1 + enum ckpt_dtype of its number, 0: what NumPy would give it */
+    };
+    uint8_t index; /* the key is a sequence index */
+    uint8_t mark;  /* the format's */
 };
 
 struct ckpt_tree;

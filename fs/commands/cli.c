@@ -121,23 +121,6 @@ int fs_each_entry(struct ckpt_source *src, uint64_t id, fs_visit *visit, void *a
     return r;
 }
 
-/* Of what Python's json writes and cJSON does not take, make something like it: only values have it, which are not
- * asked for here. */
-static void tame(char *text)
-{
-    static const char *const odd[] = {"\"value\":NaN", "\"value\":Infinity", "\"value\":-Infinity"};
-    for (char *p = text; (p = strchr(p, '\\')) && p[1]; p += 2)
-        if (!strncmp(p, "\\u0000", 6))
-            memcpy(p, "\\uFFFD", 6);
-    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
-        char *p = strstr(text, odd[i]); /* inside of a string its quotes would be escaped */
-        if (p) {
-            memset(p + strlen("\"value\":"), ' ', strlen(odd[i]) - strlen("\"value\":"));
-            p[strlen("\"value\":")] = '0';
-        }
-    }
-}
-
 int fs_describe(struct ckpt_source *src, uint64_t id, cJSON **ret, struct ckpt_err *err)
 {
     CKPT_AUTOFREE char *text = NULL;
@@ -145,7 +128,7 @@ int fs_describe(struct ckpt_source *src, uint64_t id, cJSON **ret, struct ckpt_e
     int r = ckpt_describe(src, id, &text, &len, err);
     if (r < 0)
         return r;
-    tame(text);
+    ckpt_json_tame(text);
     *ret = ckpt_json_parse(text, len);
     return *ret ? 0 : ckpt_fail(err, ENOMEM, "what is known of it cannot be read");
 }

@@ -69,8 +69,8 @@ static int fill_file(const struct fs_into *in, const struct ckpt_attr *at, const
     int r = fs_copy_bytes(in, at->id, path, fd, &unclear);
     if (r != 0)
         return r;
-    if (unclear)
-        r = fs_keep_dtype(in, at->id, path, fd);
+    if (in->t->attributes)
+        r = fs_keep_told(in, at, path, fd, unclear);
     if (r == 0)
         r = fs_keep_own_attributes(in, at->id, path, fd);
     if (r == 0)

@@ -4,6 +4,7 @@
 #include "core/array/dtype.h"
 #include "core/base/util.h"
 #include "core/io/disk.h"
+#include "core/io/json.h"
 
 #include <linux/limits.h>
 #include <sys/stat.h>
@@ -25,14 +26,73 @@ static bool needs_dtype(const char *name)
     return !ckpt_dtype_by_descr(ckpt_dtype_info(dtype)->descr, &shown, &big) || shown != dtype;
 }
 
-int fs_keep_dtype(const struct fs_into *in, uint64_t id, const char *path, int fd)
+static int set_text(const struct fs_into *in, int fd, const char *path, const char *name, const char *text)
 {
-    char dtype[64];
-    ssize_t len = ckpt_getxattr(in->t->src, id, "user.ckpt.dtype", NULL, dtype, sizeof dtype - 1);
-    if (len <= 0)
-        return 0;
-    dtype[len] = 0;
-    return needs_dtype(dtype) ? set_attribute(in, fd, path, "user.ckpt.dtype", dtype, (size_t)len) : 0;
+    return text ? set_attribute(in, fd, path, name, text, strlen(text)) : 0;
+}
+
+/* Blocks: what they are, and the shape that they make. */
+static int keep_blocks(const struct fs_into *in, const cJSON *meta, const char *path, int fd)
+{
+    const char *dtype = cJSON_GetStringValue(ckpt_json_get(meta, "dtype"));
+    const cJSON *shape = ckpt_json_get(meta, "shape");
+    int r = set_text(in, fd, path, "user.ckpt.dtype", dtype);
+    if (r < 0 || !dtype || !shape)
+        return r;
+    CKPT_AUTOFREE char *text = cJSON_PrintUnformatted(shape);
+    return text ? set_text(in, fd, path, "user.ckpt.shape", text) : ckpt_no_memory(in->err);
+}
+
+static int keep_array(const struct fs_into *in, const cJSON *meta, const char *path, int fd)
+{
+    const char *dtype = cJSON_GetStringValue(ckpt_json_get(meta, "dtype"));
+    int r = 0;
+    if (dtype && needs_dtype(dtype))
+        r = set_text(in, fd, path, "user.ckpt.dtype", dtype);
+    if (r == 0)
+        r = set_text(in, fd, path, "user.ckpt.prng_impl", cJSON_GetStringValue(ckpt_json_get(meta, "prng_impl")));
+    return r;
+}
+
+static int keep_described(const struct fs_into *in, const struct ckpt_attr *at, const char *path, int fd)
+{
+    cJSON *meta = NULL;
+    int r = fs_describe(in->t->src, at->id, &meta, in->err);
+    if (r < 0)
+        return r == -ENODATA ? 0 : r; /* it is in no checkpoint */
+    switch (at->leaf) {
+    case CKPT_LEAF_VALUE: /* the type of a number */
+        r = set_text(in, fd, path, "user.ckpt.dtype", cJSON_GetStringValue(ckpt_json_get(meta, "dtype")));
+        break;
+    case CKPT_LEAF_BLOB:
+        r = keep_blocks(in, meta, path, fd);
+        break;
+    default:
+        r = keep_array(in, meta, path, fd);
+    }
+    cJSON_Delete(meta);
+    return r;
+}
+
+/* A name that a commit would take for another kind of leaf's, or for that of a part of one. */
+static int keep_leaf(const struct fs_into *in, const struct ckpt_attr *at, const char *path, int fd)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    bool array = ckpt_has_suffix(name, ".npy"), value = ckpt_has_suffix(name, ".json");
+    int r = 0;
+    if (at->leaf == CKPT_LEAF_BLOB && (array || value))
+        r = set_text(in, fd, path, "user.ckpt.kind", "blob");
+    bool may_be_piece = at->leaf != CKPT_NO_LEAF && array && strchr(name, '@');
+    if (r == 0 && may_be_piece)
+        r = set_attribute(in, fd, path, "user.ckpt.key", name, strlen(name) - strlen(".npy"));
+    return r;
+}
+
+int fs_keep_told(const struct fs_into *in, const struct ckpt_attr *at, const char *path, int fd, bool unclear)
+{
+    bool ask = unclear || at->leaf == CKPT_LEAF_VALUE || at->leaf == CKPT_LEAF_BLOB;
+    int r = keep_leaf(in, at, path, fd);
+    return r == 0 && ask ? keep_described(in, at, path, fd) : r;
 }
 
 int fs_keep_kind(const struct fs_into *in, uint64_t id, const char *path, int fd)

@@ -56,14 +56,14 @@ static uint64_t skip_hole(const struct fs_into *in, uint64_t id, uint64_t off)
     return may_ask && ckpt_run(in->t->src, id, off, &end, NULL) == 0 ? end : off;
 }
 
-/* Of the others the type need not be asked, which takes longer than a small one's copy. */
+/* Of the others the type need not be asked, which takes longer than a small one's copy. uint32 may be random keys. */
 static bool is_unclear(const uint8_t *data, size_t len)
 {
     struct ckpt_npy npy;
     if (ckpt_npy_parse(data, len, &npy, NULL) < 0)
         return false;
-    bool is_opaque = strchr(npy.descr, 'V');
-    return is_opaque || (npy.itemsize == 1 && npy.dtype != CKPT_DT_BOOL);
+    bool is_opaque = strchr(npy.descr, 'V'), may_be_keys = npy.dtype == CKPT_DT_U32 && npy.ndim;
+    return is_opaque || may_be_keys || (npy.itemsize == 1 && npy.dtype != CKPT_DT_BOOL);
 }
 
 int fs_copy_bytes(const struct fs_into *in, uint64_t id, const char *path, int fd, bool *ret_unclear)

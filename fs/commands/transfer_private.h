@@ -24,13 +24,14 @@ int fs_unwritable(const struct fs_into *in, const char *path, int error) CKPT_MU
 /* A fault of the source. 1: it is told, and left out. */
 int fs_left_out(const struct fs_into *in, const char *path, int error) CKPT_MUST_USE;
 
-/* The bytes of a file, id, into fd, which is empty. 1: left out. *ret_unclear: an array whose .npy header fits several
- * types; false when attributes are not kept. */
+/* The bytes of a file, id, into fd, which is empty. 1: left out. *ret_unclear: an array of which its .npy header may
+ * not tell all; false when attributes are not kept. */
 int fs_copy_bytes(const struct fs_into *in, uint64_t id, const char *path, int fd, bool *ret_unclear) CKPT_MUST_USE;
 
-/* user.ckpt.dtype of a file, where its header would be taken for another type's. */
-int fs_keep_dtype(const struct fs_into *in, uint64_t id, const char *path, int fd) CKPT_MUST_USE;
-/* user.ckpt.kind of a list or a tuple. */
+/* What the bytes of a leaf and its name do not tell. unclear: as above. */
+int fs_keep_told(const struct fs_into *in, const struct ckpt_attr *at, const char *path, int fd,
+                 bool unclear) CKPT_MUST_USE;
+/* user.ckpt.kind of a list, a tuple or a named tuple. */
 int fs_keep_kind(const struct fs_into *in, uint64_t id, const char *path, int fd) CKPT_MUST_USE;
 int fs_keep_own_attributes(const struct fs_into *in, uint64_t id, const char *path, int fd) CKPT_MUST_USE;
 int fs_keep_time(const struct fs_into *in, const struct ckpt_attr *at, const char *path, int fd) CKPT_MUST_USE;

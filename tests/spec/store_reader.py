@@ -19,6 +19,7 @@ from pathlib import Path
 
 import blosc
 import lz4.block
+import ml_dtypes
 import numpy as np
 import xxhash
 
@@ -72,7 +73,7 @@ def parse(text, what):
 def check_head(head, kind):
     must(head.get("format") == kind, f"its format is not {kind}")
     known(head.get("version") == 1, "another version")
-    features = {"ckptfs-step": {"sparse"}, "ckptfs-store": {"step_names"}}
+    features = {"ckptfs-step": {"sparse", "whole"}, "ckptfs-store": {"step_names"}}
     known(set(head.get("required", [])) <= features[kind], "something is required")
     must(re.fullmatch("[0-9a-f]{32}", head.get("id", "")), "no id")
 
@@ -80,6 +81,14 @@ def check_head(head, kind):
 def name_of(record):
     must(("name" in record) != ("name_hex" in record), "exactly one name is wanted")
     return record["name"].encode() if "name" in record else bytes.fromhex(record["name_hex"])
+
+
+def equal(number, dtype):
+    """Has the type an element that is equal to the number?"""
+    try:
+        return number != number or np.array(number).astype(dtype).item() == number
+    except (OverflowError, TypeError, ValueError):
+        return False
 
 
 class Store:
@@ -271,6 +280,11 @@ class Step:
                 not node.sparse or "sparse" in self.head.get("required", []),
                 "a sparse leaf that the head does not tell of",
             )
+            known(
+                not record.get("whole") or "whole" in self.head.get("required", []),
+                "a leaf that is named like a piece, and that the head does not tell of",
+            )
+            node.told = self.told(node)
         if node.kind in ("array", "blob"):
             known(record.get("codec") in ("none", *CODECS.values()), "an unknown codec")
             must(type(record.get("stored")) is int, "stored")
@@ -280,6 +294,25 @@ class Step:
             bytes.fromhex(value)
         parent.children[name] = node
         self.nodes.append(node)
+
+    @staticmethod
+    def told(node):
+        """What the bytes do not tell of a leaf: dtype and shape of a value or blob, prng_impl of an array."""
+        record, words = node.record, re.compile("[!-~]{1,63}")
+        told = {}
+        if node.kind == "array" and words.fullmatch(record.get("prng_impl", "")):
+            told["prng_impl"] = record["prng_impl"]
+        if node.kind == "blob" and words.fullmatch(record.get("dtype", "")):
+            told = {key: record[key] for key in ("dtype", "shape") if key in record}
+        if node.kind == "value" and "dtype" in record:
+            number, dtype = (
+                json.loads(record["text"]),
+                getattr(np, record["dtype"], None) or getattr(ml_dtypes, record["dtype"], None),
+            )
+            with np.errstate(all="ignore"):
+                if isinstance(number, (int, float)) and dtype and equal(number, dtype):
+                    told["dtype"] = record["dtype"]
+        return told
 
     def leaves(self):
         return [node for node in self.nodes if node.kind != "dir"]
