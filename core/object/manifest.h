@@ -17,7 +17,7 @@
 #define CKPT_MANIFEST_TEXT_MAX ((size_t)64 << 10)  /* bytes of a value's file; what has more is a blob */
 #define CKPT_MANIFEST_XATTRS_MAX                                                                                       \
     ((size_t)256 << 10)                         /* bytes of a node's attributes, so that a record has less than a MiB */
-#define CKPT_MANIFEST_TOLD_MAX     ((size_t)63) /* bytes of what a leaf is told to be: the name of a type, or of a PRNG */
+#define CKPT_MANIFEST_TOLD_MAX     ((size_t)63) /* bytes of the name of a type, or of a PRNG */
 #define CKPT_MANIFEST_LINE_MAX     ((uint32_t)1 << 20)
 #define CKPT_MANIFEST_HEAD_MAX     ((size_t)16 << 20)
 #define CKPT_MANIFEST_METADATA_MAX (CKPT_MANIFEST_HEAD_MAX / 2 - 4096)

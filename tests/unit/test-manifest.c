@@ -2,6 +2,7 @@
 /* Manifests written and read again, byte for byte as docs/format.md has them; and malformed, cut and damaged ones, each
  * with its error. */
 #include "core/object/manifest.h"
+#include "core/object/record.h"
 
 #include "core/base/util.h"
 #include "tests/unit/check.h"
@@ -449,6 +450,89 @@ static void test_dtypes(void)
     CHECK(dtype_of(ARRAY("\"|V1\",\"dtype\":\"float8_e4m3fn\"", "[1]", "129")) == CKPT_DT_F8_E4M3FN);
 }
 
+/* --- what the bytes do not tell --- */
+
+static int copy_told(void *arg, uint32_t number, const struct ckpt_manifest_node *n, uint64_t off, uint32_t len)
+{
+    struct ckpt_manifest_node *ret = arg;
+    *ret = *n;
+    ret->type = n->type ? strdup(n->type) : NULL;
+    ret->prng_impl = n->prng_impl ? strdup(n->prng_impl) : NULL;
+    ret->name = ret->xattrs = ret->text = NULL;
+    return 1;
+}
+
+static struct ckpt_manifest_node told_of(const char *record)
+{
+    struct ckpt_manifest_node n;
+    char lines[4096];
+    int len = snprintf(lines, sizeof lines, BARE "%s\n", record);
+    struct ckpt_file *f = file_of(lines, (size_t)len);
+    CHECK(ckpt_manifest_each(f, NULL, copy_told, &n, NULL) == 1);
+    ckpt_file_unref(f);
+    return n;
+}
+
+static bool is_told(const char *record, const char *type, const char *prng_impl)
+{
+    struct ckpt_manifest_node n = told_of(record);
+    bool same = !n.type == !type && (!type || !strcmp(n.type, type)) && !n.prng_impl == !prng_impl &&
+                (!prng_impl || !strcmp(n.prng_impl, prng_impl));
+    ckpt_manifest_node_clear(&n);
+    return same;
+}
+
+#define LONG "0123456789012345678901234567890123456789012345678901234567890123"
+
+static void test_told(void)
+{
+    CHECK(is_told(VALUE("4", "\"0.5\\n\",\"dtype\":\"float16\""), "float16", NULL));
+    CHECK(is_told(VALUE("4", "\"0.1\\n\",\"dtype\":\"float16\""), NULL, NULL));
+    CHECK(is_told(VALUE("3", "\"300\",\"dtype\":\"uint8\""), NULL, NULL));
+    CHECK(is_told(VALUE("3", "\"300\",\"dtype\":\"new\""), NULL, NULL));
+    CHECK(is_told(VALUE("3", "\"300\",\"prng_impl\":\"rbg\""), NULL, NULL));
+    CHECK(is_told(BLOB(",\"dtype\":\"Q4_0\",\"shape\":[1,256]"), "Q4_0", NULL));
+    CHECK(is_told(BLOB(",\"dtype\":\"\""), NULL, NULL) && is_told(BLOB(",\"dtype\":\"" LONG "\""), NULL, NULL));
+    CHECK(is_told(BLOB(",\"dtype\":\"a b\""), NULL, NULL) && is_told(BLOB(",\"dtype\":\"\\u00e9\""), NULL, NULL));
+    CHECK(is_told(ARRAY("\"<u4\",\"prng_impl\":\"threefry2x32\"", "[1]", "132"), NULL, "threefry2x32"));
+    CHECK(is_told(ARRAY("\"<u4\",\"prng_impl\":\"two words\"", "[1]", "132"), NULL, NULL));
+    struct ckpt_manifest_node n = told_of(BLOB(",\"dtype\":\"Q4_0\",\"shape\":[1,256]"));
+    CHECK(n.shaped && n.npy.ndim == 2 && n.npy.shape[1] == 256);
+    ckpt_manifest_node_clear(&n);
+    n = told_of(BLOB(",\"shape\":[1,256]"));
+    CHECK(!n.shaped);
+    ckpt_manifest_node_clear(&n);
+    n = told_of(ARRAY("\"<u4\",\"whole\":true", "[1]", "132"));
+    CHECK(n.whole);
+    ckpt_manifest_node_clear(&n);
+    CHECK(!told_of(VALUE("1", "\"1\",\"whole\":true")).whole);
+    CHECK(fault_of_lines(BARE, BLOB(",\"whole\":1") "\n", 1) == -EUCLEAN);
+    CHECK(fault_of_lines(HEAD "\"required\":[\"whole\",\"sparse\"]," TOP ",\"nodes\":[\n", "", 0) == 0);
+}
+
+/* What is written is read again; what could not be is refused. */
+static void test_told_written(void)
+{
+    char value[] = "0.5\n", unlike[] = "0.1";
+    struct ckpt_manifest_node v = value_node(0, "v.json", value), b = leaf_node(0, "b", CKPT_NODE_BLOB);
+    struct ckpt_buf line = CKPT_BUF_INIT;
+    v.type = (char *)"float16";
+    b.type = (char *)"Q4_0";
+    b.shaped = true;
+    b.npy.ndim = 1;
+    b.npy.shape[0] = 32;
+    CHECK(ckpt_record_print(&line, &v, false) == 0 && ckpt_record_print(&line, &b, false) == 0);
+    ckpt_buf_addc(&line, 0);
+    CHECK(strstr((char *)line.data, "\"dtype\":\"float16\"}"));
+    CHECK(strstr((char *)line.data, "\"dtype\":\"Q4_0\",\"shape\":[32]}"));
+    line.len = 0;
+    v = value_node(0, "v.json", unlike);
+    v.type = (char *)"float16";
+    b.type = (char *)"two words";
+    CHECK(ckpt_record_print(&line, &v, false) == -EINVAL && ckpt_record_print(&line, &b, false) == -EINVAL);
+    ckpt_buf_clear(&line);
+}
+
 static void test_heads(void)
 {
     CHECK(fault_of_lines(HEAD "\"required\":[]," TOP ",\"new\":{},\"nodes\":[\n", "", 0) == 0);
@@ -585,6 +669,8 @@ int main(void)
     test_stopped();
     test_lines();
     test_dtypes();
+    test_told();
+    test_told_written();
     test_heads();
     test_invalid();
     test_many();
