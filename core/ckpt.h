@@ -36,6 +36,7 @@ struct ckpt_options {
     const char
         *hidden; /* a path that is not part of the source though it lies there: where it will be mounted; NULL: none */
     bool flat;   /* names that formats join with dots are kept whole, not split into directories */
+    bool follow; /* links that lead out of the source are followed */
     bool write;  /* native roots may be changed; an empty directory becomes one */
     double settle;         /* seconds without a change after which a staged step commits by itself */
     bool explicit_commit;  /* it never does */
@@ -98,6 +99,9 @@ int ckpt_run(struct ckpt_source *src, uint64_t id, uint64_t off, uint64_t *ret_e
  * negative result of give is returned. */
 ssize_t ckpt_read_to(struct ckpt_source *src, uint64_t id, size_t len, uint64_t off,
                      int (*give)(void *arg, const struct iovec *iov, int count), void *arg, struct ckpt_err *err);
+
+/* A file that is a pointer of Git LFS, in the place of one that was not fetched. */
+bool ckpt_is_lfs_pointer(struct ckpt_source *src, const struct ckpt_attr *file);
 
 /* An open directory is a snapshot of its names. immutable: the list never changes. */
 int ckpt_opendir(struct ckpt_source *src, uint64_t id, struct ckpt_dir **ret, bool *ret_immutable,

@@ -141,7 +141,7 @@ static void *sweep(void *arg)
 static int add_options(const struct fs_mount *m, const struct fs_mount_options *o, char **ret)
 {
     bool is_writable = m->writable || o->read_write;
-    CKPT_AUTOFREE char *real = realpath(o->source, NULL);
+    CKPT_AUTOFREE char *real = fs_source_path(o->source);
     const char *source = real ? real : o->source;
     CKPT_AUTOFREE char *fsname = malloc(strlen("fsname=") + strlen(source) + 1);
     if (!fsname)
@@ -371,7 +371,7 @@ int fs_mount_main(int argc, char **argv)
     prepare_process();
     int status;
     /* The daemon changes its folder. */
-    CKPT_AUTOFREE char *source = realpath(o.source, NULL), *mountpoint = realpath(o.mountpoint, NULL);
+    CKPT_AUTOFREE char *source = fs_source_path(o.source), *mountpoint = realpath(o.mountpoint, NULL);
     if (source)
         o.source = source;
     if (mountpoint)

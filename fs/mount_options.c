@@ -105,6 +105,12 @@ static int set_flat(struct fs_mount_options *o, const char *value)
     return value ? -EINVAL : 0;
 }
 
+static int set_follow(struct fs_mount_options *o, const char *value)
+{
+    o->core.follow = true;
+    return value ? -EINVAL : 0;
+}
+
 static int set_overwrite(struct fs_mount_options *o, const char *value)
 {
     o->core.overwrite = true;
@@ -206,6 +212,7 @@ static const struct option {
     {"rw", set_rw},
     {"passthrough", set_passthrough},
     {"flat", set_flat},
+    {"follow", set_follow},
     {"overwrite", set_overwrite},
     {"refresh", set_refresh},
     {"settle", set_settle},

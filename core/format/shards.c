@@ -3,6 +3,7 @@
 
 #include "core/base/grow.h"
 #include "core/base/util.h"
+#include "core/format/lfs.h"
 #include "core/format/named.h"
 #include "core/format/safetensors/index.h"
 
@@ -54,7 +55,7 @@ int ckpt_shards_open_index(const struct ckpt_shards *s, struct ckpt_pins *pins, 
 {
     int r = ckpt_pins_open(pins, s->index_name, ret);
     return r < 0 ? ckpt_fail(err, -r, "%s: %s", s->index_name,
-                             r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r))
+                             r == -EUCLEAN ? CKPT_LINK_OUT : strerror(-r))
                  : 0;
 }
 
@@ -145,10 +146,13 @@ int ckpt_shard_open(struct ckpt_shards *s, uint32_t number, struct ckpt_file **r
     if (r == -ENOENT)
         return ckpt_fail(err, EIO, "this shard is missing");
     if (r == -EUCLEAN)
-        return ckpt_fail(err, EUCLEAN,
-                         "a link that leads out of the source; a folder that holds both can be mounted instead");
+        return ckpt_fail(err, EUCLEAN, CKPT_LINK_OUT);
     if (r < 0)
         return ckpt_fail(err, -r, "%s", strerror(-r));
+    if (ckpt_lfs_is_pointer(*ret)) {
+        ckpt_file_unref(*ret);
+        return ckpt_fail(err, EUCLEAN, CKPT_LFS_HINT);
+    }
     shard->ino = (*ret)->st.ino;
     shard->size = (*ret)->st.size;
     shard->mtime_ns = (*ret)->st.mtime_ns;

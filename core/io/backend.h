@@ -4,7 +4,7 @@
  * Paths are relative, '/'-separated, without empty, "." or ".." parts; "" is the backend's own top.
  * A backend is internally locked: all calls may run at once. Files are immutable handles: what was opened
  * stays readable after its name is gone. Errors are negative errno; -ENOENT for a name that is not there,
- * -EXDEV for a symlink that leads outside.
+ * -EXDEV for a symlink that leads outside and is not followed.
  */
 #ifndef CKPT_IO_BACKEND_H
 #define CKPT_IO_BACKEND_H
@@ -77,15 +77,22 @@ struct ckpt_file_ops {
 };
 
 int ckpt_backend_open_posix(const char *path, struct ckpt_backend **ret, struct ckpt_err *err);
-/* There is nothing of this name in a directory that was opened so, nor in what is opened below it. Before it is shared.
- */
-int ckpt_backend_hide(struct ckpt_backend *posix, const char *path) CKPT_MUST_USE;
+/* What is seen through a directory of the machine. Links that lead out of it are followed where this says so, and are
+ * then what they lead to; those of a snapshot in a cache of the Hugging Face hub to blobs of its own repository always
+ * are. */
+struct ckpt_bounds {
+    const char *hidden; /* a path in it of which there is nothing, nor of what lies below; NULL: none */
+    bool follow;        /* all links */
+    const char *own;    /* the link of this name, at the top; NULL: none */
+    const char *never;  /* an absolute path without links: no link is followed to what lies there; NULL: none */
+};
+/* Of a directory that was opened by ckpt_backend_open_posix(), before it is shared. */
+int ckpt_backend_set_bounds(struct ckpt_backend *posix, const struct ckpt_bounds *bounds) CKPT_MUST_USE;
 
 /* A directory of a name in another one, which alone is kept open: each call looks the name up again, so that it sees
- * what has the name now. What is opened, and what `sub` gives, stays what it was. hidden: as of ckpt_backend_hide();
- * NULL: nothing. */
-int ckpt_backend_open_named(const char *parent, const char *name, const char *hidden, struct ckpt_backend **ret,
-                            struct ckpt_err *err) CKPT_MUST_USE;
+ * what has the name now. What is opened, and what `sub` gives, stays what it was. */
+int ckpt_backend_open_named(const char *parent, const char *name, const struct ckpt_bounds *bounds,
+                            struct ckpt_backend **ret, struct ckpt_err *err) CKPT_MUST_USE;
 
 /* A table in memory, for fuzzing and unit tests. Bytes are borrowed. Add files before sharing it. */
 struct ckpt_backend *ckpt_backend_new_memory(void);

@@ -9,7 +9,8 @@
 struct named_backend {
     struct ckpt_backend base;
     int parent;
-    char *hidden; /* in the directory; NULL: nothing */
+    struct ckpt_bounds bounds; /* with texts of its own */
+    char *hidden, *never;
     char name[];
 };
 
@@ -21,7 +22,7 @@ static int find(struct ckpt_backend *base, struct ckpt_backend **ret)
     const struct named_backend *b = (struct named_backend *)base;
     struct ckpt_backend *now;
     int r = ckpt_posix_open_at(b->parent, b->name, &now);
-    if (r == 0 && b->hidden && ckpt_backend_hide(now, b->hidden) < 0) {
+    if (r == 0 && ckpt_backend_set_bounds(now, &b->bounds) < 0) {
         ckpt_backend_unref(now);
         r = -ENOMEM;
     }
@@ -90,25 +91,30 @@ static void named_free(struct ckpt_backend *base)
     struct named_backend *b = (struct named_backend *)base;
     close(b->parent);
     free(b->hidden);
+    free(b->never);
     free(b);
 }
 
-int ckpt_backend_open_named(const char *parent, const char *name, const char *hidden, struct ckpt_backend **ret,
-                            struct ckpt_err *err)
+int ckpt_backend_open_named(const char *parent, const char *name, const struct ckpt_bounds *bounds,
+                            struct ckpt_backend **ret, struct ckpt_err *err)
 {
     CKPT_AUTOFD int fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return ckpt_fail(err, errno, "%s: %s", parent, strerror(errno));
-    CKPT_AUTOFREE char *copy = hidden ? strdup(hidden) : NULL;
+    CKPT_AUTOFREE char *hidden = bounds->hidden ? strdup(bounds->hidden) : NULL,
+                       *never = bounds->never ? strdup(bounds->never) : NULL;
     struct named_backend *b = calloc(1, sizeof *b + strlen(name) + 1);
-    if (!b || (hidden && !copy)) {
+    bool whole = b && (hidden || !bounds->hidden) && (never || !bounds->never);
+    if (!whole) {
         free(b);
         return ckpt_no_memory(err);
     }
     b->base.ops = &named_ops;
     atomic_init(&b->base.refs, 1);
     b->parent = CKPT_STEAL_FD(fd);
-    b->hidden = CKPT_STEAL(copy);
+    b->bounds = (struct ckpt_bounds){.hidden = hidden, .follow = bounds->follow, .never = never};
+    b->hidden = CKPT_STEAL(hidden);
+    b->never = CKPT_STEAL(never);
     strcpy(b->name, name);
     *ret = &b->base;
     return 0;

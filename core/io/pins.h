@@ -19,6 +19,8 @@ struct ckpt_pins *ckpt_pins_ref(struct ckpt_pins *pins);
 void ckpt_pins_unref(struct ckpt_pins *pins);
 /* Three quarters of what may be held are held. */
 bool ckpt_pins_scarce(void);
+/* What a -EUCLEAN of a safe path means. */
+#define CKPT_LINK_OUT "a link that leads out of the source; -o follow, or --follow, follows it"
 /* The file at a path, pinned from now on. The caller unrefs. An unsafe path, or a link that leads outside of the
  * source, is -EUCLEAN. */
 int ckpt_pins_open(struct ckpt_pins *pins, const char *path, struct ckpt_file **ret) CKPT_MUST_USE;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Calls of the public header that read: each is made of what its id names, and again after a commit. */
 #include "core/base/util.h"
+#include "core/format/lfs.h"
 #include "core/source/kind.h"
 
 #include <stdio.h>
@@ -113,4 +114,13 @@ ssize_t ckpt_listxattr(struct ckpt_source *src, uint64_t id, char *buf, size_t l
     struct xattr_call x = {NULL, NULL, buf, len};
     int r = ckpt_source_retry(src, id, 0, xattr_at, &x, NULL);
     return r < 0 ? r : x.got;
+}
+
+bool ckpt_is_lfs_pointer(struct ckpt_source *src, const struct ckpt_attr *file)
+{
+    char head[CKPT_LFS_HEAD];
+    if (file->type != CKPT_FILE || file->size < sizeof head || file->size >= CKPT_LFS_MOST)
+        return false;
+    ssize_t n = ckpt_read(src, file->id, head, sizeof head, 0, NULL);
+    return n > 0 && ckpt_lfs_begins(head, (size_t)n);
 }

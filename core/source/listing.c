@@ -77,6 +77,7 @@ struct maker {
     const struct ckpt_listing *old;
     struct ckpt_listing *l;
     bool plain; /* it is in a directory of a plain name */
+    bool any_name; /* the one file is the source: see ckpt_probe_file() */
     size_t cap;
 };
 
@@ -189,7 +190,7 @@ static int probe_file(struct maker *m, struct ckpt_entry *e, const char *path)
     if (was_shown && ckpt_stat_same(&old->st, &e->st))
         r = take_old(m->l, e, old);
     else {
-        r = ckpt_probe_file(m->source, path, false, &format, &probe);
+        r = ckpt_probe_file(m->source, path, m->any_name, &format, &probe);
         if (r != -ENOMEM)
             r = take_probe(m->l, e, format, &probe);
     }
@@ -623,7 +624,7 @@ static bool is_absence(int r)
 int ckpt_listing_make_top(struct ckpt_backend *source, const char *path, const struct ckpt_listing *old,
                           struct ckpt_listing **ret)
 {
-    struct maker m = {.source = source, .path = "", .old = old};
+    struct maker m = {.source = source, .path = "", .old = old, .any_name = true};
     unsigned shortages = ckpt_shortages();
     int r = new_top(&m, path);
     struct ckpt_entry *e = r == 0 ? m.l->entries : NULL;

@@ -4,6 +4,7 @@
 #include "core/source/top.h"
 
 #include "core/base/util.h"
+#include "core/format/lfs.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -128,16 +129,6 @@ static int mount_below(const struct ckpt_source *src, const char *dir, char **re
     return *ret ? 0 : ckpt_fail(err, ENOMEM, "out of memory");
 }
 
-static int hide_mount(struct ckpt_source *src, const char *dir, struct ckpt_err *err)
-{
-    CKPT_AUTOFREE char *hidden = NULL;
-    bool over;
-    int r = mount_below(src, dir, &hidden, &over, err);
-    if (r < 0 || !hidden)
-        return r;
-    return ckpt_backend_hide(src->backend, hidden) < 0 ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
-}
-
 /* The directory of a path, and the name in it. */
 static void split_path(const char *path, char dir[PATH_MAX], char name[PATH_MAX])
 {
@@ -171,13 +162,29 @@ static int follow_name(struct ckpt_source *src, struct ckpt_err *err)
     }
     if (!*name) /* the top of all */
         return 0;
+    CKPT_AUTOFREE char *mount = src->opt.hidden ? realpath(src->opt.hidden, NULL) : NULL;
+    struct ckpt_bounds bounds = {.hidden = hidden, .follow = src->opt.follow, .never = mount};
     struct ckpt_backend *named;
-    r = ckpt_backend_open_named(dir, name, hidden, &named, NULL);
+    r = ckpt_backend_open_named(dir, name, &bounds, &named, NULL);
     if (r < 0) /* where its parent cannot be reached, it is not seen that it is replaced */
         return r == -ENOMEM ? ckpt_fail(err, ENOMEM, "out of memory") : 0;
     ckpt_backend_unref(src->backend);
     src->backend = named;
     return 0;
+}
+
+/* A file that begins like none. */
+static int fail_to_know(struct ckpt_source *src, const char *file, struct ckpt_err *err)
+{
+    struct ckpt_file *f;
+    bool is_pointer = false;
+    if (ckpt_backend_open(src->backend, file, &f) == 0) {
+        is_pointer = ckpt_lfs_is_pointer(f);
+        ckpt_file_unref(f);
+    }
+    return ckpt_fail(err, EOPNOTSUPP, "%s: %s", src->path,
+                     is_pointer ? CKPT_LFS_HINT
+                                : "neither a directory nor a checkpoint file: no format that can be read begins so");
 }
 
 /* file: the checkpoint's name in the backend; "": the backend's own top is the source. */
@@ -193,10 +200,7 @@ static int open_root(struct ckpt_source *src, const char *file, struct ckpt_err 
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", src->path, strerror(-r));
     if (*file && !format)
-        return ckpt_fail(
-            err, EOPNOTSUPP,
-            "%s: neither a directory nor a checkpoint file: none of the formats that can be read begins or is named so",
-            src->path);
+        return fail_to_know(src, file, err);
     bool tree = format && (*file || !probe.weak);
     if (tree && *probe.unfinished)
         return ckpt_fail(err, EUCLEAN, "%s: this checkpoint is %s", src->path, probe.unfinished);
@@ -242,31 +246,25 @@ static int open_for_writing(struct ckpt_source *src, struct ckpt_err *err)
 }
 
 /* The source, or the directory of the file that it is. A link to a file, as download caches have them, goes by its own
- * name and is seen from the top of all, since it may lead anywhere. */
+ * name, and may lead anywhere. */
 static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *err)
 {
-    struct stat st;
-    char dir[PATH_MAX], name[PATH_MAX], file[PATH_MAX] = "";
+    char dir[PATH_MAX], name[PATH_MAX] = "";
+    CKPT_AUTOFREE char *hidden = NULL, *mount = src->opt.hidden ? realpath(src->opt.hidden, NULL) : NULL;
+    bool over;
     if (is_dir)
         snprintf(dir, sizeof dir, "%s", src->path);
-    else {
+    else
         split_path(src->path, dir, name);
-        bool is_link = lstat(src->path, &st) == 0 && S_ISLNK(st.st_mode);
-        CKPT_AUTOFREE char *real = is_link ? realpath(dir, NULL) : NULL;
-        int n;
-        if (real) {
-            const char *slash = real[1] ? "/" : "";
-            n = snprintf(file, sizeof file, "%s%s%s", real + 1, slash, name);
-            strcpy(dir, "/");
-        } else
-            n = snprintf(file, sizeof file, "%s", name);
-        if ((is_link && !real) || n >= (int)sizeof file)
-            return ckpt_fail(err, ENAMETOOLONG, "%s: %s", src->path, strerror(ENAMETOOLONG));
-    }
     int r = ckpt_backend_open_posix(dir, &src->backend, err);
     if (r == 0 && is_dir)
-        r = hide_mount(src, dir, err);
-    return r < 0 ? r : open_root(src, file, err);
+        r = mount_below(src, dir, &hidden, &over, err);
+    if (r < 0)
+        return r;
+    struct ckpt_bounds bounds = {.hidden = hidden, .follow = src->opt.follow, .own = is_dir ? NULL : name, .never = mount};
+    if (ckpt_backend_set_bounds(src->backend, &bounds) < 0)
+        return ckpt_fail(err, ENOMEM, "out of memory");
+    return open_root(src, name, err);
 }
 
 /* Threads, cache and views. */
@@ -286,8 +284,10 @@ static int fail_to_find(const char *path, int error, struct ckpt_err *err)
     size_t scheme = strspn(path, "abcdefghijklmnopqrstuvwxyz0123456789+.-");
     bool is_address = error == ENOENT && scheme && !strncmp(path + scheme, "://", 3);
     if (is_address)
-        return ckpt_fail(err, EOPNOTSUPP, "%s: addresses (%.*s://) cannot be read, only files and folders", path,
-                         (int)scheme, path);
+        return ckpt_fail(err, EOPNOTSUPP,
+                         "%s: %.*s:// is not supported: a source is a file or a folder of this machine. Copy it here "
+                         "first, or mount the place where it lies with a program for that",
+                         path, (int)scheme, path);
     return ckpt_fail(err, error, "%s: %s", path, strerror(error));
 }
 

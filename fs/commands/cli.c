@@ -80,6 +80,7 @@ int fs_open(const char *path, struct ckpt_source **ret, struct ckpt_err *err)
 {
     struct ckpt_options o = CKPT_OPTIONS_INIT;
     o.refresh = FOREVER;
+    o.follow = fs_follow;
     ckpt_log_setup(CKPT_LOG_ERROR, 0); /* what goes wrong is told by the command */
     return ckpt_source_open(path, &o, ret, err);
 }
@@ -92,6 +93,38 @@ static const char *without_name(const char *text, const char *name)
     return has_name ? text + n + 2 : text;
 }
 
+/* The path of a key that was typed with its dots, to be freed; NULL: there is none. Only the last name is taken for
+ * one: the others may be files. */
+static char *path_of_key(struct ckpt_source *src, const char *path)
+{
+    static const char *const suffixes[] = {".npy", ".json", ""};
+    const char *last = strrchr(path, '/');
+    size_t begin = last ? (size_t)(last + 1 - path) : 0, n = strlen(path);
+    CKPT_AUTOFREE char *split = malloc(n + sizeof ".json");
+    if (!split)
+        return NULL;
+    strcpy(split, path);
+    for (unsigned i = 0; i < 2; i++)
+        if (ckpt_has_suffix(split, suffixes[i]))
+            split[n = strlen(split) - strlen(suffixes[i])] = 0;
+    bool dotted = false;
+    for (char *p = split + begin; *p; p++)
+        if (*p == '.') {
+            *p = '/';
+            dotted = true;
+        }
+    for (unsigned i = 0; dotted && i < sizeof suffixes / sizeof *suffixes; i++) {
+        struct ckpt_attr at;
+        strcpy(split + n, suffixes[i]);
+        if (ckpt_walk(src, CKPT_ROOT, split, &at, NULL) < 0)
+            continue;
+        ckpt_forget(src, at.id, 1);
+        if (!at.view)
+            return CKPT_STEAL(split);
+    }
+    return NULL;
+}
+
 int fs_walk(struct ckpt_source *src, const char *path, struct ckpt_attr *ret, struct ckpt_err *err)
 {
     struct ckpt_err own = {0};
@@ -99,6 +132,9 @@ int fs_walk(struct ckpt_source *src, const char *path, struct ckpt_attr *ret, st
     if (r == 0)
         return 0;
     const char *text = without_name(fs_reason(r, &own), ckpt_path_name(path));
+    CKPT_AUTOFREE char *meant = r == -ENOENT && err ? path_of_key(src, path) : NULL;
+    if (meant)
+        return ckpt_fail(err, -r, "%s: %s; the parts of the key are directories here: %s", path, text, meant);
     return *path ? ckpt_fail(err, -r, "%s: %s", path, text) : ckpt_fail(err, -r, "%s", text);
 }
 

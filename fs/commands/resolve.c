@@ -147,7 +147,7 @@ int fs_resolve(const char *path, struct fs_place *ret, struct ckpt_err *err)
         r = shorten(part, &rest);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", path, strerror(-r));
-    CKPT_AUTOFREE char *source = realpath(part, NULL);
+    CKPT_AUTOFREE char *source = fs_source_path(part);
     if (!source)
         return ckpt_fail(err, errno, "%s: %s", path, strerror(errno));
     r = try_above(source, &rest, ret, err);

@@ -59,8 +59,7 @@ static int safetensors_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_exte
         const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
         int r = ckpt_pins_open(t->pins, path, &f);
         if (r < 0)
-            return ckpt_fail(err, -r, "%s: %s", path,
-                             r == -EUCLEAN ? "a link that leads out of the source" : strerror(-r));
+            return ckpt_fail(err, -r, "%s: %s", path, r == -EUCLEAN ? CKPT_LINK_OUT : strerror(-r));
         *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
         return 0;
     }
