@@ -190,6 +190,61 @@ def test_script(saved, module_mount, name):
     assert util.ckptfs("verify", saved / name).returncode == 0
 
 
+def class_of(path):
+    return os.getxattr(path, "user.ckpt.class").decode()
+
+
+def test_module(saved, module_mount):
+    """A whole module is an object; its parameters are where PyTorch keeps them."""
+    top = module_mount(saved) / "module.pt"
+    assert class_of(top) == "torch.nn.modules.linear.Linear" and {"_parameters", "_buffers"} <= set(os.listdir(top))
+    compare(saved, top / "_parameters", truth_of(saved)["module.pt"], "module")
+
+
+def test_objects(saved, module_mount):
+    """Objects of any class beside a state dict leave it alone, and show their attributes."""
+    top = module_mount(saved) / "objects.pt"
+    compare(saved, top / "weights", truth_of(saved)["objects.pt"], "objects")
+    weight = np.load(top / "weights/0/weight.npy")
+    assert np.array_equal(np.load(top / "module/_modules/0/_parameters/weight.npy"), weight)
+    for path, name in {
+        "args": "argparse.Namespace",
+        "module": "torch.nn.modules.container.Sequential",
+        "module/_modules/1": "torch.nn.modules.batchnorm.BatchNorm1d",
+        "optimizer": "torch.optim.sgd.SGD",
+        "schedule": "torch.optim.lr_scheduler.StepLR",
+        "meta": "torch._utils._rebuild_meta_tensor_no_storage",
+        "partial": "functools.partial",
+    }.items():
+        assert class_of(top / path) == name and os.getxattr(top / path, "user.ckpt.kind") == b"object", path
+    for path, want in {
+        "args/lr": 0.1,
+        "args/out": "/out",
+        "args/device": "cpu",
+        "path": "/a/b",
+        "counter/a": 2,
+        "default/x/0": 1,
+        "when": "2024-01-02T03:04:05",
+        "range": "range(0, 3)",
+        "schedule/step_size": 10,
+        "optimizer/param_groups/0/lr": 0.5,
+        "function": "torch.nn.functional.relu",
+        "lambda": "collections.OrderedDict",
+    }.items():
+        assert json.loads((top / f"{path}.json").read_text()) == want, path
+    if "color.json" in os.listdir(top):  # Python 3.11 pickles the members of an enum by name
+        assert json.loads((top / "color.json").read_text()) == "__main__.Color.RED"
+    else:
+        assert class_of(top / "color") == "__main__.Color"
+    assert np.array_equal(np.load(top / "parameter.npy"), np.ones(2, "f4"))
+    assert np.array_equal(np.load(top / "labelled.npy"), np.arange(3, dtype="f4"))
+    momentum = [np.load(p) for p in sorted(Path(top / "optimizer/state").rglob("momentum_buffer.npy"))]
+    assert len(momentum) == 4 and {m.shape for m in momentum} == {(4, 3), (4,)}
+    for folder, _, files in os.walk(top):
+        for name in files:
+            Path(folder, name).read_bytes()
+
+
 def test_safetensors(saved, module_mount, torch_python, tmp_path):
     """The view DIR.safetensors of a state dict, as safetensors.torch reads it: whole, by mmap, and in slices."""
     modules = tmp_path / "modules"  # its compiled part is for any Python

@@ -7,10 +7,15 @@ torch_save.py ranks FOLDER N      a distributed checkpoint that N processes save
 torch_save.py load FOLDER FILE    compares what safetensors.torch reads from FILE with what a state dict had
 """
 
+import argparse
 import collections
+import datetime
+import enum
+import functools
 import io
 import json
 import os
+import pathlib
 import sys
 
 import torch
@@ -262,6 +267,45 @@ TREES = {
 }
 
 
+class Color(enum.Enum):
+    RED = 1
+
+
+class Labelled(torch.Tensor):
+    pass
+
+
+def objects():
+    """What programs save beside a state dict, and that."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.tied = True
+    labelled = torch.arange(3.0).as_subclass(Labelled)
+    labelled.label = "x"
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("/out"), device=torch.device("cpu")),
+        "path": pathlib.PosixPath("/a/b"),
+        "counter": collections.Counter("aab"),
+        "default": collections.defaultdict(list, {"x": [1]}),
+        "when": datetime.datetime(2024, 1, 2, 3, 4, 5),
+        "color": Color.RED,
+        "range": range(3),
+        "module": model,
+        "optimizer": optimizer,
+        "schedule": torch.optim.lr_scheduler.StepLR(optimizer, 10),
+        "parameter": parameter,
+        "labelled": labelled,
+        "meta": torch.empty(2, 3, device="meta"),
+        "function": torch.nn.functional.relu,
+        "partial": functools.partial(int, base=2),
+        "lambda": collections.OrderedDict,
+    }
+    return beside, model.state_dict()
+
+
 def distributed(truth):
     """A distributed checkpoint of one process, where this torch has them."""
     try:
@@ -335,7 +379,12 @@ def save(folder):
         if save_before_zip(make, os.path.join(folder, "old-" + name)):
             truth.note("old-" + name, torch.load(os.path.join(folder, "old-" + name), weights_only=False))
     scripts(truth)
-    torch.save(nn.Linear(2, 2), os.path.join(folder, "module.pt"))
+    module = nn.Linear(2, 2)
+    torch.save(module, os.path.join(folder, "module.pt"))
+    truth.note("module.pt", dict(module.state_dict()))
+    beside, weights = objects()
+    torch.save(beside | {"weights": weights}, os.path.join(folder, "objects.pt"))
+    truth.note("objects.pt", dict(weights))
     distributed(truth)
     truth.write()
 
