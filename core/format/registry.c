@@ -12,8 +12,8 @@
 #include <strings.h>
 
 static const struct ckpt_format *const formats[] = {
-    &ckpt_orbax_format,   &ckpt_flax_format, &ckpt_safetensors_format, &ckpt_npy_format,   &ckpt_npz_format,
-    &ckpt_pytorch_format, &ckpt_dcp_format,  &ckpt_gguf_format,        &ckpt_zarrs_format,
+    &ckpt_orbax_format,   &ckpt_flax_format,   &ckpt_safetensors_format, &ckpt_npy_format,  &ckpt_npz_format,
+    &ckpt_pytorch_format, &ckpt_pickle_format, &ckpt_dcp_format,         &ckpt_gguf_format, &ckpt_zarrs_format,
 };
 #define FORMATS (sizeof formats / sizeof *formats)
 

@@ -4,7 +4,8 @@
  * 'p', 'b', 'd' data.pkl of a file that torch.save wrote (b: big-endian, d: deflated) and that has storages 0 and 1 of
  * 64 bytes; 'm' a u16le length, so many bytes of .metadata, and the data.pkl of the only piece, which is all of
  * __0_0.distcp; 'z' the file itself, a zip archive or a stream of pickles and storages; 'o' what follows the magic
- * number of such a stream.
+ * number of such a stream; 'k' a pickle by itself; 'f' a u16le length, so many bytes of pytorch_model.bin.index.json,
+ * and the data.pkl of its shard a.bin.
  */
 #include "core/format/pytorch/pytorch.h"
 #include "tests/fuzz/look.h"
@@ -41,6 +42,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else if (kind == 'z') {
         look_expect(ckpt_backend_memory_add(b, "x.pt", data, size) == 0, "no memory");
         look_at(&ckpt_pytorch_format, b, "x.pt");
+    } else if (kind == 'k') {
+        look_expect(ckpt_backend_memory_add(b, "x.pkl", data, size) == 0, "no memory");
+        look_at(&ckpt_pickle_format, b, "x.pkl");
+    } else if (kind == 'f' && size >= 2) {
+        size_t index = CKPT_MIN((size_t)ckpt_le16(data), size - 2);
+        look_expect(ckpt_backend_memory_add(b, "pytorch_model.bin.index.json", data + 2, index) == 0, "no memory");
+        add_archive(b, "a.bin", &zip, data + 2 + index, size - 2 - index, false, 0);
+        look_at(&ckpt_pytorch_format, b, "");
     } else if (kind == 'o') {
         static const uint8_t magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
                                         0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};

@@ -152,6 +152,8 @@ int ckpt_torch_archive_load_constants(const struct torch_archive *a, struct ckpt
 static int find_member(const struct torch_archive *a, const struct torch_tensor *t, uint32_t *ret, struct ckpt_err *err)
 {
     char name[32];
+    if (!a->zip)
+        return ckpt_fail(err, EUCLEAN, "its storage is not in the file: pickles by themselves have none");
     snprintf(name, sizeof name, "%s/%llu", t->archive == TORCH_CONSTANTS ? "constants" : "data",
              (unsigned long long)t->key);
     *ret = find(a, name);

@@ -56,6 +56,7 @@ void ckpt_torch_graph_clear(struct torch_graph *g)
 {
     free(g->pickle);
     free(g->words);
+    free(g->fars);
     *g = (struct torch_graph){0};
 }
 
@@ -449,6 +450,26 @@ const uint8_t *ckpt_torch_bytes(const struct torch_graph *g, torch_value v, size
         return NULL;
     }
     return counted(p, ret_len);
+}
+
+const struct torch_far *ckpt_torch_far(const struct torch_graph *g, torch_value v)
+{
+    bool is_copy = ckpt_torch_is(g, v, TORCH_CALL, TORCH_IS_BYTEARRAY); /* of bytes */
+    torch_value args = is_copy ? ckpt_torch_args(g, v) : TORCH_NOTHING;
+    if (args != TORCH_NOTHING && ckpt_torch_count(g, args) == 1)
+        v = ckpt_torch_item(g, args, 0);
+    if (ckpt_torch_kind(g, v) != TORCH_BYTES)
+        return NULL;
+    for (uint32_t lo = 0, hi = g->far_count; lo < hi;) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (g->fars[mid].at == v >> 2)
+            return &g->fars[mid];
+        if (g->fars[mid].at < v >> 2)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return NULL;
 }
 
 bool ckpt_torch_same_str(const struct torch_graph *g, torch_value a, torch_value b)

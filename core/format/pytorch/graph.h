@@ -35,6 +35,12 @@ enum torch_kind {
     TORCH_STORAGE, /* what a persistent id names */
 };
 
+/* Bytes that are not in the pickle, but in its file. */
+struct torch_far {
+    size_t at; /* of the NEXT_BUFFER in their place */
+    uint64_t off, len;
+};
+
 struct torch_graph {
     uint8_t *pickle; /* malloced */
     size_t len;
@@ -43,8 +49,10 @@ struct torch_graph {
     size_t room;
     uint32_t *words;
     uint32_t count, cap;
-    uint32_t objects; /* there are */
-    uint64_t values;  /* that the pickle made: what it describes has no more without sharing */
+    uint32_t objects;       /* there are */
+    uint64_t values;        /* that the pickle made: what it describes has no more without sharing */
+    struct torch_far *fars; /* by their place */
+    uint32_t far_count;
     uint64_t archive; /* that its storages are in, as in a tensor's record */
     torch_value top;
 };
@@ -106,6 +114,8 @@ double ckpt_torch_float(const struct torch_graph *g, torch_value v);
 const char *ckpt_torch_str(const struct torch_graph *g, torch_value v, size_t *ret_len); /* UTF-8 */
 /* Of TORCH_BYTES; NULL: a buffer that is not in the pickle. */
 const uint8_t *ckpt_torch_bytes(const struct torch_graph *g, torch_value v, size_t *ret_len);
+/* Where bytes (or a bytearray) are that are not in the pickle; NULL: nobody knows. */
+const struct torch_far *ckpt_torch_far(const struct torch_graph *g, torch_value v);
 bool ckpt_torch_same_str(const struct torch_graph *g, torch_value a, torch_value b); /* of two strings */
 bool ckpt_torch_str_is(const struct torch_graph *g, torch_value v,
                        const char *text); /* false, too, for what is no string */

@@ -203,12 +203,17 @@ static int open_kept(struct ckpt_tree *t, const char *bytes, size_t len, struct 
     return 0;
 }
 
-static int numpy_chunk(struct ckpt_tree *t, size_t record, struct ckpt_extent *ret, struct ckpt_err *err)
+static int numpy_chunk(struct ckpt_tree *t, size_t record, const struct ckpt_array *a, struct ckpt_extent *ret,
+                       struct ckpt_err *err)
 {
     const struct torch *torch = t->priv;
     struct torch_numpy np;
     size_t len;
     ckpt_torch_get_numpy(&torch->records, record, &np);
+    if (np.off) {
+        *ret = (struct ckpt_extent){.file = ckpt_file_ref(torch->file), .off = np.off, .len = a->nbytes};
+        return 0;
+    }
     const char *data = ckpt_tree_text(t, np.data, &len);
     return open_kept(t, data, len, ret, err);
 }
@@ -226,7 +231,7 @@ int ckpt_torch_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array
     case TORCH_R_COMPLEX:
         return complex_chunk(torch, record, ret, err);
     case TORCH_R_NUMPY:
-        return numpy_chunk(t, record, ret, err);
+        return numpy_chunk(t, record, a, ret, err);
     default:
         return ckpt_torch_boxes_chunk(t, record, ret, err);
     }
@@ -260,6 +265,12 @@ int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
     size_t len;
     const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
     struct ckpt_file *f;
+    if (t->nodes[node].mark == TORCH_RANGE_MARK) {
+        const struct torch *torch = t->priv;
+        *ret = (struct ckpt_extent){.file = ckpt_file_ref(torch->file)};
+        ckpt_torch_get_range(&torch->records, record_of(t, node), &ret->off, &ret->len);
+        return 0;
+    }
     if (t->nodes[node].mark == TORCH_MEMBER_MARK)
         return ckpt_torch_script_blob(t, node, ret, err);
     if (t->nodes[node].mark != TORCH_FILE_MARK)
@@ -383,6 +394,7 @@ void ckpt_torch_close(struct ckpt_tree *t)
 {
     struct torch *torch = t->priv;
     ckpt_torch_archive_close(&torch->archive);
+    ckpt_file_unref(torch->file);
     for (uint32_t i = 0; torch->archives && i < torch->shards.count; i++)
         ckpt_torch_archive_close(&torch->archives[i]);
     free(torch->archives);

@@ -4,6 +4,7 @@
 #include "core/base/util.h"
 #include "core/format/pytorch/numpy.h"
 #include "core/format/pytorch/text.h"
+#include "core/format/pytorch/torch.h"
 
 #define MAX_NODES (1u << 21)
 #define MAX_TEXT  ((size_t)4 << 20) /* of a value that is shown */
@@ -118,6 +119,21 @@ static int add_fault(struct torch_nodes_walk *w, const struct torch_place *p, en
                                   ckpt_torch_add_tensor(w->n->records, &(struct torch_tensor){.fault = fault}));
 }
 
+/* Bytes that stay in the file. */
+static int add_range(struct torch_nodes_walk *w, const struct torch_far *far, const struct torch_place *p)
+{
+    uint32_t node;
+    size_t record = ckpt_torch_add_range(w->n->records, far->off, far->len);
+    if (ckpt_buf_error(w->n->records))
+        return ckpt_torch_node_memory(w);
+    int r = ckpt_torch_node_add(w, p, CKPT_NODE_BLOB, &node);
+    if (r < 0)
+        return r;
+    w->n->tree->nodes[node].ref = (uint32_t)record;
+    w->n->tree->nodes[node].mark = TORCH_RANGE_MARK;
+    return 0;
+}
+
 int ckpt_torch_node_value(struct torch_nodes_walk *w, const struct torch_graph *g, torch_value v,
                           const struct torch_place *p)
 {
@@ -133,6 +149,9 @@ int ckpt_torch_node_value(struct torch_nodes_walk *w, const struct torch_graph *
         ckpt_buf_clear(&content);
         return r;
     }
+    const struct torch_far *far = ckpt_torch_far(g, v);
+    if (far)
+        return add_range(w, far, p);
     if (ckpt_torch_kind(g, v) == TORCH_BYTES)
         return add_fault(w, p, CKPT_NODE_ARRAY, TORCH_ELSEWHERE);
     content.max = MAX_TEXT;
@@ -185,6 +204,20 @@ static int add_numpy_record(struct torch_nodes_walk *w, struct torch_np *np, con
                                   ckpt_torch_add_numpy(w->n->records, &np->array));
 }
 
+/* The same of elements that stay in the file. */
+static int add_numpy_far(struct torch_nodes_walk *w, struct torch_np *np, const struct torch_far *far,
+                         const struct torch_place *p)
+{
+    if (far->len != np->nbytes)
+        return add_fault(w, p, CKPT_NODE_ARRAY, TORCH_BAD_DATA);
+    if (np->kind == TORCH_NP_BYTES)
+        return add_range(w, far, p);
+    if (np->kind != TORCH_NP_ARRAY) /* a text */
+        return add_fault(w, p, CKPT_NODE_VALUE, TORCH_LONG);
+    np->array.off = far->off;
+    return add_numpy_record(w, np, &(struct ckpt_buf){0}, p);
+}
+
 static int add_numpy_data(struct torch_nodes_walk *w, const struct torch_graph *g, struct torch_np *np,
                           const struct torch_place *p)
 {
@@ -225,5 +258,8 @@ int ckpt_torch_node_numpy(struct torch_nodes_walk *w, const struct torch_graph *
     }
     if (!ckpt_torch_np_read(g, v, &np) || np.kind == TORCH_NP_OTHER)
         return 1;
-    return np.fault ? add_fault(w, p, CKPT_NODE_ARRAY, np.fault) : add_numpy_data(w, g, &np, p);
+    if (np.fault)
+        return add_fault(w, p, CKPT_NODE_ARRAY, np.fault);
+    const struct torch_far *far = ckpt_torch_far(g, np.data);
+    return far ? add_numpy_far(w, &np, far, p) : add_numpy_data(w, g, &np, p);
 }

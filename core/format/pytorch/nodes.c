@@ -419,3 +419,9 @@ int ckpt_torch_nodes_add_under(const struct torch_nodes *n, const struct torch_g
 {
     return walk_tree(n, g, &(struct torch_place){.key = key, .len = strlen(key)}, err);
 }
+
+int ckpt_torch_nodes_add_item(const struct torch_nodes *n, const struct torch_graph *g, const char *key,
+                              struct ckpt_err *err)
+{
+    return walk_tree(n, g, &(struct torch_place){.key = key, .len = strlen(key), .index = true}, err);
+}

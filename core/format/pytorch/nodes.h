@@ -21,6 +21,9 @@ struct torch_nodes {
 
 /* Everything from the graph's top on, into the tree's top. */
 int ckpt_torch_nodes_add(const struct torch_nodes *n, const struct torch_graph *g, struct ckpt_err *err) CKPT_MUST_USE;
+/* As an item of the tree's top. */
+int ckpt_torch_nodes_add_item(const struct torch_nodes *n, const struct torch_graph *g, const char *key,
+                              struct ckpt_err *err) CKPT_MUST_USE;
 /* As one member of the tree's top. */
 int ckpt_torch_nodes_add_under(const struct torch_nodes *n, const struct torch_graph *g, const char *key,
                                struct ckpt_err *err) CKPT_MUST_USE;

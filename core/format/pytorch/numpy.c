@@ -327,7 +327,8 @@ static void set_axes(const struct torch_graph *g, torch_value axes, struct torch
 /* Of a type that an .npy file cannot have, or of data elsewhere, that is all there is to say. */
 static bool settle(const struct torch_graph *g, bool has_type, struct torch_np *ret)
 {
-    bool elsewhere = ckpt_torch_kind(g, ret->data) == TORCH_BYTES && !ckpt_torch_is_bytes(g, ret->data);
+    bool elsewhere = ckpt_torch_kind(g, ret->data) == TORCH_BYTES && !ckpt_torch_is_bytes(g, ret->data) &&
+                     !ckpt_torch_far(g, ret->data);
     if (elsewhere)
         ret->fault = TORCH_ELSEWHERE;
     else if (!has_type)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* PyTorch: torch.save's zip files, and the folders of torch.distributed.checkpoint. */
+/* PyTorch: torch.save's files, and the folders of torch.distributed.checkpoint; pickles by themselves. */
 #ifndef CKPT_FORMAT_PYTORCH_PYTORCH_H
 #define CKPT_FORMAT_PYTORCH_PYTORCH_H
 
@@ -7,5 +7,6 @@
 
 extern const struct ckpt_format ckpt_pytorch_format;
 extern const struct ckpt_format ckpt_dcp_format;
+extern const struct ckpt_format ckpt_pickle_format;
 
 #endif

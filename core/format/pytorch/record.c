@@ -157,6 +157,21 @@ uint32_t ckpt_torch_get_lost(const struct ckpt_buf *b, size_t at)
     return (uint32_t)get(b, &at);
 }
 
+size_t ckpt_torch_add_range(struct ckpt_buf *b, uint64_t off, uint64_t len)
+{
+    size_t at = begin(b, TORCH_R_BYTES);
+    put(b, off);
+    put(b, len);
+    return at;
+}
+
+void ckpt_torch_get_range(const struct ckpt_buf *b, size_t at, uint64_t *ret_off, uint64_t *ret_len)
+{
+    at++;
+    *ret_off = get(b, &at);
+    *ret_len = get(b, &at);
+}
+
 size_t ckpt_torch_add_piece(struct ckpt_buf *b, const struct torch_piece *p)
 {
     size_t at = begin(b, TORCH_R_PIECE);
@@ -221,6 +236,7 @@ size_t ckpt_torch_add_numpy(struct ckpt_buf *b, const struct torch_numpy *a)
     put(b, a->big_endian);
     put(b, a->descr);
     put(b, a->data);
+    put(b, a->off);
     put(b, a->ndim);
     for (unsigned i = 0; i < a->ndim; i++) {
         put(b, a->shape[i]);
@@ -236,6 +252,7 @@ void ckpt_torch_get_numpy(const struct ckpt_buf *b, size_t at, struct torch_nump
     ret->big_endian = get(b, &at);
     ret->descr = (uint32_t)get(b, &at);
     ret->data = (uint32_t)get(b, &at);
+    ret->off = get(b, &at);
     ret->ndim = (unsigned)get(b, &at);
     for (unsigned i = 0; i < ret->ndim; i++) {
         ret->shape[i] = get(b, &at);

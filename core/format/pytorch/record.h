@@ -14,6 +14,7 @@ enum torch_record {
     TORCH_R_SHARDED, /* of a distributed checkpoint: boxes that tile it */
     TORCH_R_LOST,    /* of a folder with an index: nothing, since its shard does not have it */
     TORCH_R_PIECE,   /* of a distributed checkpoint: any object, as an archive of its own in a file */
+    TORCH_R_BYTES,   /* a blob in the file of the pickle */
     TORCH_R_NUMPY,   /* an array or scalar of NumPy whose elements are in the pickle */
 };
 
@@ -86,6 +87,7 @@ struct torch_numpy {
     bool big_endian;
     uint32_t descr; /* of CKPT_DT_OTHER: NumPy's name of the type, in the tree's strings */
     uint32_t data;  /* the elements, in the tree's strings; there are none at 0 */
+    uint64_t off;   /* or in the file of the pickle; 0: they are not */
     unsigned ndim;
     uint64_t shape[CKPT_MAX_DIMS];
     uint8_t order[CKPT_MAX_DIMS]; /* dimensions as they are stored, the outermost first */
@@ -94,7 +96,8 @@ struct torch_numpy {
 /* Each appends a record, and returns where it begins. Whether there was room, the buffer tells. */
 size_t ckpt_torch_add_tensor(struct ckpt_buf *records, const struct torch_tensor *t);
 size_t ckpt_torch_add_complex(struct ckpt_buf *records, double re, double im);
-size_t ckpt_torch_add_lost(struct ckpt_buf *records, uint32_t entry); /* of the index */
+size_t ckpt_torch_add_lost(struct ckpt_buf *records, uint32_t entry);              /* of the index */
+size_t ckpt_torch_add_range(struct ckpt_buf *records, uint64_t off, uint64_t len); /* of TORCH_R_BYTES */
 size_t ckpt_torch_add_piece(struct ckpt_buf *records, const struct torch_piece *p);
 size_t ckpt_torch_add_numpy(struct ckpt_buf *records, const struct torch_numpy *a);
 size_t ckpt_torch_add_sharded(struct ckpt_buf *records,
@@ -110,6 +113,7 @@ void ckpt_torch_get_tensor(const struct ckpt_buf *records, size_t at, struct tor
 void ckpt_torch_get_complex(const struct ckpt_buf *records, size_t at, uint8_t ret[16]); /* as complex128 */
 void ckpt_torch_get_numpy(const struct ckpt_buf *records, size_t at, struct torch_numpy *ret);
 uint32_t ckpt_torch_get_lost(const struct ckpt_buf *records, size_t at);
+void ckpt_torch_get_range(const struct ckpt_buf *records, size_t at, uint64_t *ret_off, uint64_t *ret_len);
 void ckpt_torch_get_piece(const struct ckpt_buf *records, size_t at, struct torch_piece *ret);
 /* *ret_at: of the first box. */
 void ckpt_torch_get_sharded(const struct ckpt_buf *records, size_t at, struct torch_sharded *ret, size_t *ret_at);

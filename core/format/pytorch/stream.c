@@ -64,7 +64,7 @@ static int load_small(struct torch_stream *s, uint64_t *at, struct torch_graph *
     struct ckpt_buf records = CKPT_BUF_INIT;
     uint8_t *pickle;
     size_t len;
-    int r = ckpt_torch_extract(s->file, *at, s->file->st.size, &pickle, &len, at, err);
+    int r = ckpt_torch_extract(s->file, *at, s->file->st.size, &pickle, &len, at, NULL, err);
     if (r == 0)
         r = ckpt_torch_pickle_load(pickle, len, TORCH_SAVE, &records, 0, ret, err);
     ckpt_buf_clear(&records);
@@ -90,7 +90,7 @@ static int skip_pickle(struct torch_stream *s, uint64_t *at, struct ckpt_err *er
 {
     uint8_t *pickle;
     size_t len;
-    int r = ckpt_torch_extract(s->file, *at, s->file->st.size, &pickle, &len, at, err);
+    int r = ckpt_torch_extract(s->file, *at, s->file->st.size, &pickle, &len, at, NULL, err);
     if (r == 0)
         free(pickle);
     return r;
@@ -221,7 +221,7 @@ static int read_head(struct torch_stream *s, struct ckpt_err *err)
     if (r == 0)
         r = skip_pickle(s, &at, err);
     if (r == 0)
-        r = ckpt_torch_extract(s->file, at, s->file->st.size, &s->pickle, &s->len, &at, err);
+        r = ckpt_torch_extract(s->file, at, s->file->st.size, &s->pickle, &s->len, &at, NULL, err);
     if (r == 0)
         r = load_keys(s, &at, err);
     s->data = at;

@@ -13,6 +13,7 @@
 #define TORCH_FILE_MARK   1 /* of blobs that are files */
 #define TORCH_MEMBER_MARK 2 /* of blobs that are members of the archive */
 #define TORCH_SAME_MARK   3 /* of objects that are shown elsewhere */
+#define TORCH_RANGE_MARK  4 /* of blobs that are in the file of a pickle: the ref is a record */
 
 struct torch {
     /* A node's ref: of an array, and of a value without text, where its record begins; of a blob, its bytes in the
@@ -21,6 +22,7 @@ struct torch {
     struct ckpt_buf records;
     struct ckpt_layouts *layouts;
     struct torch_archive archive;   /* of a checkpoint that is a file */
+    struct ckpt_file *file;         /* of a pickle by itself */
     struct ckpt_cache *cache;       /* of a TorchScript archive */
     struct ckpt_shards shards;      /* of a folder with an index */
     struct torch_archive *archives; /* of the shards; one that is closed is opened for each read */
