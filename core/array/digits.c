@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/array/digits.h"
 
+#include "core/base/util.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -66,7 +68,7 @@ static bool try_digits(struct ckpt_digits *ret, double value, enum ckpt_digits_w
     char *exp = strchr(text, 'e');
     ret->len = 0;
     for (const char *p = text; p < exp; p++) /* the decimal point is the locale's: not a digit, skipped */
-        if (*p >= '0' && *p <= '9' && ret->len < MOST_DIGITS)
+        if (ckpt_is_digit(*p) && ret->len < MOST_DIGITS)
             ret->text[ret->len++] = *p;
     ret->text[ret->len] = 0;
     ret->exp10 = atoi(exp + 1);

@@ -85,19 +85,19 @@ bool ckpt_dtype_by_safetensors(const char *name, enum ckpt_dtype *ret)
  */
 bool ckpt_dtype_by_descr(const char *descr, enum ckpt_dtype *ret, bool *ret_big)
 {
-    const char *code = descr + (*descr && strchr("<>=|", *descr) ? 1 : 0);
+    bool has_order = *descr && strchr("<>=|", *descr), is_big = *descr == '>';
+    const char *code = descr + has_order;
     if (!strcmp(code, "?"))
         code = "b1";
-    for (enum ckpt_dtype dt = 0; *code != 'V' && dt <= CKPT_DT_C128; dt++)
-        if (!strcmp(code, infos[dt].descr + 1)) {
-            *ret = dt;
-            *ret_big = *descr == '>' && infos[dt].swap > 1;
-            return true;
-        }
-    if (code != descr || !ckpt_dtype_by_name(descr, ret))
-        return false;
+    for (enum ckpt_dtype dt = 0; *code != 'V' && dt <= CKPT_DT_C128; dt++) {
+        if (strcmp(code, infos[dt].descr + 1) != 0)
+            continue;
+        *ret = dt;
+        *ret_big = is_big && infos[dt].swap > 1;
+        return true;
+    }
     *ret_big = false;
-    return true;
+    return !has_order && ckpt_dtype_by_name(descr, ret);
 }
 
 /* --- stored bytes to shown bytes */
@@ -194,9 +194,10 @@ static double small_to_double(const struct small_float *f, unsigned bits)
     bool negative = bits >> (f->man_bits + f->exp_bits) & 1;
     double value;
 
-    if (f->specials == ZERO_NAN && negative && !exp && !man)
+    bool is_negative_zero = negative && !exp && !man, is_last = exp == exp_mask && man == man_mask;
+    if (f->specials == ZERO_NAN && is_negative_zero)
         return NAN;
-    if (f->specials == LAST_NAN && exp == exp_mask && man == man_mask)
+    if (f->specials == LAST_NAN && is_last)
         return NAN;
     if (f->specials == IEEE && exp == exp_mask)
         value = man ? NAN : INFINITY;
@@ -261,6 +262,18 @@ static uint64_t to_uint64(const struct ckpt_dtype_info *info, const void *elemen
     }
 }
 
+enum ckpt_dtype ckpt_dtype_part(enum ckpt_dtype complex)
+{
+    switch (complex) {
+    case CKPT_DT_C32:
+        return CKPT_DT_F16;
+    case CKPT_DT_C64:
+        return CKPT_DT_F32;
+    default:
+        return CKPT_DT_F64;
+    }
+}
+
 double ckpt_dtype_to_double(enum ckpt_dtype dt, const void *element)
 {
     const struct ckpt_dtype_info *info = ckpt_dtype_info(dt);
@@ -274,10 +287,7 @@ double ckpt_dtype_to_double(enum ckpt_dtype dt, const void *element)
     case CKPT_DC_FLOAT:
         return float_to_double(dt, element);
     case CKPT_DC_COMPLEX:
-        return float_to_double(dt == CKPT_DT_C32   ? CKPT_DT_F16
-                               : dt == CKPT_DT_C64 ? CKPT_DT_F32
-                                                   : CKPT_DT_F64,
-                               element);
+        return float_to_double(ckpt_dtype_part(dt), element);
     default:
         return NAN;
     }
@@ -309,9 +319,10 @@ void ckpt_add_json_double(struct ckpt_buf *buf, double value)
         return;
     }
     for (int at = CKPT_MIN(d.exp10, 0); at <= CKPT_MAX(d.exp10 + 1, d.len - 1); at++) {
+        bool is_known = at >= 0 && at < d.len;
         if (at == d.exp10 + 1)
             ckpt_buf_addc(buf, '.');
-        ckpt_buf_addc(buf, at >= 0 && at < d.len ? d.text[at] : '0');
+        ckpt_buf_addc(buf, is_known ? d.text[at] : '0');
     }
 }
 

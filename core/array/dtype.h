@@ -83,6 +83,8 @@ void ckpt_dtype_extend(enum ckpt_dtype dt, void *data, size_t n);
 enum { CKPT_FLIP_REAL = 1, CKPT_FLIP_IMAG = 2 };
 void ckpt_dtype_flip(enum ckpt_dtype dt, unsigned parts, void *data, size_t n);
 
+/* What the real and the imaginary part of a complex type are. */
+enum ckpt_dtype ckpt_dtype_part(enum ckpt_dtype complex);
 /* The element as a double (complex: the real part), for statistics. OTHER: NaN. */
 double ckpt_dtype_to_double(enum ckpt_dtype dt, const void *element);
 

@@ -4,6 +4,7 @@
 #include "core/base/util.h"
 
 #define DENSE_SPAN ((uint64_t)4 << 20) /* bytes of a chunk that are fetched at once to pick elements from */
+#define CHEAP_SPAN 65536               /* bytes that take no longer than a few */
 #define PAGE       4096                /* a medium gives no less */
 
 void ckpt_chunk_index(const struct ckpt_array *a, uint64_t chunk, uint64_t *index)
@@ -108,12 +109,16 @@ int ckpt_gather(const struct ckpt_array *a, const struct ckpt_selection *sel, ui
         uint64_t taken = 1;
         for (unsigned i = 0; i < n; i++) {
             uint64_t at = pos / inner[i + 1] % sel->count[i];
-            box.lo[i] = i <= d ? at : 0;
-            box.end[i] = i < d   ? at + 1
-                         : i > d ? sel->count[i]
-                                 : CKPT_MIN(sel->count[i], at + (end - pos) / inner[i + 1]);
-            if (i == d)
+            if (i > d) {
+                box.end[i] = sel->count[i];
+                continue;
+            }
+            box.lo[i] = at;
+            box.end[i] = at + 1;
+            if (i == d) {
+                box.end[i] = CKPT_MIN(sel->count[i], at + (end - pos) / inner[i + 1]);
                 taken = (box.end[i] - at) * inner[i + 1];
+            }
         }
         int r = visit_chunks(a, sel, &box, out_stride, visit, arg);
         if (r)
@@ -189,7 +194,11 @@ void ckpt_piece_copy(const struct ckpt_piece *piece, uint32_t itemsize, const ui
 /* Whether it is better to fetch a span of bytes at once than each of the elements that are wanted of it. */
 static bool is_dense(uint64_t span, uint64_t elements, uint32_t size)
 {
-    return span <= 65536 || (span <= DENSE_SPAN && (span / 16 <= elements * size || span / PAGE <= elements));
+    if (span <= CHEAP_SPAN)
+        return true;
+    bool wants_much = span / 16 <= elements * size;
+    bool wants_all_pages = span / PAGE <= elements;
+    return span <= DENSE_SPAN && (wants_much || wants_all_pages);
 }
 
 /* How many of the dimension that has the longest steps are fetched at once, each of them with `inner` elements in

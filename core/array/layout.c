@@ -42,8 +42,9 @@ int ckpt_array_settle(struct ckpt_array *a, const unsigned *order)
             empty = true;
         a->grid[i] = a->shape[i] / a->chunk[i] + (a->shape[i] % a->chunk[i] != 0);
         /* Overflow is looked for as if no dimension were empty, so that partial products stay sane. */
-        if (ckpt_mul(a->nbytes, CKPT_MAX(a->shape[i], (uint64_t)1), &a->nbytes) ||
-            ckpt_mul(a->nchunks, CKPT_MAX(a->grid[i], (uint64_t)1), &a->nchunks) || a->nbytes > MAX_BYTES)
+        bool large = ckpt_mul(a->nbytes, CKPT_MAX(a->shape[i], (uint64_t)1), &a->nbytes);
+        large |= ckpt_mul(a->nchunks, CKPT_MAX(a->grid[i], (uint64_t)1), &a->nchunks);
+        if (large || a->nbytes > MAX_BYTES)
             return -EUCLEAN;
     }
     if (empty)
@@ -51,7 +52,8 @@ int ckpt_array_settle(struct ckpt_array *a, const unsigned *order)
     for (unsigned i = a->ndim; i-- > 0;) {
         unsigned d = order ? order[i] : i;
         a->stride[d] = (int64_t)a->chunk_bytes;
-        if (ckpt_mul(a->chunk_bytes, a->chunk[d], &a->chunk_bytes) || a->chunk_bytes > MAX_BYTES)
+        bool large = ckpt_mul(a->chunk_bytes, a->chunk[d], &a->chunk_bytes);
+        if (large || a->chunk_bytes > MAX_BYTES)
             return -EUCLEAN;
     }
     return 0;
@@ -78,12 +80,15 @@ int ckpt_array_of_npy(const struct ckpt_npy *npy, struct ckpt_array **ret)
     a->big_endian = npy->big_endian;
     a->word = npy->word;
     a->origin = npy->header;
-    if (npy->dtype == CKPT_DT_OTHER && !(a->descr = strdup(npy->descr))) {
-        ckpt_array_unref(a);
-        return -ENOMEM;
+    if (npy->dtype == CKPT_DT_OTHER) {
+        a->descr = strdup(npy->descr);
+        if (!a->descr) {
+            ckpt_array_unref(a);
+            return -ENOMEM;
+        }
+        if (ckpt_array_swap(a) > 1) /* it is shown little-endian */
+            *a->descr = '<';
     }
-    if (a->descr && ckpt_array_swap(a) > 1)
-        *a->descr = '<';
     for (unsigned i = 0; i < a->ndim; i++)
         order[i] = a->ndim - 1 - i;
     if (!a->itemsize || a->itemsize > MAX_ITEM)
@@ -98,7 +103,9 @@ int ckpt_array_of_npy(const struct ckpt_npy *npy, struct ckpt_array **ret)
 
 unsigned ckpt_array_swap(const struct ckpt_array *a)
 {
-    return !a->big_endian || a->as_shown ? 0 : a->dtype == CKPT_DT_OTHER ? a->word : ckpt_dtype_info(a->dtype)->swap;
+    if (!a->big_endian || a->as_shown)
+        return 0;
+    return a->dtype == CKPT_DT_OTHER ? a->word : ckpt_dtype_info(a->dtype)->swap;
 }
 
 const char *ckpt_array_descr(const struct ckpt_array *a)

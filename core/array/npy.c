@@ -28,6 +28,14 @@ static bool to_latin1(struct ckpt_buf *text)
     return true;
 }
 
+/* Of the header behind its prefix, newline included. NumPy pads with 1 to 64 spaces, never none; the newline counts
+ * before them. */
+static size_t padded_length(size_t prefix, size_t text)
+{
+    size_t len = text + 1;
+    return len + NPY_ALIGN - (prefix + len) % NPY_ALIGN;
+}
+
 void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim, const uint64_t *shape)
 {
     struct ckpt_buf text = CKPT_BUF_INIT;
@@ -42,15 +50,12 @@ void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim,
         ckpt_buf_addf(&text, "%*s", spare, "");
     }
 
-    /* NumPy pads with 1 to 64 spaces, never none; the newline counts before them. */
     uint8_t version = to_latin1(&text) ? 1 : 3;
-    size_t len = 0;
-    for (bool fits = false; !fits;) {
-        size_t prefix = version == 1 ? 10 : 12;
-        len = text.len + 1;
-        len += NPY_ALIGN - (prefix + len) % NPY_ALIGN;
-        fits = version > 1 || len <= UINT16_MAX;
-        version += !fits;
+    size_t prefix = version == 1 ? 10 : 12, len = padded_length(prefix, text.len);
+    if (version == 1 && len > UINT16_MAX) { /* version 1.0 has two bytes for it */
+        version = 2;
+        prefix = 12;
+        len = padded_length(prefix, text.len);
     }
     size_t pad = len - 1 - text.len;
     uint8_t head[12] = "\x93NUMPY";
@@ -59,7 +64,7 @@ void ckpt_npy_add_header(struct ckpt_buf *buf, const char *descr, unsigned ndim,
         head[8 + i] = (uint8_t)(len >> 8 * i); /* version 1.0 takes two of them */
     if (text.error && !buf->error)
         buf->error = text.error;
-    ckpt_buf_add(buf, head, version > 1 ? 12 : 10);
+    ckpt_buf_add(buf, head, prefix);
     ckpt_buf_add(buf, text.data, text.len);
     ckpt_buf_addf(buf, "%*s\n", (int)pad, "");
     ckpt_buf_clear(&text);

@@ -5,6 +5,7 @@
  */
 #include "core/array/npy.h"
 
+#include "core/array/literal.h"
 #include "core/base/util.h"
 
 #include <inttypes.h>
@@ -14,199 +15,6 @@
 #define MAX_ITEM    ((uint64_t)INT32_MAX) /* bytes of an element, as in NumPy */
 #define MAX_BYTES   ((uint64_t)1 << 62)
 #define MAX_FIELDS  64 /* of a structure: more have no room in a descr */
-
-struct literal {
-    const uint8_t *p, *end;
-    bool utf8;      /* version 3.0; else Latin-1 */
-    bool long_ints; /* 3L, as Python 2 wrote them */
-    struct ckpt_err *err;
-};
-
-/* A string of the literal, in UTF-8; or a text that is being made. */
-struct text {
-    size_t len;
-    char data[sizeof(((struct ckpt_npy *)NULL)->descr)]; /* NUL-terminated */
-};
-
-static int bad(struct literal *l, const char *what)
-{
-    return ckpt_fail(l->err, EUCLEAN, "not a valid .npy header: %s", what);
-}
-
-static int too_long(struct literal *l)
-{
-    return ckpt_fail(l->err, EOPNOTSUPP, "the .npy header has a descr or a name of more than %zu bytes",
-                     sizeof((struct text *)NULL)->data - 1);
-}
-
-static void text_add(struct text *t, const char *p, size_t n)
-{
-    if (t->len + n < sizeof t->data)
-        memcpy(t->data + t->len, p, n);
-    t->len += n; /* beyond the end: text_ok() says so */
-}
-
-static bool text_ok(struct text *t)
-{
-    if (t->len >= sizeof t->data)
-        return false;
-    t->data[t->len] = 0;
-    return true;
-}
-
-static void text_adds(struct text *t, const char *p)
-{
-    text_add(t, p, strlen(p));
-}
-
-/* --- the pieces of a literal --- */
-
-/* The next character that is not white space, not taken; -1 at the end. */
-static int look(struct literal *l)
-{
-    while (l->p < l->end && *l->p && strchr(" \t\n\r\f", *l->p))
-        l->p++;
-    return l->p < l->end ? *l->p : -1;
-}
-
-static bool take(struct literal *l, char c)
-{
-    if (look(l) != c)
-        return false;
-    l->p++;
-    return true;
-}
-
-static bool take_word(struct literal *l, const char *word)
-{
-    size_t n = strlen(word);
-    if (look(l) < 0 || (size_t)(l->end - l->p) < n || memcmp(l->p, word, n))
-        return false;
-    l->p += n;
-    return true;
-}
-
-static int take_number(struct literal *l, uint64_t *ret)
-{
-    uint64_t n = 0;
-    if (look(l) < '0' || *l->p > '9')
-        return bad(l, "a whole number is missing");
-    const uint8_t *first = l->p;
-    for (; l->p < l->end && *l->p >= '0' && *l->p <= '9'; l->p++)
-        if (ckpt_mul(n, 10, &n) || ckpt_add(n, *l->p - '0', &n))
-            return bad(l, "a number is too large");
-    if (n && *first == '0')
-        return bad(l, "a number begins with 0");
-    if (l->long_ints && l->p < l->end && *l->p == 'L')
-        l->p++;
-    *ret = n;
-    return 0;
-}
-
-static bool take_hex(struct literal *l, unsigned digits, uint32_t *ret)
-{
-    *ret = 0;
-    for (unsigned i = 0; i < digits; i++, l->p++) {
-        static const char hex[] = "0123456789abcdef";
-        const char *d = l->p < l->end && *l->p ? strchr(hex, *l->p >= 'A' && *l->p <= 'F' ? *l->p + 32 : *l->p) : NULL;
-        if (!d)
-            return false;
-        *ret = *ret << 4 | (uint32_t)(d - hex);
-    }
-    return true;
-}
-
-/* Behind a backslash. */
-static bool take_escape(struct literal *l, uint32_t *ret)
-{
-    static const char names[] = "\\'\"nrt", values[] = "\\'\"\n\r\t";
-    int c = l->p < l->end ? *l->p++ : 0;
-    const char *name = c ? strchr(names, c) : NULL;
-    if (name) {
-        *ret = (uint8_t)values[name - names];
-        return true;
-    }
-    return (c == 'x' && take_hex(l, 2, ret)) || (c == 'u' && take_hex(l, 4, ret)) || (c == 'U' && take_hex(l, 8, ret));
-}
-
-/* A character that is written as several bytes. */
-static bool take_utf8(struct literal *l, uint32_t *ret)
-{
-    uint32_t c = *l->p++;
-    unsigned more = c >= 0xf0 && c < 0xf5 ? 3 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xc2 && c < 0xe0 ? 1 : 0;
-    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
-    if (!more || l->end - l->p < more)
-        return false;
-    c &= 0x3fu >> more;
-    for (unsigned i = 0; i < more; i++, l->p++) {
-        if ((*l->p & 0xc0) != 0x80)
-            return false;
-        c = c << 6 | (*l->p & 0x3f);
-    }
-    *ret = c;
-    return c >= least[more];
-}
-
-static void add_character(struct text *t, uint32_t c)
-{
-    unsigned more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    static const uint8_t lead[] = {0, 0xc0, 0xe0, 0xf0};
-    char bytes[4];
-    bytes[0] = (char)(lead[more] | c >> 6 * more);
-    for (unsigned i = 1; i <= more; i++)
-        bytes[i] = (char)(0x80 | (c >> 6 * (more - i) & 0x3f));
-    text_add(t, bytes, more + 1);
-}
-
-static int take_string(struct literal *l, struct text *ret)
-{
-    int quote = look(l);
-    if (quote != '\'' && quote != '"')
-        return bad(l, "a string is missing");
-    l->p++;
-    ret->len = 0;
-    while (l->p < l->end && *l->p != quote) {
-        uint32_t c = *l->p;
-        bool ok = c && c != '\n' && c != '\r';
-        if (c == '\\') {
-            l->p++;
-            ok = take_escape(l, &c);
-        } else if (c >= 0x80 && l->utf8)
-            ok = take_utf8(l, &c);
-        else
-            l->p++;
-        if (!ok || !c || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-            return bad(l, "a string holds what no name can");
-        add_character(ret, c);
-    }
-    if (l->p == l->end)
-        return bad(l, "a string does not end");
-    l->p++;
-    return text_ok(ret) ? 0 : too_long(l);
-}
-
-/* A tuple of whole numbers. */
-static int take_shape(struct literal *l, unsigned *ret_ndim, uint64_t *shape)
-{
-    unsigned n = 0;
-    bool comma = false;
-    if (!take(l, '('))
-        return bad(l, "a shape is not a tuple");
-    for (; !take(l, ')'); n++) {
-        if (n && !comma)
-            return bad(l, "a comma is missing in a shape");
-        if (n == CKPT_MAX_DIMS)
-            return ckpt_fail(l->err, EOPNOTSUPP, "the array has more than %d dimensions", CKPT_MAX_DIMS);
-        int r = take_number(l, &shape[n]);
-        if (r < 0)
-            return r;
-        comma = take(l, ',');
-    }
-    if (n == 1 && !comma)
-        return bad(l, "a shape is not a tuple");
-    *ret_ndim = n;
-    return 0;
-}
 
 /* --- types --- */
 
@@ -225,11 +33,12 @@ static bool is_unit(const char *p)
     size_t n = strlen(p);
     if (!n)
         return true;
-    if (n < 3 || *p != '[' || p[n - 1] != ']')
+    bool has_brackets = n >= 3 && *p == '[' && p[n - 1] == ']';
+    if (!has_brackets)
         return false;
-    size_t digits = strspn(p + 1, "0123456789");
+    size_t digits = strspn(p + 1, "0123456789"), left = n - 2 - digits;
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-        if (strlen(units[i]) == n - 2 - digits && !strncmp(p + 1 + digits, units[i], n - 2 - digits))
+        if (strlen(units[i]) == left && !strncmp(p + 1 + digits, units[i], left))
             return digits < 10;
     return false;
 }
@@ -242,7 +51,8 @@ static bool is_opaque(const char *code, uint64_t *ret_size)
     if (!digits || digits > 12)
         return false;
     *ret_size = strtoull(code + 1, NULL, 10) * (*code == 'U' ? 4 : 1);
-    if (*code == 'M' || *code == 'm')
+    bool is_time = *code == 'M' || *code == 'm';
+    if (is_time)
         return digits == 1 && code[1] == '8' && is_unit(code + 2);
     for (size_t i = 0; i < sizeof long_doubles / sizeof *long_doubles; i++)
         if (!strcmp(code, long_doubles[i]))
@@ -253,98 +63,157 @@ static bool is_opaque(const char *code, uint64_t *ret_size)
 /* NumPy's own names, which its reader takes too. */
 static bool by_name(const char *name, enum ckpt_dtype *ret)
 {
-    return ckpt_dtype_by_name(name, ret) && *ret <= CKPT_DT_C128 && *ret != CKPT_DT_BF16 && *ret != CKPT_DT_C32;
+    if (!ckpt_dtype_by_name(name, ret))
+        return false;
+    bool is_other = *ret == CKPT_DT_BF16 || *ret == CKPT_DT_C32 || *ret > CKPT_DT_C128; /* of ml_dtypes and PyTorch */
+    return !is_other;
+}
+
+/* A type of numbers, by its code or its name. */
+static bool is_number(const char *code, char sign, enum ckpt_dtype *ret)
+{
+    const char *kind = code + (sign != 0);
+    bool big, may_be_code = ckpt_is_one_of(*kind, "biufc?") && strlen(kind) < 4;
+    if (may_be_code && ckpt_dtype_by_descr(code, ret, &big))
+        return true;
+    return !sign && by_name(code, ret);
+}
+
+static void add_number_code(struct ckpt_text *out, struct element *e)
+{
+    const struct ckpt_dtype_info *info = ckpt_dtype_info(e->dtype);
+    e->big &= info->swap > 1;
+    e->size = info->size;
+    e->word = info->swap;
+    if (!e->big) {
+        ckpt_text_adds(out, info->descr);
+        return;
+    }
+    ckpt_text_adds(out, ">");
+    ckpt_text_adds(out, info->descr + 1);
+}
+
+/* The bytes that are turned round together. */
+static uint8_t opaque_word(char kind, uint64_t size)
+{
+    switch (kind) {
+    case 'U':
+        return 4;
+    case 'c':
+        return (uint8_t)(size / 2);
+    case 'f':
+    case 'M':
+    case 'm':
+        return (uint8_t)size;
+    default:
+        return 1;
+    }
+}
+
+static const char *opaque_sign(char kind, char sign, bool big)
+{
+    bool has_order = sign == '<' || sign == '>'; /* a void keeps it: bfloat16 is written as '<V2' */
+    if (kind == 'S' || (kind == 'V' && !has_order))
+        return "|";
+    return big ? ">" : "<";
+}
+
+static void add_opaque_code(struct ckpt_text *out, const char *kind, uint64_t size)
+{
+    char text[24];
+    if (!ckpt_is_one_of(*kind, "SUV")) {
+        ckpt_text_adds(out, kind);
+        return;
+    }
+    uint64_t length = *kind == 'U' ? size / 4 : size; /* without leading zeros */
+    snprintf(text, sizeof text, "%c%" PRIu64, *kind, length);
+    ckpt_text_adds(out, text);
 }
 
 /* A type string; appended to `out` as NumPy writes it. */
-static int read_code(struct literal *l, const char *code, struct text *out, struct element *ret)
+static int read_code(struct ckpt_literal *l, const char *code, struct ckpt_text *out, struct element *ret)
 {
-    bool big;
-    char sign = *code && strchr("<>=|", *code) ? *code : 0, text[24];
+    char sign = ckpt_is_one_of(*code, "<>=|") ? *code : 0;
     const char *kind = code + (sign != 0);
     *ret = (struct element){.dtype = CKPT_DT_OTHER, .big = sign == '>', .word = 1};
     if (*kind == 'O' || !strcmp(code, "object"))
         return ckpt_fail(l->err, EOPNOTSUPP, "an array of Python objects, which are never loaded");
-    bool plain = *kind && strchr("biufc?", *kind) && strlen(kind) < 4 && ckpt_dtype_by_descr(code, &ret->dtype, &big);
-    if (plain || (!sign && by_name(code, &ret->dtype))) {
-        const struct ckpt_dtype_info *info = ckpt_dtype_info(ret->dtype);
-        ret->big &= info->swap > 1;
-        ret->size = info->size;
-        ret->word = info->swap;
-        snprintf(text, sizeof text, "%s", info->descr);
-        if (ret->big)
-            *text = '>';
-        text_adds(out, text);
+    if (is_number(code, sign, &ret->dtype)) {
+        add_number_code(out, ret);
         return 0;
     }
+    ret->dtype = CKPT_DT_OTHER;
     if (!is_opaque(kind, &ret->size) || ret->size > MAX_ITEM)
-        return bad(l, "its descr is not a type");
+        return ckpt_literal_bad(l, "its descr is not a type");
     ret->big &= *kind != 'S';
-    ret->word = *kind == 'U'           ? 4
-                : *kind == 'c'         ? (uint8_t)(ret->size / 2)
-                : strchr("fMm", *kind) ? (uint8_t)ret->size
-                                       : 1;
-    /* A void keeps its sign: bfloat16 is written as '<V2'. */
-    bool bytes = *kind == 'S' || (*kind == 'V' && sign != '<' && sign != '>');
-    text_adds(out, bytes ? "|" : ret->big ? ">" : "<");
-    if (*kind && strchr("SUV", *kind)) {
-        snprintf(text, sizeof text, "%c%" PRIu64, *kind, *kind == 'U' ? ret->size / 4 : ret->size);
-        text_adds(out, text);
-    } else
-        text_adds(out, kind);
+    ret->word = opaque_word(*kind, ret->size);
+    ckpt_text_adds(out, opaque_sign(*kind, sign, ret->big));
+    add_opaque_code(out, kind, ret->size);
     return 0;
 }
 
-/* As Python's repr() writes a string. */
-static void add_repr(struct text *out, const struct text *s)
+static void add_escape(struct ckpt_text *out, uint8_t c)
 {
-    char quote = strchr(s->data, '\'') && !strchr(s->data, '"') ? '"' : '\'', escape[8];
-    text_add(out, &quote, 1);
+    static const char codes[] = "\n\r\t", names[] = "nrt";
+    char escape[8];
+    if (ckpt_is_one_of(c, codes))
+        snprintf(escape, sizeof escape, "\\%c", names[strchr(codes, c) - codes]);
+    else
+        snprintf(escape, sizeof escape, "\\x%02x", c);
+    ckpt_text_adds(out, escape);
+}
+
+/* As Python's repr() writes a string. */
+static void add_repr(struct ckpt_text *out, const struct ckpt_text *s)
+{
+    bool has_single = strchr(s->data, '\''), has_double = strchr(s->data, '"');
+    char quote = has_single && !has_double ? '"' : '\'';
+    ckpt_text_add(out, &quote, 1);
     for (const char *p = s->data; *p; p++) {
         uint8_t c = (uint8_t)*p;
         if (c == quote || c == '\\')
-            text_add(out, "\\", 1);
-        if (c < 0x20 || c == 0x7f) {
-            snprintf(escape, sizeof escape, c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : "\\x%02x", c);
-            text_adds(out, escape);
-        } else
-            text_add(out, p, 1);
+            ckpt_text_add(out, "\\", 1);
+        if (c < 0x20 || c == 0x7f)
+            add_escape(out, c);
+        else
+            ckpt_text_add(out, p, 1);
     }
-    text_add(out, &quote, 1);
+    ckpt_text_add(out, &quote, 1);
 }
 
-static int take_descr(struct literal *l, struct text *out, unsigned depth, struct element *ret);
+static int take_descr(struct ckpt_literal *l, struct ckpt_text *out, unsigned depth, struct element *ret);
 
 /* Where a field's name lies in the text that is being made; two of one structure must differ. */
 struct name {
     size_t at, len;
 };
 
-static bool is_taken(const struct text *out, const struct name *names, unsigned count)
+static bool is_taken(const struct ckpt_text *out, const struct name *names, unsigned count)
 {
     const struct name *last = &names[count];
-    for (unsigned i = 0; i < count; i++)
-        if (names[i].len == last->len && last->at + last->len < sizeof out->data &&
-            !memcmp(out->data + names[i].at, out->data + last->at, last->len))
+    bool is_whole = last->at + last->len < sizeof out->data; /* what is not will be refused as too long */
+    for (unsigned i = 0; is_whole && i < count; i++)
+        if (names[i].len == last->len && !memcmp(out->data + names[i].at, out->data + last->at, last->len))
             return true;
     return false;
 }
 
 /* 'name', or ('title', 'name'). */
-static int take_name(struct literal *l, struct text *out, struct name *ret)
+static int take_name(struct ckpt_literal *l, struct ckpt_text *out, struct name *ret)
 {
-    struct text s;
-    bool title = take(l, '(');
-    int r = take_string(l, &s);
+    struct ckpt_text s;
+    bool title = ckpt_literal_take(l, '(');
+    int r = ckpt_literal_string(l, &s);
     if (r < 0)
         return r;
     if (title) {
-        text_adds(out, "(");
+        ckpt_text_adds(out, "(");
         add_repr(out, &s);
-        text_adds(out, ", ");
-        if (!take(l, ','))
-            return bad(l, "a field's name is missing");
-        if ((r = take_string(l, &s)) < 0)
+        ckpt_text_adds(out, ", ");
+        if (!ckpt_literal_take(l, ','))
+            return ckpt_literal_bad(l, "a field's name is missing");
+        r = ckpt_literal_string(l, &s);
+        if (r < 0)
             return r;
     }
     ret->at = out->len;
@@ -352,107 +221,121 @@ static int take_name(struct literal *l, struct text *out, struct name *ret)
     ret->len = *s.data ? out->len - ret->at : 0; /* what only fills a gap has no name */
     if (!title)
         return 0;
-    text_adds(out, ")");
-    take(l, ',');
-    return take(l, ')') ? 0 : bad(l, "a field's name is not a pair");
+    ckpt_text_adds(out, ")");
+    ckpt_literal_take(l, ',');
+    return ckpt_literal_take(l, ')') ? 0 : ckpt_literal_bad(l, "a field's name is not a pair");
 }
 
-static void add_shape(struct text *out, unsigned ndim, const uint64_t *shape)
+static void add_shape(struct ckpt_text *out, unsigned ndim, const uint64_t *shape)
 {
     char number[32];
-    text_adds(out, "(");
+    ckpt_text_adds(out, "(");
     for (unsigned i = 0; i < ndim; i++) {
         snprintf(number, sizeof number, i ? ", %" PRIu64 : "%" PRIu64, shape[i]);
-        text_adds(out, number);
+        ckpt_text_adds(out, number);
     }
-    text_adds(out, ndim == 1 ? ",)" : ")");
+    ckpt_text_adds(out, ndim == 1 ? ",)" : ")");
 }
 
 /* Behind a type, up to the bracket that closes its tuple: how often it is repeated. */
-static int take_repeat(struct literal *l, struct text *out, uint64_t *size)
+static int take_repeat(struct ckpt_literal *l, struct ckpt_text *out, uint64_t *size)
 {
     uint64_t shape[CKPT_MAX_DIMS], count = 1;
     unsigned ndim;
-    if (take(l, ',') && look(l) != ')') {
-        int r = take_shape(l, &ndim, shape);
+    bool is_repeated = ckpt_literal_take(l, ',') && ckpt_literal_look(l) != ')';
+    if (is_repeated) {
+        int r = ckpt_literal_shape(l, &ndim, shape);
         if (r < 0)
             return r;
+        bool large = false;
         for (unsigned i = 0; i < ndim; i++)
-            if (ckpt_mul(count, shape[i], &count))
-                return bad(l, "a field is too large");
-        if (ckpt_mul(*size, count, size) || *size > MAX_ITEM)
-            return bad(l, "a field is too large");
-        text_adds(out, ", ");
+            large |= ckpt_mul(count, shape[i], &count);
+        large |= ckpt_mul(*size, count, size);
+        if (large || *size > MAX_ITEM)
+            return ckpt_literal_bad(l, "a field is too large");
+        ckpt_text_adds(out, ", ");
         add_shape(out, ndim, shape);
-        take(l, ',');
+        ckpt_literal_take(l, ',');
     }
-    return take(l, ')') ? 0 : bad(l, "a bracket is not closed");
+    return ckpt_literal_take(l, ')') ? 0 : ckpt_literal_bad(l, "a bracket is not closed");
+}
+
+/* Field number n, behind the bracket that opens it. */
+static int take_field(struct ckpt_literal *l, struct ckpt_text *out, unsigned depth, struct name *names, unsigned n,
+                      struct element *ret)
+{
+    ckpt_text_adds(out, n ? ", (" : "(");
+    int r = take_name(l, out, &names[n]);
+    if (r < 0)
+        return r;
+    if (names[n].len && is_taken(out, names, n))
+        return ckpt_literal_bad(l, "two fields have the same name");
+    if (!ckpt_literal_take(l, ','))
+        return ckpt_literal_bad(l, "a field has no type");
+    ckpt_text_adds(out, ", ");
+    r = take_descr(l, out, depth, ret);
+    if (r == 0)
+        r = take_repeat(l, out, &ret->size);
+    ckpt_text_adds(out, ")");
+    return r;
 }
 
 /* The fields of a structure, behind the bracket that opens it. */
-static int take_fields(struct literal *l, struct text *out, unsigned depth, struct element *ret)
+static int take_fields(struct ckpt_literal *l, struct ckpt_text *out, unsigned depth, struct element *ret)
 {
     struct name names[MAX_FIELDS];
-    bool comma = false;
+    bool comma = true;
     *ret = (struct element){.dtype = CKPT_DT_OTHER, .word = 1};
-    text_adds(out, "[");
-    for (unsigned n = 0; !take(l, ']'); n++) {
+    ckpt_text_adds(out, "[");
+    for (unsigned n = 0; !ckpt_literal_take(l, ']'); n++) {
         struct element field;
-        if ((n && !comma) || !take(l, '('))
-            return bad(l, "a field of a structure is not a tuple");
+        if (!comma || !ckpt_literal_take(l, '('))
+            return ckpt_literal_bad(l, "a field of a structure is not a tuple");
         if (n == MAX_FIELDS)
-            return too_long(l);
-        text_adds(out, n ? ", (" : "(");
-        int r = take_name(l, out, &names[n]);
+            return ckpt_literal_too_long(l);
+        int r = take_field(l, out, depth, names, n, &field);
         if (r < 0)
             return r;
-        if (names[n].len && is_taken(out, names, n))
-            return bad(l, "two fields have the same name");
-        if (!take(l, ','))
-            return bad(l, "a field has no type");
-        text_adds(out, ", ");
-        if ((r = take_descr(l, out, depth, &field)) < 0 || (r = take_repeat(l, out, &field.size)) < 0)
-            return r;
-        text_adds(out, ")");
         ret->size += field.size;
         if (ret->size > MAX_ITEM)
-            return bad(l, "an element is too large");
-        comma = take(l, ',');
+            return ckpt_literal_bad(l, "an element is too large");
+        comma = ckpt_literal_take(l, ',');
     }
-    text_adds(out, "]");
+    ckpt_text_adds(out, "]");
     return 0;
 }
 
 /* A type: a string, the list of a structure, or (inside of one) a tuple of a type and how often. Appended to `out` as
  * NumPy writes it, strings with quotes only within a structure. */
-static int take_descr(struct literal *l, struct text *out, unsigned depth, struct element *ret)
+static int take_descr(struct ckpt_literal *l, struct ckpt_text *out, unsigned depth, struct element *ret)
 {
-    struct text code;
-    int r;
+    struct ckpt_text code;
+    const char *quote = depth ? "'" : "";
     if (depth == MAX_NESTING)
-        return bad(l, "nested too deeply");
-    if (take(l, '['))
+        return ckpt_literal_bad(l, "nested too deeply");
+    if (ckpt_literal_take(l, '['))
         return take_fields(l, out, depth + 1, ret);
-    if (depth && take(l, '(')) {
-        text_adds(out, "(");
-        if ((r = take_descr(l, out, depth + 1, ret)) < 0)
-            return r;
-        r = take_repeat(l, out, &ret->size);
-        text_adds(out, ")");
+    if (depth && ckpt_literal_take(l, '(')) {
+        ckpt_text_adds(out, "(");
+        int r = take_descr(l, out, depth + 1, ret);
+        if (r == 0)
+            r = take_repeat(l, out, &ret->size);
+        ckpt_text_adds(out, ")");
         return r;
     }
-    if ((r = take_string(l, &code)) < 0)
+    int r = ckpt_literal_string(l, &code);
+    if (r < 0)
         return r;
-    text_adds(out, depth ? "'" : "");
+    ckpt_text_adds(out, quote);
     r = read_code(l, code.data, out, ret);
-    text_adds(out, depth ? "'" : "");
+    ckpt_text_adds(out, quote);
     return r;
 }
 
-static int set_element(struct literal *l, struct text *descr, const struct element *e, struct ckpt_npy *ret)
+static int set_element(struct ckpt_literal *l, struct ckpt_text *descr, const struct element *e, struct ckpt_npy *ret)
 {
-    if (!text_ok(descr))
-        return too_long(l);
+    if (!ckpt_text_ok(descr))
+        return ckpt_literal_too_long(l);
     memcpy(ret->descr, descr->data, descr->len + 1);
     ret->dtype = e->dtype;
     ret->big_endian = e->big;
@@ -463,53 +346,75 @@ static int set_element(struct literal *l, struct text *descr, const struct eleme
 
 int ckpt_npy_parse_descr(const char *descr, struct ckpt_npy *ret, struct ckpt_err *err)
 {
-    struct literal l = {(const uint8_t *)descr, (const uint8_t *)descr + strlen(descr), .utf8 = true, .err = err};
-    struct text out = {0};
+    struct ckpt_literal l = {(const uint8_t *)descr, (const uint8_t *)descr + strlen(descr), .utf8 = true, .err = err};
+    struct ckpt_text out = {0};
     struct element e;
-    int r = *descr == '[' ? take_descr(&l, &out, 0, &e) : read_code(&l, descr, &out, &e);
-    if (r == 0 && *descr == '[' && look(&l) >= 0)
-        r = bad(&l, "something follows its descr");
+    bool is_structure = *descr == '[';
+    int r = is_structure ? take_descr(&l, &out, 0, &e) : read_code(&l, descr, &out, &e);
+    if (r == 0 && is_structure && ckpt_literal_look(&l) >= 0)
+        r = ckpt_literal_bad(&l, "something follows its descr");
     return r < 0 ? r : set_element(&l, &out, &e, ret);
 }
 
 /* --- the header --- */
 
-static int take_bool(struct literal *l, bool *ret)
+static int take_bool(struct ckpt_literal *l, bool *ret)
 {
-    *ret = take_word(l, "True");
-    return *ret || take_word(l, "False") ? 0 : bad(l, "fortran_order is not a bool");
+    *ret = ckpt_literal_word(l, "True");
+    bool is_bool = *ret || ckpt_literal_word(l, "False");
+    return is_bool ? 0 : ckpt_literal_bad(l, "fortran_order is not a bool");
 }
 
-static int take_header(struct literal *l, struct ckpt_npy *ret)
+static int take_own_descr(struct ckpt_literal *l, struct ckpt_npy *ret)
+{
+    struct ckpt_text descr = {0};
+    struct element e;
+    int r = take_descr(l, &descr, 0, &e);
+    return r < 0 ? r : set_element(l, &descr, &e, ret);
+}
+
+/* The value of a key, which is one of the three. */
+static int take_value(struct ckpt_literal *l, int key, struct ckpt_npy *ret)
+{
+    switch (key) {
+    case 0:
+        return take_own_descr(l, ret);
+    case 1:
+        return take_bool(l, &ret->fortran);
+    default:
+        return ckpt_literal_shape(l, &ret->ndim, ret->shape);
+    }
+}
+
+static int take_header(struct ckpt_literal *l, struct ckpt_npy *ret)
 {
     static const char *const keys[] = {"descr", "fortran_order", "shape"};
     bool seen[3] = {false}, comma = true;
-    if (!take(l, '{'))
-        return bad(l, "it is not a dictionary");
-    while (!take(l, '}')) {
-        struct text key, descr = {0};
-        struct element e;
-        int k = 0, r = comma ? take_string(l, &key) : bad(l, "a comma is missing");
+    if (!ckpt_literal_take(l, '{'))
+        return ckpt_literal_bad(l, "it is not a dictionary");
+    while (!ckpt_literal_take(l, '}')) {
+        struct ckpt_text key;
+        int k = 0, r = comma ? ckpt_literal_string(l, &key) : ckpt_literal_bad(l, "a comma is missing");
         if (r < 0)
             return r;
         while (k < 3 && strcmp(key.data, keys[k]))
             k++;
-        if (k == 3 || seen[k])
-            return bad(l, k == 3 ? "it has a key that does not belong there" : "a key is there twice");
+        if (k == 3)
+            return ckpt_literal_bad(l, "it has a key that does not belong there");
+        if (seen[k])
+            return ckpt_literal_bad(l, "a key is there twice");
         seen[k] = true;
-        if (!take(l, ':'))
-            return bad(l, "a colon is missing");
-        if (k == 0)
-            r = (r = take_descr(l, &descr, 0, &e)) < 0 ? r : set_element(l, &descr, &e, ret);
-        else
-            r = k == 1 ? take_bool(l, &ret->fortran) : take_shape(l, &ret->ndim, ret->shape);
+        if (!ckpt_literal_take(l, ':'))
+            return ckpt_literal_bad(l, "a colon is missing");
+        r = take_value(l, k, ret);
         if (r < 0)
             return r;
-        comma = take(l, ',');
+        comma = ckpt_literal_take(l, ',');
     }
-    if (!seen[0] || !seen[1] || !seen[2])
-        return bad(l, "descr, fortran_order or shape is missing");
-    return look(l) < 0 ? 0 : bad(l, "something follows the dictionary");
+    bool is_whole = seen[0] && seen[1] && seen[2];
+    if (!is_whole)
+        return ckpt_literal_bad(l, "descr, fortran_order or shape is missing");
+    return ckpt_literal_look(l) < 0 ? 0 : ckpt_literal_bad(l, "something follows the dictionary");
 }
 
 int ckpt_npy_settle(struct ckpt_npy *npy, struct ckpt_err *err)
@@ -519,33 +424,57 @@ int ckpt_npy_settle(struct ckpt_npy *npy, struct ckpt_err *err)
     for (unsigned i = 0; i < npy->ndim; i++) {
         empty |= !npy->shape[i];
         /* Bounded as if no dimension were empty, so that partial products stay sane. */
-        if (ckpt_mul(bytes, CKPT_MAX(npy->shape[i], (uint64_t)1), &bytes) || bytes > MAX_BYTES)
+        bool large = ckpt_mul(bytes, CKPT_MAX(npy->shape[i], (uint64_t)1), &bytes);
+        if (large || bytes > MAX_BYTES)
             return ckpt_fail(err, EUCLEAN, "an array claims more than 2^62 bytes");
     }
     npy->nbytes = empty ? 0 : bytes;
     return 0;
 }
 
+/* 0x100 for 1.0, and so on. What ends before its version is judged as if it were 1.0. */
+static int read_version(const uint8_t *data, size_t len, unsigned *ret, struct ckpt_err *err)
+{
+    *ret = 0x100;
+    if (len < 8)
+        return 0;
+    unsigned major = data[6], minor = data[7];
+    *ret = major << 8 | minor;
+    if (*ret > 0x300)
+        return ckpt_fail(err, EOPNOTSUPP, "version %u.%u of the .npy format is not known", major, minor);
+    bool exists = major > 0 && minor == 0;
+    return exists ? 0 : ckpt_fail(err, EUCLEAN, "there is no version %u.%u of the .npy format", major, minor);
+}
+
+/* Of the text, which follows the prefix; 0 when that is not whole. */
+static size_t read_length(const uint8_t *data, size_t len, size_t prefix)
+{
+    if (len < prefix)
+        return 0;
+    return prefix == 10 ? ckpt_le16(data + 8) : ckpt_le32(data + 8);
+}
+
 int ckpt_npy_parse(const uint8_t *data, size_t len, struct ckpt_npy *ret, struct ckpt_err *err)
 {
-    if (len && memcmp(data, "\x93NUMPY", CKPT_MIN(len, (size_t)6)))
+    static const char magic[] = "\x93NUMPY";
+    size_t known = CKPT_MIN(len, strlen(magic));
+    if (known && memcmp(data, magic, known) != 0)
         return ckpt_fail(err, EUCLEAN, "not an .npy file");
-    unsigned version = len < 8 ? 1 : (unsigned)data[6] << 8 | data[7];
-    size_t prefix = version >> 8 == 1 ? 10 : 12;
-    if (len >= 8 && version > 0x300)
-        return ckpt_fail(err, EOPNOTSUPP, "version %u.%u of the .npy format is not known", version >> 8, version & 255);
-    if (len >= 8 && version != 0x100 && version != 0x200 && version != 0x300)
-        return ckpt_fail(err, EUCLEAN, "there is no version %u.%u of the .npy format", version >> 8, version & 255);
-    size_t header = len < prefix ? 0 : prefix == 10 ? ckpt_le16(data + 8) : ckpt_le32(data + 8);
+    unsigned version;
+    int r = read_version(data, len, &version, err);
+    if (r < 0)
+        return r;
+    size_t prefix = version == 0x100 ? 10 : 12;
+    size_t header = read_length(data, len, prefix);
     if (header > CKPT_NPY_HEADER_MAX)
         return ckpt_fail(err, EOPNOTSUPP, "the .npy header has %zu bytes; at most %zu are read", header,
                          CKPT_NPY_HEADER_MAX);
     if (len < prefix || len - prefix < header)
         return ckpt_fail(err, EBADMSG, "the file ends within its .npy header");
-    struct literal l = {data + prefix, data + prefix + header, .utf8 = version == 0x300, .long_ints = version < 0x300,
-                        .err = err};
+    struct ckpt_literal l = {data + prefix, data + prefix + header, .utf8 = version == 0x300,
+                             .long_ints = version < 0x300, .err = err};
     struct ckpt_npy npy = {.header = (uint32_t)(prefix + header)};
-    int r = take_header(&l, &npy);
+    r = take_header(&l, &npy);
     if (r == 0)
         r = ckpt_npy_settle(&npy, err);
     if (r == 0)

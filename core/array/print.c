@@ -61,8 +61,10 @@ static double part(const struct printer *p, size_t i, bool imag)
 /* The digits of places from to end - 1, place 0 being the first one; there are zeros around them. */
 static void add_places(struct ckpt_buf *buf, const struct ckpt_digits *d, int from, int end)
 {
-    for (int i = from; i < end; i++)
-        ckpt_buf_addc(buf, i >= 0 && i < d->len ? d->text[i] : '0');
+    for (int i = from; i < end; i++) {
+        bool is_known = i >= 0 && i < d->len;
+        ckpt_buf_addc(buf, is_known ? d->text[i] : '0');
+    }
 }
 
 static int whole_places(const struct ckpt_digits *d)
@@ -84,14 +86,18 @@ static void add_positional(struct ckpt_buf *buf, const struct ckpt_digits *d)
 
 static const char *sign_of(double value, bool plus)
 {
-    return signbit(value) ? "-" : plus ? "+" : "";
+    if (signbit(value))
+        return "-";
+    return plus ? "+" : "";
 }
 
 static const char *nonfinite_name(double value, bool plus)
 {
     if (isnan(value))
         return plus ? "+nan" : "nan";
-    return value < 0 ? "-inf" : plus ? "+inf" : "inf";
+    if (value < 0)
+        return "-inf";
+    return plus ? "+inf" : "inf";
 }
 
 /* --- the format of many floats */
@@ -297,7 +303,15 @@ static void print_row(struct printer *p, unsigned dim)
     ckpt_buf_addc(p->buf, ']');
 }
 
-/* Rows of rows are divided by as many newlines as there are dimensions below; depth is at most CKPT_MAX_DIMS. */
+/* As many newlines as there are dimensions below. */
+static void next_row(struct printer *p, unsigned dim)
+{
+    for (unsigned n = dim + 1; n < p->ndim; n++)
+        ckpt_buf_addc(p->buf, '\n');
+    add_spaces(p->buf, dim + 1);
+}
+
+/* Rows of rows; the depth is at most CKPT_MAX_DIMS. */
 static void print_dim(struct printer *p, unsigned dim)
 {
     uint64_t leading, trailing;
@@ -308,12 +322,11 @@ static void print_dim(struct printer *p, unsigned dim)
     shown_items(p, dim, &leading, &trailing);
     ckpt_buf_addc(p->buf, '[');
     for (uint64_t i = 0; i < leading + trailing; i++) {
-        for (int dots = i > 0 && i == leading; i > 0 && dots >= 0; dots--) {
-            for (unsigned n = dim + 1; n < p->ndim; n++)
-                ckpt_buf_addc(p->buf, '\n');
-            add_spaces(p->buf, dim + 1);
-            if (dots)
-                ckpt_buf_adds(p->buf, "...");
+        if (i > 0)
+            next_row(p, dim);
+        if (i > 0 && i == leading) {
+            ckpt_buf_adds(p->buf, "...");
+            next_row(p, dim);
         }
         print_dim(p, dim + 1);
     }
@@ -324,7 +337,7 @@ static void print_dim(struct printer *p, unsigned dim)
 
 static void add_scalar_float(struct ckpt_buf *buf, double value, enum ckpt_digits_width width, bool plus, bool complex)
 {
-    const double limit = width == CKPT_DIGITS_F16 ? 1e3 : width == CKPT_DIGITS_F32 ? 1e6 : 1e16;
+    static const double limits[] = {[CKPT_DIGITS_F16] = 1e3, [CKPT_DIGITS_F32] = 1e6, [CKPT_DIGITS_F64] = 1e16};
     double size = fabs(value);
     struct ckpt_digits d;
 
@@ -334,7 +347,8 @@ static void add_scalar_float(struct ckpt_buf *buf, double value, enum ckpt_digit
     }
     ckpt_buf_adds(buf, sign_of(value, plus));
     ckpt_digits_shortest(&d, value, width);
-    if (size != 0 && (size < 1e-4 || size >= limit)) {
+    bool wants_exponent = size != 0 && (size < 1e-4 || size >= limits[width]);
+    if (wants_exponent) {
         ckpt_buf_addc(buf, d.text[0]);
         if (d.len > 1)
             ckpt_buf_addf(buf, ".%s", d.text + 1);

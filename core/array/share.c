@@ -24,15 +24,29 @@ static uint64_t hash_of(const struct ckpt_array *a)
                                 a->start ^ a->chunk_bytes << 8 ^ (uint64_t)a->dtype ^ a->codecs.crc32);
 }
 
-static bool equal(const struct ckpt_array *a, const struct ckpt_array *b)
+static bool has_same_elements(const struct ckpt_array *a, const struct ckpt_array *b)
 {
-    return a->dtype == b->dtype && a->word == b->word && a->origin == b->origin && a->ndim == b->ndim &&
-           !memcmp(a->shape, b->shape, dims_bytes(a)) && a->start == b->start && a->chunk_bytes == b->chunk_bytes &&
-           a->itemsize == b->itemsize && a->big_endian == b->big_endian && a->as_shown == b->as_shown &&
-           a->flip == b->flip && a->codecs.count == b->codecs.count && a->codecs.crc32 == b->codecs.crc32 &&
+    return a->dtype == b->dtype && a->word == b->word && a->itemsize == b->itemsize && a->big_endian == b->big_endian &&
+           a->as_shown == b->as_shown && a->flip == b->flip && !memcmp(a->fill, b->fill, sizeof a->fill);
+}
+
+static bool has_same_dims(const struct ckpt_array *a, const struct ckpt_array *b)
+{
+    return a->ndim == b->ndim && !memcmp(a->shape, b->shape, dims_bytes(a)) && a->origin == b->origin &&
+           a->start == b->start && a->chunk_bytes == b->chunk_bytes;
+}
+
+static bool has_same_codecs(const struct ckpt_array *a, const struct ckpt_array *b)
+{
+    return a->codecs.count == b->codecs.count && a->codecs.crc32 == b->codecs.crc32 &&
            !memcmp(a->codecs.id, b->codecs.id, a->codecs.count * sizeof *a->codecs.id) &&
-           !memcmp(a->fill, b->fill, sizeof a->fill) && a->unsupported == b->unsupported && !strcmp(a->why, b->why) &&
            !strcmp(a->codec_text, b->codec_text);
+}
+
+static bool is_same_layout(const struct ckpt_array *a, const struct ckpt_array *b)
+{
+    bool is_shown_alike = a->unsupported == b->unsupported && !strcmp(a->why, b->why);
+    return is_shown_alike && has_same_elements(a, b) && has_same_dims(a, b) && has_same_codecs(a, b);
 }
 
 struct ckpt_layouts *ckpt_layouts_new(void)
@@ -57,12 +71,12 @@ void ckpt_layouts_free(struct ckpt_layouts *l)
 static uint32_t slot_of(const struct ckpt_layouts *l, const struct ckpt_array *a)
 {
     uint32_t at = (uint32_t)hash_of(a) & (l->size - 1);
-    while (l->slots[at] && !equal(l->slots[at], a))
+    while (l->slots[at] && !is_same_layout(l->slots[at], a))
         at = (at + 1) & (l->size - 1);
     return at;
 }
 
-static int grow(struct ckpt_layouts *l)
+static int grow_slots(struct ckpt_layouts *l)
 {
     struct ckpt_layouts new = {.size = l->size ? l->size * 2 : 64};
     new.slots = calloc(new.size, sizeof(struct ckpt_array *));
@@ -79,10 +93,11 @@ static int grow(struct ckpt_layouts *l)
 
 struct ckpt_array *ckpt_layouts_share(struct ckpt_layouts *l, struct ckpt_array *a)
 {
-    if (a->descr || a->priv)
+    if (a->descr || a->priv) /* these are of one array */
         return a;
     CKPT_GUARD(&l->lock);
-    if (l->count >= l->size / 2 && grow(l) < 0)
+    bool is_full = l->count >= l->size / 2;
+    if (is_full && grow_slots(l) < 0) /* it is not shared, which only costs memory */
         return a;
     struct ckpt_array **slot = &l->slots[slot_of(l, a)];
     if (*slot)

@@ -15,7 +15,8 @@ struct cursor {
 static bool accept(struct cursor *c, const char *token)
 {
     size_t n = strlen(token);
-    if ((size_t)(c->end - c->at) < n || memcmp(c->at, token, n) != 0)
+    bool is_there = (size_t)(c->end - c->at) >= n && !memcmp(c->at, token, n);
+    if (!is_there)
         return false;
     c->at += n;
     return true;
@@ -28,18 +29,21 @@ static int accept_int(struct cursor *c, int64_t *ret)
     bool negative = accept(c, "-"), large = false;
     const char *first = c->at;
     int64_t value = 0;
-    for (; c->at < c->end && *c->at >= '0' && *c->at <= '9'; c->at++)
-        large |= __builtin_mul_overflow(value, (int64_t)10, &value) ||
-                 __builtin_sub_overflow(value, (int64_t)(*c->at - '0'), &value);
+    for (; c->at < c->end && ckpt_is_digit(*c->at); c->at++) { /* below zero, where there is one more number */
+        large |= __builtin_mul_overflow(value, (int64_t)10, &value);
+        large |= __builtin_sub_overflow(value, (int64_t)(*c->at - '0'), &value);
+    }
     if (c->at == first)
         return negative ? -ENOENT : 0;
-    if (*first == '0' && (large || value != 0))
+    bool is_zero = !large && value == 0;
+    if (*first == '0' && !is_zero)
         return -ENOENT;
-    /* the value was gathered below zero, where there is one more number */
+    if (large)
+        value = INT64_MIN;
     if (negative)
-        *ret = large ? INT64_MIN : value;
+        *ret = value;
     else
-        *ret = large || value == INT64_MIN ? INT64_MAX : -value;
+        *ret = value == INT64_MIN ? INT64_MAX : -value;
     return 1;
 }
 
@@ -48,39 +52,42 @@ static int64_t clip(int64_t bound, int64_t n, int64_t low, int64_t high)
 {
     if (bound < 0)
         bound += n;
-    return bound < low ? low : bound > high ? high : bound;
+    return CKPT_MIN(CKPT_MAX(bound, low), high);
 }
 
 static void select_slice(struct ckpt_selection *sel, unsigned dim, int64_t start, int64_t stop, int64_t step)
 {
     uint64_t count = 0;
-    if (step > 0 && start < stop)
-        count = (uint64_t)(stop - start - 1) / (uint64_t)step + 1;
-    else if (step < 0 && start > stop)
-        count = (uint64_t)(start - stop - 1) / (uint64_t)-step + 1;
+    int64_t length = step > 0 ? stop - start : start - stop;
+    if (length > 0)
+        count = (uint64_t)(length - 1) / (uint64_t)llabs(step) + 1;
     sel->count[dim] = count;
     sel->start[dim] = count ? (uint64_t)start : 0;
     sel->step[dim] = count > 1 ? step : 1; /* a huge step that is never taken would only overflow somewhere */
+}
+
+/* A single index, which takes the dimension away. */
+static int select_index(struct ckpt_selection *sel, unsigned dim, int64_t index, int64_t n)
+{
+    if (index < 0)
+        index += n;
+    if (index < 0 || index >= n)
+        return -ENOENT;
+    select_slice(sel, dim, index, index + 1, 1);
+    return 0;
 }
 
 /* One item that is not "..." against dimension dim of n elements. */
 static int parse_item(struct cursor *c, struct ckpt_selection *sel, unsigned dim, int64_t n)
 {
     int64_t start = 0, stop = 0, step = 1;
-    int has_start = accept_int(c, &start), has_stop = 0;
+    int has_start = accept_int(c, &start);
     if (has_start < 0)
         return -ENOENT;
     sel->dropped[dim] = !accept(c, ":");
-    if (sel->dropped[dim]) {
-        if (!has_start)
-            return -ENOENT;
-        start += start < 0 ? n : 0;
-        if (start < 0 || start >= n)
-            return -ENOENT;
-        select_slice(sel, dim, start, start + 1, 1);
-        return 0;
-    }
-    has_stop = accept_int(c, &stop);
+    if (sel->dropped[dim])
+        return has_start ? select_index(sel, dim, start, n) : -ENOENT;
+    int has_stop = accept_int(c, &stop);
     if (has_stop < 0)
         return -ENOENT;
     if (accept(c, ":") && accept_int(c, &step) < 0)
@@ -88,9 +95,16 @@ static int parse_item(struct cursor *c, struct ckpt_selection *sel, unsigned dim
     if (step == 0)
         return -ENOENT;
     step = CKPT_MAX(step, -INT64_MAX); /* so that it can be negated */
-    int64_t low = step > 0 ? 0 : -1, high = step > 0 ? n : n - 1;
-    start = has_start ? clip(start, n, low, high) : step > 0 ? low : high;
-    stop = has_stop ? clip(stop, n, low, high) : step > 0 ? high : low;
+    bool forward = step > 0;
+    int64_t low = forward ? 0 : -1, high = forward ? n : n - 1;
+    if (has_start)
+        start = clip(start, n, low, high);
+    else
+        start = forward ? low : high;
+    if (has_stop)
+        stop = clip(stop, n, low, high);
+    else
+        stop = forward ? high : low;
     select_slice(sel, dim, start, stop, step);
     return 0;
 }
@@ -129,7 +143,8 @@ int ckpt_slice_parse(const char *text, size_t len, unsigned ndim, const uint64_t
     unsigned items = count_items(text, len), dim = 0;
     bool ellipsis = false;
 
-    if (!len || ndim > CKPT_MAX_DIMS || items > ndim)
+    bool may_fit = len && ndim <= CKPT_MAX_DIMS && items <= ndim;
+    if (!may_fit)
         return -ENOENT;
     ckpt_selection_all(&sel, ndim, shape);
     for (;;) {
@@ -139,8 +154,9 @@ int ckpt_slice_parse(const char *text, size_t len, unsigned ndim, const uint64_t
             ellipsis = true;
             dim += ndim - items;
         } else {
-            /* beyond int64 there is no NumPy array */
-            if (dim >= ndim || shape[dim] > INT64_MAX || parse_item(&c, &sel, dim, (int64_t)shape[dim]) < 0)
+            if (dim >= ndim || shape[dim] > INT64_MAX) /* beyond int64 there is no NumPy array */
+                return -ENOENT;
+            if (parse_item(&c, &sel, dim, (int64_t)shape[dim]) < 0)
                 return -ENOENT;
             dim++;
         }

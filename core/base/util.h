@@ -76,6 +76,12 @@ static inline bool ckpt_has_suffix(const char *path, const char *suffix)
     return n > len && path[n - len - 1] != '/' && !strcmp(path + n - len, suffix);
 }
 
+/* In ASCII, whatever the locale. */
+static inline bool ckpt_is_digit(int c)
+{
+    return c >= '0' && c <= '9';
+}
+
 /* True on overflow, like the builtins. */
 static inline bool ckpt_mul(uint64_t a, uint64_t b, uint64_t *ret)
 {

@@ -13,18 +13,6 @@ static double distance64(bool is_signed, const uint8_t *a, const uint8_t *b)
     return (double)(less ? y - x : x - y);
 }
 
-static enum ckpt_dtype part_of(enum ckpt_dtype complex)
-{
-    switch (complex) {
-    case CKPT_DT_C32:
-        return CKPT_DT_F16;
-    case CKPT_DT_C64:
-        return CKPT_DT_F32;
-    default:
-        return CKPT_DT_F64;
-    }
-}
-
 /* NaN is NaN, and equal infinities have no distance. */
 static bool is_same_number(double x, double y)
 {
@@ -38,7 +26,7 @@ static double distance(enum ckpt_dtype dt, const uint8_t *a, const uint8_t *b, d
     double x = ckpt_dtype_to_double(dt, a), y = ckpt_dtype_to_double(dt, b);
     *ret_size = fabs(y);
     if (info->klass == CKPT_DC_COMPLEX) {
-        enum ckpt_dtype part = part_of(dt);
+        enum ckpt_dtype part = ckpt_dtype_part(dt);
         size_t half = info->size / 2;
         double xi = ckpt_dtype_to_double(part, a + half), yi = ckpt_dtype_to_double(part, b + half);
         *ret_size = hypot(y, yi);
