@@ -132,35 +132,52 @@ static bool track(struct ckpt_array_reader *s, const struct ckpt_tree *t, uint32
     return !off || (off + LOOK_AHEAD >= last && off <= last + LOOK_AHEAD);
 }
 
-int ckpt_read_array(struct ckpt_array_reader *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
-                    const struct ckpt_selection *sel, void *buf, size_t len, uint64_t off, struct ckpt_err *err)
+/* Start what elements from first to end need: their own chunks at once, and the next ones of an array that is read in
+ * order. */
+static int hint(struct job *j, const struct ckpt_selection *sel, uint64_t first, uint64_t end)
 {
+    const struct ckpt_array *a = j->a;
+    bool is_worth_it = a->nchunks > 1 && a->chunk_bytes >= HINT_CHUNK;
+    if (!is_worth_it)
+        return 0;
+    if (j->sequential)
+        end += LOOK_AHEAD / a->itemsize;
+    end = CKPT_MIN(ckpt_selection_elements(sel), end);
+    return ckpt_gather(a, sel, first, end - first, hint_piece, j);
+}
+
+/* Whole elements aside, then the part that was asked for. */
+static int read_unaligned(struct job *j, const struct ckpt_selection *sel, void *buf, size_t len, uint64_t off)
+{
+    uint64_t size = j->a->itemsize, first = off / size, count = (off + len + size - 1) / size - first;
+    CKPT_AUTOFREE uint8_t *whole = malloc(count * size);
+    if (!whole)
+        return ckpt_no_memory(j->err);
+    j->buf = whole;
+    int r = ckpt_gather(j->a, sel, first, count, take_piece, j);
+    if (r == 0)
+        memcpy(buf, whole + (off - first * size), len);
+    return r;
+}
+
+int ckpt_read_array(struct ckpt_array_reader *s, const struct ckpt_selected *what, void *buf, size_t len, uint64_t off,
+                    struct ckpt_err *err)
+{
+    const struct ckpt_array *a = what->array;
     if (a->unsupported)
         return ckpt_fail(err, a->unsupported, "%s", a->why);
-    struct job j = {.state = s, .tree = t, .node = node, .a = a, .buf = buf, .index = UINT64_MAX, .err = err};
-    uint64_t size = a->itemsize, first = off / size, end = off + len;
-    uint64_t total = ckpt_selection_elements(sel);
-    j.sequential = track(s, t, node, off, len);
-    int r = 0;
-    if (a->nchunks > 1 && a->chunk_bytes >= HINT_CHUNK) {
-        /* Its own chunks at once, and the next ones of an array that is read in order. */
-        uint64_t last = CKPT_MIN(total, (end + size - 1) / size + (j.sequential ? LOOK_AHEAD / size : 0));
-        r = ckpt_gather(a, sel, first, last - first, hint_piece, &j);
-        if (r < 0)
-            return r;
-    }
-    if (off % size == 0 && len % size == 0)
-        r = ckpt_gather(a, sel, first, len / size, take_piece, &j);
-    else { /* whole elements aside, then the part that was asked for */
-        uint64_t count = (end + size - 1) / size - first;
-        CKPT_AUTOFREE uint8_t *whole = malloc(count * size);
-        if (!whole)
-            return ckpt_no_memory(err);
-        j.buf = whole;
-        r = ckpt_gather(a, sel, first, count, take_piece, &j);
-        if (r == 0)
-            memcpy(buf, whole + (off - first * size), len);
-    }
+    struct job j = {.state = s, .tree = what->tree, .node = what->node, .a = a, .index = UINT64_MAX, .err = err};
+    uint64_t size = a->itemsize, first = off / size, end = (off + len + size - 1) / size;
+    j.buf = buf;
+    j.sequential = track(s, what->tree, what->node, off, len);
+    int r = hint(&j, what->sel, first, end);
+    if (r < 0)
+        return r;
+    bool is_aligned = off % size == 0 && len % size == 0;
+    if (is_aligned)
+        r = ckpt_gather(a, what->sel, first, end - first, take_piece, &j);
+    else
+        r = read_unaligned(&j, what->sel, buf, len, off);
     ckpt_chunk_put(s->cache, j.chunk);
     return r;
 }
@@ -175,31 +192,42 @@ static int only_piece(void *arg, const struct ckpt_piece *p)
     return 0;
 }
 
-int ckpt_map_array(struct ckpt_array_reader *s, struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a,
-                   const struct ckpt_selection *sel, size_t len, uint64_t off, const void **ret,
-                   struct ckpt_chunk **ret_hold, struct ckpt_err *err)
+/* The bytes are one piece of the only chunk. Where there are several chunks, the copying way also starts the decoding
+ * of the next ones. */
+static bool is_together(const struct ckpt_selected *what, size_t len, uint64_t off, struct ckpt_piece *ret)
 {
+    const struct ckpt_array *a = what->array;
     uint32_t size = a->itemsize;
-    struct job j = {.state = s, .tree = t, .node = node, .a = a, .err = err};
+    bool may_be = !a->unsupported && a->nchunks == 1 && len;
+    if (!may_be || off % size || len % size)
+        return false;
+    if (ckpt_gather(a, what->sel, off / size, len / size, only_piece, ret) != 0)
+        return false;
+    if (ret->highest - ret->lowest != len)
+        return false;
+    bool is_in_order = ret->ndim == 0 || (ret->ndim == 1 && ret->dim[0].src == size);
+    return is_in_order;
+}
+
+int ckpt_map_array(struct ckpt_array_reader *s, const struct ckpt_selected *what, size_t len, uint64_t off,
+                   struct ckpt_mapped *ret, struct ckpt_err *err)
+{
+    struct job j = {.state = s, .tree = what->tree, .node = what->node, .a = what->array, .err = err};
     struct ckpt_piece only = {0};
-    *ret = NULL;
-    *ret_hold = NULL;
-    /* Where there are several chunks, the copying way also starts the decoding of the next ones. */
-    if (a->unsupported || a->nchunks != 1 || !len || off % size || len % size)
-        return 0;
-    if (ckpt_gather(a, sel, off / size, len / size, only_piece, &only) != 0 || only.highest - only.lowest != len ||
-        only.ndim > 1 || (only.ndim == 1 && only.dim[0].src != size))
-        return 0;
-    int r = get_chunk(&j, only.chunk, ret_hold);
-    if (r != 0)
-        return r < 0 ? r : 0;
+    struct ckpt_chunk *chunk;
     const uint8_t *data;
-    r = ckpt_chunk_map(s->cache, *ret_hold, only.lowest, len, track(s, t, node, off, len), &data, err);
+    *ret = (struct ckpt_mapped){0};
+    if (!is_together(what, len, off, &only))
+        return 0;
+    int r = get_chunk(&j, only.chunk, &chunk);
+    if (r != 0)
+        return CKPT_MIN(r, 0); /* 1: it is not stored */
+    bool sequential = track(s, what->tree, what->node, off, len);
+    r = ckpt_chunk_map(s->cache, chunk, only.lowest, len, sequential, &data, err);
     if (r < 0 || !data) {
-        ckpt_chunk_put(s->cache, *ret_hold);
-        *ret_hold = NULL;
+        ckpt_chunk_put(s->cache, chunk);
         return r;
     }
-    *ret = data;
+    *ret = (struct ckpt_mapped){data, chunk};
     return 0;
 }

@@ -443,7 +443,8 @@ static int read_array(struct ckpt_orbax_files *f, const struct part *p, uint8_t 
     if (r < 0)
         return r;
     ckpt_selection_all(&all, a->ndim, a->shape);
-    return ckpt_read_array(&f->views->reader, f->tree, p->node, a, &all, buf, len, off, err);
+    const struct ckpt_selected what = {f->tree, p->node, a, &all};
+    return ckpt_read_array(&f->views->reader, &what, buf, len, off, err);
 }
 
 /* Bytes of an array's elements. Integers of less than 8 bits are without the extension of their sign, as TensorStore

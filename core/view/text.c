@@ -50,7 +50,8 @@ struct element_source {
 
 static int read_elements(struct element_source *s, void *buf, size_t len, uint64_t off)
 {
-    return ckpt_read_array(&s->views->reader, s->file->tree, s->file->node, s->array, &s->all, buf, len, off, s->err);
+    const struct ckpt_selected what = {s->file->tree, s->file->node, s->array, &s->all};
+    return ckpt_read_array(&s->views->reader, &what, buf, len, off, s->err);
 }
 
 static int get_element(void *arg, const uint64_t *index, void *element)

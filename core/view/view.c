@@ -9,21 +9,27 @@
 static bool ends_with(const char *name, size_t len, const char *suffix, size_t *ret_base)
 {
     size_t n = strlen(suffix);
-    if (len < n || memcmp(name + len - n, suffix, n))
-        return false;
-    *ret_base = len - n;
-    return true;
+    bool has_suffix = len >= n && !memcmp(name + len - n, suffix, n);
+    if (has_suffix)
+        *ret_base = len - n;
+    return has_suffix;
+}
+
+/* node may be CKPT_NO_NODE. */
+static bool is_kind(const struct ckpt_tree *t, uint32_t node, enum ckpt_node_kind kind)
+{
+    return node != CKPT_NO_NODE && t->nodes[node].kind == kind;
 }
 
 /* The leaf of a key (its listed name without the suffix). */
 static uint32_t leaf_of_key(const struct ckpt_tree *t, uint32_t parent, const char *key, size_t len)
 {
     uint32_t node = ckpt_tree_lookup_suffix(t, parent, key, len, ".npy");
-    if (node == CKPT_NO_NODE || t->nodes[node].kind != CKPT_NODE_ARRAY)
-        node = ckpt_tree_lookup_suffix(t, parent, key, len, ".json");
-    if (node != CKPT_NO_NODE && t->nodes[node].kind != CKPT_NODE_ARRAY && t->nodes[node].kind != CKPT_NODE_VALUE)
-        node = CKPT_NO_NODE;
-    return node;
+    if (is_kind(t, node, CKPT_NODE_ARRAY))
+        return node;
+    node = ckpt_tree_lookup_suffix(t, parent, key, len, ".json");
+    bool is_leaf = is_kind(t, node, CKPT_NODE_ARRAY) || is_kind(t, node, CKPT_NODE_VALUE);
+    return is_leaf ? node : CKPT_NO_NODE;
 }
 
 /* KEY@SLICE, KEY@SLICE.npy: the last @ that has a key before it. */
@@ -36,7 +42,7 @@ static bool lookup_slice(const struct ckpt_tree *t, uint32_t parent, const char 
     if (!at)
         return false;
     uint32_t node = ckpt_tree_lookup_suffix(t, parent, name, (size_t)(at - name), ".npy");
-    if (node == CKPT_NO_NODE || t->nodes[node].kind != CKPT_NODE_ARRAY)
+    if (!is_kind(t, node, CKPT_NODE_ARRAY))
         return false;
     *ret_node = node;
     *ret_view = npy ? CKPT_VIEW_SLICE_NPY : CKPT_VIEW_SLICE;
@@ -45,20 +51,44 @@ static bool lookup_slice(const struct ckpt_tree *t, uint32_t parent, const char 
     return true;
 }
 
+/* KEY.npy, KEY.txt, KEY.meta.json. */
+static bool lookup_suffix(const struct ckpt_tree *t, uint32_t parent, const char *name, size_t len, uint32_t *ret_node,
+                          enum ckpt_view *ret_view)
+{
+    size_t base;
+    uint32_t node;
+    if (ends_with(name, len, ".npy", &base)) {
+        *ret_view = CKPT_VIEW_NPY;
+        *ret_node = leaf_of_key(t, parent, name, base);
+        return is_kind(t, *ret_node, CKPT_NODE_VALUE); /* an array's would have been its listed name */
+    }
+    if (ends_with(name, len, ".txt", &base)) {
+        *ret_view = CKPT_VIEW_TEXT;
+        *ret_node = leaf_of_key(t, parent, name, base);
+        return *ret_node != CKPT_NO_NODE;
+    }
+    if (!ends_with(name, len, ".meta.json", &base))
+        return false;
+    *ret_view = CKPT_VIEW_META;
+    *ret_node = leaf_of_key(t, parent, name, base);
+    if (*ret_node != CKPT_NO_NODE)
+        return true;
+    node = ckpt_tree_lookup(t, parent, name, base); /* of a blob, under its own name */
+    *ret_node = node;
+    return is_kind(t, node, CKPT_NODE_BLOB);
+}
+
 int ckpt_view_lookup(const struct ckpt_tree *t, uint32_t parent, const char *name, uint32_t *ret_node,
                      enum ckpt_view *ret_view, const char **ret_slice, size_t *ret_slice_len)
 {
-    static const struct {
-        const char *suffix;
-        enum ckpt_view view;
-    } suffixes[] = {{".npy", CKPT_VIEW_NPY}, {".txt", CKPT_VIEW_TEXT}, {".meta.json", CKPT_VIEW_META}};
     size_t len = strlen(name), base;
     if (len > 255)
         return -ENAMETOOLONG;
     *ret_slice = NULL;
     *ret_slice_len = 0;
     *ret_view = CKPT_VIEW_LISTED;
-    if ((*ret_node = ckpt_tree_lookup(t, parent, name, len)) != CKPT_NO_NODE)
+    *ret_node = ckpt_tree_lookup(t, parent, name, len);
+    if (*ret_node != CKPT_NO_NODE)
         return 0;
     *ret_node = parent;
     if (!strcmp(name, ".tree.json")) {
@@ -66,29 +96,19 @@ int ckpt_view_lookup(const struct ckpt_tree *t, uint32_t parent, const char *nam
         return 0;
     }
     *ret_view = CKPT_VIEW_RAW;
-    if ((*ret_node = leaf_of_key(t, parent, name, len)) != CKPT_NO_NODE)
+    *ret_node = leaf_of_key(t, parent, name, len);
+    if (*ret_node != CKPT_NO_NODE)
         return 0;
-    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
-        if (!ends_with(name, len, suffixes[i].suffix, &base))
-            continue;
-        *ret_view = suffixes[i].view;
-        *ret_node = leaf_of_key(t, parent, name, base);
-        if (*ret_node == CKPT_NO_NODE && *ret_view == CKPT_VIEW_META) { /* of a blob, under its own name */
-            *ret_node = ckpt_tree_lookup(t, parent, name, base);
-            if (*ret_node != CKPT_NO_NODE && t->nodes[*ret_node].kind != CKPT_NODE_BLOB)
-                *ret_node = CKPT_NO_NODE;
-        }
-        /* KEY.npy of an array would have been its listed name. */
-        if (*ret_node != CKPT_NO_NODE && (*ret_view != CKPT_VIEW_NPY || t->nodes[*ret_node].kind == CKPT_NODE_VALUE))
-            return 0;
-    }
+    if (lookup_suffix(t, parent, name, len, ret_node, ret_view))
+        return 0;
     if (ends_with(name, len, ".safetensors", &base)) {
         *ret_view = CKPT_VIEW_SAFETENSORS;
         *ret_node = base ? ckpt_tree_lookup(t, parent, name, base) : parent;
-        if (*ret_node != CKPT_NO_NODE && t->nodes[*ret_node].kind == CKPT_NODE_DIR)
+        if (is_kind(t, *ret_node, CKPT_NODE_DIR))
             return 0;
     }
-    return lookup_slice(t, parent, name, len, ret_node, ret_view, ret_slice, ret_slice_len) ? 0 : -ENOENT;
+    bool is_slice = lookup_slice(t, parent, name, len, ret_node, ret_view, ret_slice, ret_slice_len);
+    return is_slice ? 0 : -ENOENT;
 }
 
 int ckpt_view_select(struct ckpt_tree *t, uint32_t node, const char *slice, size_t len, struct ckpt_selection *ret,
@@ -203,6 +223,20 @@ static int open_viewed(struct ckpt_views *v, const struct ckpt_viewed *f, struct
     }
 }
 
+static uint64_t stored_bytes(const struct ckpt_viewed *f, const struct opened *o)
+{
+    const struct ckpt_tree_ops *ops = f->tree->ops;
+    bool is_known = f->view == CKPT_VIEW_LISTED && (o->array || ops->file);
+    if (is_known) {
+        uint64_t stored;
+        if (ops->stored(f->tree, f->node, o->array, &stored, NULL) == 0)
+            return stored;
+        return o->array ? o->array->nbytes : o->file.len;
+    }
+    bool is_value = !o->array && f->tree->nodes[f->node].kind == CKPT_NODE_VALUE;
+    return is_value ? o->head.len : o->file.len;
+}
+
 int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *ret_size, uint64_t *ret_stored,
                    struct ckpt_err *err)
 {
@@ -210,13 +244,7 @@ int ckpt_view_size(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t *
     int r = open_viewed(v, f, &o, err);
     if (r == 0) {
         *ret_size = o.head.len + o.body;
-        const struct ckpt_tree_ops *ops = f->tree->ops;
-        *ret_stored = o.file.len;
-        if (f->view == CKPT_VIEW_LISTED && (o.array || ops->file)) {
-            if (ops->stored(f->tree, f->node, o.array, ret_stored, NULL) < 0)
-                *ret_stored = o.array ? o.array->nbytes : o.file.len;
-        } else if (!o.array && f->tree->nodes[f->node].kind == CKPT_NODE_VALUE)
-            *ret_stored = o.head.len;
+        *ret_stored = stored_bytes(f, &o);
     }
     opened_clear(&o);
     return r;
@@ -231,39 +259,62 @@ static size_t overlap(uint64_t off, size_t len, uint64_t begin, uint64_t size, u
     return to > from ? (size_t)(to - from) : 0;
 }
 
+static int read_value(const struct ckpt_viewed *leaf, uint8_t *buf, size_t len, uint64_t off, struct ckpt_err *err)
+{
+    CKPT_AUTOBUF struct ckpt_buf json = CKPT_BUF_INIT;
+    struct ckpt_value value;
+    int r = ckpt_tree_value(leaf->tree, leaf->node, &json, &value, err);
+    if (r == 0)
+        memcpy(buf, value.element + off, len);
+    return r;
+}
+
+static int read_elements(struct ckpt_views *v, const struct ckpt_viewed *f, const struct opened *o, void *buf,
+                         size_t len, uint64_t off, struct ckpt_err *err)
+{
+    const struct ckpt_selected what = {f->tree, f->node, o->array, &o->sel};
+    return ckpt_read_array(&v->reader, &what, buf, len, off, err);
+}
+
+/* Bytes of the element of a value, or of the elements of an array. */
+static int read_leaf(struct ckpt_views *v, const struct ckpt_viewed *leaf, uint8_t *buf, size_t len, uint64_t off,
+                     struct ckpt_err *err)
+{
+    struct opened o;
+    if (leaf->tree->nodes[leaf->node].kind == CKPT_NODE_VALUE)
+        return read_value(leaf, buf, len, off, err);
+    int r = open_viewed(v, leaf, &o, err);
+    if (r == 0)
+        r = read_elements(v, leaf, &o, buf, len, off, err);
+    opened_clear(&o);
+    return r;
+}
+
+/* The last part that begins at or before off. */
+static size_t find_part(const struct ckpt_rendering *r, uint64_t off)
+{
+    size_t low = 0, high = r->part_count;
+    while (high - low > 1) {
+        size_t mid = low + (high - low) / 2;
+        if (r->parts[mid].off <= off)
+            low = mid;
+        else
+            high = mid;
+    }
+    return low;
+}
+
 /* The data of a safetensors file: parts one after another, each a leaf's elements. */
 static int read_parts(struct ckpt_views *v, const struct ckpt_viewed *f, const struct ckpt_rendering *r, uint8_t *buf,
                       size_t len, uint64_t off, struct ckpt_err *err)
 {
-    size_t lo = 0, hi = r->part_count;
-    while (hi - lo > 1) { /* the last part that begins at or before off */
-        size_t mid = lo + (hi - lo) / 2;
-        if (r->parts[mid].off <= off)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    for (size_t i = lo; i < r->part_count && len; i++) {
+    for (size_t i = find_part(r, off); i < r->part_count && len; i++) {
         uint64_t end = i + 1 < r->part_count ? r->parts[i + 1].off : r->size, at;
         size_t n = overlap(off, len, r->parts[i].off, end - r->parts[i].off, &at);
         if (!n)
             continue;
-        enum ckpt_node_kind kind = f->tree->nodes[r->parts[i].node].kind;
-        int e = 0;
-        if (kind == CKPT_NODE_VALUE) {
-            struct ckpt_buf json = CKPT_BUF_INIT;
-            struct ckpt_value value;
-            e = ckpt_tree_value(f->tree, r->parts[i].node, &json, &value, err);
-            ckpt_buf_clear(&json);
-            memcpy(buf, value.element + at, n);
-        } else {
-            struct ckpt_viewed leaf = {f->tree, r->parts[i].node, CKPT_VIEW_RAW, NULL};
-            struct opened o;
-            e = open_viewed(v, &leaf, &o, err);
-            if (e == 0)
-                e = ckpt_read_array(&v->reader, f->tree, leaf.node, o.array, &o.sel, buf, n, at, err);
-            opened_clear(&o);
-        }
+        struct ckpt_viewed leaf = {f->tree, r->parts[i].node, CKPT_VIEW_RAW, NULL};
+        int e = read_leaf(v, &leaf, buf, n, at, err);
         if (e < 0)
             return e;
         buf += n;
@@ -277,7 +328,7 @@ static int read_body(struct ckpt_views *v, const struct ckpt_viewed *f, const st
                      size_t len, uint64_t off, struct ckpt_err *err)
 {
     if (o->array)
-        return ckpt_read_array(&v->reader, f->tree, f->node, o->array, &o->sel, buf, len, off, err);
+        return read_elements(v, f, o, buf, len, off, err);
     if (!o->rendering) {
         int r = ckpt_extent_read(&o->file, buf, len, off);
         return r < 0 ? ckpt_fail(err, -r, "%s", strerror(-r)) : 0;
@@ -320,7 +371,8 @@ int ckpt_view_run(struct ckpt_views *v, const struct ckpt_viewed *f, uint64_t of
     int r = open_viewed(v, f, &o, err);
     if (r == 0) {
         *ret_end = o.head.len + o.body;
-        r = !o.file.file || off >= o.file.len || ckpt_extent_run(&o.file, off, ret_end);
+        bool may_have_holes = o.file.file && off < o.file.len;
+        r = may_have_holes ? ckpt_extent_run(&o.file, off, ret_end) : 1;
     }
     opened_clear(&o);
     return r;
@@ -330,32 +382,34 @@ ssize_t ckpt_view_give(struct ckpt_views *v, const struct ckpt_viewed *f, size_t
                        void *arg, struct ckpt_err *err)
 {
     struct opened o;
-    struct iovec iov[2];
+    bool is_given = false;
+    size_t head = 0, body = 0;
     int r = open_viewed(v, f, &o, err);
-    ssize_t done = -1;
     if (r == 0 && o.array) {
+        const struct ckpt_selected what = {f->tree, f->node, o.array, &o.sel};
+        struct ckpt_mapped mapped;
         uint64_t head_at, body_at;
-        size_t head = overlap(off, len, 0, o.head.len, &head_at),
-               body = overlap(off, len, o.head.len, o.body, &body_at);
-        struct ckpt_chunk *hold;
-        const void *data;
-        r = ckpt_map_array(&v->reader, f->tree, f->node, o.array, &o.sel, body, body_at, &data, &hold, err);
-        if (r == 0 && data) {
-            iov[0] = (struct iovec){head ? o.head.data + head_at : NULL, head};
-            iov[1] = (struct iovec){(void *)(uintptr_t)data, body};
-            r = give(arg, iov + !head, 2 - !head);
-            done = (ssize_t)(head + body);
+        head = overlap(off, len, 0, o.head.len, &head_at);
+        body = overlap(off, len, o.head.len, o.body, &body_at);
+        r = ckpt_map_array(&v->reader, &what, body, body_at, &mapped, err);
+        is_given = mapped.data;
+        if (is_given) {
+            const struct iovec iov[2] = {{head ? o.head.data + head_at : NULL, head},
+                                         {(void *)(uintptr_t)mapped.data, body}};
+            r = head ? give(arg, iov, 2) : give(arg, iov + 1, 1);
+            ckpt_chunk_put(v->reader.cache, mapped.hold);
         }
-        ckpt_chunk_put(v->reader.cache, hold);
     }
     opened_clear(&o);
-    if (r < 0 || done >= 0)
-        return r < 0 ? r : done;
-    CKPT_AUTOFREE uint8_t *buf = malloc(len ? len : 1);
-    done = buf ? ckpt_view_read(v, f, buf, len, off, err) : ckpt_no_memory(err);
+    if (r < 0)
+        return r;
+    if (is_given)
+        return (ssize_t)(head + body);
+    CKPT_AUTOFREE uint8_t *buf = malloc(CKPT_MAX(len, (size_t)1));
+    ssize_t done = buf ? ckpt_view_read(v, f, buf, len, off, err) : ckpt_no_memory(err);
     if (done < 0)
         return done;
-    iov[0] = (struct iovec){buf, (size_t)done};
-    r = give(arg, iov, 1);
+    const struct iovec iov = {buf, (size_t)done};
+    r = give(arg, &iov, 1);
     return r < 0 ? r : done;
 }

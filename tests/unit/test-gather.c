@@ -260,13 +260,12 @@ static struct ckpt_pins *no_files(void)
 static unsigned check_mapped(struct ckpt_array_reader *state, struct ckpt_tree *t, const struct sample *s, size_t len,
                              uint64_t off)
 {
-    const void *mapped;
-    struct ckpt_chunk *hold = NULL;
-    CHECK(ckpt_map_array(state, t, 0, s->a, &s->sel, len, off, &mapped, &hold, NULL) == 0);
-    if (!mapped)
+    struct ckpt_mapped mapped;
+    CHECK(ckpt_map_array(state, &(struct ckpt_selected){t, 0, s->a, &s->sel}, len, off, &mapped, NULL) == 0);
+    if (!mapped.data)
         return 0;
-    CHECK(!memcmp(mapped, s->want + off, len));
-    ckpt_chunk_put(state->cache, hold);
+    CHECK(!memcmp(mapped.data, s->want + off, len));
+    ckpt_chunk_put(state->cache, mapped.hold);
     return 1;
 }
 
@@ -290,7 +289,7 @@ static void test_bytes(void)
         for (unsigned i = 0; i < 6; i++) {
             uint64_t off = i ? below(bytes + 1) : 0, len = i ? below(bytes - off + 1) : bytes;
             uint8_t *buf = malloc(len + 1);
-            CHECK(ckpt_read_array(&state, t, 0, s.a, &s.sel, buf, len, off, NULL) == 0);
+            CHECK(ckpt_read_array(&state, &(struct ckpt_selected){t, 0, s.a, &s.sel}, buf, len, off, NULL) == 0);
             CHECK(!memcmp(buf, s.want + off, len));
             free(buf);
             if (len)
@@ -326,7 +325,7 @@ static void test_sparse(void)
     for (uint64_t off = 0; off < s.count * 4; off += 3) {
         uint8_t buf[700];
         size_t len = (size_t)CKPT_MIN((uint64_t)sizeof buf, s.count * 4 - off);
-        CHECK(ckpt_read_array(&state, t, 0, s.a, &s.sel, buf, len, off, NULL) == 0);
+        CHECK(ckpt_read_array(&state, &(struct ckpt_selected){t, 0, s.a, &s.sel}, buf, len, off, NULL) == 0);
         CHECK(!memcmp(buf, s.want + off, len));
     }
     ckpt_tree_unref(t);

@@ -80,7 +80,7 @@ static void read_elements(struct opened *o, const char *name, void *buf, size_t 
     struct ckpt_selection sel;
     ckpt_selection_all(&sel, a->ndim, a->shape);
     uint32_t node = ckpt_tree_lookup(o->tree, 0, name, strlen(name));
-    CHECK(ckpt_read_array(&o->reader, o->tree, node, a, &sel, buf, len, off, NULL) == 0);
+    CHECK(ckpt_read_array(&o->reader, &(struct ckpt_selected){o->tree, node, a, &sel}, buf, len, off, NULL) == 0);
     ckpt_array_unref(a);
 }
 

@@ -293,7 +293,7 @@ static int read_whole(struct stored *s, struct ckpt_array *a, void *buf, struct 
     CHECK(ckpt_tree_new(&stored_ops, pins, &t) == 0);
     t->priv = s;
     ckpt_selection_all(&all, a->ndim, a->shape);
-    int r = ckpt_read_array(&state, t, 0, a, &all, buf, a->nbytes, 0, err);
+    int r = ckpt_read_array(&state, &(struct ckpt_selected){t, 0, a, &all}, buf, a->nbytes, 0, err);
     ckpt_cache_drop_tree(state.cache, t->id);
     ckpt_tree_unref(t);
     return r;
