@@ -182,7 +182,9 @@ static int store_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **
         r = find_layout(t->priv, &key, &n, ret);
     ckpt_buf_clear(&key);
     ckpt_manifest_node_clear(&n);
-    return r < 0 ? ckpt_fail(err, -r, r == -EUCLEAN ? "an array has an impossible shape" : "out of memory") : 0;
+    if (r == -EUCLEAN)
+        return ckpt_fail(err, EUCLEAN, "an array has an impossible shape");
+    return r < 0 ? ckpt_no_memory(err) : 0;
 }
 
 /* --- bytes --- */

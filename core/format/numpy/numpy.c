@@ -6,6 +6,7 @@
  */
 #include "core/format/numpy/numpy.h"
 
+#include "core/base/path.h"
 #include "core/base/util.h"
 #include "core/format/zip_content.h"
 
@@ -91,12 +92,24 @@ static int read_header(struct ckpt_tree *t, uint32_t node, struct ckpt_npy *ret,
 
 /* --- layouts --- */
 
-static bool same_layout(const struct ckpt_array *a, const struct ckpt_array *b)
+static bool has_same_dims(const struct ckpt_array *a, const struct ckpt_array *b)
 {
-    return a->dtype == b->dtype && a->itemsize == b->itemsize && a->big_endian == b->big_endian &&
-           a->origin == b->origin && a->ndim == b->ndim && !memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) &&
-           !memcmp(a->stride, b->stride, a->ndim * sizeof *a->stride) && !strcmp(a->codec_text, b->codec_text) &&
-           !strcmp(ckpt_array_descr(a), ckpt_array_descr(b));
+    if (a->ndim != b->ndim || a->origin != b->origin)
+        return false;
+    return !memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) &&
+           !memcmp(a->stride, b->stride, a->ndim * sizeof *a->stride);
+}
+
+static bool has_same_type(const struct ckpt_array *a, const struct ckpt_array *b)
+{
+    if (a->dtype != b->dtype || a->itemsize != b->itemsize || a->big_endian != b->big_endian)
+        return false;
+    return !strcmp(ckpt_array_descr(a), ckpt_array_descr(b));
+}
+
+static bool is_same_layout(const struct ckpt_array *a, const struct ckpt_array *b)
+{
+    return has_same_type(a, b) && has_same_dims(a, b) && !strcmp(a->codec_text, b->codec_text);
 }
 
 /* The object that others have of this layout, if one of the last few has; or it becomes one of them. Takes a's
@@ -106,7 +119,7 @@ static struct ckpt_array *share(struct numpy *n, struct ckpt_array *a)
     struct ckpt_array *old = a, *shared = NULL;
     pthread_mutex_lock(&n->lock);
     for (unsigned i = 0; i < RECENT && n->recent[i] && !shared; i++)
-        if (same_layout(n->recent[i], a))
+        if (is_same_layout(n->recent[i], a))
             shared = ckpt_array_ref(n->recent[i]);
     if (!shared) {
         old = n->recent[n->next];
@@ -127,8 +140,10 @@ static int numpy_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **
     if (r < 0)
         return n->zip ? ckpt_fail_in(err, -r, "%.200s", ckpt_zip_member(n->zip, t->nodes[node].ref).name) : r;
     r = ckpt_array_of_npy(&npy, &a);
+    if (r == -EUCLEAN)
+        return ckpt_fail(err, EUCLEAN, "an array has an impossible shape");
     if (r < 0)
-        return ckpt_fail(err, -r, r == -EUCLEAN ? "an array has an impossible shape" : "out of memory");
+        return ckpt_no_memory(err);
     if (n->zip && ckpt_zip_member(n->zip, t->nodes[node].ref).deflated)
         strcpy(a->codec_text, "deflate");
     *ret = share(n, a);
@@ -180,8 +195,10 @@ static int numpy_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_
         r = ckpt_tree_layout(t, node, &a, &own);
         if (r == 0)
             ckpt_array_unref(a);
-        r = r == 0 || r == -EOPNOTSUPP ? 0
-                                       : ckpt_fail(err, -r, "%s", own.text); /* what is not supported is no damage */
+        else if (r == -EOPNOTSUPP) /* no damage */
+            r = 0;
+        else
+            ckpt_fail(err, -r, "%s", own.text);
     }
     return r;
 }
@@ -203,22 +220,9 @@ static void numpy_close(struct ckpt_tree *t)
     free(n);
 }
 
-#define NUMPY_OPS(title)                                                                                               \
-    {                                                                                                                  \
-        .name = (title), .layout = numpy_layout, .chunk = numpy_chunk, .stored = numpy_stored, .blob = numpy_content,  \
-        .file = numpy_content, .describe = numpy_describe, .verify = numpy_verify, .memory = numpy_memory,             \
-        .close = numpy_close,                                                                                          \
-    }
-
-static const struct ckpt_tree_ops npy_ops = NUMPY_OPS("npy"), npz_ops = NUMPY_OPS("npz");
-
 /* --- opening --- */
 
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
+static const struct ckpt_tree_ops npy_ops, npz_ops;
 
 static bool is_npy(const char *name, size_t len)
 {
@@ -267,7 +271,7 @@ static int npy_open(const struct ckpt_opening *o, struct ckpt_tree **ret, struct
     struct ckpt_tree *t;
     struct ckpt_file *file;
     uint32_t node;
-    const char *name = last_part(o->name);
+    const char *name = ckpt_path_name(o->name);
     int r = begin(o, &npy_ops, &t, &file, err);
     if (r < 0)
         return r;
@@ -290,7 +294,7 @@ static int add_member(struct ckpt_tree *t, uint32_t number, struct ckpt_err *err
     uint32_t parent = 0, node;
     const char *name = m.name, *slash;
     int r = 0;
-    while (r == 0 && (slash = strchr(name, '/'))) {
+    for (slash = strchr(name, '/'); r == 0 && slash; slash = strchr(name, '/')) {
         r = ckpt_tree_add(t, parent, name, (size_t)(slash - name), false, CKPT_NODE_DIR, &parent, err);
         name = slash + 1;
     }
@@ -341,7 +345,9 @@ static const char *const npz_suffixes[] = {".npz", NULL};
 /* In the order of their sections a local header begins an archive, an end record one without members. */
 static bool begins_zip(const struct ckpt_content *c)
 {
-    return c->len >= 4 && (!memcmp(c->head, "PK\3\4", 4) || !memcmp(c->head, "PK\5\6", 4));
+    if (c->len < 4)
+        return false;
+    return !memcmp(c->head, "PK\3\4", 4) || !memcmp(c->head, "PK\5\6", 4);
 }
 
 static bool has_arrays(struct ckpt_file *file)
@@ -373,6 +379,15 @@ static bool npz_is_damaged(const struct ckpt_content *c)
 {
     return begins_zip(c) || c->file->st.size < ZIP_LEAST;
 }
+
+#define NUMPY_OPS(title)                                                                                               \
+    {                                                                                                                  \
+        .name = (title), .layout = numpy_layout, .chunk = numpy_chunk, .stored = numpy_stored, .blob = numpy_content,  \
+        .file = numpy_content, .describe = numpy_describe, .verify = numpy_verify, .memory = numpy_memory,             \
+        .close = numpy_close,                                                                                          \
+    }
+
+static const struct ckpt_tree_ops npy_ops = NUMPY_OPS("npy"), npz_ops = NUMPY_OPS("npz");
 
 const struct ckpt_format ckpt_npy_format = {
     .name = "npy",
