@@ -25,7 +25,7 @@ Box = tuple[tuple[int, int], ...]  # (start, stop) in each dimension
 
 
 def dtype_of(name: str) -> np.dtype | None:
-    """The type that user.ckpt.dtype names; None where there is none here."""
+    """The type that user.ckpt.dtype names: NumPy's, or one of ml_dtypes. None: this Python has no such type."""
     try:
         return np.dtype(getattr(ml_dtypes, name, name))
     except TypeError:
@@ -33,9 +33,11 @@ def dtype_of(name: str) -> np.dtype | None:
 
 
 def same_dtype(name: str, dtype: Any) -> bool:
-    """Is a stored type this one?"""
+    """Is a stored type this one? Where the stored type has no name here, its elements are bytes (V)."""
     here = dtype_of(name)
-    return here == np.dtype(dtype) if here is not None else np.dtype(dtype).kind == "V"
+    if here is None:
+        return np.dtype(dtype).kind == "V"
+    return here == np.dtype(dtype)
 
 
 def is_key(leaf: Any) -> bool:
@@ -45,7 +47,10 @@ def is_key(leaf: Any) -> bool:
 
 
 def stored(a: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """An array as its file has it, and the type's name where the file cannot tell it."""
+    """An array as its file has it, in the same shape, and the type's name where the file cannot tell it.
+
+    int4 and int2 are widened to int8, uint4 and uint2 to uint8. Other types of ml_dtypes are the bytes that they are.
+    """
     if a.dtype.isbuiltin == 2:  # of ml_dtypes
         name = a.dtype.name
         if name in ("int4", "int2"):
@@ -59,18 +64,23 @@ def stored(a: np.ndarray) -> tuple[np.ndarray, str | None]:
 
 
 def _shown(a: np.ndarray, name: str) -> np.ndarray:
-    """A stored array as what its type's name says."""
+    """A stored array as what its type's name says, in the same shape; as it is where this Python has no such type."""
     dtype = dtype_of(name)
     if dtype is None or dtype == a.dtype:
         return a
-    return a.view(dtype) if dtype.itemsize == a.dtype.itemsize and dtype.isbuiltin == 2 else a.astype(dtype)
+    is_same_bytes = dtype.isbuiltin == 2 and dtype.itemsize == a.dtype.itemsize
+    return a.view(dtype) if is_same_bytes else a.astype(dtype)
 
 
 # --- files
 
 
 def write(path: str, a: np.ndarray) -> None:
-    """Write a new .npy file. The array may be of any layout; what is not contiguous is copied 16 MiB at a time."""
+    """Write a new .npy file. The array may have any shape and layout. What is not contiguous is copied 16 MiB at a
+    time.
+
+    Errors: FileExistsError, and those of open, write and setxattr.
+    """
     a, name = stored(a)
     head = io.BytesIO()
     descr = "<V2" if a.dtype == "V2" else np.lib.format.dtype_to_descr(a.dtype)
@@ -95,6 +105,7 @@ def write(path: str, a: np.ndarray) -> None:
 
 
 def write_bytes(path: str, data: bytes) -> None:
+    """Write a new file. Errors: FileExistsError, and those of open and write."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         _write(fd, memoryview(data))
@@ -107,16 +118,19 @@ def _bytes(a: np.ndarray) -> memoryview:
 
 
 def _write(fd: int, *parts: memoryview) -> None:
+    """Write all of the parts, one after another, where the file stands."""
     left = [part for part in parts if part.nbytes]
     while left:
         _advance(left, os.writev(fd, left))
 
 
 def read(path: str, name: str, shape: Sequence[int], mmap: bool = False, folder: int | None = None) -> np.ndarray:
-    """The array of a .npy file whose type and shape the metadata have told.
+    """The array of a .npy file whose type and shape the metadata have told. It has that shape.
 
-    mmap: a read-only np.memmap, which reads what is touched. folder: an open directory that the path begins at.
-    Errors: those of open and read; ValueError if the file is another one.
+    mmap    a read-only np.memmap, which reads what is touched. Arrays without elements or dimensions are read.
+    folder  an open directory that the path begins at.
+
+    Errors: those of open and read; EOFError if the file is too short, ValueError if it is another array.
     """
     shape, dtype = tuple(shape), _file_dtype(name)
     fd = _open(path, folder)
@@ -136,7 +150,7 @@ def read(path: str, name: str, shape: Sequence[int], mmap: bool = False, folder:
 
 
 def _load(fd: int, path: str, shape: tuple[int, ...], mmap: bool) -> np.ndarray:
-    """A .npy file by what its header says."""
+    """A .npy file by what its header says. ValueError if its shape is another one."""
     with open(fd, "rb", closefd=False) as f:
         f.seek(0)
         if not mmap:
@@ -152,11 +166,16 @@ def _load(fd: int, path: str, shape: tuple[int, ...], mmap: bool) -> np.ndarray:
 
 
 def read_box(stem: str, name: str, shape: Sequence[int], box: Box, folder: int | None = None) -> np.ndarray:
-    """A part of an array, by the view STEM@SLICE: only the chunks that it meets are read. box: (start, stop) in each
-    dimension.
+    """A part of an array, by the view STEM@SLICE: only the chunks that it meets are read.
+
+    shape  of the whole array.
+    box    (start, stop) in elements, in each dimension. The result has the shape stop - start.
+
+    Errors: as read().
     """
     dtype = _file_dtype(name)
-    if not shape or dtype is None or all(part == (0, size) for part, size in zip(box, shape)):
+    is_whole = all(part == (0, size) for part, size in zip(box, shape))
+    if not shape or dtype is None or is_whole:
         return read(f"{stem}.npy", name, shape, folder=folder)[tuple(slice(*part) for part in box)]
     a = np.empty([stop - start for start, stop in box], dtype)
     if a.nbytes:
@@ -170,6 +189,7 @@ def read_box(stem: str, name: str, shape: Sequence[int], box: Box, folder: int |
 
 
 def read_bytes(path: str, folder: int | None = None) -> bytes:
+    """All of a file. folder: as of read()."""
     with open(_open(path, folder), "rb", buffering=0) as f:
         return f.readall()
 
@@ -201,6 +221,7 @@ def _file_dtype(name: str) -> np.dtype | None:
 
 
 def _read(fd: int, offset: int, path: str, *parts: memoryview) -> None:
+    """Fill the parts, one after another, from byte `offset` on. EOFError if the file ends before."""
     left = [part for part in parts if part.nbytes]
     while left:
         n = os.preadv(fd, left, offset)

@@ -27,8 +27,8 @@ class AsyncCheckpointer:
     """
 
     def __init__(self, *, workers: int | None = None):
-        """workers: threads that copy and write. If None 4 copy, which save() waits for, and one for each two CPUs, 4 at
-        most, write.
+        """workers: threads that copy, and threads that write. None: 4 copy, and save() waits for them; half as many
+        write as there are CPUs, at most 4.
         """
         self._workers = workers
         self._thread: threading.Thread | None = None
@@ -85,9 +85,11 @@ class AsyncCheckpointer:
             raise self._error.pop()
 
     def is_saving_in_progress(self) -> bool:
+        """Is a save under way? False also when it has ended with an error."""
         return self._thread is not None and self._thread.is_alive()
 
     def close(self) -> None:
+        """wait_until_finished()."""
         self.wait_until_finished()
 
     def __enter__(self) -> "AsyncCheckpointer":

@@ -17,9 +17,9 @@ from .reading import attribute
 class CheckpointManager:
     """Saves numbered steps under a directory of a mount, and deletes those that are no longer wanted.
 
-    What is kept, is decided after each save by the rules given here, and by the root's own (`ckptfs config ROOT
-    keep_last=3`), each deleting what it does not keep. The rules here delete steps as `rm -r` does; the latest step and
-    pinned ones always stay. Names are read anew at each call.
+    After each save the rules given here delete what they do not keep, and so do the root's own (`ckptfs config ROOT
+    keep_last=3`). The rules here delete steps as `rm -r` does. The latest step and pinned ones always stay. Names are
+    read anew at each call.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class CheckpointManager:
         force: bool = False,
         overwrite: bool = False,
     ) -> bool:
-        """Save a pytree as a step, then delete what is no longer kept. False if should_save() says no and neither force
-        nor overwrite does.
+        """Save a pytree as a step, then delete what is no longer kept. False if should_save() says no, and neither
+        force nor overwrite is set.
 
         Errors: as ckptfs.save(). With asynchronous=True those of writing come with the next call that waits.
         """
@@ -207,9 +207,11 @@ class CheckpointManager:
             self._saver.check_for_errors()
 
     def is_saving_in_progress(self) -> bool:
+        """Is a save in the background under way?"""
         return self._saver is not None and self._saver.is_saving_in_progress()
 
     def close(self) -> None:
+        """wait_until_finished()."""
         self.wait_until_finished()
 
     def __enter__(self) -> "CheckpointManager":
@@ -232,6 +234,7 @@ class CheckpointManager:
         return os.path.join(self.directory, names.step_name(step, self._prefix, self._digits))
 
     def _link(self, name: str) -> int | None:
+        """The number of the step that a link of the mount leads to; None if there is no such link."""
         try:
             return names.step_number(os.readlink(os.path.join(self.directory, name)))
         except FileNotFoundError:
@@ -247,7 +250,9 @@ class CheckpointManager:
                     score = float(self._score(found))
                 except KeyError:
                     pass
-            self._scores[step] = None if math.isnan(score) else score if self._best_mode == "max" else -score
+            if self._best_mode == "min":
+                score = -score
+            self._scores[step] = None if math.isnan(score) else score
         return self._scores[step]
 
     def _clean(self) -> None:
@@ -261,20 +266,18 @@ class CheckpointManager:
             keep.update(order[-self._max_to_keep :])
         else:
             scores = {step: self._score_of(step, steps[step]) for step in order}
-            keep.update(
-                sorted((step for step in order if scores[step] is not None), key=lambda step: (scores[step], step))[
-                    -self._max_to_keep :
-                ]
-            )
+            measured = sorted((score, step) for step, score in scores.items() if score is not None)
+            keep.update(step for _, step in measured[-self._max_to_keep :])
             if self._keep_unmeasured:
-                keep.update(step for step in order if scores[step] is None)
+                keep.update(step for step, score in scores.items() if score is None)
         if self._keep_period:
             keep.update(step for step in order if step % self._keep_period == 0)
         for step in order:
             path = os.path.join(self.directory, steps[step])
-            if step not in keep and attribute(path, "pinned") != "1":
-                try:
-                    shutil.rmtree(path)
-                except FileNotFoundError:  # the root's rules have just deleted it
-                    pass
-                self._scores.pop(step, None)
+            if step in keep or attribute(path, "pinned") == "1":
+                continue
+            try:
+                shutil.rmtree(path)
+            except FileNotFoundError:  # the root's rules have just deleted it
+                pass
+            self._scores.pop(step, None)

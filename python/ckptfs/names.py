@@ -25,7 +25,12 @@ def escape(key: str, kind: str = "dict") -> str:
     another kind of leaf.
     """
     suffix = SUFFIX.get(kind, "")
-    name = "%" if not key else key.replace(".", "%2E") if key in (".", "..") else _ESCAPED.sub(_hex, key)
+    if not key:
+        name = "%"
+    elif key in (".", ".."):
+        name = key.replace(".", "%2E")
+    else:
+        name = _ESCAPED.sub(_hex, key)
     if kind == "array":
         name = _SLICE.sub("%40", name)
     elif kind == "value" and name == ".tree":
@@ -37,6 +42,7 @@ def escape(key: str, kind: str = "dict") -> str:
 
 
 def _cut(name: str, key: str, suffix: str) -> str:
+    """A name that fits with its suffix: its beginning, and a hash of the key, so that keys that begin alike differ."""
     room = NAME_MAX - len(suffix)
     if len(name.encode("utf-8", "surrogateescape")) <= room:
         return name
@@ -65,7 +71,10 @@ def step_number(name: str) -> int | None:
 
 
 def step_name(step: int, prefix: str | None = None, digits: int | None = None) -> str:
-    """The name of a step: its number, with leading zeros up to `digits`, behind `prefix` and a "_"."""
+    """The name of a step: its number, with leading zeros up to `digits`, behind `prefix` and a "_".
+
+    ValueError for what is no whole number from 0 on.
+    """
     if isinstance(step, bool) or int(step) != step or step < 0:
         raise ValueError(f"a step is a number from 0 on, not {step!r}")
     number = str(int(step)).zfill(digits or 0)

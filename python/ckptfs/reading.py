@@ -274,14 +274,14 @@ def _fault(leaf: Leaf, want: Any, cast: bool) -> str | None:
         shape, dtype = _wanted(want)
         wanted = f"{dtype} {shape}"
         if leaf.kind == "array":
-            if leaf.shape != shape:
-                fits = False
-            else:
-                fits = cast or (leaf.dtype is not None and array.same_dtype(leaf.dtype, dtype))
+            has_type = cast or (leaf.dtype is not None and array.same_dtype(leaf.dtype, dtype))
+            fits = has_type and leaf.shape == shape
         else:
             fits = leaf.number and shape == () and (cast or _takes(np.dtype(dtype), leaf.value))
-    elif isinstance(want, (str, bytes)):
-        fits = leaf.kind == "blob" if isinstance(want, bytes) else leaf.kind == "value" and isinstance(leaf.value, str)
+    elif isinstance(want, bytes):
+        fits = leaf.kind == "blob"
+    elif isinstance(want, str):
+        fits = leaf.kind == "value" and isinstance(leaf.value, str)
     else:
         fits = leaf.number or (leaf.kind == "array" and leaf.shape == ())
     return None if fits else f"stored is {leaf}, wanted {wanted}"
@@ -289,45 +289,56 @@ def _fault(leaf: Leaf, want: Any, cast: bool) -> str | None:
 
 def _takes(dtype: np.dtype, value: bool | int | float) -> bool:
     """May a number of JSON, which has no width, become an array of this type?"""
+    of_ml_dtypes, is_bool = dtype.isbuiltin == 2, isinstance(value, bool)
     if isinstance(value, float):
-        return dtype.kind in "fc" or dtype.isbuiltin == 2
-    if dtype.kind in "iu" and not isinstance(value, bool):
+        return dtype.kind in "fc" or of_ml_dtypes
+    if dtype.kind in "iu" and not is_bool:
         return np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
-    return dtype.kind in "iufc" or dtype.isbuiltin == 2 or (dtype.kind == "b" and isinstance(value, bool))
+    if dtype.kind == "b":
+        return is_bool
+    return dtype.kind in "iufc" or of_ml_dtypes
 
 
 def _loose(leaf: Leaf, want: Any) -> Any:
     """What is wanted where only the target's structure counts: its sharding, if it has one."""
-    if (
-        leaf.kind == "array"
-        and leaf.shape
-        and _is_array(want)
-        and not array.is_key(want)
-        and (placed := getattr(want, "sharding", None)) is not None
-    ):
-        assert leaf.dtype is not None  # as every array has
-        return jax_module().ShapeDtypeStruct(leaf.shape, array.dtype_of(leaf.dtype), sharding=placed)
-    return want if isinstance(want, (int, float)) and leaf.kind == "array" and leaf.shape == () else None
+    if leaf.kind != "array":
+        return None
+    if leaf.shape == ():
+        return want if isinstance(want, (int, float)) else None
+    placed = getattr(want, "sharding", None)
+    if placed is None or not _is_array(want) or array.is_key(want):
+        return None
+    assert leaf.dtype is not None  # as every array has
+    return jax_module().ShapeDtypeStruct(leaf.shape, array.dtype_of(leaf.dtype), sharding=placed)
 
 
 # --- reading one leaf
 
 
 def _load(at: Path, leaf: Leaf, want: Any, cast: bool, mmap: bool, sharding: Any) -> Any:
+    """A leaf as what is wanted. Arrays have the shape that is stored; cast gives them the wanted type.
+
+    Errors: as array.read(); OSError of a leaf that the mount cannot decode.
+    """
     if leaf.kind == "blob":
         return array.read_bytes(leaf.file, leaf.folder)
     if leaf.kind == "value":
-        return leaf.value if not _is_array(want) else _host(np.asarray(leaf.value, np.dtype(want.dtype)), want)
+        if not _is_array(want):
+            return leaf.value
+        return _host(np.asarray(leaf.value, np.dtype(want.dtype)), want)
     if leaf.dtype is None:  # the mount cannot decode it: opening says why
         return array.read(leaf.file, "", leaf.shape, folder=leaf.folder)
     if want is not None and not _is_array(want):
         return array.read(leaf.file, leaf.dtype, leaf.shape, folder=leaf.folder).item()
-    key = array.is_key(want)
-    dtype = np.dtype(want.dtype) if cast and want is not None and not key else None
-    if (place := None if mmap or key else _sharding(at, leaf, want, sharding)) is not None:
+    is_key = array.is_key(want)
+    dtype = np.dtype(want.dtype) if cast and want is not None and not is_key else None
+    place = None if mmap or is_key else _sharding(at, leaf, want, sharding)
+    if place is not None:
         return _placed(leaf, place, dtype)
     a = array.read(leaf.file, leaf.dtype, leaf.shape, mmap, leaf.folder)
-    return _host(a if dtype is None or a.dtype == dtype else a.astype(dtype), want if not mmap else None)
+    if dtype is not None and a.dtype != dtype:
+        a = a.astype(dtype)
+    return _host(a, None if mmap else want)
 
 
 def _host(a: np.ndarray, want: Any) -> Any:

@@ -99,7 +99,8 @@ class Snapshot:
 
     def hold(self, copy: bool = True, workers: int | None = None) -> "Snapshot":
         """Fetch what is on devices, and copy NumPy's arrays, so that the tree may be changed, deleted or donated.
-        copy=False: but for those.
+
+        copy  False leaves NumPy's arrays: the caller does not change them until they are written.
         """
         for file in self.files:
             if hasattr(file.content, "copy_to_host_async"):
@@ -115,7 +116,7 @@ class Snapshot:
         return self
 
     def write(self, top: str, workers: int | None = None) -> None:
-        """Write all into a directory."""
+        """Write all into a directory. Errors: OSError; ENOSPC also for metadata that no attribute has room for."""
         for path, kind in self.directories:
             directory = os.path.join(top, path)
             if path:
@@ -135,6 +136,7 @@ class Snapshot:
 
 
 def _object(value: Any, what: str) -> dict:
+    """TypeError for what is no dict."""
     if not isinstance(value, dict):
         raise TypeError(f"{what} is a dict, not {type(value).__name__}")
     return value
@@ -157,8 +159,8 @@ def save(
     together: bool | None = None,
     workers: int | None = None,
 ) -> None:
-    """Write a pytree as a step, and commit it: when this returns, the step is on stable storage and seen by all, whole.
-    Until then by nobody.
+    """Write a pytree as a step, and commit it. When this returns, the step is on stable storage, and all see it, whole.
+    Until then nobody does.
 
     path       MOUNT/STEP; STEP is digits, or a prefix that ends in "_", "-" or "=", and digits.
     target     a pytree, see restore(). Arrays become KEY.npy; int, float, bool, str and None KEY.json; bytes the file
@@ -185,7 +187,9 @@ def commit(
     together: bool | None = None,
     workers: int | None = None,
 ) -> None:
-    """As save(), of a tree that is a snapshot already."""
+    """As save(), of a tree that is a snapshot already. The errors are the same; ValueError for a path that names no
+    step.
+    """
     path = os.path.normpath(os.fspath(path))
     folder, name = os.path.split(path)
     if names.step_number(name) is None:
@@ -227,6 +231,7 @@ def _check_staged(path: str) -> None:
 
 
 def _sync(path: str) -> None:
+    """Commit the step with the other writers. OSError with the mount's reason if it is not committed."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -239,6 +244,7 @@ def _sync(path: str) -> None:
 
 
 def _rename(staged: str, path: str, overwrite: bool) -> None:
+    """Commit the step under its name, in the place of the old one if overwrite."""
     try:
         os.rename(staged, path)
     except OSError as e:
