@@ -12,7 +12,7 @@ import pytest
 import check_fixtures
 import util
 
-FAMILIES = ["orbax", "flax-msgpack", "numpy", "safetensors", "gguf", "pytorch"]
+FAMILIES = ["orbax", "flax-msgpack", "numpy", "safetensors", "gguf", "pytorch", "zarr"]
 CASES = [
     f"{family}/{p.name.removesuffix('.truth.json')}"
     for family in FAMILIES

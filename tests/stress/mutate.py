@@ -102,7 +102,7 @@ def cases():
     found = {}
     for codec in "none", "lz4", "blosc", "auto":
         found[f"store/{codec}"] = (lambda top, rng, codec=codec: make_store(top, rng, codec)), in_store
-    for group in "orbax", "numpy", "pytorch", "safetensors", "gguf", "flax-msgpack":
+    for group in "orbax", "numpy", "pytorch", "safetensors", "gguf", "flax-msgpack", "zarr":
         for path in sorted((util.DATA / group).iterdir()):
             if not path.name.endswith(BESIDE) and path.name != "bad":
                 found[f"{group}/{path.name}"] = copy_in(path), {"orbax": in_ocdbt, "numpy": in_zip}.get(group, nowhere)
