@@ -10,6 +10,7 @@
 
 #define MAX_LEVELS 4
 #define MAX_INDEX  ((uint64_t)1 << 20) /* inner chunks of a shard */
+#define MAX_OPAQUE 65536               /* bytes of an element that only NumPy knows */
 
 struct parse {
     struct ckpt_array *a;
@@ -138,7 +139,7 @@ static bool fill_element(enum ckpt_dtype dt, const cJSON *item, uint8_t *element
                fill_float(part, cJSON_GetArrayItem(item, 1), element + info->size / 2);
     }
     default:
-        return false;
+        return cJSON_IsNumber(item) && item->valuedouble == 0;
     }
 }
 
@@ -178,6 +179,25 @@ static void name_codec(struct ckpt_array *a, const char *name, const cJSON *conf
              cJSON_IsString(cname) ? "/" : "", cJSON_IsString(cname) ? cname->valuestring : "");
 }
 
+/* Types that NumPy alone knows: strings, dates, bytes. What is not as long as a fill value may be has none. */
+static bool set_opaque(struct ckpt_array *a, const char *descr)
+{
+    struct ckpt_npy npy;
+    bool opaque = ckpt_npy_parse_descr(descr, &npy, NULL) == 0 && npy.dtype == CKPT_DT_OTHER;
+    if (!opaque || !npy.itemsize || npy.itemsize > MAX_OPAQUE)
+        return false;
+    a->descr = strdup(npy.descr);
+    if (!a->descr)
+        return false;
+    a->dtype = CKPT_DT_OTHER;
+    a->big_endian = npy.big_endian;
+    a->word = npy.word;
+    a->itemsize = npy.itemsize;
+    if (ckpt_array_swap(a) > 1)
+        *a->descr = '<';
+    return true;
+}
+
 static int set_dtype(struct ckpt_array *a, const char *descr)
 {
     enum ckpt_dtype dt;
@@ -210,9 +230,10 @@ static int parse_v2(struct parse *p, const cJSON *root)
             return malformed(p->err, "dimension_separator");
         p->z->separator = separator->valuestring[0];
     }
-    if (cJSON_IsString(dtype))
-        set_dtype(a, dtype->valuestring);
-    else if (cJSON_IsArray(dtype)) {
+    if (cJSON_IsString(dtype)) {
+        if (!set_opaque(a, dtype->valuestring))
+            set_dtype(a, dtype->valuestring);
+    } else if (cJSON_IsArray(dtype)) {
         set_dtype(a, "structured");
     } else
         return malformed(p->err, "dtype");
@@ -233,7 +254,8 @@ static int parse_v2(struct parse *p, const cJSON *root)
             return malformed(p->err, "compressor");
     } else if (compressor && !cJSON_IsNull(compressor))
         return malformed(p->err, "compressor");
-    p->z->fill_known = fill_element(a->dtype, ckpt_json_get(root, "fill_value"), a->fill);
+    p->z->fill_known = a->itemsize <= sizeof a->fill &&
+                       fill_element(a->dtype, ckpt_json_get(root, "fill_value"), a->fill);
     return 0;
 }
 

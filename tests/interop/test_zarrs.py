@@ -202,6 +202,20 @@ def test_what_lies_in_the_folder_of_an_array(tmp_path, driver):
     check(source, {"w": K, "v": K, "w/inner": BF16}, ["w/README.md", "w/c.txt", "w/c0"])
 
 
+@pytest.mark.parametrize("dtype", ["<U3", ">U3", "|S5", "<M8[ns]", ">M8[s]", "<m8[D]"])
+def test_types_of_numpy(tmp_path, dtype):
+    """Strings and dates, as Zarr's own library stores them."""
+    array = np.array(["1", "22", "333"]).astype("<i8" if dtype[1] in "mM" else dtype).astype(dtype)
+    header = {"zarr_format": 2, "shape": [3], "chunks": [2], "order": "C", "dtype": dtype, "compressor": None}
+    source = write_folder(tmp_path / "s", {"b": K})
+    (source / "t").mkdir()
+    (source / "t/.zarray").write_text(json.dumps(header | {"filters": None, "fill_value": None}))
+    (source / "t/0").write_bytes(array[:2].tobytes())
+    (source / "t/1").write_bytes(array[2:].tobytes() * 2)
+    got = np.load(io.BytesIO(cat(source, "t.npy")))
+    assert (got == array).all() and got.dtype == array.dtype.newbyteorder("<")
+
+
 def test_views_and_copies_in_a_mount(tmp_path, mount):
     source = write_folder(tmp_path / "step", LEVANTER)
     (source / "metadata.json").write_text("{}")
