@@ -54,9 +54,7 @@ int ckpt_shards_open_index(const struct ckpt_shards *s, struct ckpt_pins *pins, 
                            struct ckpt_err *err)
 {
     int r = ckpt_pins_open(pins, s->index_name, ret);
-    return r < 0 ? ckpt_fail(err, -r, "%s: %s", s->index_name,
-                             r == -EUCLEAN ? CKPT_LINK_OUT : strerror(-r))
-                 : 0;
+    return r < 0 ? ckpt_fail(err, -r, "%s: %s", s->index_name, r == -EUCLEAN ? CKPT_LINK_OUT : strerror(-r)) : 0;
 }
 
 struct reading {

@@ -2,6 +2,7 @@
 /* ckptfs info: the checkpoints of a source, or what is in the one that it is. */
 #include "fs/commands/cli.h"
 #include "fs/commands/commands.h"
+#include "fs/commands/pointers.h"
 #include "fs/commands/resolve.h"
 
 #include "core/base/grow.h"
@@ -28,6 +29,7 @@ struct info {
     size_t bad; /* checkpoints that do not open, or have damaged leaves */
     size_t unopened;
     size_t lacking; /* checkpoints that open, though a part of them is missing */
+    size_t pointers; /* of Git LFS */
 };
 
 static int add_step(void *arg, const struct ckpt_step *s)
@@ -192,6 +194,30 @@ static int status_of(const struct info *in)
     return in->lacking || in->unopened == in->count ? FS_INTEGRITY : FS_PARTLY;
 }
 
+/* --- pointers of Git LFS: one a line, or an array of paths --- */
+
+static void print_pointer(void *arg, const char *path)
+{
+    struct info *in = arg;
+    if (in->json) {
+        fputs(in->pointers++ ? "," : ",\"lfs_pointers\":[", stdout);
+        fs_json_string(stdout, path);
+        return;
+    }
+    if (!in->pointers++)
+        puts("These files are Git LFS pointers, not the files themselves; `git lfs pull` in the clone gets them:");
+    fs_put_name(stdout, path);
+    puts(": Git LFS pointer");
+}
+
+static void print_pointers(struct info *in)
+{
+    if (fs_each_pointer(in->src, in->top, !in->fast, print_pointer, in) < 0)
+        fputs("ckptfs info: out of memory\n", stderr);
+    if (in->json && in->pointers)
+        putchar(']');
+}
+
 static int list_steps(struct info *in)
 {
     if (in->json)
@@ -210,9 +236,12 @@ static int list_steps(struct info *in)
             print_row(in, &in->steps[i], &f);
     }
     if (in->json)
-        puts("\n]}");
+        fputs("\n]", stdout);
     else if (!in->count)
         fputs("ckptfs info: there are no checkpoints here\n", stderr);
+    print_pointers(in);
+    if (in->json)
+        puts("}");
     return status_of(in);
 }
 
@@ -254,9 +283,12 @@ static int summarise(struct info *in, const char *source, const char *format)
         json_sum(&sum);
         fputs(",\"time\":", stdout);
         fs_json_time(stdout, at.mtime_ns);
-        printf(",\"metadata\":%s}\n", metadata);
+        printf(",\"metadata\":%s", metadata);
     } else
         print_summary(format, &sum, at.mtime_ns, metadata);
+    print_pointers(in);
+    if (in->json)
+        puts("}");
     if (in->lacking)
         return FS_INTEGRITY;
     return sum.damaged ? FS_PARTLY : FS_OK;
