@@ -17,6 +17,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <strings.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -314,11 +315,25 @@ static int finish(const struct export *x, int r, const struct ckpt_err *err)
     return fs_finish("export", x->left_out ? FS_PARTLY : FS_OK);
 }
 
+/* The format that a file of the destination's name has; NULL: it can be any. */
+static const char *format_of(const char *to)
+{
+    static const char *const suffixes[] = {".safetensors", ".sft"};
+    size_t n = strlen(to);
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+        if (n > strlen(suffixes[i]) && !strcasecmp(to + n - strlen(suffixes[i]), suffixes[i]))
+            return "safetensors";
+    return NULL;
+}
+
 /* 0, or the exit status. */
-static int choose_format(struct export *x, const char *name)
+static int choose_format(struct export *x, const char *name, const char *to)
 {
     if (!name)
-        return fs_usage("export", "--format is wanted: npy, safetensors or orbax");
+        name = format_of(to);
+    if (!name)
+        return fs_usage("export",
+                        "--format is wanted: npy, safetensors or orbax; or a destination that ends in .safetensors");
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (!strcmp(name, formats[i].name)) {
             x->format = &formats[i];
@@ -348,7 +363,7 @@ int fs_export_main(int argc, char **argv)
         }
     if (argc - optind != 2)
         return fs_usage("export", "a checkpoint and a destination are wanted");
-    int status = choose_format(&x, format);
+    int status = choose_format(&x, format, argv[optind + 1]);
     if (status)
         return status;
     ckpt_log_setup(CKPT_LOG_ERROR, 0);

@@ -14,7 +14,7 @@
 
 struct ls {
     struct ckpt_source *src;
-    bool lengthy, recursive, all, json;
+    bool lengthy, recursive, all, json, human;
     uint64_t listed; /* entries so far */
     int failed;      /* directories that do not open */
 };
@@ -87,13 +87,21 @@ static uint64_t bytes_of(const struct entry *e)
     return ckpt_json_u64(known(e, "bytes"), &n) ? n : e->at.size;
 }
 
-static void print_line(const struct entry *e)
+static void put_bytes(char ret[32], uint64_t bytes, bool human)
+{
+    if (human)
+        fs_human(bytes, ret);
+    else
+        snprintf(ret, 32, "%llu", (unsigned long long)bytes);
+}
+
+static void print_line(const struct entry *e, bool human)
 {
     char shape[256], bytes[32] = "-", stored[32] = "-";
     const char *dtype = cJSON_GetStringValue(known(e, "dtype"));
     if (e->at.type == CKPT_FILE && !e->error) {
-        snprintf(bytes, sizeof bytes, "%llu", (unsigned long long)bytes_of(e));
-        snprintf(stored, sizeof stored, "%llu", (unsigned long long)e->at.stored);
+        put_bytes(bytes, bytes_of(e), human);
+        put_bytes(stored, e->at.stored, human);
     }
     printf("%-6s %-19s %-14s %12s %12s  ", kind_of(e), dtype ? dtype : "-", fs_shape(known(e, "shape"), shape), bytes,
            stored);
@@ -157,7 +165,7 @@ static void print_entry(struct ls *ls, struct entry *e)
     if (ls->json)
         print_json(ls, e);
     else
-        print_line(e);
+        print_line(e, ls->human);
     cJSON_Delete(e->meta);
 }
 
@@ -322,17 +330,23 @@ static int run(struct ls *ls, const char *source, const char *given)
 
 int fs_ls_main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'}, {"recursive", no_argument, NULL, 'R'}, {"all", no_argument, NULL, 'a'}, {0}};
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+                                            {"recursive", no_argument, NULL, 'R'},
+                                            {"all", no_argument, NULL, 'a'},
+                                            {"human-readable", no_argument, NULL, 'h'},
+                                            {0}};
     struct ls ls = {0};
     opterr = 0;
-    for (int o; (o = getopt_long(argc, argv, "lRa", options, NULL)) != -1;)
+    for (int o; (o = getopt_long(argc, argv, "lhRa", options, NULL)) != -1;)
         switch (o) {
         case 'j':
             ls.json = true;
             break;
         case 'l':
             ls.lengthy = true;
+            break;
+        case 'h':
+            ls.human = true;
             break;
         case 'R':
             ls.recursive = true;

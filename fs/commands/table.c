@@ -21,6 +21,7 @@ const struct fs_command fs_commands[] = {
      "     codec=NAME   of what is written: auto, none, lz4, blosc (as the root is configured)\n"
      "     refresh=S    look at the source again after S seconds (1)\n"
      "     flat         keep names that a format joins with dots whole\n"
+     "     follow       follow links that lead out of the source\n"
      "     cache=BYTES  of decoded chunks in memory (128M)\n"
      "     uid=N gid=N  show files as theirs\n"
      "     umask=OCTAL  take these permissions away\n"
@@ -37,22 +38,24 @@ const struct fs_command fs_commands[] = {
      "                \"containers\",\"bytes\",\"stored\",\"damaged\"}...]}; of one checkpoint "
      "{\"source\",\"format\",\"leaves\",...,\n"
      "                \"metadata\"}. A checkpoint that does not open has \"error\":{\"code\",\"message\"} in place of "
-     "the numbers\n"
+     "the numbers;\n"
+     "                with pointers of Git LFS there are \"lfs_pointers\":[PATH...]\n"
      "\nBytes are those of the leaves' files as read; stored, what they take in the source. No tensor is read.\n" EXIT
      "3 the source is not reachable, 4 no checkpoint opens, 5 some do not, or have damaged leaves\n",
-     fs_info_main},
-    {"ls", "SOURCE [PATH] [-l] [-R] [-a] [--json]", "List names as a mount shows them.",
+     fs_info_main, true},
+    {"ls", "SOURCE [PATH] [-l] [-h] [-R] [-a] [--json]", "List names as a mount shows them.",
      "  -l            kind, dtype, shape, bytes, stored bytes, name\n"
+     "  -h, --human-readable   with -l: bytes as 1.5 GiB\n"
      "  -R, --recursive   what is below, too\n"
      "  -a, --all     also names that begin with a point (--json has them anyway), and .ckptfs\n"
      "  --json        a list of objects: name, path, type, kind, dtype, shape, bytes, size (of the file), stored, "
      "time\n" EXIT "3 the source or the path is not there, 4 a bad checkpoint, 5 some directories do not open\n",
-     fs_ls_main},
+     fs_ls_main, true},
     {"cat", "SOURCE PATH... [--json]", "Write files and views to standard output.",
      "  --json        errors, on standard error, as one JSON object a line: "
      "{\"path\",\"error\":{\"code\",\"message\"}}\n" EXIT
      "1 a directory, 3 the source or path is not there, 4 damaged, 5 some paths failed\n",
-     fs_cat_main},
+     fs_cat_main, true},
     {"cp", "SOURCE PATH DEST [-r] [--json]", "Copy a file, view or directory out of a source.",
      "  -r, -R, --recursive   is taken and changes nothing: a directory is always copied with all that is in it\n"
      "  --json        one JSON document: "
@@ -61,13 +64,13 @@ const struct fs_command fs_commands[] = {
      "are kept; a file has its\n"
      "name only when it is whole. What is damaged is told and left out, the rest is copied.\n" EXIT
      "3 the source or the path is not there, 4 damaged, 5 not all was copied, or DEST cannot be written\n",
-     fs_cp_main},
+     fs_cp_main, true},
     {"verify", "SOURCE [STEP] [--json]", "Read all of a source, or of a step or path of it, and check every checksum.",
      "  --json        one JSON document: "
      "{\"files\",\"bytes\",\"faults\":[{\"path\",\"error\":{\"code\",\"message\"}}...]}\n"
      "\nA fault is a line \"PATH: REASON\". STEP may be a step's number, whatever its name.\n" EXIT
      "3 the source or the step is not there, 4 there are faults\n",
-     fs_verify_main},
+     fs_verify_main, true},
     {"diff", "A B [--meta] [--rtol=R] [--atol=A] [--json]",
      "Compare two trees: what is missing, shapes, dtypes, values.",
      "  --meta        do not compare values\n"
@@ -78,7 +81,7 @@ const struct fs_command fs_commands[] = {
      "  only in A: KEY    only in B: KEY    kind: KEY array value    size: FILE 10 12\n"
      "  shape: KEY (2,3) (3,3)    dtype: KEY float32 bfloat16    value: KEY 12 of 100 elements, max |d| 0.5\n" EXIT
      "3 A or B is not there, 4 damaged, 6 they differ\n",
-     fs_diff_main},
+     fs_diff_main, true},
     {"wait", "SOURCE --after=N [--timeout=S] [--interval=S] [--json]",
      "Wait for a finished step with a number above N, and print its path.",
      "  --after=N     the number of the last step that is known\n"
@@ -87,7 +90,7 @@ const struct fs_command fs_commands[] = {
      "  --json        one JSON document: {\"path\",\"root\",\"name\",\"step\",\"time\"}\n"
      "\nOf several steps the one with the lowest number is told, so that a loop sees each of them.\n" EXIT
      "1 the source is one checkpoint, 3 the source is not reachable, or no step came in time\n",
-     fs_wait_main},
+     fs_wait_main, true},
     {"init", "ROOT [--json]", "Make a directory a native root, one with a store of its own.",
      "  --json        one JSON document: {\"root\",\"id\",\"created\"}\n"
      "\nThe directory is made if it is not there. Steps of other libraries in it stay readable. Nothing happens if it "
@@ -112,8 +115,8 @@ const struct fs_command fs_commands[] = {
      "plain directory. STEP is a name: 7, step_7.\n"
      "The step is committed when all of it is there; else there is none.\n" EXIT
      "1 also: there is such a step; 3 SRC or ROOT is not there, 4 SRC is damaged,\n5 ROOT cannot be written\n",
-     fs_import_main},
-    {"export", "SOURCE/STEP DST --format=FORMAT [--json]", "Copy a checkpoint, or a part of one, to plain files.",
+     fs_import_main, true},
+    {"export", "SOURCE/STEP DST [--format=FORMAT] [--json]", "Copy a checkpoint, or a part of one, to plain files.",
      "  --format=npy          arrays as .npy files, values as .json files, blobs as they are, in DST: a new or empty "
      "directory\n"
      "  --format=safetensors  one file: DST, or model.safetensors in DST where that is a directory. Names are joined "
@@ -126,10 +129,11 @@ const struct fs_command fs_commands[] = {
      "                        have, are left out and named\n"
      "  --json                one JSON document: {\"files\",\"bytes\"}, and \"left_out\":[{\"path\",\"reason\"}] if "
      "anything is\n"
-     "\nDST has its name when all files are whole and durable.\n" EXIT
+     "\nA DST that ends in .safetensors says its format itself.\n"
+     "DST has its name when all files are whole and durable.\n" EXIT
      "1 also: DST is there; 3 the checkpoint is not there, 4 it is damaged,\n5 DST cannot be written, or something was "
      "left out\n",
-     fs_export_main},
+     fs_export_main, true},
     {"prune", "ROOT [--dry-run] [--json]", "Delete the steps that the root's rules do not keep.",
      "  --dry-run, -n   only tell which\n"
      "  --json          one JSON document: {\"steps\",\"dry_run\"}\n"
