@@ -161,7 +161,7 @@ TYPED = [
     ),
     ("ckptfs mount my\t x -o ro,codec=bl\t", ["ckptfs", "mount", "my run", "x", "-o", "ro,codec=blosc"]),
     ("ckptfs wait x --inter\t5", ["ckptfs", "wait", "x", "--interval=5"]),
-    ("ckptfs export a b --fo\tn\t", ["ckptfs", "export", "a", "b", "--format=npy"]),
+    ("ckptfs export a b --form\tn\t", ["ckptfs", "export", "a", "b", "--format=npy"]),
     ("ckptfs config my\t keep_l\t3", ["ckptfs", "config", "my run", "keep_last=3"]),
 ]
 

@@ -80,7 +80,10 @@ def snapshot(tmp_path):
 def sharded():
     """A model of two shards, and a part of a pipeline in a folder of its own."""
     parts = {"a.weight": W, "b.weight": 2 * W}
-    files = {f"model-0000{n}-of-00002.safetensors": safetensors.numpy.save({k: v}) for n, (k, v) in enumerate(parts.items(), 1)}
+    files = {
+        f"model-0000{n}-of-00002.safetensors": safetensors.numpy.save({k: v})
+        for n, (k, v) in enumerate(parts.items(), 1)
+    }
     index = {"metadata": {}, "weight_map": dict(zip(parts, files, strict=True))}
     files["model.safetensors.index.json"] = json.dumps(index).encode()
     files["config.json"] = b"{}\n"
@@ -98,7 +101,11 @@ def test_sharded(mount, snapshot):
 
 def test_parts_in_folders(mount, snapshot):
     """The links of a subfolder have one level more; the subfolder is a source, too."""
-    files = {"model_index.json": b"{}", "unet/config.json": b"{}", "unet/w.safetensors": safetensors.numpy.save({"w": W})}
+    files = {
+        "model_index.json": b"{}",
+        "unet/config.json": b"{}",
+        "unet/w.safetensors": safetensors.numpy.save({"w": W}),
+    }
     at = snapshot(files)
     for m, inside in ((mount(at), "unet/"), (mount(at / "unet"), "")):
         assert np.array_equal(np.load(m / f"{inside}w.safetensors/w.npy"), W)
