@@ -208,23 +208,12 @@ static const struct option {
     const char *name;
     int (*set)(struct fs_mount_options *o, const char *value);
 } options[] = {
-    {"ro", set_ro},
-    {"rw", set_rw},
-    {"passthrough", set_passthrough},
-    {"flat", set_flat},
-    {"follow", set_follow},
-    {"overwrite", set_overwrite},
-    {"refresh", set_refresh},
-    {"settle", set_settle},
-    {"commit_timeout", set_commit_timeout},
-    {"writers", set_writers},
-    {"writer", set_writer},
-    {"commit", set_commit},
-    {"codec", set_codec},
-    {"cache", set_cache},
-    {"uid", set_uid},
-    {"gid", set_gid},
-    {"umask", set_umask},
+    {"ro", set_ro},           {"rw", set_rw},         {"passthrough", set_passthrough},
+    {"flat", set_flat},       {"follow", set_follow}, {"overwrite", set_overwrite},
+    {"refresh", set_refresh}, {"settle", set_settle}, {"commit_timeout", set_commit_timeout},
+    {"writers", set_writers}, {"writer", set_writer}, {"commit", set_commit},
+    {"codec", set_codec},     {"cache", set_cache},   {"uid", set_uid},
+    {"gid", set_gid},         {"umask", set_umask},
 };
 
 /* NULL: it is none of ours. */

@@ -183,7 +183,8 @@ static int open_outside(const struct posix_backend *b, const char *path, int fla
     bool is_own = o->own && !*b->path && !strcmp(path, o->own);
     if (!o->all && !is_own)
         return -EXDEV;
-    return ckpt_path_put(full, PATH_ROOM, b->path, path) ? ckpt_follow(b->root->fd, full, flags, o->never) : -ENAMETOOLONG;
+    return ckpt_path_put(full, PATH_ROOM, b->path, path) ? ckpt_follow(b->root->fd, full, flags, o->never)
+                                                         : -ENAMETOOLONG;
 }
 
 /* The same within the source; -EXDEV: a link leads out of it. A link that leaves b's directory but not the source is

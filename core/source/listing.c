@@ -76,7 +76,7 @@ struct maker {
     const char *path;
     const struct ckpt_listing *old;
     struct ckpt_listing *l;
-    bool plain; /* it is in a directory of a plain name */
+    bool plain;    /* it is in a directory of a plain name */
     bool any_name; /* the one file is the source: see ckpt_probe_file() */
     size_t cap;
 };

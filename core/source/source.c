@@ -261,7 +261,8 @@ static int open_backend(struct ckpt_source *src, bool is_dir, struct ckpt_err *e
         r = mount_below(src, dir, &hidden, &over, err);
     if (r < 0)
         return r;
-    struct ckpt_bounds bounds = {.hidden = hidden, .follow = src->opt.follow, .own = is_dir ? NULL : name, .never = mount};
+    struct ckpt_bounds bounds = {
+        .hidden = hidden, .follow = src->opt.follow, .own = is_dir ? NULL : name, .never = mount};
     if (ckpt_backend_set_bounds(src->backend, &bounds) < 0)
         return ckpt_fail(err, ENOMEM, "out of memory");
     return open_root(src, name, err);

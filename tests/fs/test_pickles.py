@@ -461,8 +461,13 @@ BOMBS = {  # small files that say much
     "a number beyond telling": b"](\x8b" + struct.pack("<I", 4 * MIB) + b"\x7f" * 4 * MIB + b"q\1" + b"h\1" * 9 + b"e.",
     "one array in many places": b"](" + numpy_state((MIB,), b"u1", b"\0" * MIB) + b"q\1" + b"h\1" * 500_000 + b"e.",
     "text that grows": b"](" + (b"V" + b"\xe9" * MIB + b"\n") * 40 + b"e.",
-    "fields of fields": b"](cnumpy\ndtype\n" + text(b"V8") + b"\x89\x88\x87Rq\1(K\3X\1\0\0\0|N(" + text(b"a") + b"t}"
-    + text(b"a") + b"h\1K\0\x86sK\x08K\1K\0tbe.",
+    "fields of fields": b"](cnumpy\ndtype\n"
+    + text(b"V8")
+    + b"\x89\x88\x87Rq\1(K\3X\1\0\0\0|N("
+    + text(b"a")
+    + b"t}"
+    + text(b"a")
+    + b"h\1K\0\x86sK\x08K\1K\0tbe.",
 }
 
 
@@ -555,8 +560,13 @@ def ways(path):
         "eval": b"cbuiltins\neval\n(" + text(b"open('" + path + b"', 'w')") + b"tR.",
         "exec": b"cbuiltins\nexec\n(" + text(b"open('" + path + b"', 'w')") + b"tR.",
         "open": b"cio\nopen\n(" + p + text(b"w") + b"tR.",
-        "getattr": b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(" + text(b"os") + b"tR" + text(b"system") + b"tR("
-        + shell + b"tR.",
+        "getattr": b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n("
+        + text(b"os")
+        + b"tR"
+        + text(b"system")
+        + b"tR("
+        + shell
+        + b"tR.",
         "STACK_GLOBAL": b"\x80\4\x8c\5posix\x8c\6system\x93" + shell + b"\x85R.",
         "INST": b"(" + p + b"ievil\nInit\n.",
         "OBJ": b"(cevil\nInit\n" + p + b"o.",
