@@ -12,6 +12,7 @@
 /* --- the index --- */
 
 struct choice {
+    struct ckpt_backend *dir;
     const char *base, *suffix;
     char *best;
 };
@@ -22,10 +23,19 @@ static bool is_first(const struct choice *c, const char *name)
     return !strncmp(name, c->base, n) && !strcmp(name + n, c->suffix);
 }
 
+/* By its name; in the place of one that a clone did not fetch there is a pointer. */
+static bool is_index(const struct choice *c, const char *name, enum ckpt_ftype type)
+{
+    CKPT_AUTOFILE struct ckpt_file *f = NULL;
+    if (type == CKPT_FT_DIR || !ckpt_has_suffix(name, c->suffix) || strlen(name) > 255)
+        return false;
+    return ckpt_backend_open(c->dir, name, &f) < 0 || !ckpt_lfs_is_pointer(f);
+}
+
 static int choose(void *arg, const char *name, enum ckpt_ftype type)
 {
     const struct choice *c = arg;
-    if (type == CKPT_FT_DIR || !ckpt_has_suffix(name, c->suffix) || strlen(name) > 255 || is_first(c, c->best))
+    if (is_first(c, c->best) || !is_index(c, name, type))
         return 0;
     if (!*c->best || is_first(c, name) || strcmp(name, c->best) < 0)
         strcpy(c->best, name);
@@ -35,17 +45,17 @@ static int choose(void *arg, const char *name, enum ckpt_ftype type)
 int ckpt_shards_choose(struct ckpt_backend *dir, const char *base, const char *suffix, char ret[256])
 {
     *ret = 0;
-    return ckpt_backend_list(dir, "", choose, &(struct choice){base, suffix, ret});
+    return ckpt_backend_list(dir, "", choose, &(struct choice){dir, base, suffix, ret});
 }
 
-static int is_index(void *arg, const char *name, enum ckpt_ftype type)
+static int find_index(void *arg, const char *name, enum ckpt_ftype type)
 {
-    return type != CKPT_FT_DIR && ckpt_has_suffix(name, arg);
+    return is_index(arg, name, type);
 }
 
 int ckpt_shards_probe(struct ckpt_backend *dir, const char *suffix, bool *ret)
 {
-    int r = ckpt_backend_list(dir, "", is_index, (void *)suffix);
+    int r = ckpt_backend_list(dir, "", find_index, &(struct choice){.dir = dir, .suffix = suffix});
     *ret = r == 1;
     return r < 0 ? r : 0;
 }

@@ -83,15 +83,14 @@ static int open_resolved(int dir, const char *path, int flags, uint64_t resolve)
 {
     if (!*path)
         path = ".";
-    struct open_how how = {.flags = (uint64_t)flags | O_CLOEXEC, .resolve = resolve};
+    flags |= O_CLOEXEC;
+    struct open_how how = {.flags = (uint64_t)flags, .resolve = resolve};
     for (int tries = 0; tries < 100; tries++) {
         long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
         if (fd >= 0)
             return (int)fd;
-        if (errno == ENOSYS || errno == EPERM) {
-            int r = open_by_steps(dir, path, flags);
-            return r;
-        }
+        if (errno == ENOSYS || errno == EPERM)
+            return open_by_steps(dir, path, flags);
         if (errno != EAGAIN && errno != EINTR) /* EAGAIN: a rename raced with the walk */
             break;
     }
@@ -164,7 +163,9 @@ static int open_blob(const struct posix_backend *b, const char *path, int flags)
         fd = open_resolved(o->blobs, blob, flags | O_NOFOLLOW, strict);
     else
         return -EXDEV;
-    if (fd < 0 || (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)))
+    if (fd < 0)
+        return fd == -ELOOP ? -EXDEV : fd; /* a link on the way */
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
         return fd;
     close(fd);
     return -EXDEV;

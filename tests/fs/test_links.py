@@ -69,6 +69,16 @@ OUT = {
 }
 
 
+@pytest.mark.parametrize("kind", ["models", "datasets", "spaces"])
+def test_kinds_of_repositories(mount, tmp_path, kind):
+    snapshot = tmp_path / f"hub/{kind}--acme--name/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "blobs").mkdir()
+    (snapshot.parents[1] / "blobs/0a").write_bytes(b"here")
+    os.symlink("../../blobs/0a", snapshot / "name.txt")
+    assert (mount(snapshot) / "name.txt").read_bytes() == b"here"
+
+
 def test_other_links_of_a_snapshot(mount, hub, tmp_path):
     blobs = hub.parents[1] / "blobs"
     (blobs / "sub").mkdir()
@@ -95,14 +105,17 @@ def test_only_of_a_cache(mount, tmp_path):
     assert names(mount(tmp_path / "models/snapshots/abc").top) == []
 
 
-def test_renamed_blobs(mount, hub, tmp_path):
+@pytest.mark.parametrize("whole", [False, True], ids=["snapshot", "cache"])
+def test_renamed_blobs(mount, hub, tmp_path, whole):
     """Whatever is renamed while they are read, nothing comes from elsewhere."""
     blobs, evil = hub.parents[1] / "blobs", tmp_path / "evil"
     evil.mkdir()
     (evil / "bb22").write_bytes(SECRET)
     os.symlink("../../blobs/bb22", hub / "name.txt")
     os.symlink(evil, tmp_path / "link")
-    m, until, seen = mount(hub, "refresh=0"), time.monotonic() + 2, set()
+    source = hub.parents[2] if whole else hub
+    inside = hub.relative_to(source)
+    m, until, seen = mount(source, "refresh=0"), time.monotonic() + 2, set()
 
     def swap():
         while time.monotonic() < until:
@@ -114,11 +127,11 @@ def test_renamed_blobs(mount, hub, tmp_path):
     thread = threading.Thread(target=swap)
     thread.start()
     while time.monotonic() < until:
-        for name in ("name.txt", ".files/name.txt"):
+        for name in (inside / "name.txt", ".files" / inside / "name.txt"):
             try:
                 seen.add((m / name).read_bytes())
             except OSError as e:
-                assert e.errno in (errno.ENOENT, errno.ESTALE), e
+                assert e.errno in (errno.ENOENT, errno.ESTALE, errno.EXDEV), e
     thread.join()
     assert seen == {b"one"}
 

@@ -188,6 +188,38 @@ def test_pointers_of_a_sharded_model(mount, tmp_path):
     assert np.array_equal(np.load(m / "b.npy"), W) and util.read_error(m / "a.npy")
 
 
+@pytest.mark.parametrize(
+    "base, suffix", [("pytorch_model", "bin"), ("flax_model", "msgpack"), ("model", "safetensors")]
+)
+def test_shards_that_are_all_pointers(tmp_path, base, suffix):
+    names = [f"{base}-0000{n}-of-00002.{suffix}" for n in (1, 2)]
+    for name in names:
+        (tmp_path / name).write_bytes(POINTER)
+    index = tmp_path / f"{base}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict(zip("ab", names, strict=True))}))
+    told = json.loads(util.ckptfs("info", tmp_path, "--json", check=5).stdout)
+    assert told["damaged"] == 2 and "Git LFS pointer" in told["error"]["message"]
+    index.write_bytes(POINTER)  # then nothing says that they belong together
+    told = json.loads(util.ckptfs("info", tmp_path, "--json").stdout)
+    assert not told["steps"] and sorted(told["lfs_pointers"]) == sorted([*names, index.name])
+
+
+def test_parts_that_are_pointers(mount, tmp_path):
+    """A split model of which no part was fetched is a folder of files; with one part it is a tree."""
+    source = tmp_path / "source"
+    source.mkdir()
+    names = [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    for name in names:
+        (source / name).write_bytes(POINTER)
+    assert sorted(json.loads(util.ckptfs("info", source, "--json").stdout)["lfs_pointers"]) == names
+    m = mount(tmp_path, "refresh=0")
+    assert (m / "source" / names[0]).read_bytes() == POINTER
+    (source / names[1]).write_bytes(FORMATS["gguf"])
+    told = json.loads(util.ckptfs("info", source, "--json", check=5).stdout)
+    assert told["damaged"] == 2 and "Git LFS pointer" in told["error"]["message"]
+    assert np.array_equal(np.load(mount(source) / "w.npy"), W)
+
+
 # --- first tries
 
 

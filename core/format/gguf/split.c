@@ -11,9 +11,10 @@
 #include <stdio.h>
 #include <strings.h>
 
-#define SUFFIX  ".gguf"
-#define DIGITS  5
-#define NUMBERS "-00000-of-00000" SUFFIX
+#define SUFFIX       ".gguf"
+#define DIGITS       5
+#define NUMBERS      "-00000-of-00000" SUFFIX
+#define PROBED_PARTS 256 /* to tell whether there is any */
 
 /* --- names --- */
 
@@ -73,11 +74,36 @@ static int note_name(void *arg, const char *name, enum ckpt_ftype type)
     return 0;
 }
 
+static bool begins_gguf(struct ckpt_backend *dir, const char *name)
+{
+    CKPT_AUTOFILE struct ckpt_file *f = NULL;
+    char magic[4];
+    if (ckpt_backend_open(dir, name, &f) < 0)
+        return false;
+    return ckpt_file_read(f, magic, sizeof magic, 0) == sizeof magic && !memcmp(magic, "GGUF", sizeof magic);
+}
+
+/* Without any, as in a clone whose files were not fetched, they are files. */
+static bool has_part(struct ckpt_backend *dir, const char *name)
+{
+    struct part_name part;
+    char text[300];
+    if (begins_gguf(dir, name))
+        return true;
+    parse_name(name, &part);
+    for (uint32_t i = 1; i <= CKPT_MIN(part.count, (uint32_t)PROBED_PARTS); i++) {
+        snprintf(text, sizeof text, "%.*s-%0*u%s", (int)part.base, name, DIGITS, i, name + part.base + 1 + DIGITS);
+        if (begins_gguf(dir, text))
+            return true;
+    }
+    return false;
+}
+
 int ckpt_gguf_split_probe(struct ckpt_backend *dir, bool *ret)
 {
     struct group g = {0};
     int r = ckpt_backend_list(dir, "", note_name, &g);
-    *ret = *g.name && !g.mixed;
+    *ret = r == 0 && *g.name && !g.mixed && has_part(dir, g.name);
     return r;
 }
 
