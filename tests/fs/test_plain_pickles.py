@@ -161,3 +161,15 @@ def test_damage(mount, tmp_path):
     for path in ("short.pkl/w.npy", "storage.pkl/%.npy"):
         assert util.read_error(m / path) == errno.EUCLEAN, path
     assert (m / "short.pkl/n.json").read_text() == "1\n"
+
+
+def test_no_storage(mount, tmp_path):
+    """Bytes that only begin like a storage that PyTorch saved, and are loaded like one, are an object's."""
+    magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+    for i, data in enumerate((magic, magic + b"\x80\x02M\xe9\x03.", magic + b"x" * 100)):
+        pickled = b"\x80\x04}(K\x07K\x08K\x09ctorch.storage\n_load_from_bytes\nC" + bytes([len(data)]) + data
+        (tmp_path / f"{i}.pkl").write_bytes(pickled + b"\x85Ru.")
+    m = mount(tmp_path)
+    for i, size in enumerate((15, 21, 115)):
+        assert (m / f"{i}.pkl/7.json").read_text() == "8\n"
+        assert (m / f"{i}.pkl/9/args/0").stat().st_size == size

@@ -133,6 +133,12 @@ def test_saved_before_zip(saved, module_mount, name):
     compare(saved, module_mount(saved) / old, truth_of(saved)[old], old)
 
 
+@pytest.mark.parametrize("name", ["views.pkl", "state.pkl", "training.pkl"])
+def test_pickled(saved, module_mount, name):
+    """Tensors in pickles by themselves, whose storages PyTorch saves into bytes."""
+    compare(saved, module_mount(saved) / name, truth_of(saved)[name], name)
+
+
 def test_file_as_source(saved, mount):
     compare(saved, mount(saved / "training.pt").top, truth_of(saved)["training.pt"], "source")
 

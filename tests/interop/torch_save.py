@@ -16,6 +16,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import sys
 
 import torch
@@ -360,6 +361,20 @@ def scripts(truth):
     truth.note("traced.jit", {"constants": [constant]})
 
 
+def pickled(truth):
+    """Trees of tensors in pickles by themselves, of each protocol that has bytes."""
+    for name, make, protocol in (
+        ("views", views, 3),
+        ("state", lambda: net().state_dict(), 4),
+        ("training", training, 5),
+    ):
+        file = os.path.join(truth.folder, f"{name}.pkl")
+        with open(file, "wb") as f:
+            pickle.dump(make(), f, protocol)
+        with open(file, "rb") as f:
+            truth.note(f"{name}.pkl", pickle.load(f))
+
+
 def save_before_zip(make, file):
     """In the format before PyTorch 1.6. False: it cannot hold such (a storage of two types)."""
     try:
@@ -379,6 +394,7 @@ def save(folder):
         if save_before_zip(make, os.path.join(folder, "old-" + name)):
             truth.note("old-" + name, torch.load(os.path.join(folder, "old-" + name), weights_only=False))
     scripts(truth)
+    pickled(truth)
     module = nn.Linear(2, 2)
     torch.save(module, os.path.join(folder, "module.pt"))
     truth.note("module.pt", dict(module.state_dict()))

@@ -83,12 +83,14 @@ int ckpt_torch_archive_open_file(struct ckpt_file *file, struct torch_archive *r
     if (!ckpt_torch_stream_probe(file))
         return ckpt_torch_archive_open(file, 0, file->st.size, ret, err);
     *ret = (struct torch_archive){0};
-    return ckpt_torch_stream_open(file, &ret->stream, err);
+    return ckpt_torch_stream_open(file, 0, file->st.size, &ret->stream, err);
 }
 
 struct torch_archive ckpt_torch_archive_ref(const struct torch_archive *a)
 {
     struct torch_archive ref = *a;
+    if (ref.ranges)
+        ckpt_file_ref(ref.ranges);
     if (ref.stream)
         ckpt_torch_stream_ref(ref.stream);
     if (ref.zip)
@@ -98,6 +100,7 @@ struct torch_archive ckpt_torch_archive_ref(const struct torch_archive *a)
 
 void ckpt_torch_archive_close(struct torch_archive *a)
 {
+    ckpt_file_unref(a->ranges);
     ckpt_torch_stream_unref(a->stream);
     ckpt_zip_unref(a->zip);
     *a = (struct torch_archive){0};
@@ -152,8 +155,6 @@ int ckpt_torch_archive_load_constants(const struct torch_archive *a, struct ckpt
 static int find_member(const struct torch_archive *a, const struct torch_tensor *t, uint32_t *ret, struct ckpt_err *err)
 {
     char name[32];
-    if (!a->zip)
-        return ckpt_fail(err, EUCLEAN, "its storage is not in the file: pickles by themselves have none");
     snprintf(name, sizeof name, "%s/%llu", t->archive == TORCH_CONSTANTS ? "constants" : "data",
              (unsigned long long)t->key);
     *ret = find(a, name);
@@ -171,6 +172,11 @@ static int find_storage(const struct torch_archive *a, const struct torch_tensor
                         struct ckpt_codec_chain *ret_chain, struct ckpt_err *err)
 {
     uint32_t member;
+    if (a->ranges) {
+        *ret_chain = (struct ckpt_codec_chain){0};
+        *ret = (struct ckpt_extent){.file = ckpt_file_ref(a->ranges), .off = t->key, .len = t->size};
+        return 0;
+    }
     if (!a->stream) {
         int r = find_member(a, t, &member, err);
         return r < 0 ? r : ckpt_zip_payload(a->zip, member, ret, ret_chain, err);
@@ -194,6 +200,8 @@ static int is_deflated(const struct torch_archive *a, const struct torch_tensor 
     uint32_t member;
     int r;
     *ret = false;
+    if (a->ranges)
+        return 0;
     if (a->stream) {
         r = find_storage(a, t, &extent, &chain, err);
         if (r == 0)
@@ -281,7 +289,7 @@ uint64_t ckpt_torch_archive_stored(const struct torch_archive *a, const struct t
 {
     uint32_t member;
     uint64_t bytes = CKPT_MIN(layout->nbytes, span(t));
-    if (a->stream)
+    if (a->stream || a->ranges)
         return bytes;
     if (!bytes || find_member(a, t, &member, NULL) < 0)
         return 0;

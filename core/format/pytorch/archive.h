@@ -13,6 +13,7 @@
 #include "core/format/zip.h"
 
 struct torch_archive {
+    struct ckpt_file *ranges;    /* of which storages are ranges; NULL: of none */
     struct torch_stream *stream; /* NULL: a zip archive */
     struct ckpt_zip *zip;
     const char *folder; /* the archive's, with the slash; folder_len bytes */

@@ -203,6 +203,19 @@ static int push_tensor(struct torch_machine *m, const struct call *c, const stru
     return r < 0 ? r : done(ckpt_machine_push_from(m, ckpt_torch_tensor_value(at), c->start));
 }
 
+/* How pickle.dump writes a tensor: its storage is bytes that torch.save made. */
+static int call_loader(struct torch_machine *m, const struct call *c)
+{
+    const struct torch_far *far = c->count == 1 ? ckpt_torch_far(&m->g, c->arg[0]) : NULL;
+    torch_value v;
+    if (!far || !far->is_storage)
+        return UNFIT;
+    struct torch_storage s = {.global = far->global, .key = far->data, .size = far->size, .len = far->size};
+    ckpt_machine_give_back(m, c->start);
+    int r = ckpt_machine_made(m, ckpt_torch_new_storage(&m->g, &s, &v));
+    return r < 0 ? r : done(ckpt_machine_push_from(m, v, c->start));
+}
+
 static int call_tensor(struct torch_machine *m, const struct call *c, enum torch_meaning meaning)
 {
     struct torch_tensor t = {0};
@@ -360,6 +373,8 @@ static int call_known(struct torch_machine *m, const struct call *c, enum torch_
     case TORCH_IS_TENSOR_V2:
     case TORCH_IS_TENSOR_V3:
         return call_tensor(m, c, meaning);
+    case TORCH_IS_LOADER:
+        return call_loader(m, c);
     case TORCH_IS_PARAMETER:
         return call_parameter(m, c);
     case TORCH_IS_SPARSE:
@@ -510,6 +525,8 @@ int ckpt_machine_persistent(struct torch_machine *m)
     r = ckpt_torch_rebuild_storage(&m->g, id, &s, m->err);
     if (r < 0)
         return r;
+    if (m->g.archive == TORCH_RANGES)
+        s.fault = TORCH_NO_STORAGE;
     if (m->storages && s.global != TORCH_NO_GLOBAL)
         ckpt_torch_storages_note(m->storages, &s);
     m->depth--;

@@ -6,6 +6,7 @@
 
 #include "core/base/grow.h"
 #include "core/base/util.h"
+#include "core/format/pytorch/magic.h"
 #include "core/format/pytorch/opcode.h"
 
 #define FIRST_WINDOW ((size_t)64 << 10)
@@ -73,6 +74,8 @@ static void go_to(struct extract *x, uint64_t off)
 static size_t length_bytes(uint8_t code)
 {
     switch (code) {
+    case OP_SHORT_BINBYTES:
+        return 1;
     case OP_BINBYTES:
     case OP_BINSTRING:
         return 4;
@@ -103,8 +106,9 @@ static int leave_out(struct extract *x)
     size_t left = x->len - x->at, n = left ? length_bytes(*p) : 0;
     if (!x->fars || !n || left <= n)
         return 0;
-    uint64_t len = n == 4 ? ckpt_le32(p + 1) : ckpt_le64(p + 1), off = x->base + x->at + 1 + n;
-    if (len < (*p == OP_BINSTRING ? FAR_STRING : FAR_BYTES))
+    uint64_t len = n == 1 ? p[1] : n == 4 ? ckpt_le32(p + 1) : ckpt_le64(p + 1), off = x->base + x->at + 1 + n;
+    bool is_stream = ckpt_torch_magic(p + 1 + n, (size_t)CKPT_MIN((uint64_t)(left - 1 - n), len));
+    if (len < (*p == OP_BINSTRING ? FAR_STRING : FAR_BYTES) && !is_stream)
         return 0;
     if (len > x->end - off)
         return ckpt_fail(x->err, EBADMSG, "the pickle ends in the middle of %llu bytes", (unsigned long long)len);

@@ -175,7 +175,7 @@ static void folder_pin(struct ckpt_tree *t, uint32_t node)
     if (n->kind != CKPT_NODE_ARRAY || ckpt_torch_record_kind(&torch->records, n->ref) != TORCH_R_TENSOR)
         return;
     ckpt_torch_get_tensor(&torch->records, n->ref, &tensor);
-    bool in_shard = !tensor.fault && tensor.archive >= TORCH_SHARD && tensor.archive != TORCH_CONSTANTS;
+    bool in_shard = !tensor.fault && ckpt_torch_in_shard(&tensor);
     if (in_shard && ckpt_shard_reopen(&torch->shards, (uint32_t)(tensor.archive - TORCH_SHARD), &f, NULL) == 0)
         ckpt_file_unref(f);
 }

@@ -35,6 +35,7 @@ static const struct torch_global globals[] = {
     CALL("torch._tensor", "_rebuild_from_type_v2", TORCH_IS_FROM_TYPE),
     CALL("torch._tensor", "_rebuild_from_type", TORCH_IS_FROM_TYPE),
     CALL("torch.tensor", "_rebuild_from_type", TORCH_IS_FROM_TYPE),
+    CALL("torch.storage", "_load_from_bytes", TORCH_IS_LOADER),
     /* of the programs in TorchScript's archives */
     CALL("torch.jit._pickle", "build_intlist", TORCH_IS_FIRST),
     CALL("torch.jit._pickle", "build_tensorlist", TORCH_IS_FIRST),

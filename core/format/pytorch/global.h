@@ -27,6 +27,7 @@ enum torch_meaning {
     TORCH_IS_SPARSE,
     TORCH_IS_QUANTISED,
     TORCH_IS_FROM_TYPE,   /* a tensor of a class of its own: function, class, arguments of the function, state */
+    TORCH_IS_LOADER,      /* of a storage that torch.save wrote into bytes */
     TORCH_IS_FIRST,       /* its first argument */
     TORCH_IS_NEW,         /* copyreg's functions, whose first argument is the class */
     TORCH_IS_NEW_BY_NAME, /* with arguments by name */

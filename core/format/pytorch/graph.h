@@ -39,6 +39,9 @@ enum torch_kind {
 struct torch_far {
     size_t at; /* of the NEXT_BUFFER in their place */
     uint64_t off, len;
+    bool is_storage;     /* what torch.save wrote of one: */
+    uint32_t global;     /* its class */
+    uint64_t data, size; /* its bytes in the file */
 };
 
 struct torch_graph {

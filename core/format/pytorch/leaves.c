@@ -17,6 +17,10 @@ static int archive_of(struct ckpt_tree *t, const struct torch_tensor *tensor, st
     struct torch *torch = t->priv;
     struct torch_piece piece;
     bool own = !tensor->archive || tensor->archive == TORCH_CONSTANTS;
+    if (tensor->archive == TORCH_RANGES) {
+        *ret = (struct torch_archive){.ranges = ckpt_file_ref(torch->file)};
+        return 0;
+    }
     if (!own && tensor->archive >= TORCH_SHARD)
         return ckpt_torch_folder_archive(t, (uint32_t)(tensor->archive - TORCH_SHARD), ret, err);
     if (!own) {
@@ -284,13 +288,14 @@ int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
 
 static void describe_tensor(const struct torch *torch, const struct torch_tensor *t, struct ckpt_buf *json)
 {
-    ckpt_buf_addf(json, ",\"storage\":\"%s/%llu\",\"storage_offset\":%llu,\"stride\":[",
-                  t->archive == TORCH_CONSTANTS ? "constants" : "data", (unsigned long long)t->key,
-                  (unsigned long long)t->offset);
+    const char *folder = t->archive == TORCH_CONSTANTS ? "constants" : "data";
+    if (t->archive != TORCH_RANGES)
+        ckpt_buf_addf(json, ",\"storage\":\"%s/%llu\"", folder, (unsigned long long)t->key);
+    ckpt_buf_addf(json, ",\"storage_offset\":%llu,\"stride\":[", (unsigned long long)t->offset);
     for (unsigned i = 0; i < t->ndim; i++)
         ckpt_buf_addf(json, "%s%llu", i ? "," : "", (unsigned long long)t->stride[i]);
     ckpt_buf_addc(json, ']');
-    if (t->archive < TORCH_SHARD || t->archive == TORCH_CONSTANTS)
+    if (!ckpt_torch_in_shard(t))
         return;
     const char *shard = ckpt_shard_name(&torch->shards, (uint32_t)(t->archive - TORCH_SHARD));
     ckpt_buf_adds(json, ",\"shard\":");

@@ -7,6 +7,7 @@
 
 #include "core/base/util.h"
 #include "core/format/pytorch/machine.h"
+#include "core/format/pytorch/record.h"
 
 /* --- the memo --- */
 
@@ -322,6 +323,22 @@ int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect diale
     return ckpt_torch_pickle_load_noting(pickle, len, dialect, records, archive, NULL, ret, err);
 }
 
+/* m: with the pickle and what else is known of it. */
+static int load(struct torch_machine *m, struct torch_graph *ret)
+{
+    int r = m->g.len > TORCH_MAX_PICKLE
+                ? ckpt_fail(m->err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", m->g.len, TORCH_MAX_PICKLE)
+                : run(m);
+    free(m->stack);
+    free(m->marks);
+    ckpt_torch_memo_clear(&m->memo);
+    if (r < 0)
+        ckpt_torch_graph_clear(&m->g);
+    else
+        *ret = m->g;
+    return r;
+}
+
 int ckpt_torch_pickle_load_noting(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
                                   uint64_t archive, struct torch_storages *storages, struct torch_graph *ret,
                                   struct ckpt_err *err)
@@ -331,15 +348,21 @@ int ckpt_torch_pickle_load_noting(uint8_t *pickle, size_t len, enum torch_dialec
                               .records = records,
                               .storages = storages,
                               .err = err};
-    int r = len > TORCH_MAX_PICKLE
-                ? ckpt_fail(err, EUCLEAN, "a pickle of %zu bytes; at most %zu are read", len, TORCH_MAX_PICKLE)
-                : run(&m);
-    free(m.stack);
-    free(m.marks);
-    ckpt_torch_memo_clear(&m.memo);
-    if (r < 0)
-        ckpt_torch_graph_clear(&m.g);
-    else
-        *ret = m.g;
-    return r;
+    return load(&m, ret);
+}
+
+int ckpt_torch_pickle_load_plain(uint8_t *pickle, size_t len, struct torch_far *fars, uint32_t far_count,
+                                 struct ckpt_buf *records, struct torch_graph *ret, struct ckpt_err *err)
+{
+    struct torch_machine m = {.g = {.pickle = pickle,
+                                    .len = len,
+                                    .size = len,
+                                    .room = len,
+                                    .archive = TORCH_RANGES,
+                                    .fars = fars,
+                                    .far_count = far_count},
+                              .dialect = TORCH_SAVE,
+                              .records = records,
+                              .err = err};
+    return load(&m, ret);
 }

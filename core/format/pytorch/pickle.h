@@ -17,6 +17,9 @@
  */
 int ckpt_torch_pickle_load(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
                            uint64_t archive, struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The same of a pickle by itself, some bytes of which are elsewhere in its file (malloced, taken over in any case). */
+int ckpt_torch_pickle_load_plain(uint8_t *pickle, size_t len, struct torch_far *fars, uint32_t far_count,
+                                 struct ckpt_buf *records, struct torch_graph *ret, struct ckpt_err *err) CKPT_MUST_USE;
 /* The same; each persistent id is noted in `storages` (NULL: nowhere). */
 int ckpt_torch_pickle_load_noting(uint8_t *pickle, size_t len, enum torch_dialect dialect, struct ckpt_buf *records,
                                   uint64_t archive, struct torch_storages *storages, struct torch_graph *ret,

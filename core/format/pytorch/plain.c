@@ -6,6 +6,7 @@
 #include "core/base/util.h"
 #include "core/format/pytorch/content.h"
 #include "core/format/pytorch/extract.h"
+#include "core/format/pytorch/magic.h"
 #include "core/format/pytorch/nodes.h"
 #include "core/format/pytorch/pickle.h"
 #include "core/format/pytorch/torch.h"
@@ -39,6 +40,48 @@ static const struct ckpt_tree_ops plain_ops = {
     .close = ckpt_torch_close,
 };
 
+/* What torch.save wrote of one storage, as pickle.dump asks it to. What is anything else stays bytes. */
+static int look_for_storage(struct torch *torch, struct torch_far *far, struct ckpt_err *err)
+{
+    struct ckpt_buf records = CKPT_BUF_INIT;
+    struct torch_storage storage;
+    struct torch_stream *s;
+    struct torch_graph g;
+    struct ckpt_extent data;
+    int r = ckpt_torch_stream_open(torch->file, far->off, far->off + far->len, &s, NULL);
+    if (r < 0)
+        return r == -ENOMEM ? ckpt_no_memory(err) : 0;
+    r = ckpt_torch_stream_load(s, &records, 0, &g, NULL);
+    if (r == 0 && ckpt_torch_kind(&g, g.top) == TORCH_STORAGE) {
+        ckpt_torch_storage_of(&g, g.top, &storage);
+        far->is_storage = !storage.fault && storage.global != TORCH_NO_GLOBAL && storage.len == storage.size &&
+                          ckpt_torch_stream_storage(s, storage.key, &data);
+    }
+    if (r == 0)
+        ckpt_torch_graph_clear(&g);
+    if (far->is_storage) {
+        far->global = storage.global;
+        far->data = data.off;
+        far->size = data.len;
+        ckpt_extent_clear(&data);
+    }
+    ckpt_torch_stream_unref(s);
+    ckpt_buf_clear(&records);
+    return r == -ENOMEM ? ckpt_no_memory(err) : 0;
+}
+
+static int look_for_storages(struct torch *torch, struct torch_fars *fars, struct ckpt_err *err)
+{
+    uint8_t head[TORCH_MAGIC_BYTES];
+    int r = 0;
+    for (uint32_t i = 0; i < fars->count && r == 0; i++) {
+        ssize_t n = ckpt_file_read(torch->file, head, sizeof head, fars->all[i].off);
+        if (n > 0 && ckpt_torch_magic(head, (size_t)n))
+            r = look_for_storage(torch, &fars->all[i], err);
+    }
+    return r;
+}
+
 /* The pickle at *at, which is moved behind it. */
 static int load_graph(struct torch *torch, uint64_t *at, struct torch_graph *ret, struct ckpt_err *err)
 {
@@ -46,15 +89,14 @@ static int load_graph(struct torch *torch, uint64_t *at, struct torch_graph *ret
     uint8_t *pickle;
     size_t len;
     int r = ckpt_torch_extract(torch->file, *at, torch->file->st.size, &pickle, &len, at, &fars, err);
-    if (r == 0)
-        r = ckpt_torch_pickle_load(pickle, len, TORCH_SAVE, &torch->records, 0, ret, err);
-    if (r < 0) {
-        free(fars.all);
-        return r;
+    if (r == 0) {
+        r = look_for_storages(torch, &fars, err);
+        if (r == 0)
+            return ckpt_torch_pickle_load_plain(pickle, len, fars.all, fars.count, &torch->records, ret, err);
+        free(pickle);
     }
-    ret->fars = fars.all;
-    ret->far_count = fars.count;
-    return 0;
+    free(fars.all);
+    return r;
 }
 
 /* Is there another pickle? Whatever else follows the first is nobody's. */

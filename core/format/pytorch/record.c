@@ -13,6 +13,7 @@ static const struct {
     [TORCH_BAD_SIZE] = {EUCLEAN, "the size of its storage is impossible"},
     [TORCH_BAD_RANK] = {EUCLEAN, "it has not as many strides as dimensions, or too many of them"},
     [TORCH_BAD_NUMBER] = {EUCLEAN, "its shape, strides or place have a number that is negative or too large"},
+    [TORCH_NO_STORAGE] = {EUCLEAN, "its storage is not in the file: a pickle by itself has none"},
     [TORCH_OUTSIDE] = {EUCLEAN, "it reaches beyond its storage"},
     [TORCH_MANY_DIMS] = {EOPNOTSUPP, "arrays of more than 32 dimensions are not shown"},
     [TORCH_ODD_TYPE] = {EOPNOTSUPP, "its type is not supported"},

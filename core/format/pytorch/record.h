@@ -37,11 +37,13 @@ enum torch_fault {
     TORCH_BAD_DATA,    /* an array with more or less data than it must have */
     TORCH_ELSEWHERE,   /* an array of a buffer that is not in the pickle */
     TORCH_ODD_ARRAY,   /* of a type that NumPy has, and an .npy file has not */
+    TORCH_NO_STORAGE,  /* what a pickle by itself says of a storage */
     TORCH_FAULTS
 };
 
 /* Archives of tensors. */
 #define TORCH_SHARD     ((uint64_t)1 << 40) /* and its number: of a folder with an index */
+#define TORCH_RANGES    (UINT64_MAX - 1)    /* the file of a pickle by itself: the key of a storage is its offset */
 #define TORCH_CONSTANTS UINT64_MAX          /* the checkpoint's own, under constants/ */
 
 /* A strided view. Strides of dimensions with fewer than two elements mean nothing. */
@@ -58,6 +60,11 @@ struct torch_tensor {
     unsigned ndim;
     uint64_t shape[CKPT_MAX_DIMS], stride[CKPT_MAX_DIMS]; /* in elements */
 };
+
+static inline bool ckpt_torch_in_shard(const struct torch_tensor *t)
+{
+    return t->archive >= TORCH_SHARD && t->archive < TORCH_RANGES;
+}
 
 /* A range of a file. */
 struct torch_piece {

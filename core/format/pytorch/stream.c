@@ -3,6 +3,7 @@
 
 #include "core/base/util.h"
 #include "core/format/pytorch/extract.h"
+#include "core/format/pytorch/magic.h"
 #include "core/format/pytorch/pickle.h"
 #include "core/format/pytorch/rebuild.h"
 #include "core/format/pytorch/storages.h"
@@ -15,45 +16,24 @@
 
 struct torch_stream {
     struct ckpt_file *file;
-    uint8_t *pickle; /* of the objects, until they are loaded */
+    uint64_t off, end; /* in the file */
+    uint8_t *pickle;   /* of the objects, until they are loaded */
     size_t len;
     uint64_t data; /* where the storages begin */
     struct torch_storages storages;
     atomic_uint refs;
 };
 
-/* --- what it begins with: a pickle of the number 0x1950a86a20f9469cfc6c, by whatever protocol --- */
-
-static const uint8_t magic[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
-static const char magic_text[] = "L119547037146038801333356L\n.";
-
-enum { PROTO = 0x80, PROTO_BYTES = 2, FRAME = 0x95, FRAME_BYTES = 9 };
-
-/* The length of the pickle of the magic number; 0: it is not there. */
-static size_t magic_length(const uint8_t *head, size_t len)
-{
-    size_t text = strlen(magic_text), at = PROTO_BYTES;
-    if (len >= text && !memcmp(head, magic_text, text))
-        return text;
-    if (len < PROTO_BYTES || head[0] != PROTO || head[1] > 5)
-        return 0;
-    if (len > at && head[at] == FRAME)
-        at += FRAME_BYTES;
-    if (len < at + sizeof magic || memcmp(head + at, magic, sizeof magic) != 0)
-        return 0;
-    return at + sizeof magic;
-}
-
-static size_t read_magic(struct ckpt_file *file)
+static size_t read_magic(struct ckpt_file *file, uint64_t off)
 {
     uint8_t head[64];
-    ssize_t n = ckpt_file_read(file, head, sizeof head, 0);
-    return n > 0 ? magic_length(head, (size_t)n) : 0;
+    ssize_t n = ckpt_file_read(file, head, sizeof head, off);
+    return n > 0 ? ckpt_torch_magic(head, (size_t)n) : 0;
 }
 
 bool ckpt_torch_stream_probe(struct ckpt_file *file)
 {
-    return read_magic(file) > 0;
+    return read_magic(file, 0) > 0;
 }
 
 /* --- the pickles --- */
@@ -64,7 +44,7 @@ static int load_small(struct torch_stream *s, uint64_t *at, struct torch_graph *
     struct ckpt_buf records = CKPT_BUF_INIT;
     uint8_t *pickle;
     size_t len;
-    int r = ckpt_torch_extract(s->file, *at, s->file->st.size, &pickle, &len, at, NULL, err);
+    int r = ckpt_torch_extract(s->file, *at, s->end, &pickle, &len, at, NULL, err);
     if (r == 0)
         r = ckpt_torch_pickle_load(pickle, len, TORCH_SAVE, &records, 0, ret, err);
     ckpt_buf_clear(&records);
@@ -90,7 +70,7 @@ static int skip_pickle(struct torch_stream *s, uint64_t *at, struct ckpt_err *er
 {
     uint8_t *pickle;
     size_t len;
-    int r = ckpt_torch_extract(s->file, *at, s->file->st.size, &pickle, &len, at, NULL, err);
+    int r = ckpt_torch_extract(s->file, *at, s->end, &pickle, &len, at, NULL, err);
     if (r == 0)
         free(pickle);
     return r;
@@ -151,7 +131,7 @@ static int place_storage(const struct torch_stream *s, struct torch_stored *stor
         return ckpt_fail(err, EUCLEAN, "storage %llu has %llu elements, not %llu", key,
                          (unsigned long long)ckpt_le64(count), (unsigned long long)(stored->size / stored->itemsize));
     stored->off = *at + COUNT_BYTES;
-    if (stored->size > s->file->st.size - stored->off)
+    if (stored->off > s->end || stored->size > s->end - stored->off)
         return ckpt_fail(err, EBADMSG, "the file ends before storage %llu does", key);
     *at = stored->off + stored->size;
     return 0;
@@ -214,27 +194,31 @@ int ckpt_torch_stream_verify(struct torch_stream *s, void (*progress)(void *arg,
 
 static int read_head(struct torch_stream *s, struct ckpt_err *err)
 {
-    uint64_t at = read_magic(s->file);
-    if (!at)
+    size_t magic = read_magic(s->file, s->off);
+    uint64_t at = s->off + magic;
+    if (!magic)
         return ckpt_fail(err, EUCLEAN, "it does not begin with PyTorch's magic number");
     int r = check_version(s, &at, err);
     if (r == 0)
         r = skip_pickle(s, &at, err);
     if (r == 0)
-        r = ckpt_torch_extract(s->file, at, s->file->st.size, &s->pickle, &s->len, &at, NULL, err);
+        r = ckpt_torch_extract(s->file, at, s->end, &s->pickle, &s->len, &at, NULL, err);
     if (r == 0)
         r = load_keys(s, &at, err);
     s->data = at;
     return r;
 }
 
-int ckpt_torch_stream_open(struct ckpt_file *file, struct torch_stream **ret, struct ckpt_err *err)
+int ckpt_torch_stream_open(struct ckpt_file *file, uint64_t off, uint64_t end, struct torch_stream **ret,
+                           struct ckpt_err *err)
 {
     struct torch_stream *s = calloc(1, sizeof *s);
     if (!s)
         return ckpt_no_memory(err);
     atomic_init(&s->refs, 1);
     s->file = ckpt_file_ref(file);
+    s->off = off;
+    s->end = end;
     int r = read_head(s, err);
     if (r < 0)
         ckpt_torch_stream_unref(s);

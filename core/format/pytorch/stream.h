@@ -14,8 +14,9 @@ struct torch_stream;
 
 /* Does it begin with the magic number? */
 bool ckpt_torch_stream_probe(struct ckpt_file *file);
-/* The file is referenced. Reads what is in front of the objects. */
-int ckpt_torch_stream_open(struct ckpt_file *file, struct torch_stream **ret, struct ckpt_err *err) CKPT_MUST_USE;
+/* The bytes [off, end) of a file, which is referenced. Reads what is in front of the objects. */
+int ckpt_torch_stream_open(struct ckpt_file *file, uint64_t off, uint64_t end, struct torch_stream **ret,
+                           struct ckpt_err *err) CKPT_MUST_USE;
 struct torch_stream *ckpt_torch_stream_ref(struct torch_stream *s);
 void ckpt_torch_stream_unref(struct torch_stream *s);
 /* Its objects, as ckpt_torch_pickle_load has them, once; where the storages are is known from then on. -EBADMSG: the
