@@ -89,6 +89,19 @@ def test_file(mount, tmp_path, suffix, how):
         assert old.shape == (BIG,) and (old == 1).all()
 
 
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_file_of_any_name(mount, tmp_path, suffix):
+    """Its content tells what it is, then as before."""
+    path = tmp_path / "weights.of-mine"
+    WRITERS[suffix](tmp_path / f"1.{suffix}", tree(1))
+    os.rename(tmp_path / f"1.{suffix}", path)
+    m = mount(path, "refresh=1")
+    assert value_of(m / "w.npy") == 1
+    WRITERS[suffix](tmp_path / f"2.{suffix}", tree(2))
+    os.rename(tmp_path / f"2.{suffix}", path)
+    wait_for(lambda: value_of(m / "w.npy") == 2, SEEN)
+
+
 @pytest.mark.parametrize("how", ["rename", "remove"])
 def test_folder_with_an_index(mount, tmp_path, how):
     path = tmp_path / "model"
