@@ -10,7 +10,10 @@
 static bool is_plain(const struct ckpt_buf *name)
 {
     const char *p = (char *)name->data;
-    return name->len > 1 && strlen(p) == name->len - 1 && !strpbrk(p, "/\\") && strcmp(p, ".") && strcmp(p, "..");
+    bool is_text = name->len > 1 && strlen(p) == name->len - 1; /* without a NUL in it */
+    if (!is_text || strpbrk(p, "/\\"))
+        return false;
+    return strcmp(p, ".") != 0 && strcmp(p, "..") != 0;
 }
 
 static int take_entry(struct tokens *t, struct ckpt_buf *tensor, struct ckpt_buf *shard)
@@ -37,7 +40,10 @@ static int take_map(struct tokens *t, safetensors_index_visit *visit, void *arg)
     struct ckpt_buf tensor = {.max = SAFETENSORS_MAX_NAME}, shard = {.max = 256};
     bool first = true;
     int r = ckpt_tokens_take(t, '{');
-    while (r == 0 && (r = ckpt_tokens_more(t, '}', &first)) == 1) {
+    while (r == 0) {
+        r = ckpt_tokens_more(t, '}', &first);
+        if (r != 1)
+            break;
         r = take_entry(t, &tensor, &shard);
         if (r == 0)
             r = visit(arg, &tensor, (char *)shard.data);

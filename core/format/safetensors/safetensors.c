@@ -7,6 +7,12 @@
 
 /* --- a tensor --- */
 
+/* A buffer without bytes has no data. */
+static const char *text_of(const struct ckpt_buf *name)
+{
+    return name->data ? (char *)name->data : "";
+}
+
 /* Where the tensor of a node is, read again from its header. The caller unrefs the file. */
 static int locate(struct ckpt_tree *t, uint32_t node, struct ckpt_file **ret_file, struct safetensors_tensor *ret,
                   struct ckpt_err *err)
@@ -23,7 +29,8 @@ static int locate(struct ckpt_tree *t, uint32_t node, struct ckpt_file **ret_fil
     if (r < 0)
         return r;
     r = ckpt_safetensors_header_tensor(f, place, &name, ret, err);
-    if (r == 0 && !ckpt_tree_is_named(t, node, name.data ? (char *)name.data : "", name.len))
+    bool is_same = r == 0 && ckpt_tree_is_named(t, node, text_of(&name), name.len);
+    if (r == 0 && !is_same)
         r = -EUCLEAN;
     if (r == -EUCLEAN) /* it was right when it was opened */
         r = ckpt_fail(err, ESTALE, "the header was changed since it was opened");
@@ -50,19 +57,25 @@ static int safetensors_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_ar
     return ckpt_recent_layouts_get(&s->layouts, tensor.dtype, false, (unsigned)tensor.ndim, tensor.shape, ret, err);
 }
 
+/* A file beside the shards. */
+static int file_beside(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
+{
+    size_t len;
+    struct ckpt_file *f;
+    const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
+    int r = ckpt_pins_open(t->pins, path, &f);
+    if (r < 0)
+        return ckpt_fail(err, -r, "%s: %s", path, r == -EUCLEAN ? CKPT_LINK_OUT : strerror(-r));
+    *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
+    return 0;
+}
+
 static int safetensors_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
     struct safetensors_tensor tensor;
     struct ckpt_file *f;
-    if (t->nodes[node].mark == SAFETENSORS_FILE_MARK) {
-        size_t len;
-        const char *path = ckpt_tree_text(t, t->nodes[node].ref, &len);
-        int r = ckpt_pins_open(t->pins, path, &f);
-        if (r < 0)
-            return ckpt_fail(err, -r, "%s: %s", path, r == -EUCLEAN ? CKPT_LINK_OUT : strerror(-r));
-        *ret = (struct ckpt_extent){.file = f, .len = f->st.size};
-        return 0;
-    }
+    if (t->nodes[node].mark == SAFETENSORS_FILE_MARK)
+        return file_beside(t, node, ret, err);
     int r = locate(t, node, &f, &tensor, err);
     if (r == 0)
         *ret = (struct ckpt_extent){.file = f, .off = tensor.off, .len = tensor.len};
@@ -86,9 +99,10 @@ static int safetensors_stored(struct ckpt_tree *t, uint32_t node, const struct c
 /* What a reader of a leaf in a folder needs open; of a single file that is the file anyway. */
 static void safetensors_pin(struct ckpt_tree *t, uint32_t node)
 {
+    const struct safetensors *s = t->priv;
     struct ckpt_extent e = {0};
-    if (!((struct safetensors *)t->priv)->file && t->nodes[node].kind != CKPT_NODE_DIR &&
-        safetensors_blob(t, node, &e, NULL) == 0)
+    bool is_in_folder = !s->file && t->nodes[node].kind != CKPT_NODE_DIR;
+    if (is_in_folder && safetensors_blob(t, node, &e, NULL) == 0)
         ckpt_extent_clear(&e);
 }
 
@@ -136,20 +150,9 @@ static void safetensors_close(struct ckpt_tree *t)
     free(s);
 }
 
-static const struct ckpt_tree_ops safetensors_ops = {
-    .name = "safetensors",
-    .layout = safetensors_layout,
-    .chunk = safetensors_chunk,
-    .stored = safetensors_stored,
-    .blob = safetensors_blob,
-    .rights = safetensors_rights,
-    .pin = safetensors_pin,
-    .describe = safetensors_describe,
-    .memory = safetensors_memory,
-    .close = safetensors_close,
-};
-
 /* --- opening --- */
+
+static const struct ckpt_tree_ops safetensors_ops;
 
 int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **ret, struct ckpt_err *err)
 {
@@ -167,9 +170,10 @@ int ckpt_safetensors_tree_new(const struct ckpt_opening *o, struct ckpt_tree **r
 
 int ckpt_safetensors_set_metadata(struct ckpt_tree *t, struct ckpt_buf *json, struct ckpt_err *err)
 {
-    if (json->len)
-        t->metadata = ckpt_buf_steal(json, NULL);
-    return json->len && !t->metadata ? ckpt_no_memory(err) : 0;
+    if (!json->len)
+        return 0;
+    t->metadata = ckpt_buf_steal(json, NULL);
+    return t->metadata ? 0 : ckpt_no_memory(err);
 }
 
 struct builder {
@@ -183,8 +187,8 @@ static int add_tensor(void *arg, const struct ckpt_buf *name, uint64_t place, co
 {
     struct builder *b = arg;
     uint32_t node;
-    int r = ckpt_tree_add_named(b->tree, name->data ? (char *)name->data : "", name->len, b->flat, b->round,
-                                tensor->packed ? CKPT_NODE_BLOB : CKPT_NODE_ARRAY, &node, b->err);
+    enum ckpt_node_kind kind = tensor->packed ? CKPT_NODE_BLOB : CKPT_NODE_ARRAY;
+    int r = ckpt_tree_add_named(b->tree, text_of(name), name->len, b->flat, b->round, kind, &node, b->err);
     if (r == 1)
         b->tree->nodes[node].ref = (uint32_t)place;
     return r < 0 ? r : 0;
@@ -261,6 +265,19 @@ static bool safetensors_is_damaged(const struct ckpt_content *c)
         return true;
     return len <= SAFETENSORS_MAX_HEADER && len <= c->file->st.size - 8;
 }
+
+static const struct ckpt_tree_ops safetensors_ops = {
+    .name = "safetensors",
+    .layout = safetensors_layout,
+    .chunk = safetensors_chunk,
+    .stored = safetensors_stored,
+    .blob = safetensors_blob,
+    .rights = safetensors_rights,
+    .pin = safetensors_pin,
+    .describe = safetensors_describe,
+    .memory = safetensors_memory,
+    .close = safetensors_close,
+};
 
 const struct ckpt_format ckpt_safetensors_format = {
     .name = "safetensors",

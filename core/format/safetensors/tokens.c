@@ -125,24 +125,58 @@ static void add_utf8(struct ckpt_buf *out, uint32_t c)
         add_byte(out, (int)c);
         return;
     }
-    int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
     static const uint8_t leads[] = {0, 0xc0, 0xe0, 0xf0};
+    int more = 1 + (c >= 0x800) + (c >= 0x10000);
     add_byte(out, (int)(leads[more] | c >> 6 * more));
     while (more-- > 0)
         add_byte(out, (int)(0x80 | (c >> 6 * more & 0x3f)));
+}
+
+/* -1: it is no hexadecimal digit, or the end. */
+static int hex_value(int c)
+{
+    if (c < 0)
+        return -1;
+    if (ckpt_is_digit(c))
+        return c - '0';
+    int lower = c | 32;
+    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
 static int take_hex(struct tokens *t, uint32_t *ret)
 {
     *ret = 0;
     for (int i = 0; i < 4; i++) {
-        int c = next(t), digit = c >= '0' && c <= '9'                 ? c - '0'
-                                 : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
-                                                                      : -1;
-        if (c < 0 || digit < 0)
+        int digit = hex_value(next(t));
+        if (digit < 0)
             return ckpt_tokens_fail(t, "an escape is not four hex digits");
         *ret = *ret << 4 | (uint32_t)digit;
     }
+    return 0;
+}
+
+static bool is_high_surrogate(uint32_t c)
+{
+    return c >= 0xd800 && c < 0xdc00;
+}
+
+static bool is_low_surrogate(uint32_t c)
+{
+    return c >= 0xdc00 && c < 0xe000;
+}
+
+/* The second half of a pair whose first one is *c; *c becomes the character. */
+static int take_low_surrogate(struct tokens *t, uint32_t *c)
+{
+    uint32_t low;
+    if (next(t) != '\\' || next(t) != 'u')
+        return ckpt_tokens_fail(t, "an unpaired surrogate");
+    int r = take_hex(t, &low);
+    if (r < 0)
+        return r;
+    if (!is_low_surrogate(low))
+        return ckpt_tokens_fail(t, "an unpaired surrogate");
+    *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     return 0;
 }
 
@@ -151,33 +185,34 @@ static int take_escape(struct tokens *t, struct ckpt_buf *out)
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     int c = next(t);
     const char *p = c > 0 ? strchr(from, c) : NULL;
-    uint32_t high, low;
+    uint32_t character;
     if (p) {
         add_byte(out, to[p - from]);
         return 0;
     }
     if (c != 'u')
         return ckpt_tokens_fail(t, "an unknown escape");
-    int r = take_hex(t, &high);
-    if (r == 0 && high >= 0xd800 && high < 0xe000) {
-        if (high >= 0xdc00 || next(t) != '\\' || next(t) != 'u')
-            return ckpt_tokens_fail(t, "an unpaired surrogate");
-        r = take_hex(t, &low);
-        if (r == 0 && (low < 0xdc00 || low >= 0xe000))
-            return ckpt_tokens_fail(t, "an unpaired surrogate");
-        if (r == 0)
-            high = 0x10000 + ((high & 0x3ff) << 10) + (low & 0x3ff);
-    }
+    int r = take_hex(t, &character);
+    if (r == 0 && is_low_surrogate(character))
+        return ckpt_tokens_fail(t, "an unpaired surrogate");
+    if (r == 0 && is_high_surrogate(character))
+        r = take_low_surrogate(t, &character);
     if (r == 0 && out)
-        add_utf8(out, high);
+        add_utf8(out, character);
     return r;
+}
+
+static bool is_plain(uint8_t c)
+{
+    bool is_printable = c >= 0x20 && c < 0x80;
+    return is_printable && c != '"' && c != '\\';
 }
 
 /* The bytes of the window that stand for themselves. */
 static void take_plain(struct tokens *t, struct ckpt_buf *out)
 {
     const uint8_t *p = t->window + t->at, *q = p, *end = t->window + t->len;
-    while (q < end && *q >= 0x20 && *q < 0x80 && *q != '"' && *q != '\\')
+    while (q < end && is_plain(*q))
         q++;
     if (out)
         ckpt_buf_add(out, p, (size_t)(q - p));
@@ -211,11 +246,17 @@ int ckpt_tokens_string(struct tokens *t, struct ckpt_buf *out)
 int ckpt_tokens_u64(struct tokens *t, uint64_t *ret)
 {
     uint64_t v = 0;
-    int c = ckpt_tokens_peek(t), digits = 0;
-    for (; (c = peek(t)) >= '0' && c <= '9'; t->at++, digits++)
-        if ((digits && !v) || ckpt_mul(v, 10, &v) || ckpt_add(v, (uint64_t)(c - '0'), &v))
-            return ckpt_tokens_fail(t, digits && !v ? "a number begins with 0" : "a number is 2^64 or more");
-    if (!digits || c == '.' || (c | 32) == 'e')
+    int c = ckpt_tokens_peek(t), digits = 0; /* white space goes first */
+    for (c = peek(t); ckpt_is_digit(c); c = peek(t)) {
+        if (digits && !v)
+            return ckpt_tokens_fail(t, "a number begins with 0");
+        if (ckpt_mul(v, 10, &v) || ckpt_add(v, (uint64_t)(c - '0'), &v))
+            return ckpt_tokens_fail(t, "a number is 2^64 or more");
+        t->at++;
+        digits++;
+    }
+    bool goes_on = c == '.' || (c | 32) == 'e';
+    if (!digits || goes_on)
         return ckpt_tokens_fail(t, "not a whole number");
     *ret = v;
     return 0;
@@ -223,10 +264,11 @@ int ckpt_tokens_u64(struct tokens *t, uint64_t *ret)
 
 static int take_digits(struct tokens *t, struct ckpt_buf *out)
 {
-    int c, n = 0;
-    for (; (c = peek(t)) >= '0' && c <= '9'; t->at++, n = 1)
-        add_byte(out, c);
-    return n ? 0 : ckpt_tokens_fail(t, "not a number");
+    if (!ckpt_is_digit(peek(t)))
+        return ckpt_tokens_fail(t, "not a number");
+    while (ckpt_is_digit(peek(t)))
+        add_byte(out, next(t));
+    return 0;
 }
 
 static int take_number(struct tokens *t, struct ckpt_buf *out)
