@@ -2,9 +2,8 @@
 /*
  * A subtree as one safetensors file: u64 length of the header, the header in JSON, then the data
  * (github.com/huggingface/safetensors, "Format"). The header is made on the first look; data are read from the leaves.
- * Leaves with the largest elements come first, so that every tensor is aligned to its element size. What is no tensor
- * there is told in
- * `__metadata__`, a map of strings to strings, beside the members of the checkpoint's own metadata.
+ * Leaves with the largest elements come first, so that every tensor is aligned to its element size. `__metadata__`, a
+ * map of strings to strings, says what is no tensor, beside the members of the checkpoint's own metadata.
  */
 #include "core/base/grow.h"
 #include "core/base/util.h"
@@ -61,29 +60,45 @@ static void add_name(const struct maker *m, uint32_t node, struct ckpt_buf *out)
     ckpt_buf_clear(&name);
 }
 
+/* OTHER: it cannot be decoded; add_other() says why. */
+static int array_dtype(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
+{
+    struct ckpt_array *a;
+    int r = ckpt_tree_layout(m->tree, node, &a, m->err);
+    if (r == -EOPNOTSUPP)
+        return 0;
+    if (r < 0)
+        return r;
+    if (!a->unsupported)
+        *ret = a->dtype;
+    ckpt_array_unref(a);
+    return 0;
+}
+
+static int value_dtype(struct maker *m, uint32_t node, enum ckpt_dtype *ret)
+{
+    CKPT_AUTOBUF struct ckpt_buf json = CKPT_BUF_INIT;
+    struct ckpt_value value;
+    int r = ckpt_tree_value(m->tree, node, &json, &value, m->err);
+    if (r == 0)
+        *ret = value.dtype;
+    return r;
+}
+
 /* How large its elements are as a tensor. */
 static int tensor_size(struct maker *m, uint32_t node, uint32_t *ret)
 {
-    struct ckpt_tree *t = m->tree;
     enum ckpt_dtype dtype = CKPT_DT_OTHER;
     int r = 0;
-    if (t->nodes[node].kind == CKPT_NODE_ARRAY) {
-        struct ckpt_array *a;
-        r = ckpt_tree_layout(t, node, &a, m->err);
-        if (r == -EOPNOTSUPP) { /* it will be told what it is */
-            *ret = 0;
-            return 0;
-        }
-        if (r < 0)
-            return r;
-        dtype = a->unsupported ? CKPT_DT_OTHER : a->dtype;
-        ckpt_array_unref(a);
-    } else if (t->nodes[node].kind == CKPT_NODE_VALUE) {
-        struct ckpt_buf json = CKPT_BUF_INIT;
-        struct ckpt_value value;
-        r = ckpt_tree_value(t, node, &json, &value, m->err);
-        ckpt_buf_clear(&json);
-        dtype = r < 0 ? CKPT_DT_OTHER : value.dtype;
+    switch (m->tree->nodes[node].kind) {
+    case CKPT_NODE_ARRAY:
+        r = array_dtype(m, node, &dtype);
+        break;
+    case CKPT_NODE_VALUE:
+        r = value_dtype(m, node, &dtype);
+        break;
+    default:
+        break;
     }
     const struct ckpt_dtype_info *info = ckpt_dtype_info(dtype);
     *ret = info->safetensors ? info->size : 0;
@@ -110,18 +125,20 @@ static int by_size(const void *pa, const void *pb)
     const struct leaf *a = pa, *b = pb;
     if (a->size != b->size)
         return a->size < b->size ? 1 : -1;
-    return a->node < b->node ? -1 : a->node > b->node;
+    return (a->node > b->node) - (a->node < b->node);
 }
 
 static int collect(struct maker *m)
 {
     struct ckpt_tree *t = m->tree;
     for (uint32_t node = m->top;;) {
+        const struct ckpt_node *n = &t->nodes[node];
         int r = collect_leaf(m, node);
         if (r < 0)
             return r;
-        if (t->nodes[node].kind == CKPT_NODE_DIR && t->nodes[node].first != CKPT_NO_NODE) {
-            node = t->nodes[node].first;
+        bool goes_down = n->kind == CKPT_NODE_DIR && n->first != CKPT_NO_NODE;
+        if (goes_down) {
+            node = n->first;
             continue;
         }
         while (node != m->top && t->nodes[node].next == CKPT_NO_NODE)
@@ -145,7 +162,9 @@ struct named {
 static int by_hash(const void *pa, const void *pb)
 {
     const struct named *a = pa, *b = pb;
-    return a->hash != b->hash ? (a->hash < b->hash ? -1 : 1) : a->node < b->node ? -1 : a->node > b->node;
+    if (a->hash != b->hash)
+        return a->hash < b->hash ? -1 : 1;
+    return (a->node > b->node) - (a->node < b->node);
 }
 
 static int check_twins(const struct maker *m, const struct named *a, const struct named *b)
@@ -162,31 +181,46 @@ static int check_twins(const struct maker *m, const struct named *a, const struc
     return r;
 }
 
+static bool is_reserved(const struct ckpt_buf *name)
+{
+    static const char reserved[] = "\"__metadata__\"";
+    return name->len == strlen(reserved) && !memcmp(name->data, reserved, name->len);
+}
+
+/* Of leaves [first, end). */
+static int hash_names(struct maker *m, size_t first, size_t end, struct named *ret)
+{
+    CKPT_AUTOBUF struct ckpt_buf name = CKPT_BUF_INIT;
+    for (size_t i = first; i < end; i++) {
+        bool is_tensor = i < m->tensors;
+        name.len = 0;
+        add_name(m, m->leaves[i].node, &name);
+        if (ckpt_buf_error(&name))
+            return no_memory(m);
+        if (is_tensor && is_reserved(&name))
+            return ckpt_fail(m->err, EOPNOTSUPP,
+                             "a leaf has the name __metadata__, which safetensors files use themselves");
+        ret[i - first] = (struct named){XXH3_64bits(name.data, name.len), m->leaves[i].node};
+    }
+    return 0;
+}
+
 /* Joined names can collide ({"a.b": x} beside {"a": {"b": y}}): such a tree has no safetensors form. Leaves [first,
  * end). */
 static int check_names(struct maker *m, size_t first, size_t end)
 {
-    static const char reserved[] = "\"__metadata__\"";
     CKPT_AUTOFREE struct named *names = malloc((end - first + 1) * sizeof *names);
-    struct ckpt_buf name = CKPT_BUF_INIT;
-    int r = names ? 0 : no_memory(m);
-    for (size_t i = first; i < end && r == 0; i++) {
-        name.len = 0;
-        add_name(m, m->leaves[i].node, &name);
-        if (ckpt_buf_error(&name))
-            r = no_memory(m);
-        else if (i < m->tensors && name.len == strlen(reserved) && !memcmp(name.data, reserved, name.len))
-            r = ckpt_fail(m->err, EOPNOTSUPP,
-                          "a leaf has the name __metadata__, which safetensors files use themselves");
-        else
-            names[i - first] = (struct named){XXH3_64bits(name.data, name.len), m->leaves[i].node};
-    }
-    ckpt_buf_clear(&name);
-    if (r == 0 && end > first)
+    if (!names)
+        return no_memory(m);
+    int r = hash_names(m, first, end, names);
+    if (r < 0)
+        return r;
+    if (end > first)
         qsort(names, end - first, sizeof *names, by_hash);
     for (size_t i = first; i < end && r == 0; i++) {
         m->hashes[i] = names[i - first].hash;
-        if (i > first && m->hashes[i] == m->hashes[i - 1])
+        bool may_be_twins = i > first && m->hashes[i] == m->hashes[i - 1];
+        if (may_be_twins)
             r = check_twins(m, &names[i - first], &names[i - first - 1]);
     }
     return r;
@@ -213,8 +247,9 @@ static bool is_other(const struct maker *m, uint64_t hash)
 static void add_text(struct maker *m, const struct ckpt_buf *name, const char *text, size_t len)
 {
     struct ckpt_buf *out = &m->out->text;
-    if (m->members++)
+    if (m->members)
         ckpt_buf_addc(out, ',');
+    m->members++;
     ckpt_buf_add(out, name->data, name->len);
     ckpt_buf_addc(out, ':');
     ckpt_buf_add_json_string(out, text, len);
@@ -245,10 +280,10 @@ static int add_value(struct maker *m, uint64_t *hashes, const struct ckpt_buf *k
     if (*json->data != '"')
         return add_member(m, hashes, key, (char *)json->data, json->len);
     cJSON *string = ckpt_json_parse((char *)json->data, json->len);
-    int r = 0;
+    const char *text = cJSON_GetStringValue(string);
     /* What another file left out is not left out of this one. */
-    if (cJSON_IsString(string) && strncmp(string->valuestring, LEFT_OUT, strlen(LEFT_OUT)) != 0)
-        r = add_member(m, hashes, key, string->valuestring, strlen(string->valuestring));
+    bool is_kept = text && strncmp(text, LEFT_OUT, strlen(LEFT_OUT)) != 0;
+    int r = is_kept ? add_member(m, hashes, key, text, strlen(text)) : 0;
     cJSON_Delete(string);
     return r;
 }
@@ -257,9 +292,13 @@ static int add_members(struct maker *m, uint64_t *hashes, struct ckpt_json_reade
 {
     struct ckpt_buf key = CKPT_BUF_INIT, value = CKPT_BUF_INIT;
     int r = ckpt_json_enter_object(json, NULL);
-    while (r == 0 && m->members < MAX_MEMBERS && ckpt_json_member(json, &key, NULL) == 1 &&
-           ckpt_json_value(json, &value, NULL) == 0)
+    while (r == 0 && m->members < MAX_MEMBERS) {
+        if (ckpt_json_member(json, &key, NULL) != 1)
+            break;
+        if (ckpt_json_value(json, &value, NULL) != 0)
+            break;
         r = add_value(m, hashes, &key, &value);
+    }
     ckpt_buf_clear(&key);
     ckpt_buf_clear(&value);
     return r == -ENOMEM ? r : 0;
@@ -269,8 +308,9 @@ static int add_members(struct maker *m, uint64_t *hashes, struct ckpt_json_reade
  * themselves. */
 static int add_own_metadata(struct maker *m)
 {
-    const char *text = m->tree->metadata ? m->tree->metadata : "{}", *format = m->tree->ops->framework;
-    format = format ? format : m->tree->ops->name;
+    const struct ckpt_tree_ops *ops = m->tree->ops;
+    const char *text = m->tree->metadata ? m->tree->metadata : "{}";
+    const char *format = ops->framework ? ops->framework : ops->name;
     struct ckpt_buf key = CKPT_BUF_INIT;
     CKPT_AUTOFREE uint64_t *hashes = malloc((MAX_MEMBERS + 1) * sizeof *hashes);
     struct ckpt_backend *b = ckpt_backend_new_memory();
@@ -407,11 +447,12 @@ int ckpt_render_safetensors(struct ckpt_views *v, const struct ckpt_viewed *f, s
 {
     struct maker m = {.tree = f->tree, .top = f->node, .out = r, .err = err};
     int e = collect(&m);
-    if (e == 0 && (!(r->parts = malloc((m.tensors + 1) * sizeof *r->parts)) ||
-                   !(m.hashes = malloc((m.count + 1) * sizeof *m.hashes))))
-        e = no_memory(&m);
-    if (e == 0)
-        e = check_names(&m, 0, m.tensors);
+    if (e == 0) {
+        r->parts = malloc((m.tensors + 1) * sizeof *r->parts);
+        m.hashes = malloc((m.count + 1) * sizeof *m.hashes);
+        bool has_room = r->parts && m.hashes;
+        e = has_room ? check_names(&m, 0, m.tensors) : no_memory(&m);
+    }
     if (e == 0)
         e = check_names(&m, m.tensors, m.count);
     if (e == 0)

@@ -12,6 +12,8 @@
 
 #define SAMPLE ((uint64_t)48 << 20)
 #define BLOCK  ((size_t)256 << 10)
+#define NEAR   ((uint64_t)1 << 20) /* bytes of chunks of which several may be decoded for a few elements */
+#define FLAT   6                   /* elements that are shown of others */
 
 struct statistics {
     double min, max, sum;
@@ -90,6 +92,63 @@ static int print_values(struct element_source *s, struct ckpt_buf *out)
     return r;
 }
 
+/* Of the first bytes. */
+static int sample_elements(struct element_source *s, uint64_t bytes, struct statistics *st)
+{
+    const struct ckpt_array *a = s->array;
+    bool has_order = ckpt_dtype_info(a->dtype)->klass != CKPT_DC_COMPLEX; /* so that there is a least one */
+    size_t step = BLOCK - BLOCK % a->itemsize;
+    CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
+    if (!block)
+        return ckpt_no_memory(s->err);
+    for (uint64_t off = 0; off < bytes; off += step) {
+        size_t n = (size_t)CKPT_MIN((uint64_t)step, bytes - off);
+        int r = read_elements(s, block, n, off);
+        if (r < 0)
+            return r;
+        if (has_order)
+            take_elements(st, a->dtype, block, n / a->itemsize);
+    }
+    return 0;
+}
+
+static void add_statistics(struct ckpt_buf *out, enum ckpt_dtype_class klass, const struct statistics *st)
+{
+    bool is_whole = klass == CKPT_DC_INT || klass == CKPT_DC_UINT;
+    if (!st->count && !st->nans)
+        return;
+    if (klass == CKPT_DC_BOOL) {
+        ckpt_buf_addf(out, "true   %.0f\n", st->sum);
+        return;
+    }
+    if (st->count) {
+        add_number(out, "min    ", st->min, is_whole);
+        add_number(out, "max    ", st->max, is_whole);
+        add_number(out, "mean   ", st->sum / (double)st->count, false);
+    }
+    if (klass == CKPT_DC_FLOAT)
+        ckpt_buf_addf(out, "nan    %llu\n", (unsigned long long)st->nans);
+}
+
+/* Of an array whose corners lie behind more encoded data than may be read: its first elements, flat. */
+static int print_beginning(struct element_source *s, struct ckpt_buf *out)
+{
+    const struct ckpt_array *a = s->array;
+    uint8_t elements[FLAT * sizeof a->fill];
+    int r = read_elements(s, elements, FLAT * a->itemsize, 0);
+    if (r < 0)
+        return r;
+    ckpt_buf_adds(out, "begins with (in C order)\n");
+    for (size_t i = 0; i < FLAT; i++) {
+        const uint8_t *element = elements + i * a->itemsize;
+        ckpt_buf_addc(out, ' ');
+        if (!ckpt_dtype_add_json(out, a->dtype, element)) /* a complex number: its real part */
+            ckpt_buf_addf(out, "%.9g", ckpt_dtype_to_double(a->dtype, element));
+    }
+    ckpt_buf_adds(out, " ...\n");
+    return 0;
+}
+
 static int describe_array(struct element_source *s, struct ckpt_buf *out)
 {
     const struct ckpt_array *a = s->array;
@@ -103,50 +162,18 @@ static int describe_array(struct element_source *s, struct ckpt_buf *out)
     }
     uint64_t sampled = CKPT_MIN(a->nbytes, SAMPLE);
     struct statistics st = {0};
-    CKPT_AUTOFREE uint8_t *block = malloc(BLOCK);
-    if (!block)
-        return ckpt_no_memory(s->err);
-    size_t step = BLOCK - BLOCK % a->itemsize;
     sampled -= sampled % a->itemsize;
-    for (uint64_t off = 0; off < sampled; off += step) {
-        size_t n = (size_t)CKPT_MIN((uint64_t)step, sampled - off);
-        int r = read_elements(s, block, n, off);
-        if (r < 0)
-            return r;
-        if (info->klass != CKPT_DC_COMPLEX)
-            take_elements(&st, a->dtype, block, n / a->itemsize);
-    }
-    if (info->klass == CKPT_DC_BOOL && sampled)
-        ckpt_buf_addf(out, "true   %.0f\n", st.sum);
-    else if (st.count || st.nans) {
-        bool whole = info->klass == CKPT_DC_INT || info->klass == CKPT_DC_UINT;
-        if (st.count) {
-            add_number(out, "min    ", st.min, whole);
-            add_number(out, "max    ", st.max, whole);
-            add_number(out, "mean   ", st.sum / (double)st.count, false);
-        }
-        if (info->klass == CKPT_DC_FLOAT)
-            ckpt_buf_addf(out, "nan    %llu\n", (unsigned long long)st.nans);
-    }
+    int r = sample_elements(s, sampled, &st);
+    if (r < 0)
+        return r;
+    add_statistics(out, info->klass, &st);
     if (sampled < a->nbytes)
         ckpt_buf_addf(out, "sample the first %llu of %llu elements\n", (unsigned long long)(sampled / a->itemsize),
                       (unsigned long long)(a->nbytes / a->itemsize));
     ckpt_buf_addc(out, '\n');
-    if (sampled == a->nbytes || a->chunk_bytes <= (1 << 20) || !a->codecs.count)
-        return print_values(s, out);
-    /* The corners lie behind more encoded data than may be read: the beginning, flat. */
-    uint64_t flat = 6;
-    for (uint64_t i = 0; i < flat; i++)
-        if (read_elements(s, block + i * a->itemsize, a->itemsize, i * a->itemsize) < 0)
-            return -s->err->code;
-    ckpt_buf_adds(out, "begins with (in C order)\n");
-    for (uint64_t i = 0; i < flat; i++) {
-        ckpt_buf_addc(out, ' ');
-        if (!ckpt_dtype_add_json(out, a->dtype, block + i * a->itemsize))
-            ckpt_buf_addf(out, "%.9g", ckpt_dtype_to_double(a->dtype, block + i * a->itemsize));
-    }
-    ckpt_buf_adds(out, " ...\n");
-    return 0;
+    bool corners_are_near = a->chunk_bytes <= NEAR || !a->codecs.count;
+    bool can_print = sampled == a->nbytes || corners_are_near;
+    return can_print ? print_values(s, out) : print_beginning(s, out);
 }
 
 int ckpt_render_text(struct ckpt_views *v, const struct ckpt_viewed *f, struct ckpt_rendering *r, struct ckpt_err *err)
