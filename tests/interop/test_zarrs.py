@@ -230,13 +230,25 @@ def test_views_and_copies_in_a_mount(tmp_path, mount):
 
 
 def test_other_checkpoints_in_it(tmp_path):
-    """A checkpoint of another format in the folder is not lost in its tree."""
+    """A checkpoint of another format in the folder is what it is, and not lost in its tree."""
     source = write_folder(tmp_path / "mixed", {"w": K, "v": BF16})
     (source / "README.md").write_text("r")
     shutil.copytree(util.ORBAX / "manager_steps/4", source / "other")
-    names = listed(source)
-    assert {"w/%.npy", "v/%.npy", "README.md"} < names and "other/_CHECKPOINT_METADATA" not in names
-    assert cat(source, "w/%") == K.tobytes()
+    alone = listed(util.ORBAX / "manager_steps/4")
+    assert listed(source) == {"w.npy", "v.npy", "README.md"} | {f"other/{name}" for name in alone}
+    assert cat(source, "w") == K.tobytes()
+    name = min(name for name in alone if name.endswith(".npy"))
+    assert cat(source, f"other/{name}") == cat(util.ORBAX / "manager_steps/4", name)
+
+
+def test_a_root_with_an_array_in_it(tmp_path):
+    """Steps of another format stay steps."""
+    source = util.copy_tree(util.ORBAX / "manager_steps", tmp_path / "run")
+    steps = [s["name"] for s in json.loads(util.ckptfs("info", "--json", source).stdout)["steps"]]
+    write_folder(source, {"mine": K})
+    assert cat(source, "mine/%") == K.tobytes()
+    found = [s["name"] for s in json.loads(util.ckptfs("info", "--json", source).stdout)["steps"]]
+    assert set(steps) <= set(found)
 
 
 def test_damage(tmp_path):

@@ -235,7 +235,13 @@ static int add_dir(struct walk *w, uint32_t parent, const char *name)
     enum zarrs_kind kind = ckpt_zarrs_look(ckpt_pins_dir(w->z->tree->pins), w->path);
     if (ckpt_zarrs_is_array(kind))
         return add_array(w, parent, name, kind, false);
-    int r = ckpt_tree_add(w->z->tree, parent, name, strlen(name), false, CKPT_NODE_DIR, &node, w->err);
+    struct ckpt_tree *t = w->z->tree;
+    int r = ckpt_tree_add(t, parent, name, strlen(name), false, CKPT_NODE_DIR, &node, w->err);
+    bool may_be_apart = r == 0 && !parent && w->z->apart;
+    if (may_be_apart && ckpt_zarrs_is_foreign(ckpt_pins_dir(t->pins), w->path)) {
+        t->nodes[node].mark = CKPT_BELOW_MARK;
+        return 0;
+    }
     if (r == 0)
         r = list(w, &n);
     return r < 0 ? r : add_entries(w, node, &n);

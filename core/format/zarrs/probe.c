@@ -68,10 +68,16 @@ static bool has_any(struct ckpt_backend *dir, const char *sub, const char *const
 }
 
 /* Another format's checkpoint. */
-static bool is_foreign(struct ckpt_backend *dir, const char *sub, const struct content *c)
+static bool has_foreign_files(struct ckpt_backend *dir, const char *sub, const struct content *c)
 {
     static const char *const foreign[] = {"_METADATA", "_CHECKPOINT_METADATA", ".metadata", ".ckptstore", NULL};
     return c->index || has_any(dir, sub, foreign) || ckpt_orbax_has_aggregate(dir, sub);
+}
+
+bool ckpt_zarrs_is_foreign(struct ckpt_backend *dir, const char *sub)
+{
+    AUTO_CONTENT struct content c = {0};
+    return take_content(dir, sub, &c) == 0 && has_foreign_files(dir, sub, &c);
 }
 
 /* What Orbax leaves beside its metadata: without those nobody knows the tree. */
@@ -109,7 +115,7 @@ static bool search(struct search *s, unsigned levels)
     s->left--;
     if (take_content(s->dir, s->path, &c) < 0)
         return false;
-    s->foreign |= is_foreign(s->dir, s->path, &c);
+    s->foreign |= has_foreign_files(s->dir, s->path, &c);
     bool found = !s->foreign && ckpt_zarrs_look(s->dir, s->path) != ZARRS_FOLDER;
     size_t old = strlen(s->path), room = sizeof s->path - old;
     for (unsigned i = 0; i < c.count && !found && !s->foreign; i++) {
@@ -136,15 +142,15 @@ static bool has_steps(const struct content *c)
 
 /* --- right in it --- */
 
-/* A subdirectory is another format's checkpoint, which would be lost in this one's tree. */
-static bool has_foreign(struct ckpt_backend *dir, const struct content *c)
+/* A subdirectory is another format's checkpoint. steps: only one with the name of a step counts. */
+static bool has_foreign(struct ckpt_backend *dir, const struct content *c, bool steps)
 {
-    bool foreign = false;
-    for (unsigned i = 0; i < c->count && !foreign; i++) {
-        AUTO_CONTENT struct content sub = {0};
-        foreign = take_content(dir, c->subdirs[i], &sub) == 0 && is_foreign(dir, c->subdirs[i], &sub);
+    for (unsigned i = 0; i < c->count; i++) {
+        bool counts = !steps || is_step_name(c->subdirs[i]);
+        if (counts && ckpt_zarrs_is_foreign(dir, c->subdirs[i]))
+            return true;
     }
-    return foreign;
+    return false;
 }
 
 static bool has_array(struct ckpt_backend *dir, const struct content *c)
@@ -172,10 +178,10 @@ static unsigned bits_of(struct ckpt_backend *dir, const struct content *c, struc
     if (ckpt_zarrs_look(dir, "") != ZARRS_FOLDER || is_database(dir, c))
         return 80;
     if (has_array(dir, c))
-        return ckpt_orbax_is_bare_item(dir) || has_foreign(dir, c) ? 0 : 72;
+        return ckpt_orbax_is_bare_item(dir) || has_foreign(dir, c, true) ? 0 : 72;
     bool marked = is_marked(dir);
     struct search s = {.dir = dir, .left = marked ? MAX_SEARCH : MAX_LOOKS};
-    if (has_steps(c) || !search(&s, MAX_LEVELS) || has_foreign(dir, c))
+    if (has_steps(c) || !search(&s, MAX_LEVELS) || has_foreign(dir, c, false))
         return 0;
     ret->weak = !marked;
     return 40;
@@ -185,7 +191,7 @@ int ckpt_zarrs_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     AUTO_CONTENT struct content c = {0};
     int r = take_content(dir, "", &c);
-    bool may_be = r == 0 && !is_of_orbax(dir) && !is_foreign(dir, "", &c);
+    bool may_be = r == 0 && !is_of_orbax(dir) && !has_foreign_files(dir, "", &c);
     if (may_be)
         ret->bits = bits_of(dir, &c, ret);
     return r;

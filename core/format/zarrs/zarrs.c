@@ -54,7 +54,11 @@ static int zarrs_open(const struct ckpt_opening *o, struct ckpt_tree **ret, stru
 {
     struct ckpt_tree *t = NULL;
     int r = tree_new(o->pins, &t, err);
-    return r < 0 ? r : ckpt_tree_give(t, load(t->priv, err), ret);
+    if (r < 0)
+        return r;
+    struct zarrs *z = t->priv;
+    z->apart = o->below;
+    return ckpt_tree_give(t, load(z, err), ret);
 }
 
 static int zarrs_verify(struct ckpt_tree *t, void (*progress)(void *arg, uint64_t bytes), void *arg,

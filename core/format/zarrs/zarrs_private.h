@@ -24,6 +24,7 @@ struct zarrs {
     struct ckpt_tree *tree; /* borrowed */
     struct zarrs_base *bases;
     uint32_t base_count;
+    bool apart; /* directories right in the folder that are another format's checkpoints are no part of the tree */
     int64_t opened_ns;
     struct ckpt_zarr_cache *shards;
     struct ckpt_zarr_layouts *layouts;
@@ -57,6 +58,8 @@ bool ckpt_zarrs_is_process(const char *name);
 
 /* probe.c */
 int ckpt_zarrs_probe(struct ckpt_backend *dir, struct ckpt_probe *ret);
+/* Another format's checkpoint, by its files. */
+bool ckpt_zarrs_is_foreign(struct ckpt_backend *dir, const char *sub);
 
 /* folder.c: add what is in the folder to the tree. */
 int ckpt_zarrs_add_folder(struct zarrs *z, struct ckpt_err *err) CKPT_MUST_USE;
