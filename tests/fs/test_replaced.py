@@ -102,6 +102,18 @@ def test_file_of_any_name(mount, tmp_path, suffix):
     wait_for(lambda: value_of(m / "w.npy") == 2, SEEN)
 
 
+def test_link_that_leads_elsewhere(mount, tmp_path):
+    """As `last.safetensors` is often kept: a link to the newest file."""
+    for value in (1, 2):
+        write_safetensors(tmp_path / f"{value}.safetensors", tree(value))
+    os.symlink("1.safetensors", tmp_path / "last.safetensors")
+    m = mount(tmp_path / "last.safetensors", "refresh=1")
+    assert value_of(m / "w.npy") == 1
+    os.symlink("2.safetensors", tmp_path / "new")
+    os.rename(tmp_path / "new", tmp_path / "last.safetensors")
+    wait_for(lambda: value_of(m / "w.npy") == 2, SEEN)
+
+
 @pytest.mark.parametrize("how", ["rename", "remove"])
 def test_folder_with_an_index(mount, tmp_path, how):
     path = tmp_path / "model"
