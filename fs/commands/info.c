@@ -28,7 +28,7 @@ struct info {
     int root_width, name_width;
     size_t bad; /* checkpoints that do not open, or have damaged leaves */
     size_t unopened;
-    size_t lacking; /* checkpoints that open, though a part of them is missing */
+    size_t lacking;  /* checkpoints that open, though a part of them is missing */
     size_t pointers; /* of Git LFS */
 };
 
