@@ -48,14 +48,41 @@ int ckpt_shards_choose(struct ckpt_backend *dir, const char *base, const char *s
     return ckpt_backend_list(dir, "", choose, &(struct choice){dir, base, suffix, ret});
 }
 
-static int find_index(void *arg, const char *name, enum ckpt_ftype type)
+struct look {
+    struct choice index;
+    const char *shard; /* NULL: there need not be one */
+    bool has_index, has_shard;
+};
+
+static bool is_shard(const char *name, const char *suffix)
 {
-    return is_index(arg, name, type);
+    static const char numbers[] = "-00001-of-00002";
+    size_t len = strlen(name), tail = strlen(numbers) + strlen(suffix);
+    if (len <= tail || !ckpt_has_suffix(name, suffix))
+        return false;
+    const char *p = name + len - tail;
+    for (size_t i = 0; i < strlen(numbers); i++) {
+        bool is_digit = p[i] >= '0' && p[i] <= '9', wanted = numbers[i] >= '0' && numbers[i] <= '9';
+        if (wanted ? !is_digit : p[i] != numbers[i])
+            return false;
+    }
+    return true;
 }
 
-int ckpt_shards_probe(struct ckpt_backend *dir, const char *suffix, bool *ret)
+static int look_at(void *arg, const char *name, enum ckpt_ftype type)
 {
-    int r = ckpt_backend_list(dir, "", find_index, &(struct choice){.dir = dir, .suffix = suffix});
+    struct look *l = arg;
+    if (type == CKPT_FT_DIR)
+        return 0;
+    l->has_index |= is_index(&l->index, name, type);
+    l->has_shard |= !l->shard || is_shard(name, l->shard);
+    return l->has_index && l->has_shard;
+}
+
+int ckpt_shards_probe(struct ckpt_backend *dir, const char *suffix, const char *shard, bool *ret)
+{
+    struct look l = {.index = {.dir = dir, .suffix = suffix}, .shard = shard};
+    int r = ckpt_backend_list(dir, "", look_at, &l);
     *ret = r == 1;
     return r < 0 ? r : 0;
 }

@@ -35,8 +35,9 @@ struct ckpt_shards {
 /* The name of a folder's index, which ends in `suffix`: "BASE + suffix" has the first right, then the first by name.
  * Empty: there is none. */
 int ckpt_shards_choose(struct ckpt_backend *dir, const char *base, const char *suffix, char ret[256]) CKPT_MUST_USE;
-/* Whether a folder has one. */
-int ckpt_shards_probe(struct ckpt_backend *dir, const char *suffix, bool *ret) CKPT_MUST_USE;
+/* Whether a folder has one, and a file that is called like a shard ("-00001-of-00002" before `shard`; NULL: it need not
+ * have one): of many models only the small files are downloaded. */
+int ckpt_shards_probe(struct ckpt_backend *dir, const char *suffix, const char *shard, bool *ret) CKPT_MUST_USE;
 /* Opens the index that was chosen. */
 int ckpt_shards_open_index(const struct ckpt_shards *s, struct ckpt_pins *pins, struct ckpt_file **ret,
                            struct ckpt_err *err) CKPT_MUST_USE;

@@ -920,3 +920,12 @@ def test_folder_with_damage(mount, source):
     done = json.loads(util.ckptfs("verify", "--json", source / "f", check=4).stdout)
     assert sorted(f["path"] for f in done["faults"]) == ["a/w.npy", "b.npy", "e.npy"], done
     assert names[0] in str(done) and "is missing" in str(done)
+
+
+def test_index_without_shards(mount, source):
+    """Of many models the small files are downloaded without the shards: what else is in the folder opens up."""
+    save_folder(source / "f", [{"a": np.ones(2)}])
+    (source / "f/pytorch_model-00001-of-00001.bin").rename(source / "f/other.bin")
+    m = mount(source)
+    assert sorted(os.listdir(m / "f")) == ["config.json", "other.bin", "pytorch_model.bin.index.json"]
+    same(m / "f/other.bin/a.npy", np.ones(2))

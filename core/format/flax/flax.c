@@ -61,7 +61,7 @@ static const struct ckpt_tree_ops flax_ops = {
 static int flax_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     bool has_index;
-    int r = ckpt_shards_probe(dir, FLAX_INDEX, &has_index);
+    int r = ckpt_shards_probe(dir, FLAX_INDEX, ".msgpack", &has_index);
     ret->bits = r == 0 && has_index ? 4 : 0; /* the same in files of PyTorch or safetensors counts more */
     return r;
 }

@@ -74,7 +74,7 @@ static int load(struct ckpt_tree *t, const struct ckpt_opening *o, struct ckpt_e
 static int probe_folder(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     bool has_index;
-    int r = ckpt_shards_probe(dir, TORCH_INDEX, &has_index);
+    int r = ckpt_shards_probe(dir, TORCH_INDEX, ".bin", &has_index);
     ret->bits = r == 0 && has_index ? 8 : 0; /* the same in safetensors files counts more */
     return r;
 }

@@ -237,7 +237,7 @@ static int safetensors_open(const struct ckpt_opening *o, struct ckpt_tree **ret
 static int safetensors_probe(struct ckpt_backend *dir, struct ckpt_probe *ret)
 {
     bool has_index;
-    int r = ckpt_shards_probe(dir, SAFETENSORS_INDEX, &has_index);
+    int r = ckpt_shards_probe(dir, SAFETENSORS_INDEX, NULL, &has_index);
     ret->bits = r == 0 && has_index ? 16 : 0;
     return r;
 }
