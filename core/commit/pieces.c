@@ -18,7 +18,7 @@ static int take_number(const char **p, const char *last)
 {
     const char *at = *p + (*p < last && **p == '-');
     size_t n = 0;
-    while (at + n < last && at[n] >= '0' && at[n] <= '9')
+    while (at + n < last && ckpt_is_digit(at[n]))
         n++;
     if (!n)
         return at == *p ? 0 : -1;
@@ -80,7 +80,7 @@ static bool take_index(const char **p, uint64_t *ret)
 {
     uint64_t n = 0;
     const char *first = *p;
-    for (; **p >= '0' && **p <= '9'; ++*p)
+    for (; ckpt_is_digit(**p); ++*p)
         if (ckpt_mul(n, 10, &n) || ckpt_add(n, (uint64_t)(**p - '0'), &n) || n > INT64_MAX)
             return false;
     *ret = n;
@@ -105,7 +105,7 @@ static const char *read_slice(const char *p, struct slice *ret)
             if (*p++ != ':')
                 return malformed;
             ret->open[d] = !take_index(&p, &ret->end[d]);
-            if (*p == ':' && *++p != ',' && *p != '.' && (*p++ != '1' || (*p >= '0' && *p <= '9')))
+            if (*p == ':' && *++p != ',' && *p != '.' && (*p++ != '1' || ckpt_is_digit(*p)))
                 return "its slice has a step other than 1";
         } else
             ret->end[d] = ret->begin[d] + 1;

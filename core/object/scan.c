@@ -20,11 +20,6 @@ static bool is_space(int c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-static bool is_digit(int c)
-{
-    return c >= '0' && c <= '9';
-}
-
 /* The first byte behind white space, not taken; -1 at the end. */
 static int peek_token(struct ckpt_scan *s)
 {
@@ -59,7 +54,7 @@ int ckpt_scan_member(struct ckpt_scan *s, bool *first, struct ckpt_buf *key)
 /* -1: not a digit. */
 static int hex_digit(int c)
 {
-    if (is_digit(c))
+    if (ckpt_is_digit(c))
         return c - '0';
     if (c >= 'a' && c <= 'f')
         return c - 'a' + 10;
@@ -190,7 +185,7 @@ int ckpt_scan_u64(struct ckpt_scan *s, uint64_t max, uint64_t *ret)
     uint64_t n = 0;
     int first = peek_token(s);
     const char *begin = s->p;
-    for (; is_digit(peek_byte(s)); s->p++)
+    for (; ckpt_is_digit(peek_byte(s)); s->p++)
         if (ckpt_mul(n, 10, &n) || ckpt_add(n, (uint64_t)(*s->p - '0'), &n))
             return ckpt_scan_fail(s, "a number is too large");
     bool leading_zero = first == '0' && s->p - begin > 1;
@@ -233,7 +228,7 @@ int ckpt_scan_bool(struct ckpt_scan *s, bool *ret)
 static bool take_digits(struct ckpt_scan *s)
 {
     const char *begin = s->p;
-    while (is_digit(peek_byte(s)))
+    while (ckpt_is_digit(peek_byte(s)))
         s->p++;
     return s->p > begin;
 }
