@@ -51,7 +51,14 @@ static const struct file {
     {"d/state.bin", FILE_OF(STATE), "flax-msgpack", "flax-msgpack"},
     {"d/state_5.bin", FILE_OF("\x82\xa6params\x81\xa1w\xc7\5\1\x93"), "flax-msgpack", "flax-msgpack"},
     {"d/checkpoint_0.5", FILE_OF("\x81\xa1"), "flax-msgpack", "flax-msgpack"},
-    {"d/checkpoint", FILE_OF("\x80\4\x95\2\0\0\0\0\0\0\0}."), NULL, NULL}, /* a pickle */
+    {"d/checkpoint", FILE_OF("\x80\4\x95\2\0\0\0\0\0\0\0}."), "pickle", "pickle"},
+    {"d/k.PKL", FILE_OF("\x80\5}."), "pickle", "pickle"},
+    {"d/k.msgpack", FILE_OF("\x80\2]K\1a."), "pickle", "pickle"},
+    {"d/k.txt", FILE_OF("\x80\2]K\1a."), NULL, "pickle"},
+    {"d/t.pkl", FILE_OF("(dp0\nS'a'\np1\nI1\ns."), "pickle", "pickle"},
+    {"d/u.pkl", FILE_OF("(c) 2020 Somebody. All rights are reserved."), NULL, NULL},
+    {"d/w.pkl", FILE_OF(".\n."), NULL, NULL},
+    {"d/o.bin", FILE_OF("\x80\2\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19."), "pytorch", "pytorch"},
     /* Other bytes that begin nearly so. */
     {"d/noise", FILE_OF("\x81\xa4\x01\x02\x03\x04\xc0"), NULL, NULL},
     {"d/noise.bin", FILE_OF("\x81\xa1w\xd6\xff...."), NULL, NULL},
@@ -88,7 +95,7 @@ static const struct file {
     {"d/v.gguf", FILE_OF("GGUG\3\0\0\0"), "gguf", "gguf"},
     {"d/w.gguf", FILE_OF("GGUG\0\0\0\3"), "gguf", "gguf"},
     {"d/l.msgpack", FILE_OF("\x91\x91\x91"), "flax-msgpack", "flax-msgpack"},
-    {"d/k.msgpack", FILE_OF("\x81\xa1\xff\xff"), "flax-msgpack", "flax-msgpack"},
+    {"d/f.msgpack", FILE_OF("\x81\xa1\xff\xff"), "flax-msgpack", "flax-msgpack"},
     {"d/s.npz", FILE_OF("hello"), "npz", "npz"},
     {"d/s.pt", FILE_OF(ENDED), "pytorch", "pytorch"},
     /* A file of a folder that has views, and is itself the source. */
