@@ -7,19 +7,9 @@
 #include "core/format/format.h"
 #include "core/format/named.h"
 #include "core/format/ocdbt/ocdbt.h"
-#include "core/format/zarr.h"
+#include "core/format/zarr_layouts.h"
 
 #define ORBAX_MAX_ITEMS 250
-
-/* Layouts by the text of their metadata: leaves that are stored alike share one. */
-struct orbax_layout {
-    char *text;
-    size_t len;
-    struct ckpt_array *array;
-    struct orbax_layout *next;
-};
-
-#define ORBAX_LAYOUT_BUCKETS 1024
 
 struct orbax_item {
     char *dir;     /* "" or "default" or "rng/jax_random_key" */
@@ -54,8 +44,7 @@ struct orbax {
     atomic_uint_fast64_t loaded_print, stable_print; /* see vanish.c; 0 = none yet */
     atomic_bool vanished;
     struct ckpt_zarr_cache *shards;
-    pthread_mutex_t lock;
-    struct orbax_layout *layouts[ORBAX_LAYOUT_BUCKETS];
+    struct ckpt_zarr_layouts *layouts;
 };
 
 /* FNV-1a, of texts that are short. */

@@ -119,41 +119,6 @@ static bool array_vanishes(struct orbax *o, const struct array_store *s)
 
 /* --- layouts --- */
 
-/* The layout that was made of the same text before, or NULL. */
-static struct ckpt_array *layout_find(const struct orbax_layout *bucket, const uint8_t *text, size_t len)
-{
-    for (const struct orbax_layout *l = bucket; l; l = l->next)
-        if (l->len == len && !memcmp(l->text, text, len))
-            return ckpt_array_ref(l->array);
-    return NULL;
-}
-
-static int layout_of_text(struct orbax *o, uint8_t *text, size_t len, int version, struct ckpt_array **ret,
-                          struct ckpt_err *err)
-{
-    struct orbax_layout **bucket = &o->layouts[orbax_hash(text, len) % ORBAX_LAYOUT_BUCKETS];
-    {
-        CKPT_GUARD(&o->lock);
-        struct ckpt_array *known = layout_find(*bucket, text, len);
-        if (known) {
-            *ret = known;
-            return 0;
-        }
-    }
-    int r = ckpt_zarr_parse((char *)text, len, version, ret, err);
-    if (r < 0)
-        return r;
-    struct orbax_layout *l = malloc(sizeof *l + len);
-    if (!l) /* it is made again the next time */
-        return 0;
-    *l = (struct orbax_layout){.text = (char *)(l + 1), .len = len, .array = ckpt_array_ref(*ret)};
-    memcpy(l->text, text, len);
-    CKPT_GUARD(&o->lock);
-    l->next = *bucket;
-    *bucket = l;
-    return 0;
-}
-
 /* Arrays that a msgpack file names may be of either version. */
 static int find_metadata(struct array_store *s, int *ret_version, struct ckpt_extent *ret, struct ckpt_err *err)
 {
@@ -207,7 +172,7 @@ int ckpt_orbax_layout(struct ckpt_tree *t, uint32_t node, struct ckpt_array **re
     r = read_metadata(o, &s, &version, &text, &len, err);
     if (r < 0)
         return r;
-    r = layout_of_text(o, text, len, version, ret, err);
+    r = ckpt_zarr_layouts_get(o->layouts, text, len, version, ret, err);
     return r < 0 ? store_fail_in(&s, r, err) : 0;
 }
 

@@ -26,10 +26,11 @@ static int orbax_tree_new(struct ckpt_pins *pins, struct ckpt_tree **ret, struct
     }
     t->priv = o;
     o->tree = t;
-    pthread_mutex_init(&o->lock, NULL);
     o->items = calloc(ORBAX_MAX_ITEMS, sizeof *o->items);
     o->shards = ckpt_zarr_cache_new();
-    if (!o->items || !o->shards) {
+    o->layouts = ckpt_zarr_layouts_new();
+    bool made = o->items && o->shards && o->layouts;
+    if (!made) {
         ckpt_tree_unref(t);
         return ckpt_fail(err, ENOMEM, "out of memory");
     }
@@ -131,14 +132,8 @@ static void orbax_close(struct ckpt_tree *t)
     struct orbax *o = t->priv;
     for (unsigned i = 0; i < o->count; i++)
         ckpt_orbax_item_clear(&o->items[i]);
-    for (unsigned i = 0; i < ORBAX_LAYOUT_BUCKETS; i++)
-        for (struct orbax_layout *l = o->layouts[i], *next; l; l = next) {
-            next = l->next;
-            ckpt_array_unref(l->array);
-            free(l);
-        }
+    ckpt_zarr_layouts_free(o->layouts);
     ckpt_zarr_cache_free(o->shards);
-    pthread_mutex_destroy(&o->lock);
     ckpt_buf_clear(&o->missing);
     free(o->items);
     free(o);
