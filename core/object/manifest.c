@@ -422,6 +422,7 @@ struct walk {
     int fault;           /* what is wrong with a line, to be told if the sum is right */
     int visited;         /* what ended the walk */
     struct ckpt_err err; /* of the fault, or of what came after */
+    bool whole; /* of the head */
 };
 
 /* A record without the comma and white space behind it. */
@@ -464,6 +465,8 @@ static int walk_line(struct walk *w, const char *line, size_t len, uint64_t off)
     w->count++;
     if (n.parent >= w->count)
         r = ckpt_scan_fail(&s, "a node is in a directory that comes later");
+    else if (n.whole && !w->whole)
+        r = ckpt_fail(&w->err, EOPNOTSUPP, "a leaf is named like a piece, of which the manifest's head does not tell");
     else if (w->visit)
         w->visited = w->visit(w->arg, w->count, &n, off, (uint32_t)len);
     ckpt_manifest_node_clear(&n);
@@ -542,6 +545,7 @@ int ckpt_manifest_each(struct ckpt_file *file, struct ckpt_manifest_info *ret_in
         XXH3_64bits_reset(w.sum);
         r = read_head(&w.lines, &info, w.sum);
     }
+    w.whole = info.whole;
     w.fault = r == -EUCLEAN ? r : 0;
     if (r == 0 || w.fault)
         r = walk_lines(&w);

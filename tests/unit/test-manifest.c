@@ -502,9 +502,9 @@ static void test_told(void)
     n = told_of(BLOB(",\"shape\":[1,256]"));
     CHECK(!n.shaped);
     ckpt_manifest_node_clear(&n);
-    n = told_of(ARRAY("\"<u4\",\"whole\":true", "[1]", "132"));
-    CHECK(n.whole);
-    ckpt_manifest_node_clear(&n);
+    static const char whole[] = HEAD "\"required\":[\"whole\"]," TOP ",\"nodes\":[\n";
+    CHECK(fault_of_lines(whole, ARRAY("\"<u4\",\"whole\":true", "[1]", "132") "\n", 1) == 0);
+    CHECK(fault_of_lines(BARE, ARRAY("\"<u4\",\"whole\":true", "[1]", "132") "\n", 1) == -EOPNOTSUPP);
     CHECK(!told_of(VALUE("1", "\"1\",\"whole\":true")).whole);
     CHECK(fault_of_lines(BARE, BLOB(",\"whole\":1") "\n", 1) == -EUCLEAN);
     CHECK(fault_of_lines(HEAD "\"required\":[\"whole\",\"sparse\"]," TOP ",\"nodes\":[\n", "", 0) == 0);
