@@ -422,7 +422,7 @@ struct walk {
     int fault;           /* what is wrong with a line, to be told if the sum is right */
     int visited;         /* what ended the walk */
     struct ckpt_err err; /* of the fault, or of what came after */
-    bool whole; /* of the head */
+    bool whole;          /* of the head */
 };
 
 /* A record without the comma and white space behind it. */
