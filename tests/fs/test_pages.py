@@ -23,6 +23,8 @@ def parts(text, macro):
 
 COMMANDS = parts(parts(CKPTFS, "Sh")["COMMANDS"], "Ss")
 OPTIONS = parts(parts(MOUNT, "Sh")["OPTIONS"], "Ss")
+# The page tells of these once, before the first command.
+OF_ALL = {"--follow"}
 
 
 def flags_of_page(text):
@@ -83,7 +85,14 @@ def test_commands_are_told():
 def test_options_are_told(command):
     helped = flags_of_help(command)
     assert helped
-    assert flags_of_page(COMMANDS[command]) == helped
+    assert flags_of_page(COMMANDS[command]) == helped - OF_ALL
+
+
+def test_options_of_all_are_told():
+    before = parts(CKPTFS, "Sh")["COMMANDS"].partition("\n.Ss ")[0]
+    for flag in OF_ALL:
+        assert f".Fl {flag[1:]}\n" in before
+        assert any(flag in flags_of_help(command) for command in test_commands.COMMANDS)
 
 
 @pytest.mark.parametrize("command", test_commands.COMMANDS)
