@@ -21,7 +21,8 @@ struct ckpt_probe {
 #define CKPT_CONTENT_HEAD 512
 struct ckpt_content {
     struct ckpt_file *file;
-    size_t len; /* of head: all of a smaller file */
+    bool is_own; /* its suffix is the format's */
+    size_t len;  /* of head: all of a smaller file */
     uint8_t head[CKPT_CONTENT_HEAD];
 };
 

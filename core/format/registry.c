@@ -87,14 +87,16 @@ static int read_head(struct ckpt_backend *dir, const char *path, struct ckpt_con
 }
 
 /* own: the format that has the file's suffix. It is asked first, since it mostly need not look far. */
-static void probe_content(const struct ckpt_content *c, const struct ckpt_format *own,
-                          const struct ckpt_format **ret_format, struct ckpt_probe *ret)
+static void probe_content(struct ckpt_content *c, const struct ckpt_format *own, const struct ckpt_format **ret_format,
+                          struct ckpt_probe *ret)
 {
     *ret_format = own;
+    c->is_own = true;
     ret->bits = own && own->begins ? own->begins(c) : 0;
     if (ret->bits)
         return;
     *ret_format = NULL;
+    c->is_own = false;
     for (size_t i = 0; i < FORMATS; i++) {
         unsigned bits = formats[i]->begins ? formats[i]->begins(c) : 0;
         if (bits > ret->bits) {

@@ -7,13 +7,19 @@
 
 #include "core/base/util.h"
 #include "core/format/flax/array.h"
+#include "core/format/msgpack.h"
 #include "core/format/step.h"
 
 #include <stdio.h>
 
 #define TEMPORARY "_tmp"
 #define SHARED    "_gda"
-#define LOOKED_AT 1024 /* names of a folder, so that many files of such names do not make a listing quadratic */
+#define LOOKED_AT                                                                                                      \
+    1024 /* names of a folder, so that many files of such names do not make a listing quadratic; and                   \
+          * tokens of a file */
+#define MAX_DEPTH 32
+#define MAX_KEY   1024
+#define MANY_KEYS 16
 
 static bool is_string(uint8_t c)
 {
@@ -151,29 +157,107 @@ static bool is_ext(uint8_t c)
     return (c >= 0xc7 && c <= 0xc9) || (c >= 0xd4 && c <= 0xd8);
 }
 
-/* Down the first key of each map: other files may begin like one, but hardly go on so. */
-unsigned ckpt_flax_begins(const struct ckpt_content *c)
+/* Down the first key of each map, as far as the file goes: it may have been cut. */
+static bool goes_on_so(const struct ckpt_content *c)
 {
     const uint8_t *p = c->head;
     size_t n = c->len;
-    if (!begins_so(p, n, c->file->st.size))
-        return 0;
     while (n && !is_ext(*p)) {
         uint32_t count, len;
         size_t head = map_head(p, n, &count);
         if (!head || !count)
-            return *p != 0xc1 ? 16 : 0;
+            return *p != 0xc1;
         if (n <= head)
-            return 0;
+            return false;
         p += head;
         n -= head;
         head = text_head(p, n, &len);
         if (!head || n <= head || !is_name(p + head, CKPT_MIN(n - head, (size_t)len)))
-            return 0;
+            return false;
         p += CKPT_MIN(n, head + len);
         n -= CKPT_MIN(n, head + len);
     }
-    return !n || is_array(p, n) ? 16 : 0;
+    return !n || is_array(p, n);
+}
+
+/* --- all of its first tokens: what has no suffix that tells anything must be sure --- */
+
+struct walk {
+    struct ckpt_mp mp;
+    struct ckpt_buf key;
+    uint64_t left[MAX_DEPTH]; /* keys and values that are still to come, of each map and list that is open */
+    bool is_map[MAX_DEPTH];
+    unsigned depth, keys;
+};
+
+static bool take_key(struct walk *w, const struct ckpt_mp_token *tok)
+{
+    w->key.len = 0;
+    if (tok->type != CKPT_MP_STR || tok->len > MAX_KEY || ckpt_mp_bytes(&w->mp, tok, &w->key, NULL) < 0)
+        return false;
+    w->keys++;
+    return is_name(w->key.data, w->key.len);
+}
+
+static bool take_container(struct walk *w, const struct ckpt_mp_token *tok)
+{
+    if (w->depth == MAX_DEPTH || tok->len > UINT32_MAX)
+        return false;
+    bool is_map = tok->type == CKPT_MP_MAP;
+    w->is_map[w->depth] = is_map;
+    w->left[w->depth++] = is_map ? 2 * tok->len : tok->len;
+    return true;
+}
+
+/* Its first bytes tell an array, which may be cut: 1 or 0; -1: it is none. */
+static int is_array_at(struct ckpt_file *file, uint64_t at)
+{
+    uint8_t head[8];
+    ssize_t n = ckpt_file_read(file, head, sizeof head, at);
+    return n <= 0 || !is_ext(head[0]) ? -1 : is_array(head, (size_t)n);
+}
+
+/* An array, all of a small file, or many keys have been seen; and nothing that a state dict has not. */
+static bool is_surely(struct walk *w, struct ckpt_file *file)
+{
+    struct ckpt_mp_token tok;
+    for (unsigned i = 0; i < LOOKED_AT; i++) {
+        int array = is_array_at(file, w->mp.at);
+        if (array >= 0)
+            return array;
+        if (ckpt_mp_next(&w->mp, &tok, NULL) < 0)
+            return false;
+        unsigned top = w->depth - 1;
+        bool is_key = w->depth && w->is_map[top] && w->left[top] % 2 == 0;
+        if (w->depth)
+            w->left[top]--;
+        if (is_key && !take_key(w, &tok))
+            return false;
+        bool is_container = tok.type == CKPT_MP_MAP || tok.type == CKPT_MP_ARRAY;
+        if (is_container && !take_container(w, &tok))
+            return false;
+        while (w->depth && !w->left[w->depth - 1])
+            w->depth--;
+        if (!w->depth)
+            return w->mp.at == file->st.size;
+    }
+    return w->keys >= MANY_KEYS;
+}
+
+unsigned ckpt_flax_begins(const struct ckpt_content *c)
+{
+    if (!begins_so(c->head, c->len, c->file->st.size) || !goes_on_so(c))
+        return 0;
+    if (c->is_own)
+        return 16;
+    struct walk *w = calloc(1, sizeof *w);
+    if (!w)
+        return 0;
+    ckpt_mp_init(&w->mp, c->file, 0, c->file->st.size);
+    bool sure = is_surely(w, c->file);
+    ckpt_buf_clear(&w->key);
+    free(w);
+    return sure ? 16 : 0;
 }
 
 /* A text file begins with a number, which would have to be all there is; a PNG or HDF5 file with a map of numbers. */
