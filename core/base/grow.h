@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 /* Room for one more than `count` items: the array, moved perhaps, or NULL without memory or beyond max. */
@@ -13,7 +14,8 @@ static inline void *ckpt_grow(void *items, size_t size, size_t count, size_t *ro
     if (count < *room)
         return items;
     size_t more = *room ? *room + *room / 2 + 1 : 16;
-    void *moved = more > max ? NULL : reallocarray(items, more, size);
+    bool fits = more <= max && more <= SIZE_MAX / size;
+    void *moved = fits ? realloc(items, more * size) : NULL;
     if (moved)
         *room = more;
     return moved;
