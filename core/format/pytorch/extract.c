@@ -102,9 +102,12 @@ static int add_far(struct extract *x, uint64_t off, uint64_t len)
 /* 1: the opcode's bytes are long; they are left out, and the window is behind them. */
 static int leave_out(struct extract *x)
 {
+    size_t left = x->len - x->at;
+    if (!x->fars || !left)
+        return 0;
     const uint8_t *p = x->window + x->at;
-    size_t left = x->len - x->at, n = left ? length_bytes(*p) : 0;
-    if (!x->fars || !n || left <= n)
+    size_t n = length_bytes(*p);
+    if (!n || left <= n)
         return 0;
     uint64_t len = n == 1 ? p[1] : n == 4 ? ckpt_le32(p + 1) : ckpt_le64(p + 1), off = x->base + x->at + 1 + n;
     bool is_stream = ckpt_torch_magic(p + 1 + n, (size_t)CKPT_MIN((uint64_t)(left - 1 - n), len));
