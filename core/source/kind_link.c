@@ -10,7 +10,7 @@ int ckpt_source_link_target(struct ckpt_source *src, const char *path, char *buf
     struct ckpt_stat st;
     int r = ckpt_backend_readlink(src->backend, path, buf, len);
     if (r < 0)
-        return r;
+        return r == -EINVAL ? -ESTALE : r; /* it is none any more */
     if (*buf == '/' || ckpt_backend_stat(src->backend, path, &st) < 0)
         return -ENOENT;
     int depth = 0;

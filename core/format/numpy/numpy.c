@@ -364,11 +364,14 @@ static bool has_arrays(struct ckpt_file *file)
     return found;
 }
 
-/* An archive with arrays in it; the first member's name, behind its local header, mostly tells. */
+/*
+ * An archive with arrays in it; the first member's name, behind its local header, mostly tells. An archive may have
+ * something before it, which only a name makes worth a look.
+ */
 static unsigned npz_begins(const struct ckpt_content *c)
 {
     if (!begins_zip(c))
-        return 0;
+        return c->is_own && has_arrays(c->file) ? 16 : 0;
     size_t len = c->len > 30 ? c->head[26] | (size_t)c->head[27] << 8 : 0;
     bool first = len && 30 + len <= c->len && is_npy((const char *)c->head + 30, len);
     return first || has_arrays(c->file) ? 16 : 0;

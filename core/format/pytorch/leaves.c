@@ -266,9 +266,6 @@ int ckpt_torch_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_arra
 
 int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
 {
-    size_t len;
-    const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
-    struct ckpt_file *f;
     if (t->nodes[node].mark == TORCH_RANGE_MARK) {
         const struct torch *torch = t->priv;
         *ret = (struct ckpt_extent){.file = ckpt_file_ref(torch->file)};
@@ -277,8 +274,11 @@ int ckpt_torch_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret,
     }
     if (t->nodes[node].mark == TORCH_MEMBER_MARK)
         return ckpt_torch_script_blob(t, node, ret, err);
+    size_t len;
+    const char *text = ckpt_tree_text(t, t->nodes[node].ref, &len);
     if (t->nodes[node].mark != TORCH_FILE_MARK)
         return open_kept(t, text, len, ret, err);
+    struct ckpt_file *f;
     int r = ckpt_pins_open(t->pins, text, &f);
     if (r < 0)
         return ckpt_fail(err, -r, "%s: %s", text, strerror(-r));
