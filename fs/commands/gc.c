@@ -50,7 +50,8 @@ static void print_json(const struct collecting *c, const struct ckpt_gc_result *
     fs_json_count(stdout, ",", "purged_bytes", r->purged_bytes);
     fs_json_count(stdout, ",", "kept", r->kept);
     fputs(",\"aside\":[", stdout);
-    fwrite(c->aside.data, 1, c->aside.len, stdout);
+    if (c->aside.len)
+        fwrite(c->aside.data, 1, c->aside.len, stdout);
     printf("],\"dry_run\":%s}\n", dry ? "true" : "false");
 }
 
