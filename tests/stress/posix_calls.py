@@ -249,6 +249,11 @@ DIFFERENCES = [
     ("mknod socket *", "refused", "there are no special files in steps"),
     ("chown -1 -1 *", "not asked", "the kernel has nothing to ask a FUSE file system for"),
     (
+        "unlink beside *",
+        "of the step that was",
+        "the first change copies a committed step; who has a file of it open has that of the step as it was committed",
+    ),
+    (
         "*",
         "set-id",
         "the bits go when somebody but root opens a file to change it, or tries to, not only when he changes it",
@@ -256,9 +261,12 @@ DIFFERENCES = [
 ]
 
 
-def is_difference(how, results, changes):
+def is_difference(how, results, changes, is_committed):
     """Is that all there is between (disk, step)?"""
     disk, step = (r[0] for r in results)
+    if how == "of the step that was":
+        links = [r[1][0] for r in results if r[0] == "ok"]
+        return is_committed and links == [0, 1] and results[0][1][1:] == results[1][1][1:] and changes[0] == changes[1]
     if how == "refused":
         return (disk, step) == ("ok", "EPERM") and not changes[1]
     if how == "not asked":
@@ -382,7 +390,7 @@ class Comparison:
         if results == [results[0]] * 2 and changes == [changes[0]] * 2:
             return
         for pattern, how, _ in DIFFERENCES:
-            if fnmatch.fnmatchcase(what, pattern) and is_difference(how, results, changes):
+            if fnmatch.fnmatchcase(what, pattern) and is_difference(how, results, changes, self.sides[1].is_committed):
                 self.counts[f"{how} on purpose"] += 1
                 return
         if results[0] != results[1]:
