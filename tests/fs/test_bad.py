@@ -387,7 +387,7 @@ def test_wrong_sizes(mount, tmp_path):
     [
         {"compressor": {"id": "zfp"}},
         {"dtype": "|O"},
-        {"dtype": "<U4"},
+        {"dtype": "<x4"},
         {"zarr_format": 7},
         {"order": "X"},
         {"filters": [{"id": "delta"}]},
