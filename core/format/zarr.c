@@ -8,9 +8,10 @@
 #include <math.h>
 #include <stdio.h>
 
-#define MAX_LEVELS 4
-#define MAX_INDEX  ((uint64_t)1 << 20) /* inner chunks of a shard */
-#define MAX_OPAQUE 65536               /* bytes of an element that only NumPy knows */
+#define COUNTED_OBJECTS 1024 /* asked for their size: of more, an estimate will do */
+#define MAX_LEVELS      4
+#define MAX_INDEX       ((uint64_t)1 << 20) /* inner chunks of a shard */
+#define MAX_OPAQUE      65536               /* bytes of an element that only NumPy knows */
 
 struct parse {
     struct ckpt_array *a;
@@ -470,4 +471,42 @@ int ckpt_zarr_parse(const char *text, size_t len, int version, struct ckpt_array
     else
         *ret = p.a;
     return r;
+}
+
+/* --- what they take --- */
+
+int ckpt_zarr_stored(const struct ckpt_array *a, ckpt_zarr_length_fn *length, void *arg, uint64_t *ret,
+                     struct ckpt_err *err)
+{
+    CKPT_AUTOBUF struct ckpt_buf key = CKPT_BUF_INIT;
+    uint64_t objects = ckpt_zarr_objects(a), counted = CKPT_MIN(objects, (uint64_t)COUNTED_OBJECTS);
+    *ret = 0;
+    for (uint64_t i = 0; i < counted; i++) {
+        uint64_t len = 0;
+        key.len = 0;
+        ckpt_zarr_object_key(a, i, &key);
+        int r = ckpt_buf_error(&key) ? ckpt_no_memory(err) : length(arg, (char *)key.data, &len, err);
+        if (r < 0)
+            return r;
+        *ret += len;
+    }
+    if (counted < objects)
+        *ret = (uint64_t)((double)*ret / (double)counted * (double)objects);
+    return 0;
+}
+
+static bool is_last_part(const char *key, size_t len, const char *name)
+{
+    size_t n = strlen(name);
+    bool ends_so = len >= n && !memcmp(key + len - n, name, n);
+    return ends_so && (len == n || key[len - n - 1] == '/');
+}
+
+int ckpt_zarr_add_length(void *arg, const void *key, size_t key_len, uint64_t value_len)
+{
+    uint64_t *sum = arg;
+    bool metadata = is_last_part(key, key_len, ".zarray") || is_last_part(key, key_len, "zarr.json");
+    if (!metadata)
+        *sum += value_len;
+    return 0;
 }

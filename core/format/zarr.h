@@ -34,5 +34,12 @@ int ckpt_zarr_chunk(const struct ckpt_array *a, uint64_t index, const struct ckp
 /* The stored objects of an array, by key: their number, and the key of each (shards, where there are any). */
 uint64_t ckpt_zarr_objects(const struct ckpt_array *a);
 void ckpt_zarr_object_key(const struct ckpt_array *a, uint64_t object, struct ckpt_buf *key);
+/* Bytes of the object with a key; 0 where there is none. */
+typedef int ckpt_zarr_length_fn(void *arg, const char *key, uint64_t *ret, struct ckpt_err *err);
+/* Bytes of all objects of an array; of a large number, an estimate. */
+int ckpt_zarr_stored(const struct ckpt_array *a, ckpt_zarr_length_fn *length, void *arg, uint64_t *ret,
+                     struct ckpt_err *err) CKPT_MUST_USE;
+/* The same where all keys of an array in a database are listed: adds to the uint64_t at arg what is no metadata. */
+int ckpt_zarr_add_length(void *arg, const void *key, size_t key_len, uint64_t value_len);
 
 #endif

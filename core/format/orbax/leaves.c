@@ -11,7 +11,6 @@
 
 #define MAX_ARRAY_METADATA ((size_t)4 << 20)
 #define MAX_KEY_SHOWN      200   /* bytes, in messages */
-#define COUNTED_OBJECTS    1024  /* asked for their size: of more, an estimate will do */
 #define LISTED_OBJECTS     4     /* of more than so many, the database lists all sizes in one walk */
 #define PINNED_OBJECTS     65536 /* files that a look-up opens */
 
@@ -202,24 +201,10 @@ int ckpt_orbax_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array
     return r < 0 ? store_fail_in(&s, r, err) : r;
 }
 
-static bool ends_with(const void *key, size_t len, const char *end)
-{
-    size_t n = strlen(end);
-    return len >= n && !memcmp((const char *)key + len - n, end, n);
-}
-
-static int add_length(void *arg, const void *key, size_t key_len, uint64_t value_len)
-{
-    uint64_t *sum = arg;
-    bool metadata = ends_with(key, key_len, "/.zarray") || ends_with(key, key_len, "/zarr.json");
-    if (!metadata)
-        *sum += value_len;
-    return 0;
-}
-
 /* Bytes of one object; 0 where there is none. */
-static int object_length(struct array_store *s, const char *name, uint64_t *ret, struct ckpt_err *err)
+static int object_length(void *arg, const char *name, uint64_t *ret, struct ckpt_err *err)
 {
+    struct array_store *s = arg;
     CKPT_AUTOEXTENT struct ckpt_extent e = {0};
     struct ckpt_stat st;
     *ret = 0;
@@ -236,27 +221,6 @@ static int object_length(struct array_store *s, const char *name, uint64_t *ret,
     return 0;
 }
 
-static int stored_by_object(struct array_store *s, const struct ckpt_array *a, uint64_t objects, uint64_t *ret,
-                            struct ckpt_err *err)
-{
-    CKPT_AUTOBUF struct ckpt_buf name = CKPT_BUF_INIT;
-    uint64_t counted = CKPT_MIN(objects, (uint64_t)COUNTED_OBJECTS);
-    for (uint64_t i = 0; i < counted; i++) {
-        uint64_t len = 0;
-        name.len = 0;
-        ckpt_zarr_object_key(a, i, &name);
-        int r = ckpt_buf_error(&name);
-        if (r == 0)
-            r = object_length(s, (char *)name.data, &len, err);
-        if (r < 0)
-            return r;
-        *ret += len;
-    }
-    if (counted < objects)
-        *ret = (uint64_t)((double)*ret / (double)counted * (double)objects);
-    return 0;
-}
-
 int ckpt_orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_array *a, uint64_t *ret,
                       struct ckpt_err *err)
 {
@@ -270,8 +234,8 @@ int ckpt_orbax_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_arra
         return r;
     uint64_t objects = ckpt_zarr_objects(a);
     if (s.db && objects > LISTED_OBJECTS)
-        return ckpt_ocdbt_each(s.db, s.key.data, s.key.len, add_length, ret, err);
-    return stored_by_object(&s, a, objects, ret, err);
+        return ckpt_ocdbt_each(s.db, s.key.data, s.key.len, ckpt_zarr_add_length, ret, err);
+    return ckpt_zarr_stored(a, object_length, &s, ret, err);
 }
 
 int ckpt_orbax_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)

@@ -6,10 +6,9 @@
 
 #include <stdio.h>
 
-#define MAX_KEY_SHOWN   200   /* bytes, in messages */
-#define COUNTED_OBJECTS 1024  /* asked for their size: of more, an estimate will do */
-#define LISTED_OBJECTS  4     /* of more than so many, a database lists all sizes in one walk */
-#define PINNED_OBJECTS  65536 /* files that a look-up opens */
+#define MAX_KEY_SHOWN  200   /* bytes, in messages */
+#define LISTED_OBJECTS 4     /* of more than so many, a database lists all sizes in one walk */
+#define PINNED_OBJECTS 65536 /* files that a look-up opens */
 
 /* Where a leaf's keys are. */
 struct place {
@@ -171,24 +170,10 @@ int ckpt_zarrs_chunk(struct ckpt_tree *t, uint32_t node, const struct ckpt_array
     return r < 0 ? place_fail_in(&p, r, err) : r;
 }
 
-static bool ends_with(const void *key, size_t len, const char *end)
-{
-    size_t n = strlen(end);
-    return len >= n && !memcmp((const char *)key + len - n, end, n);
-}
-
-static int add_length(void *arg, const void *key, size_t len, uint64_t value_len)
-{
-    uint64_t *sum = arg;
-    bool metadata = ends_with(key, len, ".zarray") || ends_with(key, len, "zarr.json");
-    if (!metadata)
-        *sum += value_len;
-    return 0;
-}
-
 /* Bytes of one object; 0 where there is none. */
-static int object_length(struct place *p, const char *name, uint64_t *ret, struct ckpt_err *err)
+static int object_length(void *arg, const char *name, uint64_t *ret, struct ckpt_err *err)
 {
+    struct place *p = arg;
     CKPT_AUTOEXTENT struct ckpt_extent e = {0};
     struct ckpt_stat st;
     *ret = 0;
@@ -204,30 +189,11 @@ static int object_length(struct place *p, const char *name, uint64_t *ret, struc
     return 0;
 }
 
-static int stored_by_object(struct place *p, const struct ckpt_array *a, uint64_t objects, uint64_t *ret,
-                            struct ckpt_err *err)
-{
-    CKPT_AUTOBUF struct ckpt_buf name = CKPT_BUF_INIT;
-    uint64_t counted = CKPT_MIN(objects, (uint64_t)COUNTED_OBJECTS);
-    for (uint64_t i = 0; i < counted; i++) {
-        uint64_t len = 0;
-        name.len = 0;
-        ckpt_zarr_object_key(a, i, &name);
-        int r = ckpt_buf_error(&name) ? ckpt_no_memory(err) : object_length(p, (char *)name.data, &len, err);
-        if (r < 0)
-            return r;
-        *ret += len;
-    }
-    if (counted < objects)
-        *ret = (uint64_t)((double)*ret / (double)counted * (double)objects);
-    return 0;
-}
-
 static int stored_in_base(struct place *p, uint64_t *ret, struct ckpt_err *err)
 {
     int r = 0;
     for (unsigned i = 0; i < p->base->count && r == 0; i++)
-        r = ckpt_ocdbt_each(p->base->parts[i], p->key.data, p->prefix, add_length, ret, err);
+        r = ckpt_ocdbt_each(p->base->parts[i], p->key.data, p->prefix, ckpt_zarr_add_length, ret, err);
     return r;
 }
 
@@ -242,7 +208,7 @@ int ckpt_zarrs_stored(struct ckpt_tree *t, uint32_t node, const struct ckpt_arra
         return ckpt_no_memory(err);
     uint64_t objects = ckpt_zarr_objects(a);
     bool listed = p.base && objects > LISTED_OBJECTS;
-    return listed ? stored_in_base(&p, ret, err) : stored_by_object(&p, a, objects, ret, err);
+    return listed ? stored_in_base(&p, ret, err) : ckpt_zarr_stored(a, object_length, &p, ret, err);
 }
 
 int ckpt_zarrs_blob(struct ckpt_tree *t, uint32_t node, struct ckpt_extent *ret, struct ckpt_err *err)
